@@ -1,0 +1,1 @@
+"""TFDS builder: Six tissues in T1-weighted brain MR."""

@@ -1,0 +1,1 @@
+"""TFDS builder: Pectoral muscle in T1-weighted breast MR."""

@@ -1,0 +1,1 @@
+"""TFDS builder: Coronary arteries in cardiac CT angiography."""

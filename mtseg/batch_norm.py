@@ -1,0 +1,91 @@
+"""Batch normalisation: feature maps come in, the same maps normalised over the mini-batch leave.
+
+Keras's own layer runs as separate elementwise operations on TensorFlow, which costs about a third
+of a training step on the processor. The layer here is that layer, with the same weights and the
+same results, run as TensorFlow's one fused operation wherever there is one.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.1, which places batch normalisation between
+every convolution and its ELU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+_FUSED_DTYPES = ("float16", "bfloat16", "float32")
+"""Types of feature maps that the fused operation takes; its statistics are always float32."""
+
+_SMALLEST_FUSED_EPSILON = 1.001e-5
+"""cuDNN refuses anything smaller."""
+
+
+@keras.saving.register_keras_serializable(package="mtseg")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`, run as one operation on TensorFlow.
+
+    Arguments, weights, their names and the results are those of Keras's layer, so weights can be
+    exchanged with it. The fused operation is used for 4-D feature maps with the channels last;
+    on other backends, and for a mask, for statistics synchronised over replicas and for
+    renormalisation, Keras's own computation runs.
+
+    Example:
+        >>> layer = FusedBatchNormalization(momentum=0.9)
+        >>> layer(np.zeros((2, 5, 5, 32), "float32"), training=True).shape
+        TensorShape([2, 5, 5, 32])
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalises feature maps.
+
+        Args:
+            inputs: (batch, rows, columns, channels).
+            training: True for the statistics of this mini-batch, which also move the averages;
+                False for the moving averages. A layer that is not trainable never uses the
+                former.
+            mask: as for Keras's layer.
+
+        Returns:
+            The normalised maps, of the same shape and of the layer's compute type.
+        """
+        if mask is None and self._is_fusable(inputs):
+            return self._call_fused(inputs, bool(training) and self.trainable)
+        return super().call(inputs, training=training, mask=mask)
+
+    def _is_fusable(self, inputs: Any) -> bool:
+        return (
+            keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and not self.synchronized
+            and not getattr(self, "renorm", False)  # Not every Keras has it.
+            and keras.backend.standardize_dtype(inputs.dtype) in _FUSED_DTYPES
+            and self.variable_dtype == "float32"
+            and self.epsilon >= _SMALLEST_FUSED_EPSILON
+        )
+
+    def _call_fused(self, inputs: Any, is_training: bool) -> Any:
+        import tensorflow as tf
+
+        moving_mean = tf.convert_to_tensor(self.moving_mean)
+        moving_variance = tf.convert_to_tensor(self.moving_variance)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma if self.scale else tf.ones_like(moving_mean),
+            offset=self.beta if self.center else tf.zeros_like(moving_mean),
+            # In training the operation takes no averages: they are moved below, as Keras does.
+            mean=tf.zeros([0]) if is_training else moving_mean,
+            variance=tf.zeros([0]) if is_training else moving_variance,
+            epsilon=self.epsilon,
+            is_training=is_training,
+        )
+        if is_training:
+            # The operation normalises by the variance over n values but returns the one over
+            # n - 1. Keras averages the former.
+            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
+            variance *= tf.maximum(count - 1.0, 1.0) / count
+            kept, new = self.momentum, 1.0 - self.momentum
+            self.moving_mean.assign(moving_mean * kept + mean * new)
+            self.moving_variance.assign(moving_variance * kept + variance * new)
+        return tf.cast(outputs, self.compute_dtype)

@@ -1,0 +1,180 @@
+"""The configuration of a training run: flags come in, a validated record leaves.
+
+The defaults are the paper's settings (Moeskops et al., MICCAI 2016, section 3.2); where the
+paper is silent they are this project's, and the attribute's description says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from pathlib import Path
+from typing import Any
+
+from mtseg.errors import InputError
+
+STRATEGIES = ("default", "mirrored")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a training run computes.
+
+    Args:
+        tasks: the `--tasks` text, such as `"brain:miccai2012,breast,cta"`.
+        data_dir: folder of prepared records.
+        minibatches_per_task: the run has this many mini-batches times the number of tasks.
+        global_batch_size: samples in a mini-batch over all replicas.
+        learning_rate: Adam's, or the schedule's highest (the paper is silent).
+        schedule: `constant`, or `cosine` to zero over the run (the paper is silent).
+        warmup_minibatches: mini-batches of linear rise to `learning_rate` (the paper has none).
+        adam_beta_2: decay of Adam's second moment (Keras's default).
+        dropout_rate: on both 192-node layers (the paper gives no rate).
+        batch_norm_momentum: of the moving statistics (Keras's default; short runs want less).
+        evaluate_every: mini-batches per task between evaluations on the test scans.
+        checkpoint_every: mini-batches between checkpoints, in all.
+        keep: number of checkpoints kept.
+        precision: `float32`, or `mixed_bfloat16`: convolutions in bfloat16 with float32 weights,
+            which is faster where the hardware has such instructions (the paper is silent).
+        strategy: `default` (one device) or `mirrored` (all local devices).
+        seed: decides initial weights, dropout and the order of samples.
+        preset: the named configuration this one started from.
+    """
+
+    tasks: str
+    data_dir: str
+    minibatches_per_task: int = 25_000
+    global_batch_size: int = 210
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_minibatches: int = 0
+    adam_beta_2: float = 0.999
+    dropout_rate: float = 0.5
+    batch_norm_momentum: float = 0.99
+    evaluate_every: int = 1_000
+    checkpoint_every: int = 500
+    keep: int = 2
+    precision: str = "float32"
+    strategy: str = "default"
+    seed: int = 0
+    preset: str = "paper"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), typing.get_type_hints(type(self))[field.name]
+            if kind is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
+            elif not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"{field.name}: {value!r} is not of type {kind.__name__}.")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: must be above 0, not {getattr(self, name)}.")
+        for name in ("warmup_minibatches", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: must not be negative, not {getattr(self, name)}.")
+        for name in ("dropout_rate", "batch_norm_momentum", "adam_beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: must be in [0, 1), not {getattr(self, name)}.")
+        if not math.isfinite(self.learning_rate):
+            raise InputError(f"learning_rate: must be finite, not {self.learning_rate}.")
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("strategy", self.strategy, STRATEGIES)
+        _check_choice("preset", self.preset, tuple(PRESETS))
+
+    def to_json(self) -> str:
+        """The configuration as indented JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        """The configuration that `to_json` wrote.
+
+        Raises:
+            InputError: if the text is not JSON, or has other fields than this version knows.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(**fields)
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(f"not a configuration of this version of mtseg: {error}.") from error
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """What differs from another configuration, one `field: here / there` each."""
+        here, there = dataclasses.asdict(self), dataclasses.asdict(other)
+        return [f"{k}: {here[k]} / {there[k]}" for k in here if here[k] != there[k]]
+
+
+_POSITIVE = (
+    "minibatches_per_task",
+    "global_batch_size",
+    "learning_rate",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep",
+)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}.")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's settings: TrainConfig's own defaults.
+    "paper": {},
+    # Minutes instead of days on a processor: small mini-batches, a learning rate that rises,
+    # then falls to zero, and quick moving statistics. Meant for small phantoms.
+    "demo": {
+        "minibatches_per_task": 120,
+        "global_batch_size": 36,
+        "learning_rate": 3e-3,
+        "schedule": "cosine",
+        "warmup_minibatches": 30,
+        "adam_beta_2": 0.98,
+        "batch_norm_momentum": 0.9,
+        "evaluate_every": 60,
+        "checkpoint_every": 60,
+        "precision": "auto",
+    },
+    # The same recipe with mini-batches of 35 for half an hour with one task on a processor.
+    "short": {
+        "minibatches_per_task": 2_000,
+        "global_batch_size": 35,
+        "learning_rate": 3e-3,
+        "schedule": "cosine",
+        "warmup_minibatches": 30,
+        "adam_beta_2": 0.98,
+        "batch_norm_momentum": 0.9,
+        "evaluate_every": 2_000,
+        "checkpoint_every": 100,
+        "precision": "auto",
+    },
+}
+"""Named configurations: what each changes of `TrainConfig`'s defaults."""
+
+DEMO_PHANTOMS = {"size": 64, "num_train": 8, "num_test": 3, "patches_per_class": 250}
+"""How the `demo` preset prepares its phantoms (see `mtseg.records.RecordConfig`)."""
+
+
+def configure(preset: str, tasks: str, data_dir: str, **changes: Any) -> TrainConfig:
+    """The configuration of a preset with some settings changed; a change of None is none."""
+    _check_choice("preset", preset, tuple(PRESETS))
+    given = {name: value for name, value in changes.items() if value is not None}
+    fields = {"tasks": tasks, "data_dir": data_dir, "preset": preset, **PRESETS[preset], **given}
+    if fields.get("precision") == "auto":
+        fields["precision"] = fastest_precision()
+    return TrainConfig(**fields)
+
+
+def fastest_precision(cpuinfo: str = "/proc/cpuinfo") -> str:
+    """`mixed_bfloat16` where the processor multiplies bfloat16 by itself, else `float32`."""
+    try:
+        flags = set(Path(cpuinfo).read_text().split())
+    except OSError:
+        return "float32"
+    return "mixed_bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"

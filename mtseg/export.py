@@ -1,0 +1,151 @@
+"""Export: a trained network comes in, a versioned SavedModel with its manifest leaves.
+
+    OUT/1/saved_model.pb      what TensorFlow Serving loads
+    OUT/1/variables/
+    OUT/1/manifest.json       classes, operating points, and the rules that prepare a scan
+
+`serving_default` takes `volume`, float32 (I, J, K): an isotropic RAS+ scan after the intensity
+rule, 0 outside the foreground. It returns `labels`, uint8 (I, J, K), combined class index at the
+operating points, and `probabilities`, float32 (I, J, K, classes).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mtseg.dense import make_dense_function
+from mtseg.errors import InputError
+from mtseg.evaluate import Evaluation
+from mtseg.model import HALO
+from mtseg.workdir import EVALUATION, TrainedModel, load_trained
+
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = 1
+
+INTENSITY_RULE = (
+    "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "
+    "> 0 are foreground, decided on the scan's own grid. After resampling (cubic spline inside "
+    "the foreground, 0 outside) intensities are divided by the 99th percentile of the foreground."
+)
+SPACING_RULE = "Isotropic at the scan's finest voxel size, axes flipped to RAS+."
+
+
+def export_model(workdir: str | Path, out: str | Path, which: str = "last") -> Path:
+    """Writes the next version of a SavedModel.
+
+    Args:
+        workdir: folder of a training run that has been evaluated.
+        out: the model's folder; versions 1, 2, 3 … are folders in it.
+        which: `last` or `best` weights.
+
+    Returns:
+        The new version's folder. It appears whole, by one rename.
+
+    Raises:
+        InputError: if the run has no such weights or no evaluation yet, or `out` is a file.
+    """
+    workdir, out = Path(workdir), Path(out)
+    trained = load_trained(workdir, which)
+    evaluation = _read_evaluation(workdir)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{out}: is a file. Give a folder for the model.") from error
+    aside = out / f".writing-{os.getpid()}"
+    try:
+        _write_saved_model(trained, evaluation.operating_points, aside)
+        manifest = _manifest(trained, evaluation, which)
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        final = out / str(max(versions(out), default=0) + 1)
+        aside.rename(final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return final
+
+
+def versions(out: Path) -> list[int]:
+    """The versions in a model's folder, in ascending order."""
+    return sorted(int(p.name) for p in out.iterdir() if p.is_dir() and p.name.isdecimal())
+
+
+def _read_evaluation(workdir: Path) -> Evaluation:
+    try:
+        return Evaluation.from_json(json.loads((workdir / EVALUATION).read_text()))
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise InputError(
+            f"{workdir}: has no readable {EVALUATION}, which holds the operating points. Let "
+            "mtseg-train finish an evaluation."
+        ) from error
+
+
+def _write_saved_model(
+    trained: TrainedModel, operating_points: dict[str, float], path: Path
+) -> None:
+    thresholds = [operating_points.get(name) for name in trained.label_space.class_names]
+    dense = make_dense_function(trained.model)
+
+    def segment(volume: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = dense(volume)
+        return {"labels": decide(probabilities, thresholds), "probabilities": probabilities}
+
+    archive = keras.export.ExportArchive()
+    archive.track(trained.model)
+    archive.add_endpoint(
+        "segment",
+        segment,
+        input_signature=[tf.TensorSpec([None, None, None], tf.float32, name="volume")],
+    )
+    archive.write_out(str(path), verbose=False)
+
+
+def decide(probabilities: tf.Tensor, thresholds: list[float | None]) -> tf.Tensor:
+    """The rule of `mtseg.metrics.decide`, inside a graph.
+
+    Args:
+        probabilities: float32 (..., classes).
+        thresholds: for each class its operating point, or None.
+
+    Returns:
+        uint8 (...), combined class index.
+    """
+    at_argmax = [c for c, t in enumerate(thresholds) if t is None and c > 0]
+    at_threshold = [c for c, t in enumerate(thresholds) if t is not None]
+    others = tf.gather(probabilities, [0, *at_threshold], axis=-1)
+    labels = tf.zeros(tf.shape(probabilities)[:-1], tf.uint8)
+    if at_threshold:
+        points = tf.constant([thresholds[c] for c in at_threshold], probabilities.dtype)
+        candidates = others[..., 1:]
+        factors = tf.where(candidates >= points, candidates / tf.maximum(points, 1e-6), 0.0)
+        best = tf.gather(tf.constant(at_threshold, tf.uint8), tf.argmax(factors, axis=-1))
+        labels = tf.where(tf.reduce_max(factors, axis=-1) > 0, best, labels)
+    if at_argmax:
+        candidates = tf.gather(probabilities, at_argmax, axis=-1)
+        best = tf.gather(tf.constant(at_argmax, tf.uint8), tf.argmax(candidates, axis=-1))
+        is_higher = tf.reduce_max(candidates, axis=-1) > tf.reduce_max(others, axis=-1)
+        labels = tf.where(is_higher, best, labels)
+    return labels
+
+
+def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict[str, Any]:
+    label_space = trained.label_space
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "mtseg_version": importlib.metadata.version("mtseg"),
+        "weights": which,
+        "label_space": label_space.to_json(),
+        "classes": list(label_space.class_names),
+        "operating_points": evaluation.operating_points,
+        "spacing_rule": SPACING_RULE,
+        "intensity_rule": INTENSITY_RULE,
+        "halo_voxels": HALO,
+        "mean_dice_on_test_scans": evaluation.mean_dice(),
+        "training": json.loads(trained.config.to_json()),
+    }

@@ -1,0 +1,121 @@
+"""Figures of a segmentation: masks or probabilities come in, numbers leave.
+
+A figure that is undefined is None, never 0 or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+THRESHOLDS = np.linspace(0.0, 1.0, 101)
+"""The operating points that are tried (this project's choice; the paper gives no number)."""
+
+
+def dice(mask_reference: np.ndarray, mask_predicted: np.ndarray) -> float | None:
+    """Dice coefficient of two masks: twice the overlap over the sum of both sizes.
+
+    Args:
+        mask_reference: booleans, any shape.
+        mask_predicted: booleans, the same shape.
+
+    Returns:
+        0 to 1; None if the reference is empty, since such a scan has no such tissue to find.
+    """
+    size_reference = np.count_nonzero(mask_reference)
+    if size_reference == 0:
+        return None
+    overlap = np.count_nonzero(mask_reference & mask_predicted)
+    return 2 * overlap / (size_reference + np.count_nonzero(mask_predicted))
+
+
+def count_above_thresholds(
+    mask_reference: np.ndarray, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts voxels at or above each of `THRESHOLDS`.
+
+    The counts of several scans add up, so a whole test set is analysed a scan at a time.
+
+    Args:
+        mask_reference: booleans, any shape.
+        probabilities: floats 0 to 1, the same shape.
+
+    Returns:
+        `(num_predicted, num_overlap)`, int64 (101,) each: voxels predicted at the threshold, and
+        those of them that are in the reference.
+    """
+    # The highest threshold that a voxel still reaches, compared in the probabilities' own
+    # precision so that it agrees with `probabilities >= threshold`.
+    thresholds = THRESHOLDS.astype(probabilities.dtype)
+    reached = np.searchsorted(thresholds, probabilities.ravel(), side="right")
+    overlap = reached[mask_reference.ravel()]
+
+    def at_least(counts: np.ndarray) -> np.ndarray:
+        return counts[::-1].cumsum()[::-1][1:]
+
+    size = len(THRESHOLDS) + 1
+    return (
+        at_least(np.bincount(reached, minlength=size)),
+        at_least(np.bincount(overlap, minlength=size)),
+    )
+
+
+def best_threshold(
+    num_predicted: np.ndarray, num_overlap: np.ndarray, num_reference: int
+) -> tuple[float, float] | None:
+    """The operating point with the highest Dice (section 4 of the paper).
+
+    Args:
+        num_predicted: integers (101,), summed over the test set.
+        num_overlap: integers (101,), summed over the test set.
+        num_reference: voxels of the class in the whole test set.
+
+    Returns:
+        `(threshold, dice)`; the lowest such threshold if several tie. None if the test set has
+        no voxel of the class.
+    """
+    if num_reference == 0:
+        return None
+    dice_at = 2 * num_overlap / (num_predicted + num_reference)
+    best = int(np.argmax(dice_at))
+    return float(THRESHOLDS[best]), float(dice_at[best])
+
+
+def decide(
+    class_probabilities: Iterable[np.ndarray], thresholds: Sequence[float | None]
+) -> np.ndarray:
+    """Turns probabilities into labels without knowing a scan's task.
+
+    A voxel whose most probable class is a foreground class of an `argmax` task gets that class,
+    as in the paper. Any other voxel gets the class of an `operating_point` task whose
+    probability reaches its threshold (by the largest factor, if several do), else background.
+
+    Args:
+        class_probabilities: the probability map of each combined class in turn, background
+            first, any one shape. Taken one at a time, so they need not be in memory together.
+        thresholds: for each combined class its operating point, or None for background and for
+            the classes of `argmax` tasks.
+
+    Returns:
+        uint8 combined class index, in the maps' shape.
+    """
+    maps = iter(zip(class_probabilities, thresholds, strict=True))
+    background, _ = next(maps)
+    at_threshold = np.zeros(background.shape, np.uint8)
+    at_argmax = np.zeros(background.shape, np.uint8)
+    best_argmax = np.zeros_like(background)
+    best_factor = np.zeros_like(background)
+    best_other = background.copy()
+    for class_index, (probability, threshold) in enumerate(maps, start=1):
+        if threshold is None:
+            at_argmax[probability > best_argmax] = class_index
+            np.maximum(best_argmax, probability, out=best_argmax)
+        else:
+            np.maximum(best_other, probability, out=best_other)
+            factor = probability / max(threshold, 1e-6)
+            is_reached = probability >= np.asarray(threshold, probability.dtype)
+            is_better = is_reached & (factor > best_factor)
+            at_threshold[is_better] = class_index
+            best_factor[is_better] = factor[is_better]
+    return np.where(best_argmax > best_other, at_argmax, at_threshold)

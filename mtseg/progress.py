@@ -1,0 +1,80 @@
+"""Progress of long work, with an estimate of what is left, on a terminal or in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """A progress bar on a terminal; a line every half minute where there is none.
+
+    Args:
+        title: what is being done.
+        total: how many steps there are.
+        unit: what steps are called, in the plural.
+        done: steps that an earlier run has already done.
+    """
+
+    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._out = sys.stdout
+        self._initial = self._done = done
+        self._start = self._last_line = time.monotonic()
+        # A standard error that has been closed is None or raises; both mean no terminal.
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit=f" {unit}",
+            disable=not is_terminal,
+            dynamic_ncols=True,
+        )
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Counts steps as done; `note` is a short figure shown beside the count."""
+        self._done += steps
+        if not self._bar.disable:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(steps)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            speed = (self._done - self._initial) / (now - self._start)
+            left = format_duration((self._total - self._done) / speed) if speed else "unknown"
+            text = f"{self._title}: {self._done}/{self._total} {self._unit}, {left} left"
+            self.say(f"{text}, {note}" if note else text)
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        tqdm.write(line, file=self._out)
+        self._out.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people: `45 s`, `12 min`, `3.5 h` or `4.1 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

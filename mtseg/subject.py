@@ -1,0 +1,63 @@
+"""One subject: where its files are comes in, its image and classes on the task's grid leave.
+
+Every way of preparing records calls `prepare_subject`, so they all hold the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mtseg.errors import InputError
+from mtseg.sources import Subject, read_subject
+from mtseg.task import Task
+from mtseg.volumes import prepare_label_map, prepare_scan
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSubject:
+    """A subject ready for sampling or evaluation.
+
+    Attributes:
+        name: the subject's name.
+        image: float32 (I, J, K), isotropic, RAS+, after the intensity rule; foreground is > 0.
+        class_index_map: uint8 (I, J, K), the task's own class index, 0 outside the foreground.
+        affine: float64 (4, 4), voxel to RAS+ world in mm.
+    """
+
+    name: str
+    image: np.ndarray
+    class_index_map: np.ndarray
+    affine: np.ndarray
+
+
+def prepare_subject(
+    task: Task, source: str, subject: Subject, size: int | None = None
+) -> PreparedSubject:
+    """Reads a subject and brings it to the task's grid, intensities and classes.
+
+    Args:
+        task: the task.
+        source: name of one of its sources.
+        subject: from `list_subjects`.
+        size: largest extent of a phantom in voxels; None is near the paper's data.
+
+    Raises:
+        InputError: if the scan or its label map cannot be used; the message names the file.
+    """
+    image, label_map = read_subject(task, source, subject, size)
+    # Checked before the slow resampling, and in the source's own values.
+    where = subject.label_path or subject.name
+    class_index_map = task.map_labels(label_map.array, source, where)
+    try:
+        prepared = prepare_scan(image, task.target_spacing_mm(image.spacing_mm))
+    except InputError as error:
+        raise InputError(f"{subject.image_path or subject.name}: {error}") from error
+    mapped = dataclasses.replace(label_map, array=class_index_map)
+    return PreparedSubject(
+        name=subject.name,
+        image=prepared.volume.array,
+        class_index_map=prepare_label_map(mapped, prepared).astype(np.uint8),
+        affine=prepared.volume.affine,
+    )

@@ -1,0 +1,137 @@
+"""A training run's folder: what is in it, and how a trained model comes back out of it.
+
+config.json               the configuration
+label_space.json          tasks and classes, so that the task files are not needed again
+checkpoints/              what resuming needs: weights, optimiser, step
+last.weights.h5           weights after the latest evaluation
+best.weights.h5           weights with the highest mean Dice on the test scans
+learning_curve.json       Dice of every evaluation
+evaluation.json           the latest evaluation in full, with the operating points
+tensorboard/              event files
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from mtseg.config import TrainConfig
+from mtseg.errors import InputError
+from mtseg.model import build_patch_model
+from mtseg.tasks import LabelSpace
+
+CONFIG = "config.json"
+LABEL_SPACE = "label_space.json"
+LEARNING_CURVE = "learning_curve.json"
+EVALUATION = "evaluation.json"
+WEIGHTS = ("last", "best")
+
+
+def weights_path(workdir: Path, which: str) -> Path:
+    """The file of the `last` or `best` weights."""
+    return workdir / f"{which}.weights.h5"
+
+
+def write_aside(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file beside its place and renames it, so that it is never seen half-written.
+
+    Args:
+        path: the file's final place.
+        write: writes the content to the path that it is given; the name ends as `path` does.
+    """
+    aside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON text atomically."""
+    text = json.dumps(content, indent=2) + "\n"
+    write_aside(path, lambda aside: aside.write_text(text))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A trained network and what it was trained for."""
+
+    config: TrainConfig
+    label_space: LabelSpace
+    model: keras.Model
+
+
+def build_model(
+    config: TrainConfig, label_space: LabelSpace, *, precision: str = "float32", replicas: int = 1
+) -> keras.Model:
+    """The patch model of a configuration, with random weights.
+
+    Its weights are float32 whatever the precision, which is that of the convolutions. Only
+    training uses another than float32.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return build_patch_model(
+            label_space.num_classes,
+            dropout_rate=config.dropout_rate,
+            batch_norm_momentum=config.batch_norm_momentum,
+            is_synchronized=replicas > 1,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
+    """The configuration and label space of a run.
+
+    Raises:
+        InputError: if the folder is no run of this version.
+    """
+    try:
+        config = TrainConfig.from_json((workdir / CONFIG).read_text())
+        label_space = LabelSpace.from_json(json.loads((workdir / LABEL_SPACE).read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{workdir}: is not the folder of a training run ({CONFIG} or {LABEL_SPACE} is missing "
+            "or unreadable). Give the --workdir of mtseg-train."
+        ) from error
+    except InputError as error:
+        raise InputError(f"{workdir / CONFIG}: {error}") from error
+    return config, label_space
+
+
+def load_trained(workdir: Path, which: str = "last") -> TrainedModel:
+    """The trained network of a run.
+
+    Args:
+        workdir: the run's folder.
+        which: `last` (as the paper reports) or `best` (chosen on the test scans, so its figures
+            are slightly optimistic).
+
+    Raises:
+        InputError: if the folder is no run, or has no such weights yet.
+    """
+    config, label_space = read_config(workdir)
+    path = weights_path(workdir, which)
+    if not path.is_file():
+        raise InputError(
+            f"{workdir}: has no {which} weights yet; they are written at every evaluation. "
+            "Let mtseg-train reach one."
+        )
+    model = build_model(config, label_space)
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: cannot be read as weights of this network ({type(error).__name__}). Run the "
+            "same mtseg-train command again: it writes them anew at its next evaluation."
+        ) from error
+    return TrainedModel(config, label_space, model)

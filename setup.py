@@ -1,0 +1,28 @@
+"""Package lists; everything else is in setup.cfg.
+
+The builders live in `datasets/` and ship as `mtseg_datasets`: a top-level package called
+`datasets` would collide with Hugging Face's.
+"""
+
+from setuptools import setup
+
+BUILDERS = ["mtseg_brain", "mtseg_breast", "mtseg_cta"]
+BUILDER_FILES = ["README.md", "CITATIONS.bib", "TAGS.txt"]
+
+setup(
+    package_dir={
+        "mtseg": "mtseg",
+        "mtseg_datasets": "datasets",
+    },  # no __init__.py there: a namespace
+    packages=[
+        "mtseg",
+        "mtseg.cli",
+        "mtseg.task_files",
+        *(f"mtseg_datasets.{name}" for name in BUILDERS),
+    ],
+    package_data={
+        "mtseg": ["py.typed"],
+        "mtseg.task_files": ["*.toml"],
+        **{f"mtseg_datasets.{name}": BUILDER_FILES for name in BUILDERS},
+    },
+)

@@ -1,0 +1,101 @@
+"""The three TFDS builders, by TFDS's own test case."""
+
+import csv
+
+import nibabel as nib
+import numpy as np
+import tensorflow_datasets as tfds
+from mtseg_datasets.mtseg_brain.mtseg_brain_dataset_builder import Builder as Brain
+from mtseg_datasets.mtseg_breast.mtseg_breast_dataset_builder import Builder as Breast
+from mtseg_datasets.mtseg_cta.mtseg_cta_dataset_builder import Builder as Cta
+
+from mtseg.records import RecordConfig, builder_class
+
+
+def configurations(source, **settings):
+    return [
+        RecordConfig(name=f"tiny_{source}_{kind}", source=source, kind=kind, **settings)
+        for kind in ("patches", "volumes")
+    ]
+
+
+PHANTOMS = configurations("phantom", size=32, num_train=2, num_test=1, patches_per_class=4)
+
+
+class BuilderCase(tfds.testing.DatasetBuilderTestCase):
+    """The number of patches depends on the scans, so only the volumes' splits are counted."""
+
+    BUILDER_CONFIG_NAMES_TO_TEST = PHANTOMS[1:]
+    SPLITS = {"train": 2, "test": 1}  # noqa: RUF012 - the test case's own interface
+    EXAMPLE_DIR = "."
+
+
+class BrainPhantomTest(BuilderCase):
+    DATASET_CLASS = Brain
+
+
+class BreastPhantomTest(BuilderCase):
+    DATASET_CLASS = Breast
+
+
+class CtaPhantomTest(BuilderCase):
+    DATASET_CLASS = Cta
+
+
+class BreastPatchesTest(BuilderCase):
+    DATASET_CLASS = Breast
+    BUILDER_CONFIG_NAMES_TO_TEST = PHANTOMS[:1]
+    SPLITS = {"train": 2 * 2 * 4}  # noqa: RUF012 - subjects, classes, patches of each
+
+
+class BrainMiccai2012Test(BuilderCase):
+    DATASET_CLASS = Brain
+    BUILDER_CONFIG_NAMES_TO_TEST = configurations("miccai2012")[1:]
+    SPLITS = {"train": 2, "test": 1}  # noqa: RUF012
+
+    @classmethod
+    def setUpClass(cls):
+        cls.EXAMPLE_DIR = tfds.testing.make_tmp_dir()
+        write_challenge_folder(cls.EXAMPLE_DIR)
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        tfds.testing.rm_tmp_dir(cls.EXAMPLE_DIR)
+
+
+del BuilderCase  # a base, not a test
+
+
+def write_challenge_folder(folder):
+    """Three tiny scans in the challenge's layout, with a split of their own."""
+    rng = np.random.default_rng(0)
+    with open(f"{folder}/split.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "split"])
+        writer.writerows([("1000", "train"), ("1001", "train"), ("1010", "test")])
+    for subject in ("1000", "1001", "1010"):
+        affine = np.diag([-1.0, 1.0, 1.0, 1.0])
+        image = rng.integers(1, 900, (7, 8, 9)).astype(np.int16)
+        labels = rng.choice([0, 44, 45, 31, 100, 207, 59, 4, 38, 35], (7, 8, 9)).astype(np.int16)
+        nib.save(nib.Nifti1Image(image, affine), f"{folder}/{subject}_SS.nii.gz")
+        nib.save(nib.Nifti1Image(labels, affine), f"{folder}/{subject}_glm.nii.gz")
+
+
+def test_the_builder_of_a_task_is_the_one_that_ships(tmp_path):
+    for shipped in (Brain, Breast, Cta):
+        made = builder_class(shipped.TASK, shipped.BUILDER_CONFIGS)
+        assert made.name == shipped.name
+        shipped_builder = shipped(config="phantom_patches", data_dir=tmp_path)
+        made_builder = made(config="phantom_patches", data_dir=tmp_path)
+        assert made_builder.data_dir == shipped_builder.data_dir
+        assert repr(made_builder.info.features) == repr(shipped_builder.info.features)
+
+
+def test_builders_carry_readme_citation_and_instructions():
+    builder = Brain(config="miccai2012_patches")
+    assert builder.info.description.startswith("# mtseg_brain")
+    assert "moeskops2016multitask" in builder.info.citation
+    assert "_glm.nii.gz" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    assert str(builder.version) in builder.RELEASE_NOTES

@@ -1,0 +1,151 @@
+"""The commands themselves: phantoms in, a label file on the scan's own grid out."""
+
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mtseg.phantoms import make_phantom
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = ("prepare", "train", "evaluate", "export", "predict")
+
+
+def mtseg(command, *arguments, code=0):
+    """Runs a command in a process of its own, as a user does."""
+    script = f"import sys; from mtseg.cli.{command} import main; sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with records, a run of a few mini-batches and an exported model."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    mtseg(
+        "prepare", "brain", "breast", "cta", "--data-dir", folder / "data", "--size", 32,
+        "--num-train", 2, "--num-test", 1, "--patches-per-class", 20, "--num-shards", 2,
+    )  # fmt: skip
+    trained = mtseg("train", *train_flags(folder))
+    mtseg("export", folder / "run", folder / "model")
+    return folder, trained.stdout
+
+
+def train_flags(folder, **changes):
+    flags = {
+        "preset": "demo", "data-dir": folder / "data", "workdir": folder / "run",
+        "minibatches-per-task": 6, "evaluate-every": 3, "global-batch-size": 12,
+    }  # fmt: skip
+    flags |= changes
+    return [part for name, value in flags.items() for part in (f"--{name}", value)]
+
+
+def test_prepared_shards_are_as_many_as_asked_for(run):
+    folder, _ = run
+    assert len(list((folder / "data").glob("mtseg_brain/phantom_patches/*/*.tfrecord-*"))) == 2
+
+
+def test_training_prints_a_table_of_all_classes(run):
+    _, printed = run
+    for name in ("white_matter", "brain_stem", "pectoral_muscle", "coronary_arteries"):
+        assert name in printed
+    assert "Synthetic" in printed
+
+
+def test_the_same_command_again_is_done_at_once_and_says_the_same(run):
+    folder, printed = run
+    again = mtseg("train", *train_flags(folder)).stdout
+    assert again.split("not trained on:")[1] == printed.split("not trained on:")[1]
+
+
+def test_a_workdir_of_another_configuration_is_refused_with_what_differs(run):
+    folder, _ = run
+    result = mtseg("train", *train_flags(folder, seed=5), code=2)
+    assert "seed: 0 / 5" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_tensorboard_has_curves_pictures_and_configuration(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = run
+    events = EventAccumulator(str(folder / "run" / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"loss", "learning_rate", "samples_per_second", "configuration"} <= tags
+    assert {"dice/brain/white_matter", "dice/breast/pectoral_muscle"} <= tags
+    assert {t for t in tags if "prediction" in t} == {
+        f"{task}: scan, reference, prediction" for task in ("brain", "breast", "cta")
+    }
+
+
+def test_evaluation_writes_one_tidy_json_and_csv(run, tmp_path):
+    folder, _ = run
+    result = mtseg(
+        "evaluate", folder / "run", "--json", tmp_path / "e.json", "--csv", tmp_path / "e.csv"
+    )
+    assert "coronary_arteries" in result.stdout
+    figures = json.loads((tmp_path / "e.json").read_text())
+    assert figures["schema"] == 1
+    assert {tuple(sorted(row)) for row in figures["rows"]} == {
+        ("class", "metric", "subject", "task", "value")
+    }
+    classes = [row["class"] for row in figures["rows"] if row["metric"] == "dice"]
+    assert len(classes) == 8
+    assert len((tmp_path / "e.csv").read_text().splitlines()) == 1 + len(figures["rows"])
+
+
+def test_the_manifest_says_how_to_use_the_model(run):
+    folder, _ = run
+    manifest = json.loads((folder / "model" / "1" / "manifest.json").read_text())
+    assert len(manifest["classes"]) == 9
+    assert set(manifest["operating_points"]) <= {"pectoral_muscle", "coronary_arteries"}
+    assert "99th percentile" in manifest["intensity_rule"]
+
+
+def test_exporting_again_makes_the_next_version(run):
+    folder, _ = run
+    mtseg("export", folder / "run", folder / "model_twice")
+    mtseg("export", folder / "run", folder / "model_twice")
+    assert sorted(p.name for p in (folder / "model_twice").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("task", ["brain", "breast", "cta"])
+def test_a_scan_comes_back_on_its_own_grid(run, tmp_path, task):
+    folder, _ = run
+    phantom = make_phantom(task, seed=50, size=32)
+    scan = nib.Nifti1Image(phantom.image, phantom.affine)
+    scan.set_qform(phantom.affine, code=1)
+    scan.set_sform(phantom.affine, code=2)
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    mtseg("predict", tmp_path / "scan.nii.gz", "--model", folder / "model", "-o", tmp_path,
+          "--probabilities")  # fmt: skip
+    labels = nib.load(tmp_path / "scan_labels.nii.gz")
+    assert labels.shape == scan.shape
+    np.testing.assert_allclose(labels.affine, scan.affine, atol=1e-5)
+    assert (int(labels.header["qform_code"]), int(labels.header["sform_code"])) == (1, 2)
+    assert np.asarray(labels.dataobj).max() <= 8
+    probabilities = np.asarray(nib.load(tmp_path / "scan_probabilities.nii.gz").dataobj)
+    assert probabilities.shape == (*scan.shape, 9)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-4)
+
+
+def test_one_bad_scan_does_not_stop_the_rest(run, tmp_path):
+    folder, _ = run
+    phantom = make_phantom("brain", seed=51, size=32)
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "good.nii.gz")
+    (tmp_path / "bad.nii.gz").write_bytes(b"not a scan")
+    result = mtseg(
+        "predict", tmp_path / "bad.nii.gz", tmp_path / "good.nii.gz",
+        "--model", folder / "model", "-o", tmp_path / "out", code=3,
+    )  # fmt: skip
+    assert "bad.nii.gz" in result.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good_labels.nii.gz"]

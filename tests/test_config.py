@@ -1,0 +1,59 @@
+"""The paper's settings as defaults, and every flaw answered."""
+
+import pytest
+
+from mtseg.config import PRESETS, TrainConfig, configure
+from mtseg.errors import InputError
+
+
+def test_the_defaults_are_the_papers():
+    config = TrainConfig("brain:phantom", "data")
+    assert config.global_batch_size == 210
+    assert config.minibatches_per_task == 25_000
+    assert config.evaluate_every == 1_000
+    assert config.learning_rate == 1e-3
+    assert config.dropout_rate == 0.5
+    assert configure("paper", "brain:phantom", "data") == config
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_is_valid_and_comes_back_from_json(preset):
+    config = configure(preset, "brain:phantom", "data", seed=3)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+def test_changes_of_none_keep_the_presets_value():
+    config = configure("demo", "brain:phantom", "data", learning_rate=None, seed=4)
+    assert (config.learning_rate, config.seed) == (PRESETS["demo"]["learning_rate"], 4)
+
+
+def test_differences_name_the_field_and_both_values():
+    here = TrainConfig("brain:phantom", "data")
+    there = TrainConfig("brain:phantom", "data", seed=7)
+    assert here.differences(there) == ["seed: 0 / 7"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("global_batch_size", 0),
+        ("global_batch_size", 2.5),
+        ("global_batch_size", True),
+        ("learning_rate", -1.0),
+        ("learning_rate", float("inf")),
+        ("dropout_rate", 1.0),
+        ("seed", -1),
+        ("schedule", "step"),
+        ("strategy", "many"),
+        ("preset", "tiny"),
+    ],
+)
+def test_bad_values_are_refused_by_name(field, value):
+    with pytest.raises(InputError, match=field):
+        TrainConfig("brain:phantom", "data", **{field: value})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"tasks": "brain"}', '{"tasks": "b", "speed": 9}'])
+def test_json_of_another_version_is_refused(text):
+    with pytest.raises(InputError, match="not a configuration"):
+        TrainConfig.from_json(text)
