@@ -151,19 +151,13 @@ def test_a_mask_is_obeyed(fused_calls):
     assert fused_calls == []
 
 
-def test_weights_go_both_ways_through_files(tmp_path):
+def test_weights_go_both_ways():
+    fused, plain = make_pair()
     maps = random_maps()
-    models = []
-    for layer in make_pair():
-        model = keras.Sequential([keras.Input(SHAPE[1:]), layer])
-        models.append(model)
-    fused, plain = models
     assert [w.name for w in fused.weights] == [w.name for w in plain.weights]
     for source, target in ((fused, plain), (plain, fused)):
         source(maps, training=True)
-        source.save_weights(tmp_path / "a.weights.h5")
-        target.set_weights([w + 1 for w in source.get_weights()])
-        target.load_weights(tmp_path / "a.weights.h5")
+        target.set_weights(source.get_weights())
         assert_same([target(maps), *target.weights], [source(maps), *source.weights])
 
 

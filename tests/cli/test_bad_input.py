@@ -61,7 +61,7 @@ def prepare_challenge(capsys, tmp_path, folder):
 
 def test_a_label_file_that_is_missing(challenge, tmp_path, capsys):
     (challenge / "1000_glm.nii.gz").unlink()
-    expect_refusal(prepare_challenge(capsys, tmp_path, challenge), "1000", "glm")
+    expect_refusal(prepare_challenge(capsys, tmp_path, challenge), "1000", "label maps: none")
 
 
 def test_an_empty_label_map(challenge, tmp_path, scan, capsys):
