@@ -25,10 +25,11 @@ _SMALLEST_FUSED_EPSILON = 1.001e-5
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, run as one operation on TensorFlow.
 
-    Arguments, weights, their names and the results are those of Keras's layer, so weights can be
-    exchanged with it. The fused operation is used for 4-D feature maps with the channels last;
-    on other backends, and for a mask, for statistics synchronised over replicas and for
-    renormalisation, Keras's own computation runs.
+    Arguments, weights, their names and the results are those of Keras's layer, so `set_weights`
+    takes the one's `get_weights` for the other. (A weights file names layers after their class, so
+    it does not.) The fused operation is used for 4-D feature maps with the channels last; on other
+    backends, and for a mask, for statistics synchronised over replicas and for renormalisation,
+    Keras's own computation runs.
 
     Example:
         >>> layer = FusedBatchNormalization(momentum=0.9)

@@ -26,7 +26,7 @@ slices under way a block holds about three and a half times as much."""
 _FEATURE_BYTES = 3 * NUM_FEATURES * 4
 """Memory for the features of one voxel: three planes, float32."""
 
-_Block = tuple[slice, slice, slice]
+_Block = tuple[slice, ...]
 
 
 def dense_probabilities(

@@ -178,7 +178,7 @@ def plan_brain(rng: np.random.Generator, voxel_mm: float, labels: dict[str, int]
     whole = union(upper, temporal, blend_mm=6)
     lobe, vermis = ellipsoid((22, -45, -46), (26.5, 29, 22)), ellipsoid((0, -42, -42), (12, 26, 24))
     cerebellum = union(mirror(lobe), vermis, blend_mm=6)
-    path = curve([(0, -14, -6, 11.5), (0, -14, -22, 11.5), (0, -9, -38, 13), (0, -15, -56, 9.5),
+    path = curve([(0, -14, -6, 11), (0, -14, -22, 11), (0, -9, -38, 12.6), (0, -15, -56, 9.2),
                   (0, -19, -74, 8), (0, -22, -100, 7)])  # fmt: skip
     cord = tube(path[:, :3], path[:, 3])
     cerebrum = cut(whole, cerebellum, max(3.0, 0.9 * voxel_mm))

@@ -66,13 +66,15 @@ def train_and_evaluate(config: TrainConfig, workdir: str | Path, command: str = 
         for step, batch in enumerate(trainer.distribute(dataset), start + 1):
             losses.append(trainer.step(*batch))
             is_end = step == total
+            is_evaluation = is_end or step % evaluate_every == 0
+            is_checkpoint = is_evaluation or step % config.checkpoint_every == 0
             if step == start + 1:
                 # The first step traces the graph; the speed is that of the steps after it.
                 _ = float(losses[-1])
                 progress.say(f"First step after {time.monotonic() - since:.0f} s.")
                 since = time.monotonic()
                 losses_before_since = 1
-            if step % 10 == 0 or is_end or step % evaluate_every == 0:
+            if is_checkpoint or step % 10 == 0:
                 loss = _mean_finite_loss(losses, step)
                 elapsed = time.monotonic() - since
                 speed = (len(losses) - losses_before_since) * config.global_batch_size / elapsed
@@ -87,10 +89,10 @@ def train_and_evaluate(config: TrainConfig, workdir: str | Path, command: str = 
                 progress.advance(len(losses), f"loss {loss:.3f}, {speed:.0f} samples/s")
                 losses, losses_before_since = [], 0
                 since = time.monotonic()
-            if step % evaluate_every == 0 or is_end:
+            if is_evaluation:
                 evaluation = trainer.evaluate(step, progress, command)
                 since = time.monotonic()
-            if step % config.checkpoint_every == 0 or step % evaluate_every == 0 or is_end:
+            if is_checkpoint:
                 trainer.save(step)
     if evaluation is None:
         evaluation = trainer.evaluate(total, None, command)
@@ -129,6 +131,12 @@ def _mean_finite_loss(losses: list[tf.Tensor], step: int) -> float:
             "--learning-rate, or raise --warmup-minibatches."
         )
     return loss
+
+
+def _mean(dice: dict[str, float | None]) -> float:
+    """Mean over the classes that the test scans have; 0 if they have none."""
+    known = [value for value in dice.values() if value is not None]
+    return float(np.mean(known)) if known else 0.0
 
 
 def _make_strategy(name: str) -> tf.distribute.Strategy:
@@ -175,8 +183,13 @@ class _Trainer:
             )
             self._optimizer.build(self._model.trainable_variables)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # Where dropout's masks have come to is no weight, so a checkpoint of the model lacks it.
+        weights = {weight.path for weight in self._model.weights}
+        dropout = [v.value for v in self._model.variables if v.path not in weights]
         self._checkpoints = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=self._model, optimizer=self._optimizer, step=self._step),
+            tf.train.Checkpoint(
+                model=self._model, optimizer=self._optimizer, step=self._step, dropout=dropout
+            ),
             str(workdir / "checkpoints"),
             max_to_keep=config.keep,
         )
@@ -255,10 +268,9 @@ class _Trainer:
                     tf.summary.scalar(f"dice/{name}", value)
         self._writer.flush()
         self._keep_weights(step, evaluation, command)
-        known = [value for value in mean_dice.values() if value is not None]
         line = (
-            f"After mini-batch {step}: mean Dice {np.mean(known):.3f} over {len(known)} classes "
-            f"(evaluated in {format_duration(time.monotonic() - started)})."
+            f"After mini-batch {step}: mean Dice {_mean(mean_dice):.3f} over {len(mean_dice)} "
+            f"classes (evaluated in {format_duration(time.monotonic() - started)})."
         )
         if progress is None:
             print(line, flush=True)
@@ -271,8 +283,7 @@ class _Trainer:
             tf.summary.image(f"{task}: scan, reference, prediction", picture[np.newaxis])
 
     def _keep_weights(self, step: int, evaluation: Evaluation, command: str) -> None:
-        known = [value for value in evaluation.mean_dice().values() if value is not None]
-        score = float(np.mean(known)) if known else 0.0
+        score = _mean(evaluation.mean_dice())
         curve_path = self._workdir / folder.LEARNING_CURVE
         curve = json.loads(curve_path.read_text()) if curve_path.is_file() else []
         # A run that was killed after its last checkpoint comes here a second time.

@@ -16,13 +16,6 @@ from mtseg.train import train_and_evaluate
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _deterministic():
-    tf.config.experimental.enable_op_determinism()
-    yield
-    tf.config.experimental.disable_op_determinism()
-
-
 @pytest.fixture
 def without_evaluation(monkeypatch):
     """Whole-volume inference has tests of its own."""
@@ -87,14 +80,23 @@ def _trainer_class():
 
 
 def test_two_replicas_are_one_device(tiny_data, tmp_path, without_evaluation):
-    # Dropout draws a mask for each replica, so it is off here.
-    common = {"dropout_rate": 0.0, "minibatches_per_task": 2, "evaluate_every": 2}
+    # Dropout draws a mask for each replica, so it is off here. Adam divides by the gradient's own
+    # size, which blows rounding up where a gradient is nearly zero; small steps keep that down.
+    common = {
+        "dropout_rate": 0.0,
+        "learning_rate": 1e-5,
+        "minibatches_per_task": 3,
+        "checkpoint_every": 1,
+    }
     train_and_evaluate(make_config(tiny_data, **common), tmp_path / "one")
     train_and_evaluate(make_config(tiny_data, **common, strategy="mirrored"), tmp_path / "two")
     one, two = (scalars_of(tmp_path / name, "loss") for name in ("one", "two"))
-    assert one.keys() == two.keys()
+    assert list(one) == list(two) == [1, 2, 3]
     for step in one:
         assert one[step] == pytest.approx(two[step], abs=1e-5)
+    # Moving statistics, which are only equal if they are taken over both replicas.
+    for a, b in zip(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_a_batch_that_replicas_cannot_share_is_refused(tiny_data, tmp_path, without_evaluation):
