@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from mtseg.errors import InputError
 from mtseg.records import PATCH_SPEC, VERSION
 from mtseg.subject import PreparedSubject
+from mtseg.tasks import LabelSpace
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
@@ -67,10 +68,17 @@ def read_volumes(
         )
 
 
-def count_volumes(data_dir: str | Path, task_name: str, source: str, split: str) -> int:
-    """How many subjects a split holds."""
-    path = prepared_dir(data_dir, task_name, source, "volumes")
-    return tfds.builder_from_directory(path).info.splits[split].num_examples
+def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
+    """How many test scans the tasks of a label space have together.
+
+    Raises:
+        InputError: if a task is not prepared.
+    """
+    count = 0
+    for selection in label_space.selections:
+        path = prepared_dir(data_dir, selection.task.name, selection.source, "volumes")
+        count += tfds.builder_from_directory(path).info.splits["test"].num_examples
+    return count
 
 
 @dataclasses.dataclass(frozen=True)

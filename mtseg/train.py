@@ -23,7 +23,7 @@ from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation, evaluate_model
 from mtseg.input_pipeline import make_dataset, open_balanced_patches
 from mtseg.model import build_dense_model, patch_logits_model
-from mtseg.prepared import count_volumes
+from mtseg.prepared import count_test_scans
 from mtseg.progress import Progress, format_duration
 from mtseg.tasks import LabelSpace, parse_tasks
 
@@ -46,12 +46,11 @@ def train_and_evaluate(config: TrainConfig, workdir: str | Path, command: str = 
     """
     workdir = Path(workdir)
     label_space = parse_tasks(config.tasks)
-    for selection in label_space.selections:
-        count_volumes(config.data_dir, selection.task.name, selection.source, "test")
+    num_test_scans = count_test_scans(config.data_dir, label_space)
     patches = open_balanced_patches(config.data_dir, label_space, config.seed)
     _claim_workdir(workdir, config, label_space)
 
-    trainer = _Trainer(config, label_space, workdir)
+    trainer = _Trainer(config, label_space, workdir, num_test_scans)
     total = config.minibatches_per_task * len(label_space.selections)
     evaluate_every = config.evaluate_every * len(label_space.selections)
     start = trainer.restore()
@@ -162,8 +161,11 @@ def _learning_rate(config: TrainConfig, total: int) -> Any:
 class _Trainer:
     """The state of a run: model, optimiser, checkpoints and summaries."""
 
-    def __init__(self, config: TrainConfig, label_space: LabelSpace, workdir: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, label_space: LabelSpace, workdir: Path, num_test_scans: int
+    ) -> None:
         self._config, self._label_space, self._workdir = config, label_space, workdir
+        self._num_test_scans = num_test_scans
         self._strategy = _make_strategy(config.strategy)
         replicas = self._strategy.num_replicas_in_sync
         if config.global_batch_size % replicas:
@@ -255,12 +257,14 @@ class _Trainer:
         """Scores the test scans, and writes figures, pictures and weights."""
         started = time.monotonic()
         self._evaluated.set_weights(self._model.get_weights())
-        evaluation = evaluate_model(
-            self._dense,
-            self._label_space,
-            self._config.data_dir,
-            on_first_scan=lambda task, image: self._write_picture(step, task, image),
-        )
+        with Progress("Evaluating", self._num_test_scans, "scans") as scans:
+            evaluation = evaluate_model(
+                self._dense,
+                self._label_space,
+                self._config.data_dir,
+                on_first_scan=lambda task, image: self._write_picture(step, task, image),
+                on_scan=lambda name: scans.advance(note=name),
+            )
         mean_dice = evaluation.mean_dice()
         with self._writer.as_default(step=step):
             for name, value in mean_dice.items():

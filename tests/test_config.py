@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtseg.config import PRESETS, TrainConfig, configure
+from mtseg.config import PRESETS, TrainConfig, configure, fastest_precision
 from mtseg.errors import InputError
 
 
@@ -57,3 +57,11 @@ def test_bad_values_are_refused_by_name(field, value):
 def test_json_of_another_version_is_refused(text):
     with pytest.raises(InputError, match="not a configuration"):
         TrainConfig.from_json(text)
+
+
+def test_bfloat16_is_chosen_where_the_processor_has_it(tmp_path):
+    (tmp_path / "with").write_text("flags\t\t: fpu avx512_bf16 sse\n")
+    (tmp_path / "without").write_text("flags\t\t: fpu sse\n")
+    assert fastest_precision(str(tmp_path / "with")) == "mixed_bfloat16"
+    assert fastest_precision(str(tmp_path / "without")) == "float32"
+    assert fastest_precision(str(tmp_path / "missing")) == "float32"

@@ -1,5 +1,8 @@
 """Records: what is written is what is read, whichever way it is read."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,9 +10,10 @@ import tensorflow_datasets as tfds
 
 from mtseg.errors import InputError
 from mtseg.input_pipeline import open_balanced_patches
-from mtseg.prepared import count_volumes, open_patches, prepared_dir, read_volumes
+from mtseg.prepared import count_test_scans, open_patches, prepared_dir, read_volumes
 from mtseg.records import RecordConfig, parse_patches, patch_examples
 from mtseg.sampling import cut_patches, pad_volume
+from mtseg.tasks import parse_tasks
 
 
 def test_patch_records_hold_the_patches_at_their_voxels(tiny_data):
@@ -43,12 +47,15 @@ def test_random_access_reads_what_tfds_reads(tiny_data):
 def test_volumes_are_isotropic_normalised_and_labelled_on_the_foreground(tiny_data):
     for task, spacing in (("brain", 1.0), ("cta", 0.45)):
         (volume,) = read_volumes(tiny_data.data_dir, task, "phantom", "test")
-        assert count_volumes(tiny_data.data_dir, task, "phantom", "test") == 1
         np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), spacing)
         foreground = volume.image[volume.image > 0]
         assert np.percentile(foreground, 99) == pytest.approx(1, abs=1e-4)
         assert volume.image.min() == 0
         assert not volume.class_index_map[volume.image == 0].any()
+
+
+def test_test_scans_of_all_tasks_are_counted(tiny_data):
+    assert count_test_scans(tiny_data.data_dir, tiny_data.label_space) == 3
 
 
 def test_no_subject_is_in_two_splits(tiny_data):
@@ -76,8 +83,6 @@ def test_data_that_is_not_prepared_names_the_command(tmp_path):
 
 
 def test_a_flipped_byte_is_caught_and_the_shard_named(tiny_data, tmp_path):
-    import shutil
-
     data_dir = tmp_path / "data"
     shutil.copytree(tiny_data.data_dir, data_dir)
     (shard,) = data_dir.glob("mtseg_breast/phantom_patches/*/*.tfrecord-*")
@@ -88,25 +93,9 @@ def test_a_flipped_byte_is_caught_and_the_shard_named(tiny_data, tmp_path):
         open_patches(data_dir, "breast", "phantom")
 
 
-def test_a_class_without_a_patch_is_refused_by_name(tiny_data, tmp_path):
-    from mtseg.input_pipeline import PatchRecords
-
+def test_a_class_without_a_patch_is_refused_by_name(tiny_data, monkeypatch):
     records = open_patches(tiny_data.data_dir, "breast", "phantom")
-    assert isinstance(records, PatchRecords)
-    only_background = PatchRecords(
-        records.shards,
-        np.zeros_like(records.class_index),
-        records.shard,
-        records.offset,
-        records.length,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtseg.input_pipeline.open_patches", lambda *_: only_background)
-        with pytest.raises(InputError, match="pectoral_muscle"):
-            open_balanced_patches(str(tiny_data.data_dir), _breast(), seed=0)
-
-
-def _breast():
-    from mtseg.tasks import parse_tasks
-
-    return parse_tasks("breast")
+    only_background = dataclasses.replace(records, class_index=np.zeros_like(records.class_index))
+    monkeypatch.setattr("mtseg.input_pipeline.open_patches", lambda *_: only_background)
+    with pytest.raises(InputError, match="pectoral_muscle"):
+        open_balanced_patches(str(tiny_data.data_dir), parse_tasks("breast"), seed=0)

@@ -34,16 +34,13 @@ def _evaluate(argv: list[str]) -> int:
     from mtseg import workdir as folder
     from mtseg.evaluate import evaluate_model
     from mtseg.model import build_dense_model
-    from mtseg.prepared import count_volumes
+    from mtseg.prepared import count_test_scans
     from mtseg.progress import Progress
 
     workdir = Path(arguments.workdir)
     trained = folder.load_trained(workdir, arguments.weights)
     data_dir = arguments.data_dir or trained.config.data_dir
-    total = sum(
-        count_volumes(data_dir, s.task.name, s.source, "test")
-        for s in trained.label_space.selections
-    )
+    total = count_test_scans(data_dir, trained.label_space)
     with Progress("Evaluating", total, "scans") as progress:
         evaluation = evaluate_model(
             build_dense_model(trained.model),
