@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtseg import workdir as folder
+from mtseg.class_priors import score_shift
 from mtseg.config import TrainConfig
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation, evaluate_model
@@ -201,6 +202,11 @@ class _Trainer:
         # Evaluated as it will be used: in float32, whatever the precision of training.
         self._evaluated = folder.build_model(config, label_space)
         self._dense = build_dense_model(self._evaluated)
+        self._score_shift = (
+            score_shift(config.data_dir, label_space)
+            if config.class_priors == "natural"
+            else np.zeros(label_space.num_classes, np.float32)
+        )
         self.step = tf.function(self._distributed_step)
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
@@ -257,6 +263,8 @@ class _Trainer:
         """Scores the test scans, and writes figures, pictures and weights."""
         started = time.monotonic()
         self._evaluated.set_weights(self._model.get_weights())
+        scores = self._evaluated.get_layer("logits")
+        scores.bias.assign_add(self._score_shift)
         with Progress("Evaluating", self._num_test_scans, "scans") as scans:
             evaluation = evaluate_model(
                 self._dense,
@@ -297,7 +305,7 @@ class _Trainer:
         for which in ("last", "best") if is_best else ("last",):
             folder.write_aside(
                 folder.weights_path(self._workdir, which),
-                lambda aside: self._model.save_weights(aside),
+                lambda aside: self._evaluated.save_weights(aside),
             )
         result = evaluation.to_json(model=str(self._workdir), command=command)
         folder.write_json(self._workdir / folder.EVALUATION, result | {"minibatch": step})

@@ -5,6 +5,9 @@ was computed to the source's own grid and write it. Axes are (i, j, k); after `c
 run left to right, posterior to anterior, inferior to superior. Oblique scans keep their own axes:
 nothing is rotated.
 
+SciPy interpolates: on a brain-size scan it was as fast and as near to a known function as SimpleITK
+(`benchmarks/resample.py` measures both), repeats the border's values, and is needed here anyway.
+
 Reference: Moeskops et al., MICCAI 2016, section 2, for the isotropic voxel sizes; the intensity
 rule is this project's.
 """
@@ -12,11 +15,12 @@ rule is this project's.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -39,6 +43,15 @@ CUBIC, LINEAR, NEAREST = 3, 1, 0
 
 _SAME_SPACING = 1e-3
 """Spacings that differ relatively by less are the same, and nothing is interpolated."""
+
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, ValueError, OverflowError),
+    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+)
+"""What nibabel raises for a file that is damaged or no image."""
+
+_PLACE_FIELDS = ("qform", "quatern", "qoffset", "sform", "srow", "xyzt_units")
+"""How the names of a header's fields begin that say, beside `pixdim`, where voxels are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +81,16 @@ class PreparedScan:
 
     Attributes:
         volume: float32, isotropic, RAS+, after the intensity rule; its foreground is > 0.
-        source_shape: shape of the source's array.
-        source_affine: the source's affine.
-        source_foreground: booleans on the source's grid.
+        source: the scan's own grid and header; its array is the foreground, as booleans.
     """
 
     volume: Volume
-    source_shape: tuple[int, ...]
-    source_affine: np.ndarray
-    source_foreground: np.ndarray
+    source: Volume
+
+    @property
+    def source_foreground(self) -> np.ndarray:
+        """Booleans on the source's grid."""
+        return self.source.array
 
 
 def read_scan(path: str | Path) -> Volume:
@@ -89,85 +103,85 @@ def read_scan(path: str | Path) -> Volume:
         InputError: if it is missing, no NIfTI, truncated, not three-dimensional, too large for
             this machine, or holds voxels that are not finite or not plain numbers.
     """
-    image = _open(path)
-    array = _load_array(image, path, np.float32)
-    if not_finite := int(array.size - np.count_nonzero(np.isfinite(array))):
-        raise InputError(
-            f"{path}: {not_finite} voxels are not finite (NaN or infinite). Convert the scan again."
-        )
-    return Volume(array, image.affine, image.header)
+    scan = _load(path, np.float32)
+    if not_finite := np.count_nonzero(~np.isfinite(scan.array)):
+        raise InputError(f"{path}: {not_finite} voxels are NaN or infinite. Convert it again.")
+    return scan
 
 
 def read_label_map(path: str | Path) -> Volume:
     """Reads a label map in the smallest of uint8, int16 and int32 that holds its labels.
 
     Raises:
-        InputError: as for `read_scan`, and if a label is no whole number.
+        InputError: as for `read_scan`, and if a label is no whole number of 32 bits.
     """
-    image = _open(path)
-    array = _load_array(image, path, np.float64)
-    if not np.isfinite(array).all() or (array != np.rint(array)).any():
+    label_map = _load(path)
+    array = label_map.array
+    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.rint(array))).all():
         raise InputError(f"{path}: holds labels that are no whole numbers. Give a label map.")
-    low, high = array.min(), array.max()
+    return dataclasses.replace(label_map, array=array.astype(_label_type(array, path)))
+
+
+def _label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger | np.uint8]:
+    low, high = int(labels.min()), int(labels.max())
     for dtype in (np.uint8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return Volume(array.astype(dtype), image.affine, image.header)
-    raise InputError(f"{path}: labels reach from {low:.0f} to {high:.0f}. Give a label map.")
+            return dtype
+    raise InputError(f"{path}: labels reach from {low} to {high}. Give a label map.")
 
 
-def _open(path: str | Path) -> Any:
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder. Give the path of a NIfTI file.")
-    if not path.exists():
-        raise InputError(f"{path}: no such file. Give the path of a NIfTI scan.")
+def _open(path: str | Path) -> nib.Nifti1Image:
+    """Opens a NIfTI file and checks its header; its voxels are still unread."""
     try:
-        image = nib.load(path)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(f"{path}: is not a NIfTI file. Convert it to NIfTI.") from error
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{path}: is damaged or no NIfTI file. Convert it again.") from error
-    if not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair):
-        raise InputError(f"{path}: is not a NIfTI file. Convert it to NIfTI.")
-    shape = image.shape
-    if len(shape) < 3 or any(extent != 1 for extent in shape[3:]) or len(shape) > 4:
-        raise InputError(
-            f"{path}: has shape {_show(shape)}; a scan has three dimensions (or one frame). Split "
-            "it into three-dimensional files."
-        )
-    if image.get_data_dtype().fields is not None or image.get_data_dtype().kind not in "iufb":
-        raise InputError(
-            f"{path}: has voxels of type {image.get_data_dtype()}. Convert it to plain numbers."
-        )
-    if min(shape) < 1:
-        raise InputError(f"{path}: has shape {_show(shape)}: no voxel. Convert it again.")
-    needed, there = int(np.prod(shape, dtype=object)) * 4, _memory_bytes()
-    if needed > there:
-        raise InputError(
-            f"{path}: its header claims {_show(shape)} voxels, {needed / 1e9:.0f} GB; this machine "
-            f"has {there / 1e9:.0f} GB. Check the file, or crop it."
-        )
-    affine = image.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError(
-            f"{path}: its affine is singular or not finite, so voxels have no size or place. "
-            "Convert the scan again."
-        )
+        Path(path).open("rb").close()
+        image = nib.load(path, mmap=False)  # a mapped file must stay as it is while in use
+        if not isinstance(image, nib.Nifti1Image):
+            raise nib.filebasedimages.ImageFileError
+        with nib.openers.ImageOpener(str(path)) as file:
+            stored = type(image.header).from_fileobj(file, check=False)
+    except _UNREADABLE as error:
+        fault = getattr(error, "strerror", None) or "is damaged or no NIfTI file (.nii, .nii.gz)"
+        raise InputError(f"{path}: {fault}. Give a NIfTI scan.") from error
+    shape, dtype, affine = image.shape, image.get_data_dtype(), image.affine
+    too_large = _too_large(shape, max(4, dtype.itemsize))
+    is_scan = len(shape) >= 3 and shape[3:] in ((), (1,)) and min(shape) > 0
+    # nibabel makes 1 of a voxel size of 0, which counts where no sform gives the place.
+    is_sized = image.header["sform_code"] > 0 or stored["pixdim"][1:4].all()
+    with np.errstate(all="ignore"):  # NaN fails the comparison, as it should
+        columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        is_placed = np.isfinite(affine).all() and abs(np.linalg.det(columns)) > 1e-6
+    # Found out here, before an array of the claimed size is made; deflating has its limit.
+    claimed = float(stored["vox_offset"]) + math.prod(shape) * dtype.itemsize
+    most_held = os.path.getsize(path) * {".nii": 1, ".gz": 1032}.get(Path(path).suffix, math.inf)
+    for is_sound, fault in (
+        (is_scan, f"has shape {shape}, not three dimensions. Split or convert it"),
+        (dtype.kind in "iuf", f"has voxels of type {dtype}. Convert it to plain numbers"),
+        (not too_large, f"its header claims {too_large}. Check the file, or crop it"),
+        (claimed <= most_held, "is truncated. Copy or convert it again"),
+        (is_sized and is_placed, "has a voxel size of 0 or a singular affine. Convert it again"),
+    ):
+        if not is_sound:
+            raise InputError(f"{path}: {fault}.")
     return image
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _too_large(shape: Sequence[int], voxel_bytes: int = 4) -> str:
+    """Says how much memory an array takes, if this machine cannot hold it; or nothing."""
+    # All of the memory: what the system calls free leaves out what it would give back.
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (needed := math.prod(shape) * voxel_bytes) <= there:
+        return ""
+    return f"{shape} voxels, {needed / 1e9:.0f} GB, where there are {there / 1e9:.0f} GB"
 
 
-def _load_array(image: Any, path: str | Path, dtype: type) -> np.ndarray:
+def _load(path: str | Path, dtype: type | None = None) -> Volume:
+    image = _open(path)
     try:
-        array: np.ndarray = np.asarray(image.dataobj, dtype=dtype)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(
-            f"{path}: is truncated or damaged ({type(error).__name__}). Copy or convert it again."
-        ) from error
-    return array.reshape(array.shape[:3])
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.asarray(image.dataobj, dtype=dtype)
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: is truncated or damaged. Copy or convert it again.") from error
+    return Volume(array.reshape(array.shape[:3]), image.affine, image.header)
 
 
 def check_same_grid(
@@ -176,43 +190,36 @@ def check_same_grid(
     """Refuses a label map that is not on its scan's grid.
 
     Raises:
-        InputError: if shapes differ, or a corner of one is more than a thousandth of a voxel from
-            the other's.
+        InputError: if shapes differ, or corners are more than a thousandth of a voxel apart.
     """
-    same = image.array.shape == label_map.array.shape
-    if same:
-        corners = np.array(np.meshgrid(*[(0, n) for n in image.array.shape])).reshape(3, -1)
-        difference = (image.affine - label_map.affine)[:3]
-        apart = np.abs(difference[:, :3] @ corners + difference[:, 3:]).max()
-        same = bool(apart <= 1e-3 * min(image.spacing_mm))
-    if not same:
+    shapes = image.array.shape, label_map.array.shape
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shapes[0]])).reshape(3, -1)
+    difference = (image.affine - label_map.affine)[:3]
+    apart = np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max()
+    if shapes[0] != shapes[1] or apart > 1e-3 * min(image.spacing_mm):
         raise InputError(
-            f"{label_path}: is on another grid than {image_path}: shape "
-            f"{_show(label_map.array.shape)} and affine {_show_affine(label_map.affine)}, against "
-            f"{_show(image.array.shape)} and {_show_affine(image.affine)}. Resample the label map "
-            "to the scan's grid."
+            f"{label_path}: is on another grid than {image_path}: shape {shapes[1]}, affine "
+            f"{label_map.affine[:3].round(4).tolist()}, against {shapes[0]}, "
+            f"{image.affine[:3].round(4).tolist()}, {apart:.2g} mm apart. Resample it."
         )
-
-
-def _show(shape: Sequence[int]) -> str:
-    return "×".join(str(extent) for extent in shape)
-
-
-def _show_affine(affine: np.ndarray) -> str:
-    rows = ["[" + " ".join(f"{value:g}" for value in row) + "]" for row in affine[:3]]
-    return "[" + " ".join(rows) + "]"
 
 
 def canonicalise(volume: Volume) -> Volume:
     """Flips and swaps axes so that they are closest to RAS+; no voxel changes its value or place.
 
-    Returns:
-        The volume with the affine that belongs to the new axes, and no header.
+    The affine is that of the new axes; there is no header.
     """
     to_ras = orientations.io_orientation(volume.affine)
     array = orientations.apply_orientation(volume.array, to_ras)
     affine = volume.affine @ orientations.inv_ornt_aff(to_ras, volume.array.shape)
     return Volume(np.ascontiguousarray(array), affine)
+
+
+def decanonicalise(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
+    """Undoes `canonicalise`: an array (I, J, K) returns to the axes of its source's affine."""
+    ras = np.array([[0, 1], [1, 1], [2, 1]])
+    back = orientations.ornt_transform(ras, orientations.io_orientation(source_affine))
+    return np.ascontiguousarray(orientations.apply_orientation(array, back))
 
 
 def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
@@ -228,20 +235,25 @@ def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
         order: `CUBIC`, `LINEAR` or `NEAREST`.
 
     Returns:
-        A volume of the same dtype.
+        A volume of the same dtype, without header.
+
+    Raises:
+        InputError: if the spacing is not positive, or memory cannot hold the result.
     """
+    if not 0 < spacing_mm < math.inf:
+        raise InputError(f"a voxel size of {spacing_mm:g} mm is not positive. Give one above 0.")
     if np.allclose(volume.spacing_mm, spacing_mm, rtol=_SAME_SPACING, atol=0):
         return volume
-    shape = tuple(
-        max(1, round(extent * spacing / spacing_mm))
-        for extent, spacing in zip(volume.array.shape, volume.spacing_mm, strict=True)
-    )
     step = spacing_mm / np.array(volume.spacing_mm)
-    first = _first_index(volume.array.shape, shape, step)
+    extents_mm = np.array(volume.array.shape) * volume.spacing_mm
+    shape = tuple(max(1, round(extent)) for extent in (extents_mm / spacing_mm).tolist())
+    if too_large := _too_large(shape):
+        raise InputError(f"at {spacing_mm:g} mm it has {too_large}. Give a larger voxel size.")
     affine = volume.affine.copy()
     affine[:3, :3] *= step
-    affine[:3, 3] += volume.affine[:3, :3] @ first
-    return Volume(_interpolate(volume.array, shape, step, first, order), affine)
+    affine[:3, 3] += volume.affine[:3, :3] @ _first_index(volume.array.shape, shape, step)
+    grid = Volume(np.broadcast_to(volume.array[:1, :1, :1], shape), affine)
+    return Volume(_interpolate(volume, grid, order), affine)
 
 
 def _first_index(source_shape: Sequence[int], shape: Sequence[int], step: np.ndarray) -> np.ndarray:
@@ -249,23 +261,29 @@ def _first_index(source_shape: Sequence[int], shape: Sequence[int], step: np.nda
     return (np.array(source_shape) - 1) / 2 - (np.array(shape) - 1) / 2 * step
 
 
-def _interpolate(
-    array: np.ndarray, shape: Sequence[int], step: np.ndarray, first: np.ndarray, order: int
-) -> np.ndarray:
+def _interpolate(volume: Volume, grid: Volume, order: int) -> np.ndarray:
+    """Values on a grid with the same axes and centre.
+
+    Scans, masks and label maps all pass here, so that ties between neighbours fall alike.
+    """
+    if volume.spacing_mm == grid.spacing_mm:
+        return volume.array
+    shape, step = grid.array.shape, np.divide(grid.spacing_mm, volume.spacing_mm)
+    first = _first_index(volume.array.shape, shape, step)
     return ndimage.affine_transform(
-        array,
-        step,
-        offset=first,
-        output_shape=tuple(shape),
-        output=array.dtype,
-        order=order,
-        mode="nearest",
+        volume.array, step, offset=first, output_shape=shape, order=order, mode="nearest"
     )
 
 
-def looks_like_ct(array: np.ndarray) -> bool:
+def is_ct(array: np.ndarray) -> bool:
     """Whether intensities are taken to be Hounsfield units."""
     return bool(array.min() < CT_BELOW_HU)
+
+
+def _make_air_zero(array: np.ndarray, is_told_ct: bool | None) -> np.ndarray:
+    if is_ct(array) if is_told_ct is None else is_told_ct:
+        return np.maximum(array - np.float32(AIR_HU), 0)
+    return array
 
 
 def prepare_scan(
@@ -283,17 +301,13 @@ def prepare_scan(
         is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
 
     Raises:
-        InputError: if no voxel is > 0.
+        InputError: if no voxel is > 0, or the spacing cannot be used; the caller names the file.
     """
     canonical = canonicalise(scan)
-    array = canonical.array.astype(np.float32, copy=False)
-    if looks_like_ct(array) if is_ct is None else is_ct:
-        array = np.maximum(array - np.float32(AIR_HU), 0)
+    array = _make_air_zero(canonical.array.astype(np.float32, copy=False), is_ct)
     foreground = array > 0
     if not foreground.any():
-        raise InputError(
-            "every voxel is 0 or below, so there is nothing to segment. Check the scan."
-        )
+        raise InputError("every voxel is 0 or below: nothing to segment. Check the scan.")
     spacing = min(canonical.spacing_mm) if spacing_mm is None else spacing_mm
     lowest, highest = array[foreground].min(), array[foreground].max()
     image = resample(Volume(array, canonical.affine), spacing, CUBIC)
@@ -303,23 +317,25 @@ def prepare_scan(
     values[~inside] = 0
     if inside.any():  # a foreground of single voxels may fall between those of a coarse grid
         values /= np.percentile(values[inside], NORMALISING_PERCENTILE).astype(np.float32)
-    to_ras = orientations.io_orientation(scan.affine)
-    return PreparedScan(
-        volume=Volume(values, image.affine),
-        source_shape=scan.array.shape,
-        source_affine=scan.affine,
-        source_foreground=_undo(foreground, to_ras),
-    )
+    source = Volume(decanonicalise(foreground, scan.affine), scan.affine, scan.header)
+    return PreparedScan(Volume(values, image.affine), source)
 
 
 def prepare_label_map(label_map: Volume, prepared: PreparedScan) -> np.ndarray:
     """Brings a label map to its prepared scan's grid, by nearest neighbour.
 
+    Args:
+        label_map: (i, j, k) on the scan's own grid, as `check_same_grid` holds.
+        prepared: the scan.
+
     Returns:
         (I, J, K) of the label map's dtype, 0 outside the foreground.
     """
-    resampled = resample(canonicalise(label_map), prepared.volume.spacing_mm[0], NEAREST)
-    return np.where(prepared.volume.array > 0, resampled.array, resampled.array.dtype.type(0))
+    _require_shape(label_map.array, prepared.source.array.shape)
+    # By the scan's affine, which the label map's may differ from by a rounding error.
+    canonical = canonicalise(Volume(label_map.array, prepared.source.affine))
+    labels = _interpolate(canonical, prepared.volume, NEAREST)
+    return np.where(prepared.volume.array > 0, labels, labels.dtype.type(0))
 
 
 def restore(array: np.ndarray, prepared: PreparedScan, order: int) -> np.ndarray:
@@ -331,25 +347,18 @@ def restore(array: np.ndarray, prepared: PreparedScan, order: int) -> np.ndarray
         order: `NEAREST` for labels, `LINEAR` for a class's probabilities.
 
     Returns:
-        The source's shape and axes, of the array's dtype.
+        The source's shape and axes, of the array's dtype. Source voxels beyond the prepared
+        grid's border repeat the border's value.
     """
-    to_ras = orientations.io_orientation(prepared.source_affine)
-    # The source's shape once its axes are in RAS+ order.
-    shape = tuple(np.array(prepared.source_shape)[np.argsort(to_ras[:, 0])])
-    source_spacing = np.linalg.norm(prepared.source_affine[:3, :3], axis=0)
-    spacing = source_spacing[np.argsort(to_ras[:, 0])]
-    step = spacing / prepared.volume.spacing_mm[0]
-    if not np.allclose(step, 1, rtol=_SAME_SPACING, atol=0):
-        first = _first_index(array.shape, shape, step)
-        array = _interpolate(array, shape, step, first, order)
-    return _undo(array, to_ras)
+    _require_shape(array, prepared.volume.array.shape)
+    computed = Volume(array, prepared.volume.affine)
+    restored = _interpolate(computed, canonicalise(prepared.source), order)
+    return decanonicalise(restored, prepared.source.affine)
 
 
-def _undo(array: np.ndarray, to_ras: np.ndarray) -> np.ndarray:
-    """Turns an array in RAS+ order back to the axes that `to_ras` came from."""
-    ras = np.array([[0, 1], [1, 1], [2, 1]])
-    back = orientations.ornt_transform(ras, to_ras)
-    return np.ascontiguousarray(orientations.apply_orientation(array, back))
+def _require_shape(array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"the array has shape {array.shape}, its grid has {shape}")
 
 
 def write_label_map(path: str | Path, labels: np.ndarray, source: Volume) -> None:
@@ -357,30 +366,35 @@ def write_label_map(path: str | Path, labels: np.ndarray, source: Volume) -> Non
 
     Args:
         path: `.nii.gz` or `.nii`; the file appears whole, by one rename.
-        labels: integers in the source's shape; uint8, or int16 if a label is above 255.
-        source: the scan, whose qform, sform and codes the file gets.
+        labels: integers in the source's shape; stored as uint8, int16 or int32, as they need.
+        source: the scan, whose qform, sform, codes and units the file gets.
+
+    Raises:
+        InputError: if the file cannot be written; nothing is left of it.
     """
-    _write(path, labels.astype(np.uint8 if labels.max() <= 255 else np.int16), source)
+    _write(path, labels.astype(_label_type(labels, path)), source)
 
 
 def write_probabilities(path: str | Path, probabilities: np.ndarray, source: Volume) -> None:
-    """Writes probabilities as 4-D NIfTI, (i, j, k, class) float32, on their scan's own grid."""
-    _write(path, probabilities.astype(np.float32), source)
+    """Writes probabilities as 4-D NIfTI, (i, j, k, class) float32; else as `write_label_map`."""
+    _write(path, probabilities.astype(np.float32, copy=False), source)
 
 
 def _write(path: str | Path, array: np.ndarray, source: Volume) -> None:
     path = Path(path)
+    _require_shape(array[..., 0] if array.ndim == 4 else array, source.array.shape)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: is no name for a NIfTI file. End it in .nii.gz or .nii.")
     image = nib.Nifti1Image(array, source.affine)
     if source.header is not None:
-        for name in ("qform", "sform"):
-            affine, code = getattr(source.header, f"get_{name}")(coded=True)
-            getattr(image, f"set_{name}")(affine, int(code), update_affine=False)
-        image.header.set_xyzt_units(*source.header.get_xyzt_units())
-    aside = path.with_name(f".{os.getpid()}.{path.name}")
+        # As they are stored: some that can be read could not be computed anew.
+        for field in source.header:
+            if field.startswith(_PLACE_FIELDS):
+                image.header[field] = source.header[field]
+        image.header["pixdim"][:4] = source.header["pixdim"][:4]
     try:
-        nib.save(image, aside)
-        os.replace(aside, path)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as aside:
+            nib.save(image, Path(aside) / path.name)
+            os.replace(Path(aside) / path.name, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
-    finally:
-        aside.unlink(missing_ok=True)

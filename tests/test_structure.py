@@ -25,6 +25,7 @@ CORRIDOR = [
     "progress",
     "preparation",
     "input_pipeline",
+    "class_priors",
     "batch_norm",
     "model",
     "config",

@@ -190,7 +190,7 @@ def test_one_frame_is_squeezed_and_two_are_refused(tmp_path):
     one = save(tmp_path / "one.nii.gz", ranged()[..., None])
     assert volumes.read_scan(one).array.shape == SHAPE
     two = save(tmp_path / "two.nii.gz", np.repeat(ranged()[..., None], 2, axis=3))
-    refuse(volumes.read_scan, two, "3×4×5×2")
+    refuse(volumes.read_scan, two, "(3, 4, 5, 2)")
 
 
 def refuse(read, path, *words):
@@ -203,8 +203,8 @@ def refuse(read, path, *words):
 
 
 def test_files_that_are_no_scan(tmp_path):
-    refuse(volumes.read_scan, tmp_path / "missing.nii.gz", "no such file")
-    refuse(volumes.read_scan, tmp_path, "folder")
+    refuse(volumes.read_scan, tmp_path / "missing.nii.gz", "No such file")
+    refuse(volumes.read_scan, tmp_path, "directory")
     (tmp_path / "text.nii.gz").write_text("not a scan")
     refuse(volumes.read_scan, tmp_path / "text.nii.gz", "NIfTI")
     (tmp_path / "empty.nii").write_bytes(b"")
@@ -237,7 +237,7 @@ def test_a_header_that_claims_more_than_the_machine_has(tmp_path):
     content = bytearray(path.read_bytes())
     content[42:48] = np.array([32767] * 3, "<i2").tobytes()
     path.write_bytes(content)
-    refuse(volumes.read_scan, path, "32767×32767×32767", "GB")
+    refuse(volumes.read_scan, path, "(32767, 32767, 32767)", "GB")
 
 
 def test_a_singular_affine(tmp_path):
@@ -268,12 +268,12 @@ def test_grids_that_differ_show_both():
     moved = np.eye(4)
     moved[0, 3] = 0.5
     for other, word in (
-        (Volume(ranged((3, 4, 6)), np.eye(4)), "3×4×6"),
+        (Volume(ranged((3, 4, 6)), np.eye(4)), "(3, 4, 6)"),
         (Volume(ranged(), moved), "0.5"),
     ):
         with pytest.raises(InputError) as refusal:
             volumes.check_same_grid(scan, other, "scan.nii", "labels.nii")
-        assert all(w in str(refusal.value) for w in ("scan.nii", "labels.nii", "3×4×5", word))
+        assert all(w in str(refusal.value) for w in ("scan.nii", "labels.nii", "(3, 4, 5)", word))
 
 
 def test_a_label_file_has_its_scans_grid_codes_and_units(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mtseg.cli import DONE, command_line, import_tensorflow, run
 from mtseg.config import (
+    CLASS_PRIORS,
     DEMO_PHANTOMS,
     PRECISIONS,
     PRESETS,
@@ -49,6 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--adam-beta-2", type=float, help="second moment's decay (0.999)")
     parser.add_argument("--dropout-rate", type=float, help="on the 192-node layers (0.5)")
     parser.add_argument("--batch-norm-momentum", type=float, help="of moving statistics (0.99)")
+    parser.add_argument(
+        "--class-priors", choices=CLASS_PRIORS, help="that the scores assume (drawn)"
+    )
     parser.add_argument(
         "--evaluate-every", type=int, help="mini-batches per task between evaluations (1000)"
     )
