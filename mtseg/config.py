@@ -136,7 +136,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # then falls to zero, less dropout and quick moving statistics. So short a training leaves the
     # network finding too much of what is rare, hence the natural priors. For small phantoms.
     "demo": {
-        "minibatches_per_task": 210,
+        "minibatches_per_task": 190,
         "global_batch_size": 24,
         "learning_rate": 3e-3,
         "schedule": "cosine",
@@ -145,8 +145,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout_rate": 0.2,
         "batch_norm_momentum": 0.9,
         "class_priors": "natural",
-        "evaluate_every": 210,
-        "checkpoint_every": 105,
+        "evaluate_every": 190,
+        "checkpoint_every": 95,
         "precision": "auto",
     },
     # The same recipe with mini-batches of 35 for half an hour with one task on a processor.

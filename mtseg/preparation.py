@@ -33,7 +33,8 @@ def prepare(
         selection: the task and its source.
         data_dir: where the records go.
         manual_dir: the folder of scans, for every source but the generated phantoms.
-        num_shards: shard files of each split; None lets TFDS choose.
+        num_shards: shard files of the patches; None lets TFDS choose. Volumes, of which there may
+            be fewer than that, are always divided by TFDS.
         is_overwrite: replace records that were made with other settings.
         **settings: fields of `mtseg.records.RecordConfig`.
 
@@ -47,7 +48,7 @@ def prepare(
             print(f"{selection.spec}: {kind} are there already in {data_dir}.", flush=True)
             continue
         builder = builder_class(task, [config])(data_dir=str(data_dir))
-        _build(builder, selection, manual_dir, num_shards)
+        _build(builder, selection, manual_dir, num_shards if kind == "patches" else None)
 
 
 def _is_prepared(

@@ -240,8 +240,8 @@ def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
     Raises:
         InputError: if the spacing is not positive, or memory cannot hold the result.
     """
-    if not 0 < spacing_mm < math.inf:
-        raise InputError(f"a voxel size of {spacing_mm:g} mm is not positive. Give one above 0.")
+    if not 1e-6 < spacing_mm < math.inf:  # NaN neither
+        raise InputError(f"a voxel size of {spacing_mm:g} mm is none. Give millimetres above 0.")
     if np.allclose(volume.spacing_mm, spacing_mm, rtol=_SAME_SPACING, atol=0):
         return volume
     step = spacing_mm / np.array(volume.spacing_mm)

@@ -1,5 +1,6 @@
 """Geometry: every voxel keeps its value and its place, and comes back to its own grid."""
 
+import gzip
 import itertools
 
 import nibabel as nib
@@ -36,13 +37,12 @@ def affine_of(codes, spacing=(1.0, 1.0, 1.0)):
     return affine
 
 
-def oblique_affine():
-    turn = np.radians(20)
+def oblique_affine(spacing=(1.0, 1.2, 2.0), turn=np.pi / 9):
     rotation = np.array(
         [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
     )
     affine = np.eye(4)
-    affine[:3, :3] = rotation @ np.diag([-1.0, 1.2, 2.0])
+    affine[:3, :3] = rotation @ np.diag(spacing) @ np.diag([-1.0, 1.0, 1.0])
     affine[:3, 3] = (5, -7, 11)
     return affine
 
@@ -61,17 +61,63 @@ def test_all_48_orientations_become_ras_and_come_back(codes):
     canonical = volumes.canonicalise(source)
     assert nib.aff2axcodes(canonical.affine) == ("R", "A", "S")
     np.testing.assert_allclose(value_at_places(canonical), value_at_places(source))
+    back = volumes.decanonicalise(canonical.array, source.affine)
+    np.testing.assert_array_equal(back, source.array)
     prepared = volumes.prepare_scan(source)
     np.testing.assert_array_equal(volumes.restore(canonical.array, prepared, NEAREST), source.array)
     assert prepared.source_foreground.shape == SHAPE
 
 
-def test_an_oblique_scan_keeps_its_own_axes_and_comes_back():
-    source = Volume(ranged(), oblique_affine())
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.2, 2.0)])
+def test_an_oblique_scan_keeps_its_own_axes_and_comes_back(spacing):
+    source = Volume(ranged(), oblique_affine(spacing))
     canonical = volumes.canonicalise(source)
     np.testing.assert_allclose(value_at_places(canonical), value_at_places(source))
+    back = volumes.decanonicalise(canonical.array, source.affine)
+    np.testing.assert_array_equal(back, source.array)
     prepared = volumes.prepare_scan(source)
-    assert volumes.restore(prepared.volume.array, prepared, LINEAR).shape == SHAPE
+    directions = prepared.volume.affine[:3, :3] / prepared.volume.spacing_mm
+    np.testing.assert_allclose(
+        directions, canonical.affine[:3, :3] / canonical.spacing_mm, atol=1e-12
+    )
+    labels = np.arange(60, dtype=np.uint8).reshape(SHAPE)
+    there = volumes.prepare_label_map(Volume(labels, source.affine), prepared)
+    np.testing.assert_array_equal(volumes.restore(there, prepared, NEAREST), labels)
+
+
+def test_a_scan_prepared_at_its_own_spacing_is_not_interpolated():
+    """Spacings within a thousandth of the asked one, each on its own side of it."""
+    source = Volume(ranged(), np.diag([1.0009, 0.9995, 1.0, 1.0]))
+    prepared = volumes.prepare_scan(source, 1.0)
+    expected = source.array / np.percentile(source.array, 99).astype(np.float32)
+    np.testing.assert_array_equal(prepared.volume.array, expected)
+    np.testing.assert_array_equal(volumes.restore(source.array, prepared, LINEAR), source.array)
+
+
+def test_label_map_and_scan_share_a_grid_where_voxel_counts_are_halves():
+    """10.5 voxels are 10 or 11: a rounding error in a spacing must not decide differently."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        affine = oblique_affine(rng.choice([0.3, 0.45, 0.5, 0.7, 1.0, 1.25, 1.5], 3), rng.random())
+        shape = tuple(rng.integers(1, 8, 3))
+        array = rng.integers(0, 2, shape).astype(np.float32)
+        array.flat[0] = 1
+        prepared = volumes.prepare_scan(Volume(array, affine), float(rng.choice([0.5, 1.0, 2.0])))
+        labels = Volume(array.astype(np.uint8), affine + rng.normal(0, 1e-9, (4, 4)))
+        there = volumes.prepare_label_map(labels, prepared)
+        # Where a nearest neighbour is a tie, mask and labels take the same one.
+        np.testing.assert_array_equal(there > 0, prepared.volume.array > 0)
+
+
+def test_the_fields_of_view_share_their_centre():
+    volume = Volume(np.zeros((7, 10, 5), np.float32), oblique_affine((1.0, 1.2, 2.0)))
+    resampled = volumes.resample(volume, 0.9, LINEAR)
+    assert resampled.array.shape == (8, 13, 11)
+
+    def centre(v):
+        return v.affine[:3] @ [*((np.array(v.array.shape) - 1) / 2), 1]
+
+    np.testing.assert_allclose(centre(resampled), centre(volume), atol=1e-12)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "SRA", "PIL"])
@@ -100,7 +146,7 @@ def test_half_the_spacing_by_hand():
     np.testing.assert_allclose(linear.spacing_mm, 1)
 
 
-def test_a_cubic_polynomial_survives_cubic_resampling():
+def test_a_ramp_survives_cubic_resampling():
     """Away from the border, where values are repeated, a cubic spline is exact for a line."""
     volume = Volume(np.tile(np.arange(40.0), (3, 3, 1)), np.diag([1.0, 1.0, 1.0, 1.0]))
     resampled = volumes.resample(volume, 0.8, CUBIC)
@@ -127,6 +173,48 @@ def test_ringing_adds_no_foreground_and_no_overshoot():
     assert values.max() <= 100 + 1e-3
 
 
+def test_nearest_invents_no_label():
+    labels = np.random.default_rng(0).choice(np.array([0, 3, 200], np.uint8), (9, 8, 7))
+    volume = Volume(labels, np.diag([1.0, 1.3, 2.1, 1.0]))
+    resampled = volumes.resample(volume, 0.6, NEAREST).array
+    assert resampled.dtype == np.uint8
+    assert set(np.unique(resampled)) == {0, 3, 200}
+
+
+def test_a_foreground_lost_between_the_voxels_of_a_coarse_grid():
+    array = np.zeros((5, 5, 5), np.float32)
+    array[0, 0, 0] = 7
+    prepared = volumes.prepare_scan(Volume(array, np.eye(4)), spacing_mm=5.0)
+    assert prepared.volume.array.tolist() == [[[0]]]
+    assert np.count_nonzero(prepared.source_foreground) == 1
+
+
+def test_preparing_leaves_the_scan_as_it_was():
+    array = ranged()
+    scan = Volume(array.copy(), np.eye(4))
+    volumes.prepare_scan(scan)
+    np.testing.assert_array_equal(scan.array, array)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.0, -1.0, np.nan, np.inf, 1e-320, 1e-4])
+def test_voxel_sizes_that_cannot_be(spacing_mm):
+    with pytest.raises(InputError, match="voxel size"):
+        volumes.prepare_scan(Volume(ranged(), np.eye(4)), spacing_mm)
+
+
+def test_arrays_of_another_grid_are_a_mistake_of_the_caller(tmp_path):
+    source = Volume(ranged(), np.eye(4))
+    prepared = volumes.prepare_scan(source, 0.5)
+    for call in (
+        lambda: volumes.restore(source.array, prepared, LINEAR),
+        lambda: volumes.prepare_label_map(Volume(ranged((3, 4, 6)), np.eye(4)), prepared),
+        lambda: volumes.write_label_map(tmp_path / "a.nii", np.zeros((3, 4, 6), int), source),
+    ):
+        with pytest.raises(ValueError, match="shape"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
 def test_intensities_are_divided_by_the_99th_percentile_of_the_foreground():
     array = np.zeros((10, 10, 10), np.float32)
     array[:5] = np.arange(1, 501).reshape(5, 10, 10)
@@ -150,6 +238,10 @@ def test_what_is_ct_can_be_said():
     assert np.count_nonzero(as_mr.source_foreground) == 2
     as_ct = volumes.prepare_scan(Volume(array, np.eye(4)))
     assert np.count_nonzero(as_ct.source_foreground) == 4
+    told = volumes.prepare_scan(Volume(array + 200, np.eye(4)), is_ct=True)
+    assert np.count_nonzero(told.source_foreground) == 4
+    assert volumes.is_ct(np.array([-500.5, 0]))
+    assert not volumes.is_ct(np.array([-500.0, 0]))
 
 
 def test_labels_outside_the_foreground_become_background():
@@ -178,12 +270,26 @@ def test_scans_of_any_plain_type_are_read_as_float32(tmp_path, dtype):
     np.testing.assert_array_equal(scan.array, ranged())
 
 
-def test_slope_and_intercept_are_applied(tmp_path):
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_slope_and_intercept_are_applied(tmp_path, name):
     image = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4))
     image.header.set_slope_inter(2.0, -3.0)
-    nib.save(image, tmp_path / "scan.nii")
-    raw = np.asarray(nib.load(tmp_path / "scan.nii").dataobj)
-    np.testing.assert_allclose(volumes.read_scan(tmp_path / "scan.nii").array, raw)
+    nib.save(image, tmp_path / name)
+    stored = nib.load(tmp_path / name)
+    np.testing.assert_array_equal(stored.dataobj.get_unscaled().ravel(), np.arange(8))
+    array = volumes.read_scan(tmp_path / name).array
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array.ravel(), 2 * np.arange(8) - 3)
+    np.testing.assert_array_equal(
+        volumes.read_label_map(tmp_path / name).array.ravel(), 2 * np.arange(8) - 3
+    )
+
+
+def test_a_scan_does_not_change_with_its_file(tmp_path):
+    path = save(tmp_path / "scan.nii", ranged())
+    scan = volumes.read_scan(path)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    np.testing.assert_array_equal(scan.array, ranged())
 
 
 def test_one_frame_is_squeezed_and_two_are_refused(tmp_path):
@@ -191,6 +297,10 @@ def test_one_frame_is_squeezed_and_two_are_refused(tmp_path):
     assert volumes.read_scan(one).array.shape == SHAPE
     two = save(tmp_path / "two.nii.gz", np.repeat(ranged()[..., None], 2, axis=3))
     refuse(volumes.read_scan, two, "(3, 4, 5, 2)")
+    five = save(tmp_path / "five.nii.gz", ranged()[..., None, None].repeat(2, axis=4))
+    refuse(volumes.read_scan, five, "(3, 4, 5, 1, 2)")
+    flat = save(tmp_path / "flat.nii.gz", ranged()[..., 0])
+    refuse(volumes.read_scan, flat, "(3, 4)")
 
 
 def refuse(read, path, *words):
@@ -211,6 +321,10 @@ def test_files_that_are_no_scan(tmp_path):
     refuse(volumes.read_scan, tmp_path / "empty.nii")
     (tmp_path / "scan.jpg").write_bytes(b"\xff\xd8 picture")
     refuse(volumes.read_scan, tmp_path / "scan.jpg", "NIfTI")
+    nib.save(nib.MGHImage(ranged(), np.eye(4)), tmp_path / "scan.mgz")
+    refuse(volumes.read_scan, tmp_path / "scan.mgz", "NIfTI")
+    plain = save(tmp_path / "plain.nii", ranged()).rename(tmp_path / "plain.nii.gz")
+    refuse(volumes.read_scan, plain, "NIfTI")
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
@@ -220,10 +334,23 @@ def test_truncated_files(tmp_path, name):
     refuse(volumes.read_scan, path, "truncated")
 
 
+def test_a_short_file_is_refused_before_what_it_claims_is_allocated(tmp_path, monkeypatch):
+    path = save(tmp_path / "scan.nii", np.zeros((2, 2, 2), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([900] * 3, "<i2").tobytes()
+    path.write_bytes(content)
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(content))
+    monkeypatch.setattr(np, "asarray", None)
+    refuse(volumes.read_scan, path, "truncated")
+    refuse(volumes.read_scan, tmp_path / "scan.nii.gz", "truncated")
+
+
 def test_voxels_that_are_not_finite_are_counted(tmp_path):
     array = ranged()
     array[0, 0, :2] = [np.nan, np.inf]
     refuse(volumes.read_scan, save(tmp_path / "scan.nii.gz", array), "2 voxels")
+    huge = np.full(SHAPE, 1e300)  # infinite in float32
+    refuse(volumes.read_scan, save(tmp_path / "huge.nii.gz", huge), "60 voxels")
 
 
 def test_complex_and_colour_voxels(tmp_path):
@@ -240,13 +367,43 @@ def test_a_header_that_claims_more_than_the_machine_has(tmp_path):
     refuse(volumes.read_scan, path, "(32767, 32767, 32767)", "GB")
 
 
-def test_a_singular_affine(tmp_path):
-    affine = np.diag([1.0, 1.0, 0.0, 1.0])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [(1, 0, 0), (0, 1, 0), (0, 0, 0)],
+        [(1, 0, 0), (1, 0, 0), (0, 0, 1)],
+        [(1, 0, 0), (0, np.nan, 0), (0, 0, 1)],
+        [(1, 0, 0), (0, np.inf, 0), (0, 0, 1)],
+    ],
+)
+def test_a_singular_affine(tmp_path, columns):
     path = tmp_path / "scan.nii"
     image = nib.Nifti1Image(ranged(), None)
-    image.header.set_sform(affine, 1)
+    for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+        image.header[name] = [*(column[row] for column in columns), 0]
+    image.header["sform_code"] = 1
     nib.save(image, path)
     refuse(volumes.read_scan, path, "affine")
+
+
+def test_microscopic_voxels_are_no_singular_affine(tmp_path):
+    path = save(tmp_path / "scan.nii", ranged(), np.diag([1e-4, 1e-4, 1e-4, 1]))
+    np.testing.assert_allclose(volumes.read_scan(path).spacing_mm, 1e-4)
+
+
+def test_a_voxel_size_of_zero(tmp_path):
+    path = tmp_path / "scan.nii"
+    for codes, is_refused in (({"qform": 1}, True), ({}, True), ({"sform": 1}, False)):
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        save(path, ranged(), affine, **{name: (affine, code) for name, code in codes.items()})
+        content = bytearray(path.read_bytes())
+        content[80:84] = bytes(4)  # pixdim[1]
+        content[252:256] = np.array([codes.get("qform", 0), codes.get("sform", 0)], "<i2").tobytes()
+        path.write_bytes(content)
+        if is_refused:
+            refuse(volumes.read_scan, path, "voxel size of 0")
+        else:
+            assert volumes.read_scan(path).spacing_mm == (2, 2, 2)
 
 
 def test_a_scan_without_foreground():
@@ -259,7 +416,14 @@ def test_labels_are_whole_numbers_in_the_smallest_type(tmp_path):
     assert small.array.dtype == np.uint8
     large = volumes.read_label_map(save(tmp_path / "b.nii.gz", ranged() * 100))
     assert large.array.dtype == np.int16
+    negative = volumes.read_label_map(save(tmp_path / "n.nii.gz", -ranged()))
+    assert negative.array.dtype == np.int16
+    largest = volumes.read_label_map(save(tmp_path / "d.nii.gz", (ranged() * 1000).astype(">i4")))
+    assert largest.array.dtype == np.int32
+    np.testing.assert_array_equal(largest.array, ranged() * 1000)
     refuse(volumes.read_label_map, save(tmp_path / "c.nii.gz", ranged() / 2), "whole")
+    refuse(volumes.read_label_map, save(tmp_path / "e.nii.gz", ranged() * np.nan), "whole")
+    refuse(volumes.read_label_map, save(tmp_path / "f.nii.gz", ranged() * 2.0**31), str(60 * 2**31))
 
 
 def test_grids_that_differ_show_both():
@@ -276,10 +440,28 @@ def test_grids_that_differ_show_both():
         assert all(w in str(refusal.value) for w in ("scan.nii", "labels.nii", "(3, 4, 5)", word))
 
 
+def test_grids_may_differ_by_a_thousandth_of_a_voxel():
+    scan = Volume(ranged(), np.diag([0.5, 1.0, 2.0, 1.0]))
+    for shift, is_same in ((4e-4, True), (6e-4, False)):
+        moved = scan.affine.copy()
+        moved[2, 3] += shift
+        other = Volume(ranged(), moved)
+        if is_same:
+            volumes.check_same_grid(scan, other, "scan.nii", "labels.nii")
+        else:
+            with pytest.raises(InputError, match=r"0\.0006 mm apart"):
+                volumes.check_same_grid(scan, other, "scan.nii", "labels.nii")
+
+
 def test_a_label_file_has_its_scans_grid_codes_and_units(tmp_path):
     sform, qform = affine_of("LPS", (1, 2, 3)), affine_of("LPS", (1, 2, 3))
     qform[:3, 3] += 1
-    path = save(tmp_path / "scan.nii.gz", ranged(), sform=(sform, 4), qform=(qform, 1))
+    image = nib.Nifti1Image(ranged(), sform)
+    image.set_sform(sform, 4)
+    image.set_qform(qform, 1)
+    image.header.set_xyzt_units("mm", "sec")
+    path = tmp_path / "scan.nii.gz"
+    nib.save(image, path)
     scan = volumes.read_scan(path)
     labels = (ranged() % 9).astype(np.uint8)
     volumes.write_label_map(tmp_path / "labels.nii.gz", labels, scan)
@@ -291,7 +473,75 @@ def test_a_label_file_has_its_scans_grid_codes_and_units(tmp_path):
         there = getattr(written, f"get_{name}")(coded=True)
         np.testing.assert_allclose(there[0], here[0], atol=1e-6)
         assert (there[1], here[1]) == (code, code)
-    np.testing.assert_allclose(written.affine, scan.affine, atol=1e-6)
+    np.testing.assert_array_equal(written.affine, scan.affine)
+    assert written.header.get_xyzt_units() == ("mm", "sec")
+    # What the scan was prepared to holds all that a file needs of it.
+    prepared = volumes.prepare_scan(scan)
+    volumes.write_label_map(tmp_path / "again.nii.gz", labels, prepared.source)
+    same = [(tmp_path / name).read_bytes() for name in ("labels.nii.gz", "again.nii.gz")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(("qform_code", "sform_code"), [(0, 0), (0, 2), (3, 0), (1, 4)])
+def test_codes_of_every_kind_survive(tmp_path, qform_code, sform_code):
+    affine = affine_of("PIL", (1, 2, 3))
+    forms = {"qform": (affine, qform_code), "sform": (affine, sform_code)}
+    path = save(tmp_path / "scan.nii", ranged(), affine, **forms)
+    scan = volumes.read_scan(path)
+    volumes.write_label_map(tmp_path / "labels.nii", ranged().astype(int), scan)
+    volumes.write_probabilities(tmp_path / "p.nii", np.zeros((*SHAPE, 3)), scan)
+    for name in ("labels.nii", "p.nii"):
+        written = nib.load(tmp_path / name)
+        codes = int(written.header["qform_code"]), int(written.header["sform_code"])
+        assert codes == (qform_code, sform_code)
+        np.testing.assert_array_equal(written.affine, scan.affine)
+
+
+def test_an_odd_header_that_could_be_read_can_be_written(tmp_path):
+    """Beside a sound sform: a quaternion that is none, and units that are not defined."""
+    path = save(tmp_path / "scan.nii", ranged(), sform=(np.eye(4), 1), qform=(np.eye(4), 1))
+    content = bytearray(path.read_bytes())
+    content[256:260] = np.array(9.0, "<f4").tobytes()  # quatern_b
+    content[123] = 255  # xyzt_units
+    path.write_bytes(content)
+    scan = volumes.read_scan(path)
+    volumes.write_label_map(tmp_path / "labels.nii", ranged().astype(int), scan)
+    written = volumes.read_label_map(tmp_path / "labels.nii")
+    np.testing.assert_array_equal(written.array, ranged())
+    np.testing.assert_array_equal(written.affine, scan.affine)
+
+
+@pytest.mark.parametrize(("label", "dtype"), [(255, "u1"), (256, "i2"), (-1, "i2"), (40000, "i4")])
+def test_written_labels_keep_their_values(tmp_path, label, dtype):
+    labels = np.array([0, label]).reshape(2, 1, 1)
+    volumes.write_label_map(tmp_path / "a.nii", labels, Volume(np.zeros((2, 1, 1)), np.eye(4)))
+    written = nib.load(tmp_path / "a.nii")
+    assert written.get_data_dtype() == dtype
+    np.testing.assert_array_equal(np.asarray(written.dataobj), labels)
+
+
+def test_probabilities_are_written_class_last(tmp_path):
+    probabilities = np.random.default_rng(0).random((*SHAPE, 2))
+    path = tmp_path / "p.nii.gz"
+    volumes.write_probabilities(path, probabilities, Volume(ranged(), oblique_affine()))
+    written = nib.load(path)
+    assert written.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(written.get_fdata(), probabilities.astype(np.float32))
+    np.testing.assert_allclose(written.affine, oblique_affine(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["missing/labels.nii", "file/labels.nii", "folder.nii", "labels.img", "labels"]
+)
+def test_paths_that_cannot_be_written(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.nii").mkdir()
+
+    def write(path):
+        volumes.write_label_map(path, np.zeros(SHAPE, int), Volume(ranged(), np.eye(4)))
+
+    refuse(write, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.nii"]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

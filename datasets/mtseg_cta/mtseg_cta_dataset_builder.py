@@ -17,5 +17,6 @@ class Builder(records.TaskBuilder):
     TASK = parse_tasks("cta").selections[0].task
     BUILDER_CONFIGS = records.record_configs(TASK)
     # An editable install has no package folder that TFDS could find by itself.
-    pkg_dir_path = epath.Path(__file__).parent
+    code_path = epath.Path(__file__)
+    pkg_dir_path = code_path.parent
     _make_info = records.TaskBuilder.dataset_info_from_configs

@@ -30,7 +30,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--patches-per-class", type=_positive, help="patches of each class a subject (1000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses the patches (%(default)s)")
-    parser.add_argument("--num-shards", type=_positive, help="shard files a split (TFDS chooses)")
+    parser.add_argument(
+        "--num-shards", type=_positive, help="shard files of the patches (TFDS chooses)"
+    )
     parser.add_argument("--size", type=_positive, help="largest extent of a phantom in voxels")
     parser.add_argument("--num-train", type=_positive, help="training phantoms (the task file's)")
     parser.add_argument("--num-test", type=_positive, help="test phantoms (the task file's)")

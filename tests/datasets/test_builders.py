@@ -5,6 +5,7 @@ import csv
 import nibabel as nib
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from mtseg_datasets.mtseg_brain.mtseg_brain_dataset_builder import Builder as Brain
 from mtseg_datasets.mtseg_breast.mtseg_breast_dataset_builder import Builder as Breast
 from mtseg_datasets.mtseg_cta.mtseg_cta_dataset_builder import Builder as Cta
@@ -56,6 +57,8 @@ class BrainMiccai2012Test(BuilderCase):
     @classmethod
     def setUpClass(cls):
         cls.EXAMPLE_DIR = tfds.testing.make_tmp_dir()
+        # The test case remembers the folder of the first class that asked.
+        cls.dummy_data = epath.Path(cls.EXAMPLE_DIR)
         write_challenge_folder(cls.EXAMPLE_DIR)
         super().setUpClass()
 

@@ -1,6 +1,7 @@
 """The commands themselves: phantoms in, a label file on the scan's own grid out."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -18,9 +19,12 @@ COMMANDS = ("prepare", "train", "evaluate", "export", "predict")
 def mtseg(command, *arguments, code=0):
     """Runs a command in a process of its own, as a user does."""
     script = f"import sys; from mtseg.cli.{command} import main; sys.exit(main())"
+    # Without a log level of one's own, as most users are.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
-    )
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     return result
