@@ -18,6 +18,7 @@ import dataclasses
 import math
 import os
 import tempfile
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -262,17 +263,16 @@ def _first_index(source_shape: Sequence[int], shape: Sequence[int], step: np.nda
 
 
 def _interpolate(volume: Volume, grid: Volume, order: int) -> np.ndarray:
-    """Values on a grid with the same axes and centre.
-
-    Scans, masks and label maps all pass here, so that ties between neighbours fall alike.
-    """
+    """Values on a grid of the same axes and centre; ties fall alike for scan, mask and labels."""
     if volume.spacing_mm == grid.spacing_mm:
         return volume.array
     shape, step = grid.array.shape, np.divide(grid.spacing_mm, volume.spacing_mm)
     first = _first_index(volume.array.shape, shape, step)
-    return ndimage.affine_transform(
-        volume.array, step, offset=first, output_shape=shape, order=order, mode="nearest"
-    )
+    with warnings.catch_warnings():  # older SciPy recalls at every call what 0.18 changed
+        warnings.filterwarnings("ignore", "The behavior of affine_transform", UserWarning)
+        return ndimage.affine_transform(
+            volume.array, step, offset=first, output_shape=shape, order=order, mode="nearest"
+        )
 
 
 def is_ct(array: np.ndarray) -> bool:
