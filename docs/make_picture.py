@@ -11,8 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from mtseg.dense import make_dense_network
 from mtseg.evaluate import evaluate_model
-from mtseg.model import build_dense_model
 from mtseg.pictures import PALETTE
 from mtseg.workdir import load_trained
 
@@ -21,10 +21,10 @@ def main(workdir: str, out: str) -> None:
     trained = load_trained(Path(workdir))
     pictures = {}
     evaluate_model(
-        build_dense_model(trained.model),
+        make_dense_network(trained.model),
         trained.label_space,
         trained.config.data_dir,
-        on_first_scan=pictures.__setitem__,
+        on_picture=pictures.__setitem__,
     )
     figure, axes = plt.subplots(len(pictures), 1, figsize=(7, 2.6 * len(pictures)))
     for axis, (task, picture) in zip(axes, pictures.items(), strict=True):

@@ -181,8 +181,13 @@ def configure(preset: str, tasks: str, data_dir: str, **changes: Any) -> TrainCo
 
 def fastest_precision(cpuinfo: str = "/proc/cpuinfo") -> str:
     """`mixed_bfloat16` where the processor multiplies bfloat16 by itself, else `float32`."""
+    return "mixed_bfloat16" if has_bfloat16_instructions(cpuinfo) else "float32"
+
+
+def has_bfloat16_instructions(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the processor multiplies bfloat16 by itself."""
     try:
         flags = set(Path(cpuinfo).read_text().split())
     except OSError:
-        return "float32"
-    return "mixed_bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16"})

@@ -1,8 +1,8 @@
 """Evaluation: probabilities of test scans come in, figures per scan and class leave.
 
-One scan is in memory at a time. An `argmax` task is scored at the class of highest activation; an
-`operating_point` task at the one threshold with the highest Dice over its whole test set, found
-from counts, so that no probability has to be kept.
+One scan and the probabilities of one tile are in memory at a time. An `argmax` task is scored at
+the class of highest activation; an `operating_point` task at the one threshold with the highest
+Dice over its whole test set, found from counts, so that no probability has to be kept.
 
 Reference: Moeskops et al., MICCAI 2016, section 4.
 """
@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import keras
 import numpy as np
 
 from mtseg import metrics
-from mtseg.dense import dense_probabilities
-from mtseg.pictures import compare_slices
+from mtseg.dense import DenseNetwork
+from mtseg.pictures import compare_slices, most_labelled_slice
 from mtseg.prepared import read_volumes
 from mtseg.subject import PreparedSubject
 from mtseg.task import Task
 from mtseg.tasks import LabelSpace
+from mtseg.tiles import Tile
 
 SCHEMA = 1
 
@@ -118,60 +119,127 @@ class Evaluation:
         return "\n".join(lines)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Counts:
+    """Voxels of one scan, counted. Arrays have a place for each combined class.
+
+    Attributes:
+        reference, activated, overlap: of the class in the reference, at highest activation, both.
+        reached, reached_overlap: the same at each of `metrics.THRESHOLDS`, int64 (classes, 101).
+        foreground: all voxels > 0.
+    """
+
+    reference: np.ndarray
+    activated: np.ndarray
+    overlap: np.ndarray
+    reached: np.ndarray
+    reached_overlap: np.ndarray
+    foreground: int
+
+    def of_class(self, class_index: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Voxels predicted at each threshold, those of them in the reference, and all in it."""
+        c = class_index
+        return self.reached[c], self.reached_overlap[c], int(self.reference[c])
+
+    def dice(self, class_index: int) -> float | None:
+        """Dice at highest activation."""
+        c = class_index
+        sizes = self.reference[c] + self.activated[c]
+        return float(2 * self.overlap[c] / sizes) if self.reference[c] else None
+
+
+def _count(
+    network: DenseNetwork, to_combined: np.ndarray, subject: PreparedSubject, shown: _Shown
+) -> _Counts:
+    """Computes a scan tile by tile, and counts each at once."""
+    num_classes, num_thresholds = network.num_classes, len(metrics.THRESHOLDS)
+    image = subject.image
+    counts = np.zeros((3, num_classes), np.int64)
+    reached = np.zeros((2, num_classes, num_thresholds), np.int64)
+    for tile in network.plan(image).tiles:
+        probabilities = network.run(image, tile)
+        reference = to_combined[subject.class_index_map[tile.core][image[tile.core] != 0]]
+        activated = probabilities.argmax(axis=-1)
+        for row, classes in enumerate((reference, activated, reference[reference == activated])):
+            counts[row] += np.bincount(classes, minlength=num_classes)
+        for c in np.unique(to_combined[1:]):
+            reached[:, c] += metrics.count_above_thresholds(reference == c, probabilities[:, c])
+        shown.keep(tile, image, probabilities)
+    return _Counts(*counts, *reached, foreground=int(np.count_nonzero(image)))
+
+
+class _Shown:
+    """Probabilities in the one slice that a picture shows, kept until thresholds are known."""
+
+    def __init__(self, subject: PreparedSubject, num_classes: int) -> None:
+        self.k = most_labelled_slice(subject.class_index_map)
+        self.probabilities = np.zeros((*subject.image.shape[:2], num_classes), np.float32)
+        self.probabilities[..., 0] = 1
+
+    def keep(self, tile: Tile, image: np.ndarray, probabilities: np.ndarray) -> None:
+        """Keeps what a tile has in the slice."""
+        i, j, k = tile.core
+        if k.start <= self.k < k.stop:
+            foreground = image[tile.core] != 0
+            in_slice = np.nonzero(foreground)[2] == self.k - k.start
+            self.probabilities[i, j][foreground[..., self.k - k.start]] = probabilities[in_slice]
+
+
 def evaluate_task(
-    probabilities_of: Callable[[np.ndarray], np.ndarray],
+    network: DenseNetwork,
     label_space: LabelSpace,
     task: Task,
     subjects: Iterable[PreparedSubject],
-    on_scan: Callable[[PreparedSubject, np.ndarray], None] | None = None,
+    *,
+    on_picture: Callable[[np.ndarray], None] = lambda picture: None,
+    on_scan: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
     """Scores the test scans of one task.
 
     Args:
-        probabilities_of: image (I, J, K) -> probabilities (I, J, K, num_classes).
+        network: what computes their tiles.
         label_space: the network's classes.
         task: one of its tasks.
         subjects: the task's test scans.
-        on_scan: called with each scan and its probabilities, before they are let go.
+        on_picture: called with a picture of the first scan.
+        on_scan: called with the name of each scan when it has been scored.
 
     Returns:
         `dice` rows per scan and class, and an `alien_share` row per scan: the share of voxels > 0
         whose highest activation is a class of another task.
     """
-    class_indices = label_space.class_indices(task.name)
-    alien_indices = label_space.alien_indices(task.name)
-    is_argmax = task.decision == "argmax"
-    names, dice_rows, alien_rows, counts = [], [], [], []
+    to_combined = label_space.to_combined(task.name)
+    names, counted = [], []
+    first: tuple[PreparedSubject, _Shown] | None = None
     for subject in subjects:
-        probabilities = probabilities_of(subject.image)
-        activated = probabilities.argmax(axis=-1).astype(np.uint8)
-        foreground = subject.image > 0
-        alien_share = float(np.isin(activated[foreground], alien_indices).mean())
-        alien_rows.append(Row(task.name, "all", subject.name, "alien_share", alien_share))
+        shown = _Shown(subject, network.num_classes)
+        first = first or (subject, shown)
         names.append(subject.name)
-        for own_index, class_index in enumerate(class_indices, start=1):
-            reference = subject.class_index_map == own_index
-            if is_argmax:
-                value = metrics.dice(reference, activated == class_index)
-                name = label_space.class_names[class_index]
-                dice_rows.append(Row(task.name, name, subject.name, "dice", value))
-            else:
-                above = metrics.count_above_thresholds(reference, probabilities[..., class_index])
-                counts.append((class_index, *above, np.count_nonzero(reference)))
-        if on_scan is not None:
-            on_scan(subject, probabilities)
-    operating_points = {}
-    for class_index in () if is_argmax else class_indices:
-        of_class = [c[1:] for c in counts if c[0] == class_index]
-        rows, threshold = _score_at_best(of_class)
-        name = label_space.class_names[class_index]
-        if threshold is not None:
-            operating_points[name] = threshold
-        dice_rows += [
-            Row(task.name, name, subject_name, "dice", value)
-            for subject_name, value in zip(names, rows, strict=True)
+        counted.append(_count(network, to_combined, subject, shown))
+        on_scan(subject.name)
+    rows, operating_points = [], {}
+    for class_index in label_space.class_indices(task.name):
+        class_name = label_space.class_names[class_index]
+        values = [counts.dice(class_index) for counts in counted]
+        if task.decision != "argmax":
+            values, threshold = _score_at_best([c.of_class(class_index) for c in counted])
+            if threshold is not None:
+                operating_points[class_name] = threshold
+        rows += [
+            Row(task.name, class_name, name, "dice", value)
+            for name, value in zip(names, values, strict=True)
         ]
-    return Evaluation((*dice_rows, *alien_rows), operating_points)
+    aliens = list(label_space.alien_indices(task.name))
+    for name, counts in zip(names, counted, strict=True):
+        share = float(counts.activated[aliens].sum() / counts.foreground)
+        rows.append(Row(task.name, "all", name, "alien_share", share))
+    if first is not None:
+        subject, shown = first
+        thresholds = [operating_points.get(name) for name in label_space.class_names]
+        labels = metrics.decide(np.moveaxis(shown.probabilities, -1, 0), thresholds)
+        reference = to_combined[subject.class_index_map[..., shown.k]]
+        on_picture(compare_slices(subject.image[..., shown.k], reference, labels))
+    return Evaluation(tuple(rows), operating_points)
 
 
 def _score_at_best(
@@ -197,44 +265,30 @@ def join(evaluations: Iterable[Evaluation]) -> Evaluation:
 
 
 def evaluate_model(
-    dense_model: keras.Model,
+    network: DenseNetwork,
     label_space: LabelSpace,
     data_dir: str,
     *,
-    on_first_scan: Callable[[str, np.ndarray], None] | None = None,
-    on_scan: Callable[[str], None] | None = None,
+    on_picture: Callable[[str, np.ndarray], None] = lambda task_name, picture: None,
+    on_scan: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
-    """Scores a dense model on the prepared test scans of every task of its label space.
+    """Scores a network on the prepared test scans of every task of its label space.
 
     Args:
-        dense_model: from `mtseg.model.build_dense_model`.
+        network: from `mtseg.dense.make_dense_network`.
         label_space: its classes and the sources of the scans.
         data_dir: folder of prepared records.
-        on_first_scan: called with a task's name and a picture of its first test scan.
+        on_picture: called with a task's name and a picture of its first test scan.
         on_scan: called with the name of each scan when it has been scored.
     """
-    evaluations = []
-    for selection in label_space.selections:
-        task = selection.task
-        first: list[tuple[PreparedSubject, np.ndarray]] = []
-
-        def look(subject: PreparedSubject, probabilities: np.ndarray, first: Any = first) -> None:
-            if on_first_scan is not None and not first:
-                first.append((subject, probabilities))
-            if on_scan is not None:
-                on_scan(subject.name)
-
-        evaluation = evaluate_task(
-            lambda image: dense_probabilities(dense_model, image),
+    return join(
+        evaluate_task(
+            network,
             label_space,
-            task,
-            read_volumes(data_dir, task.name, selection.source, "test"),
-            look,
+            selection.task,
+            read_volumes(data_dir, selection.task.name, selection.source, "test"),
+            on_picture=functools.partial(on_picture, selection.task.name),
+            on_scan=on_scan,
         )
-        for subject, probabilities in first:
-            thresholds = [evaluation.operating_points.get(c) for c in label_space.class_names]
-            labels = metrics.decide(np.moveaxis(probabilities, -1, 0), thresholds)
-            reference = label_space.to_combined(task.name)[subject.class_index_map]
-            on_first_scan(task.name, compare_slices(subject.image, reference, labels))
-        evaluations.append(evaluation)
-    return join(evaluations)
+        for selection in label_space.selections
+    )

@@ -6,7 +6,9 @@
 
 `serving_default` takes `volume`, float32 (I, J, K): an isotropic RAS+ scan after the intensity
 rule, 0 outside the foreground. It returns `labels`, uint8 (I, J, K), combined class index at the
-operating points, and `probabilities`, float32 (I, J, K, classes).
+operating points, and `probabilities`, float32 (I, J, K, classes). `tile_float32` and
+`tile_bfloat16` compute a tile of a volume, as `mtseg.dense.make_tile_function` says: with them
+`mtseg-predict` chooses precision and memory.
 """
 
 from __future__ import annotations
@@ -15,20 +17,21 @@ import importlib.metadata
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mtseg.dense import make_dense_function
+from mtseg.dense import PRECISIONS, make_tile_function, make_volume_function
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.model import HALO
 from mtseg.workdir import EVALUATION, TrainedModel, load_trained
 
 MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 
 INTENSITY_RULE = (
     "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "
@@ -90,7 +93,7 @@ def _write_saved_model(
     trained: TrainedModel, operating_points: dict[str, float], path: Path
 ) -> None:
     thresholds = [operating_points.get(name) for name in trained.label_space.class_names]
-    dense = make_dense_function(trained.model)
+    dense = make_volume_function(trained.model, "float32")
 
     def segment(volume: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = dense(volume)
@@ -103,7 +106,24 @@ def _write_saved_model(
         segment,
         input_signature=[tf.TensorSpec([None, None, None], tf.float32, name="volume")],
     )
+    for precision in PRECISIONS:
+        compute = make_tile_function(trained.model, precision)
+        archive.add_endpoint(
+            tile_signature(precision), _named(compute), input_signature=compute.input_signature
+        )
     archive.write_out(str(path), verbose=False)
+
+
+def _named(compute: Callable[..., tf.Tensor]) -> Callable[..., dict[str, tf.Tensor]]:
+    def compute_tile(tile: tf.Tensor, chunk_positions: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": compute(tile, chunk_positions)}
+
+    return compute_tile
+
+
+def tile_signature(precision: str) -> str:
+    """The name of the SavedModel's signature that computes a tile in a precision."""
+    return f"tile_{precision}"
 
 
 def decide(probabilities: tf.Tensor, thresholds: list[float | None]) -> tf.Tensor:

@@ -1,9 +1,7 @@
-"""The network: three patches or a whole volume come in, class probabilities leave.
+"""The network: three patches come in, class probabilities of the voxel at their centre leave.
 
-Two models of the same layers. The patch model is trained: it sees three orthogonal patches centred
-at a voxel. The dense model runs the same layers over every slice of a volume and gives at every
-voxel what the patch model gives there, 833 times cheaper a voxel, because neighbouring patches
-share their convolutions.
+The patch model is what is trained, saved and loaded. Whole volumes are computed from its weights,
+which leave here with batch normalisation folded in.
 
 Volumes are RAS+ with axes (i, j, k). Planes always come in the order axial, coronal, sagittal. An
 axial patch has rows i and columns j, a coronal one i and k, a sagittal one j and k.
@@ -13,7 +11,7 @@ Reference: Moeskops et al., MICCAI 2016, section 3.1.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers, ops
@@ -45,8 +43,8 @@ KERNEL_INITIALIZER = "he_normal"
 """Variance 2 / inputs, for activations that pass their positive half. The paper is silent: this is
 the project's choice."""
 
-_PLANE_NORMALS = {"axial": 3, "coronal": 2, "sagittal": 1}
-"""For each plane the axis of (1, I, J, K, features) that it is perpendicular to."""
+PLANE_NORMALS = {"axial": 2, "coronal": 1, "sagittal": 0}
+"""For each plane the axis of a volume (I, J, K) that it is perpendicular to."""
 
 _HEAD = "head"
 _SHARED_STACK = "shared_convolutions"
@@ -84,7 +82,7 @@ def build_patch_model(
     batch_norm = {"momentum": batch_norm_momentum, "synchronized": is_synchronized}
 
     # === Inputs ===
-    inputs = {name: keras.Input((None, None, 1), name=name) for name in _PLANE_NORMALS}
+    inputs = {name: keras.Input((None, None, 1), name=name) for name in PLANE_NORMALS}
 
     # === The convolutions that the three planes share ===
     # One call for the three planes, so that one set of batch statistics serves them all: three
@@ -150,70 +148,53 @@ def patch_logits_model(patch_model: keras.Model) -> keras.Model:
     )
 
 
-def build_dense_model(patch_model: keras.Model) -> keras.Model:
-    """Builds the network that segments a whole volume from the layers of a patch model.
+class FoldedNetwork(NamedTuple):
+    """The network's weights with batch normalisation folded in: float32 tensors.
 
-    The layers are the same objects, so training the one trains the other. To keep a dense model,
-    save the patch model and build it again.
+    Attributes:
+        stack: kernel (3, 3, features in, 32) and bias (32,) of every shared convolution.
+        head: kernel (features in, 192) and bias (192,) of both fully connected layers. The first
+            takes the features of the axial, coronal and sagittal plane in turn, 32 each.
+        logits: kernel (192, num_classes) and bias (num_classes,) of the last layer.
+    """
+
+    stack: tuple[tuple[Any, Any], ...]
+    head: tuple[tuple[Any, Any], ...]
+    logits: tuple[Any, Any]
+
+
+def fold(patch_model: keras.Model) -> FoldedNetwork:
+    """Folds each batch normalisation into the convolution before it, as it acts at inference.
+
+    Called inside a graph, it reads the model's variables there, so what the graph computes follows
+    them.
 
     Args:
         patch_model: from `build_patch_model`, or loaded from a file of one.
-
-    Returns:
-        A functional model from `volume`, float32 (1, I, J, K, 1), to probabilities, float32
-        (1, I, J, K, num_classes). Beyond the volume's border there are zeros, as for patches. At
-        voxels without intensity it gives what the patch model would give there; that they are
-        background is a rule of `mtseg.dense`.
     """
+
+    def folded(convolution: keras.Layer, batch_norm: keras.Layer) -> tuple[Any, Any]:
+        deviation = ops.sqrt(batch_norm.moving_variance + batch_norm.epsilon)
+        scale = batch_norm.gamma / deviation
+        return convolution.kernel * scale, batch_norm.beta - batch_norm.moving_mean * scale
+
+    def without_window(kernel: Any) -> Any:
+        return ops.reshape(kernel, kernel.shape[2:])
+
     stack = patch_model.get_layer(_SHARED_STACK)
-    head = keras.Sequential(
-        [layer for layer in patch_model.layers if layer.name.startswith(f"{_HEAD}_")]
-        + [patch_model.get_layer("logits"), patch_model.get_layer("probabilities")],
-        name=_HEAD,
+    head = []
+    for number in (1, 2):
+        kernel, bias = folded(
+            patch_model.get_layer(f"{_HEAD}_{number}_convolution"),
+            patch_model.get_layer(f"{_HEAD}_{number}_batch_norm"),
+        )
+        head.append((without_window(kernel), bias))
+    logits = patch_model.get_layer("logits")
+    return FoldedNetwork(
+        stack=tuple(
+            folded(stack.get_layer(f"convolution_{n}"), stack.get_layer(f"batch_norm_{n}"))
+            for n in range(1, NUM_CONVOLUTIONS + 1)
+        ),
+        head=tuple(head),
+        logits=(without_window(ops.convert_to_tensor(logits.kernel)), logits.bias),
     )
-    volume = keras.Input((None, None, None, 1), batch_size=1, name="volume")
-    features = [
-        SliceBySlice(stack, axis, NUM_FEATURES, halo=HALO, name=plane)(volume)
-        for plane, axis in _PLANE_NORMALS.items()
-    ]
-    x = layers.Concatenate(axis=-1, name="features")(features)
-    num_classes = patch_model.output.shape[-1]
-    outputs = SliceBySlice(head, 1, num_classes, name="probabilities")(x)
-    return keras.Model(volume, outputs, name="dense_model")
-
-
-class SliceBySlice(layers.Layer):
-    """Runs a two-dimensional model over every slice of a volume, a few slices at a time.
-
-    Args:
-        model: takes (1, rows, columns, features), gives (1, rows - 2 · halo, columns - 2 · halo,
-            num_features).
-        axis: which axis of (1, I, J, K, features) the slices are perpendicular to: 1, 2 or 3.
-        num_features: features that `model` gives.
-        halo: zeros laid around each slice, so that it keeps its size.
-    """
-
-    def __init__(
-        self, model: keras.Model, axis: int, num_features: int, *, halo: int = 0, **kwargs: Any
-    ) -> None:
-        # The model's own layers know which type they compute in.
-        super().__init__(autocast=False, **kwargs)
-        self._model, self._axis, self._num_features, self._halo = model, axis, num_features, halo
-        # Compiled, it would be compiled anew for every size of volume.
-        self.supports_jit = False
-
-    def call(self, volume: Any) -> Any:
-        """Returns (1, I, J, K, num_features) for (1, I, J, K, features)."""
-        padding = ((0, 0), (self._halo, self._halo), (self._halo, self._halo), (0, 0))
-
-        def run(number: Any) -> Any:
-            # Slices are taken one by one: mapping over them would first copy the whole volume.
-            image = ops.take(volume, number, axis=self._axis)
-            return self._model(ops.pad(image, padding), training=False)[0]
-
-        outputs = ops.map(run, ops.arange(ops.shape(volume)[self._axis]))
-        return ops.moveaxis(outputs, 0, self._axis - 1)[None]
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The input's shape with the model's features."""
-        return (*input_shape[:-1], self._num_features)

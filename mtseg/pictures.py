@@ -37,21 +37,24 @@ def colour_labels(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where((labels > 0)[..., None], mixed, base)
 
 
+def most_labelled_slice(reference: np.ndarray) -> int:
+    """The number k of the axial slice of a label map (I, J, K) with most labelled voxels."""
+    return int(np.count_nonzero(reference, axis=(0, 1)).argmax())
+
+
 def compare_slices(image: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Scan, reference and prediction side by side, in the axial slice with most labelled voxels.
+    """Scan, reference and prediction of an axial slice side by side.
 
     Args:
-        image: prepared scan (I, J, K).
-        reference: combined class index (I, J, K).
-        predicted: combined class index (I, J, K).
+        image: of a prepared scan (I, J).
+        reference: combined class index (I, J).
+        predicted: combined class index (I, J).
 
     Returns:
         uint8 (J, 3 * I, 3), anterior up and the subject's left on the left.
     """
-    k = int((reference > 0).sum(axis=(0, 1)).argmax())
-    grey = np.clip(image[:, :, k] / 1.2, 0, 1)  # 1 is the 99th percentile of the foreground
+    grey = np.clip(image / 1.2, 0, 1)  # 1 is the 99th percentile of the foreground
     panels = [
-        colour_labels(grey, labels[:, :, k])
-        for labels in (np.zeros_like(reference), reference, predicted)
+        colour_labels(grey, labels) for labels in (np.zeros_like(reference), reference, predicted)
     ]
     return np.concatenate([np.flip(p.transpose(1, 0, 2), 0) for p in panels], axis=1)

@@ -1,21 +1,40 @@
-"""Prediction: a scan file and an exported model come in, a label file on the scan's grid leaves."""
+"""Prediction: scan files and an exported model come in, label files on the scans' grids leave.
+
+A scan is computed tile by tile, and every tile is brought back to the scan's own grid and decided
+at once, so that neither the probabilities of the whole scan nor those of a finer grid are ever in
+memory. The next scan is read and the last one written while one is computed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mtseg import volumes
-from mtseg.dense import dense_probabilities
+from mtseg import prepared_scan, volumes
+from mtseg.dense import DenseNetwork, fastest_precision
 from mtseg.errors import InputError
-from mtseg.export import MANIFEST, MANIFEST_SCHEMA, versions
+from mtseg.export import MANIFEST, MANIFEST_SCHEMA, tile_signature, versions
+from mtseg.memory import free_bytes
 from mtseg.metrics import decide
+from mtseg.prepared_scan import PreparedScan
+from mtseg.probability_file import ProbabilityFile
+from mtseg.restoration import Restoration
+from mtseg.tiles import Block, Plan, Tile
+
+MEMORY_SHARE = 0.5
+"""Share of the free memory that is used if nothing else is asked for."""
+
+_AHEAD_SHARE = 0.3
+"""Share of what is left that reading the next scan meanwhile may take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,35 +45,28 @@ class ExportedModel:
         path: the version's folder.
         class_names: combined classes, background first.
         thresholds: for each class its operating point, or None.
-        signature: volume (I, J, K) -> `labels` and `probabilities`.
-        saved_model: keeps the signature's variables alive.
+        network: what computes tiles, in the precision asked for.
+        saved_model: keeps the network's variables alive.
     """
 
     path: Path
     class_names: tuple[str, ...]
     thresholds: tuple[float | None, ...]
-    signature: Callable[..., dict[str, tf.Tensor]]
+    network: DenseNetwork
     saved_model: Any
 
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Class probabilities of a prepared scan, float32 (I, J, K, classes)."""
 
-        def run(volume: np.ndarray) -> np.ndarray:
-            return self.signature(volume=tf.constant(volume))["probabilities"].numpy()
-
-        return dense_probabilities(run, image)
-
-
-def load(path: str | Path) -> ExportedModel:
+def load(path: str | Path, precision: str | None = None) -> ExportedModel:
     """Loads an exported model.
 
     Args:
         path: a folder that `mtseg-export` wrote (its newest version is taken), or one version.
+        precision: `float32` or `bfloat16`; None is the faster one on this machine.
 
     Raises:
         InputError: if there is no model, or it is of another version of mtseg.
     """
-    folder = Path(path)
+    folder, precision = Path(path), precision or fastest_precision()
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
@@ -82,7 +94,7 @@ def load(path: str | Path) -> ExportedModel:
         )
     try:
         saved_model = tf.saved_model.load(str(folder))
-        signature = saved_model.signatures["serving_default"]
+        signature = saved_model.signatures[tile_signature(precision)]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         raise InputError(
             f"{folder}: the SavedModel cannot be loaded ({type(error).__name__}). Export it again."
@@ -91,9 +103,45 @@ def load(path: str | Path) -> ExportedModel:
         path=folder,
         class_names=class_names,
         thresholds=tuple(points.get(name) for name in class_names),
-        signature=signature,
+        network=DenseNetwork(
+            lambda tile, chunk_positions: signature(tile=tile, chunk_positions=chunk_positions)[
+                "probabilities"
+            ],
+            len(class_names),
+            precision,
+        ),
         saved_model=saved_model,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How scans are segmented.
+
+    Attributes:
+        spacing_mm: isotropic size to work at; None is the scan's finest voxel size.
+        is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
+        use_probabilities: also write a volume a class.
+        memory_bytes: what may be used in all; None is half of what is free.
+    """
+
+    spacing_mm: float | None = None
+    is_ct: bool | None = None
+    use_probabilities: bool = False
+    memory_bytes: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What segmenting a scan will take.
+
+    Attributes:
+        plan: its tiles.
+        peak_bytes: highest memory, above what the libraries take; an estimate.
+    """
+
+    plan: Plan
+    peak_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,57 +162,167 @@ def scan_stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def segment_file(
+def segment_files(
     model: ExportedModel,
-    scan_path: Path,
+    scan_paths: Sequence[Path],
     out_dir: Path,
+    options: Options = Options(),
     *,
-    spacing_mm: float | None = None,
-    is_ct: bool | None = None,
-    use_probabilities: bool = False,
-) -> Segmentation:
-    """Segments a scan file.
+    on_start: Callable[[Path, Work], None] = lambda path, work: None,
+    on_flop: Callable[[int], None] = lambda flop: None,
+) -> Iterator[tuple[Path, Segmentation | InputError]]:
+    """Segments scan files; while one is computed, the next is read and the last one written.
 
     Args:
         model: from `load`.
-        scan_path: NIfTI file.
+        scan_paths: NIfTI files.
         out_dir: `NAME_labels.nii.gz` goes here, and `NAME_probabilities.nii.gz` if asked for.
-        spacing_mm: isotropic size to work at; None is the scan's finest voxel size.
-        is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
-        use_probabilities: also write a volume a class.
+        options: how.
+        on_start: called with each scan and what it will take, before it is computed.
+        on_flop: called after every tile with the operations done.
 
-    Raises:
-        InputError: if the scan cannot be used.
+    Yields:
+        For each scan in turn what was written, or why it could not be segmented.
     """
-    scan = volumes.read_scan(scan_path)
+    budget = options.memory_bytes or MEMORY_SHARE * free_bytes()
+    pending: list[tuple[Path, Future]] = []
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead: Future | None = None
+        for path, following in itertools.zip_longest(scan_paths, scan_paths[1:]):
+            try:
+                reading, ahead = ahead, None
+                scan = _read(path, options, budget) if reading is None else reading.result()
+                left = budget - scan.held_bytes
+                bytes_ahead = _reading_bytes(following, options)
+                if 0 < bytes_ahead < _AHEAD_SHARE * left:
+                    ahead = reader.submit(_read, following, options, left)
+                    left -= bytes_ahead
+                plan = _plan(model, scan, left)
+                peak = budget - left + plan.tile_bytes
+                on_start(path, Work(plan, max(peak, scan.reading_bytes)))
+                labels = _compute(model, scan, plan, out_dir, options, on_flop)
+                outcome = writer.submit(_write, model, scan, labels, out_dir)
+            except InputError as error:
+                outcome = Future()
+                outcome.set_exception(error)
+            pending.append((path, outcome))
+            while pending and (len(pending) > 1 or following is None):
+                yield pending[0][0], _result(pending.pop(0)[1])
+
+
+def _result(future: Future) -> Segmentation | InputError:
     try:
-        prepared = volumes.prepare_scan(scan, spacing_mm, is_ct)
+        return future.result()
     except InputError as error:
-        raise InputError(f"{scan_path}: {error}") from error
-    probabilities = model.probabilities(prepared.volume.array)
+        return error
 
-    def on_source_grid() -> Iterator[np.ndarray]:
-        # One class at a time: all of them on a fine source grid would not fit in memory.
-        for class_index in range(probabilities.shape[-1]):
-            yield volumes.restore(probabilities[..., class_index], prepared, order=1)
 
-    labels = decide(on_source_grid(), model.thresholds)
-    labels[~prepared.source_foreground] = 0
-    out_dir.mkdir(parents=True, exist_ok=True)
-    label_path = out_dir / f"{scan_stem(scan_path)}_labels.nii.gz"
-    volumes.write_label_map(label_path, labels, scan)
-    if use_probabilities:
-        restored = np.stack(list(on_source_grid()), axis=-1)
-        restored[~prepared.source_foreground] = [1.0] + [0.0] * (restored.shape[-1] - 1)
-        volumes.write_probabilities(
-            out_dir / f"{scan_stem(scan_path)}_probabilities.nii.gz", restored, scan
+@dataclasses.dataclass(frozen=True)
+class _Scan:
+    """A scan that has been read: it, the way back to its own grid, and the memory it takes."""
+
+    path: Path
+    prepared: PreparedScan
+    restoration: Restoration
+    reading_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory while it is computed: the prepared scan, its own foreground and its labels."""
+        return self.prepared.volume.array.nbytes + 2 * self.prepared.source.array.nbytes
+
+
+def _reading_bytes(path: Path | None, options: Options) -> int:
+    """Highest memory while a scan is read; 0 if there is none or its header cannot be read."""
+    try:
+        return 0 if path is None else prepared_scan.preparation_bytes(path, options.spacing_mm)
+    except InputError:
+        return 0
+
+
+def _read(path: Path, options: Options, memory_bytes: float) -> _Scan:
+    needed = prepared_scan.preparation_bytes(path, options.spacing_mm)
+    if needed > memory_bytes:
+        raise InputError(
+            f"{path}: takes {needed / 1e9:.1f} GB to be prepared, where "
+            f"{memory_bytes / 1e9:.1f} GB may be used. Give a larger --memory-gb or --spacing-mm."
         )
-    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
-    counts = np.bincount(labels.ravel(), minlength=len(model.class_names))
+    try:
+        prepared = prepared_scan.prepare_scan(
+            volumes.read_scan(path), options.spacing_mm, options.is_ct
+        )
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    return _Scan(path, prepared, Restoration(prepared), needed)
+
+
+def _plan(model: ExportedModel, scan: _Scan, memory_bytes: float) -> Plan:
+    try:
+        return model.network.plan(
+            scan.prepared.volume.array,
+            memory_bytes,
+            is_interpolated=not scan.restoration.is_identity,
+            target_voxels_per_voxel=scan.restoration.voxels_per_voxel,
+        )
+    except InputError as error:
+        raise InputError(f"{scan.path}: {error}") from error
+
+
+def _compute(
+    model: ExportedModel,
+    scan: _Scan,
+    plan: Plan,
+    out_dir: Path,
+    options: Options,
+    on_flop: Callable[[int], None],
+) -> np.ndarray:
+    """Computes a scan's labels, uint8 in the source's shape, and writes its probabilities."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    volume, restoration = scan.prepared.volume.array, scan.restoration
+    labels = np.zeros(restoration.foreground.shape, np.uint8)
+    with contextlib.ExitStack() as stack:
+        file = None
+        if options.use_probabilities:
+            path = out_dir / f"{scan_stem(scan.path)}_probabilities.nii.gz"
+            num_classes = model.network.num_classes
+            file = stack.enter_context(ProbabilityFile(path, scan.prepared.source, num_classes))
+        for tile in plan.tiles:
+            rows = model.network.run(volume, tile)
+            targets = restoration.targets(tile.core)
+            foreground = restoration.foreground[targets]
+
+            def on_source_grid(
+                rows: np.ndarray = rows, tile: Tile = tile, targets: Block = targets
+            ) -> Iterator[np.ndarray]:
+                # One class at a time: all of them on a fine source grid would not fit in memory.
+                mask = volume[tile.computed] != 0
+                for class_index in range(rows.shape[1]):
+                    block = np.full(mask.shape, class_index == 0, np.float32)
+                    block[mask] = rows[:, class_index]
+                    restored = restoration.bring(block, tile.computed, targets)
+                    restored[~restoration.foreground[targets]] = class_index == 0
+                    if file is not None:
+                        file.put(class_index, targets, restored)
+                    yield restored
+
+            labels[targets] = np.where(foreground, decide(on_source_grid(), model.thresholds), 0)
+            on_flop(tile.flop)
+        if file is not None:
+            file.finish()
+    return volumes.decanonicalise(labels, scan.prepared.source.affine)
+
+
+def _write(model: ExportedModel, scan: _Scan, labels: np.ndarray, out_dir: Path) -> Segmentation:
+    label_path = out_dir / f"{scan_stem(scan.path)}_labels.nii.gz"
+    volumes.write_label_map(label_path, labels, scan.prepared.source)
+    voxel_ml = float(np.prod(scan.prepared.source.spacing_mm)) / 1000
+    counts = [np.count_nonzero(labels == index) for index in range(len(model.class_names))]
     return Segmentation(
         label_path=label_path,
         volumes_ml={
-            name: float(count * voxel_ml)
+            name: count * voxel_ml
             for name, count in list(zip(model.class_names, counts, strict=True))[1:]
             if count
         },

@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 
 from mtseg.errors import InputError
+from mtseg.prepared_scan import prepare_label_map, prepare_scan
 from mtseg.sources import Subject, read_subject
 from mtseg.task import Task
-from mtseg.volumes import prepare_label_map, prepare_scan
 
 
 @dataclasses.dataclass(frozen=True)

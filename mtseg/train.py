@@ -20,10 +20,11 @@ import tensorflow as tf
 from mtseg import workdir as folder
 from mtseg.class_priors import score_shift
 from mtseg.config import TrainConfig
+from mtseg.dense import make_dense_network
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation, evaluate_model
 from mtseg.input_pipeline import make_dataset, open_balanced_patches
-from mtseg.model import build_dense_model, patch_logits_model
+from mtseg.model import patch_logits_model
 from mtseg.prepared import count_test_scans
 from mtseg.progress import Progress, format_duration
 from mtseg.tasks import LabelSpace, parse_tasks
@@ -199,9 +200,9 @@ class _Trainer:
         self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
         with self._writer.as_default(step=0):
             tf.summary.text("configuration", f"```\n{config.to_json()}```")
-        # Evaluated as it will be used: in float32, whatever the precision of training.
+        # Evaluated as it will be used: with float32 weights, whatever the precision of training.
         self._evaluated = folder.build_model(config, label_space)
-        self._dense = build_dense_model(self._evaluated)
+        self._dense = make_dense_network(self._evaluated)
         self._score_shift = (
             score_shift(config.data_dir, label_space)
             if config.class_priors == "natural"
@@ -270,7 +271,7 @@ class _Trainer:
                 self._dense,
                 self._label_space,
                 self._config.data_dir,
-                on_first_scan=lambda task, image: self._write_picture(step, task, image),
+                on_picture=lambda task, image: self._write_picture(step, task, image),
                 on_scan=lambda name: scans.advance(note=name),
             )
         mean_dice = evaluation.mean_dice()

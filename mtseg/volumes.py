@@ -1,15 +1,7 @@
-"""Volumes: NIfTI files come in, scans on the network's grid leave, and the way back.
+"""Volumes: NIfTI files come in, voxels and their places leave; label files are written back.
 
-Read, flip to RAS+, resample to isotropic voxels, apply the one intensity rule; then restore what
-was computed to the source's own grid and write it. Axes are (i, j, k); after `canonicalise` they
-run left to right, posterior to anterior, inferior to superior. Oblique scans keep their own axes:
-nothing is rotated.
-
-SciPy interpolates: on a brain-size scan it was as fast and as near to a known function as SimpleITK
-(`benchmarks/resample.py` measures both), repeats the border's values, and is needed here anyway.
-
-Reference: Moeskops et al., MICCAI 2016, section 2, for the isotropic voxel sizes; the intensity
-rule is this project's.
+Axes are (i, j, k); after `canonicalise` they run left to right, posterior to anterior, inferior to
+superior. Oblique scans keep their own axes: nothing is rotated.
 """
 
 from __future__ import annotations
@@ -18,7 +10,6 @@ import dataclasses
 import math
 import os
 import tempfile
-import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,21 +17,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
-from scipy import ndimage
 
+from mtseg import memory
 from mtseg.errors import InputError
-
-CT_BELOW_HU = -500.0
-"""A scan with a minimum below this is taken to be CT in Hounsfield units."""
-
-AIR_HU = -1024.0
-"""Air in CT: this and anything below becomes intensity 0."""
-
-NORMALISING_PERCENTILE = 99.0
-"""Intensities are divided by this percentile of the foreground."""
-
-CUBIC, LINEAR, NEAREST = 3, 1, 0
-"""Spline orders: for scans, for probabilities, for labels."""
+from mtseg.resampling import first_index, interpolate
 
 _SAME_SPACING = 1e-3
 """Spacings that differ relatively by less are the same, and nothing is interpolated."""
@@ -74,24 +54,6 @@ class Volume:
         """Voxel size along i, j and k."""
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(i), float(j), float(k)
-
-
-@dataclasses.dataclass(frozen=True)
-class PreparedScan:
-    """A scan as the network sees it.
-
-    Attributes:
-        volume: float32, isotropic, RAS+, after the intensity rule; its foreground is > 0.
-        source: the scan's own grid and header; its array is the foreground, as booleans.
-    """
-
-    volume: Volume
-    source: Volume
-
-    @property
-    def source_foreground(self) -> np.ndarray:
-        """Booleans on the source's grid."""
-        return self.source.array
 
 
 def read_scan(path: str | Path) -> Volume:
@@ -131,7 +93,7 @@ def _label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger |
     raise InputError(f"{path}: labels reach from {low} to {high}. Give a label map.")
 
 
-def _open(path: str | Path) -> nib.Nifti1Image:
+def open_scan(path: str | Path) -> nib.Nifti1Image:
     """Opens a NIfTI file and checks its header; its voxels are still unread."""
     try:
         Path(path).open("rb").close()
@@ -169,14 +131,14 @@ def _open(path: str | Path) -> nib.Nifti1Image:
 def _too_large(shape: Sequence[int], voxel_bytes: int = 4) -> str:
     """Says how much memory an array takes, if this machine cannot hold it; or nothing."""
     # All of the memory: what the system calls free leaves out what it would give back.
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = memory.total_bytes()
     if (needed := math.prod(shape) * voxel_bytes) <= there:
         return ""
     return f"{shape} voxels, {needed / 1e9:.0f} GB, where there are {there / 1e9:.0f} GB"
 
 
 def _load(path: str | Path, dtype: type | None = None) -> Volume:
-    image = _open(path)
+    image = open_scan(path)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             array = np.asarray(image.dataobj, dtype=dtype)
@@ -208,19 +170,18 @@ def check_same_grid(
 def canonicalise(volume: Volume) -> Volume:
     """Flips and swaps axes so that they are closest to RAS+; no voxel changes its value or place.
 
-    The affine is that of the new axes; there is no header.
+    The affine is that of the new axes; there is no header. The array is a view of the given one.
     """
     to_ras = orientations.io_orientation(volume.affine)
-    array = orientations.apply_orientation(volume.array, to_ras)
     affine = volume.affine @ orientations.inv_ornt_aff(to_ras, volume.array.shape)
-    return Volume(np.ascontiguousarray(array), affine)
+    return Volume(orientations.apply_orientation(volume.array, to_ras), affine)
 
 
 def decanonicalise(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
-    """Undoes `canonicalise`: an array (I, J, K) returns to the axes of its source's affine."""
+    """Undoes `canonicalise`: a view of an array (I, J, K) in the axes of its source's affine."""
     ras = np.array([[0, 1], [1, 1], [2, 1]])
     back = orientations.ornt_transform(ras, orientations.io_orientation(source_affine))
-    return np.ascontiguousarray(orientations.apply_orientation(array, back))
+    return orientations.apply_orientation(array, back)
 
 
 def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
@@ -233,7 +194,7 @@ def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
     Args:
         volume: (i, j, k), any spacing.
         spacing_mm: of the result, along each axis.
-        order: `CUBIC`, `LINEAR` or `NEAREST`.
+        order: `CUBIC`, `LINEAR` or `NEAREST` of `mtseg.resampling`.
 
     Returns:
         A volume of the same dtype, without header.
@@ -241,122 +202,33 @@ def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
     Raises:
         InputError: if the spacing is not positive, or memory cannot hold the result.
     """
-    if not 1e-6 < spacing_mm < math.inf:  # NaN neither
-        raise InputError(f"a voxel size of {spacing_mm:g} mm is none. Give millimetres above 0.")
-    if np.allclose(volume.spacing_mm, spacing_mm, rtol=_SAME_SPACING, atol=0):
+    shape = resampled_shape(volume.array.shape, volume.spacing_mm, spacing_mm)
+    if shape is None:
         return volume
     step = spacing_mm / np.array(volume.spacing_mm)
-    extents_mm = np.array(volume.array.shape) * volume.spacing_mm
-    shape = tuple(max(1, round(extent)) for extent in (extents_mm / spacing_mm).tolist())
     if too_large := _too_large(shape):
         raise InputError(f"at {spacing_mm:g} mm it has {too_large}. Give a larger voxel size.")
     affine = volume.affine.copy()
     affine[:3, :3] *= step
-    affine[:3, 3] += volume.affine[:3, :3] @ _first_index(volume.array.shape, shape, step)
-    grid = Volume(np.broadcast_to(volume.array[:1, :1, :1], shape), affine)
-    return Volume(_interpolate(volume, grid, order), affine)
+    affine[:3, 3] += volume.affine[:3, :3] @ first_index(volume.array.shape, shape, step)
+    # By the new affine, as whoever has no more than that computes it: a tie must fall alike.
+    step = np.divide(Volume(volume.array, affine).spacing_mm, volume.spacing_mm)
+    return Volume(interpolate(volume.array, shape, step, order), affine)
 
 
-def _first_index(source_shape: Sequence[int], shape: Sequence[int], step: np.ndarray) -> np.ndarray:
-    """Where, in source voxels, the first voxel of a grid with the same centre lies."""
-    return (np.array(source_shape) - 1) / 2 - (np.array(shape) - 1) / 2 * step
+def resampled_shape(
+    shape: Sequence[int], spacing_mm: Sequence[float], new_mm: float
+) -> tuple[int, ...] | None:
+    """The shape at another spacing; None if it is the same spacing."""
+    if not 1e-6 < new_mm < math.inf:  # NaN neither
+        raise InputError(f"a voxel size of {new_mm:g} mm is none. Give millimetres above 0.")
+    if np.allclose(spacing_mm, new_mm, rtol=_SAME_SPACING, atol=0):
+        return None
+    extents = np.array(shape) * spacing_mm / new_mm
+    return tuple(max(1, round(extent)) for extent in extents.tolist())
 
 
-def _interpolate(volume: Volume, grid: Volume, order: int) -> np.ndarray:
-    """Values on a grid of the same axes and centre; ties fall alike for scan, mask and labels."""
-    if volume.spacing_mm == grid.spacing_mm:
-        return volume.array
-    shape, step = grid.array.shape, np.divide(grid.spacing_mm, volume.spacing_mm)
-    first = _first_index(volume.array.shape, shape, step)
-    with warnings.catch_warnings():  # older SciPy recalls at every call what 0.18 changed
-        warnings.filterwarnings("ignore", "The behavior of affine_transform", UserWarning)
-        return ndimage.affine_transform(
-            volume.array, step, offset=first, output_shape=shape, order=order, mode="nearest"
-        )
-
-
-def is_ct(array: np.ndarray) -> bool:
-    """Whether intensities are taken to be Hounsfield units."""
-    return bool(array.min() < CT_BELOW_HU)
-
-
-def _make_air_zero(array: np.ndarray, is_told_ct: bool | None) -> np.ndarray:
-    if is_ct(array) if is_told_ct is None else is_told_ct:
-        return np.maximum(array - np.float32(AIR_HU), 0)
-    return array
-
-
-def prepare_scan(
-    scan: Volume, spacing_mm: float | None = None, is_ct: bool | None = None
-) -> PreparedScan:
-    """Brings a scan to the network's grid and intensities.
-
-    Foreground is what is > 0 on the source's own grid, after air in CT has become 0. It is
-    resampled as a mask, and inside it a spline's overshoot is cut off at the foreground's own
-    lowest and highest value, so interpolation neither adds nor removes foreground.
-
-    Args:
-        scan: from `read_scan`.
-        spacing_mm: of the result; None is the scan's finest voxel size.
-        is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
-
-    Raises:
-        InputError: if no voxel is > 0, or the spacing cannot be used; the caller names the file.
-    """
-    canonical = canonicalise(scan)
-    array = _make_air_zero(canonical.array.astype(np.float32, copy=False), is_ct)
-    foreground = array > 0
-    if not foreground.any():
-        raise InputError("every voxel is 0 or below: nothing to segment. Check the scan.")
-    spacing = min(canonical.spacing_mm) if spacing_mm is None else spacing_mm
-    lowest, highest = array[foreground].min(), array[foreground].max()
-    image = resample(Volume(array, canonical.affine), spacing, CUBIC)
-    mask = resample(Volume(foreground.astype(np.uint8), canonical.affine), spacing, NEAREST)
-    inside = mask.array > 0
-    values = np.clip(image.array, lowest, highest)
-    values[~inside] = 0
-    if inside.any():  # a foreground of single voxels may fall between those of a coarse grid
-        values /= np.percentile(values[inside], NORMALISING_PERCENTILE).astype(np.float32)
-    source = Volume(decanonicalise(foreground, scan.affine), scan.affine, scan.header)
-    return PreparedScan(Volume(values, image.affine), source)
-
-
-def prepare_label_map(label_map: Volume, prepared: PreparedScan) -> np.ndarray:
-    """Brings a label map to its prepared scan's grid, by nearest neighbour.
-
-    Args:
-        label_map: (i, j, k) on the scan's own grid, as `check_same_grid` holds.
-        prepared: the scan.
-
-    Returns:
-        (I, J, K) of the label map's dtype, 0 outside the foreground.
-    """
-    _require_shape(label_map.array, prepared.source.array.shape)
-    # By the scan's affine, which the label map's may differ from by a rounding error.
-    canonical = canonicalise(Volume(label_map.array, prepared.source.affine))
-    labels = _interpolate(canonical, prepared.volume, NEAREST)
-    return np.where(prepared.volume.array > 0, labels, labels.dtype.type(0))
-
-
-def restore(array: np.ndarray, prepared: PreparedScan, order: int) -> np.ndarray:
-    """Brings what was computed on the prepared grid back to the source's own.
-
-    Args:
-        array: (I, J, K) on the prepared grid.
-        prepared: the scan that it was computed for.
-        order: `NEAREST` for labels, `LINEAR` for a class's probabilities.
-
-    Returns:
-        The source's shape and axes, of the array's dtype. Source voxels beyond the prepared
-        grid's border repeat the border's value.
-    """
-    _require_shape(array, prepared.volume.array.shape)
-    computed = Volume(array, prepared.volume.affine)
-    restored = _interpolate(computed, canonicalise(prepared.source), order)
-    return decanonicalise(restored, prepared.source.affine)
-
-
-def _require_shape(array: np.ndarray, shape: tuple[int, ...]) -> None:
+def require_shape(array: np.ndarray, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise ValueError(f"the array has shape {array.shape}, its grid has {shape}")
 
@@ -375,26 +247,36 @@ def write_label_map(path: str | Path, labels: np.ndarray, source: Volume) -> Non
     _write(path, labels.astype(_label_type(labels, path)), source)
 
 
-def write_probabilities(path: str | Path, probabilities: np.ndarray, source: Volume) -> None:
-    """Writes probabilities as 4-D NIfTI, (i, j, k, class) float32; else as `write_label_map`."""
-    _write(path, probabilities.astype(np.float32, copy=False), source)
-
-
 def _write(path: str | Path, array: np.ndarray, source: Volume) -> None:
     path = Path(path)
-    _require_shape(array[..., 0] if array.ndim == 4 else array, source.array.shape)
+    require_shape(array, source.array.shape)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: is no name for a NIfTI file. End it in .nii.gz or .nii.")
-    image = nib.Nifti1Image(array, source.affine)
-    if source.header is not None:
-        # As they are stored: some that can be read could not be computed anew.
-        for field in source.header:
-            if field.startswith(_PLACE_FIELDS):
-                image.header[field] = source.header[field]
-        image.header["pixdim"][:4] = source.header["pixdim"][:4]
+    image = nib.Nifti1Image(array, None, make_header(source, array.shape, array.dtype))
     try:
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as aside:
             nib.save(image, Path(aside) / path.name)
             os.replace(Path(aside) / path.name, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
+
+
+def make_header(
+    source: Volume, shape: Sequence[int], dtype: np.typing.DTypeLike
+) -> nib.Nifti1Header:
+    """The header of a file on a scan's own grid.
+
+    Args:
+        source: the scan, whose qform, sform, codes and units the header gets.
+        shape: of the file; its first three sizes are the scan's.
+        dtype: of the file's voxels.
+    """
+    header = nib.Nifti1Image(np.empty((1, 1, 1), dtype), source.affine).header
+    header.set_data_shape(shape)
+    if source.header is not None:
+        # As they are stored: some that can be read could not be computed anew.
+        for field in source.header:
+            if field.startswith(_PLACE_FIELDS):
+                header[field] = source.header[field]
+        header["pixdim"][:4] = source.header["pixdim"][:4]
+    return header

@@ -1,11 +1,14 @@
 """Scores of small scans that a person can work out."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from mtseg.dense import DenseNetwork
 from mtseg.evaluate import Evaluation, Row, evaluate_task, join
 from mtseg.subject import PreparedSubject
 from mtseg.tasks import parse_tasks
@@ -22,13 +25,20 @@ def subject(name, class_index_map):
 def probabilities(muscle, artery):
     """Probabilities of a row of voxels."""
     muscle, artery = np.array(muscle, np.float32), np.array(artery, np.float32)
-    return np.stack([1 - muscle - artery, muscle, artery], axis=-1)[None, None]
+    return np.stack([1 - muscle - artery, muscle, artery], axis=-1)
 
 
-def evaluate(task_name, subjects, predicted):
-    task = next(s.task for s in LABEL_SPACE.selections if s.task.name == task_name)
+def network_that_answers(predicted):
+    """A network that gives each scan's foreground voxels these probabilities."""
     answers = iter(predicted)
-    return evaluate_task(lambda _: next(answers), LABEL_SPACE, task, subjects)
+    return DenseNetwork(
+        lambda tile, chunk_positions: tf.constant(next(answers)), predicted[0].shape[-1], "float32"
+    )
+
+
+def evaluate(task_name, subjects, predicted, **how):
+    task = next(s.task for s in LABEL_SPACE.selections if s.task.name == task_name)
+    return evaluate_task(network_that_answers(predicted), LABEL_SPACE, task, subjects, **how)
 
 
 def test_one_threshold_is_found_for_the_whole_test_set_and_applied_to_each_scan():
@@ -61,8 +71,8 @@ def test_argmax_task_is_scored_at_the_highest_activation():
     label_space = parse_tasks("brain")
     task = label_space.selections[0].task
     class_map = [1, 1, 2, 0]
-    predicted = np.eye(7, dtype=np.float32)[[1, 2, 2, 0]][None, None]
-    evaluation = evaluate_task(lambda _: predicted, label_space, task, [subject("a", class_map)])
+    network = network_that_answers([np.eye(7, dtype=np.float32)[[1, 2, 2, 0]]])
+    evaluation = evaluate_task(network, label_space, task, [subject("a", class_map)])
     assert evaluation.operating_points == {}
     mean = evaluation.mean_dice()
     assert mean["brain/white_matter"] == pytest.approx(2 / 3)
@@ -99,3 +109,22 @@ def test_table_shows_mean_range_and_absence():
     table = small_evaluation().table().splitlines()
     assert "0.600  0.500  0.700      2  highest activation" in table[1]
     assert "absent" in table[2]
+
+
+def test_the_picture_is_of_the_first_scan_at_its_operating_point():
+    first = subject("a", [1, 1, 0, 0])
+    image = first.image.copy()
+    image[0, 0, 3] = 0  # not computed: background
+    first = dataclasses.replace(
+        first, image=image.reshape(1, 4, 1), class_index_map=first.class_index_map.reshape(1, 4, 1)
+    )
+    predicted = [probabilities([0.3, 0.2, 0.1], [0.0, 0.0, 0.0])]
+    pictures = []
+    evaluate("breast", [first], predicted, on_picture=pictures.append)
+    (picture,) = pictures
+    coloured = (picture[..., 0] != picture[..., 2])[::-1].T  # panels, from posterior
+    assert coloured.tolist() == [
+        [False] * 4,
+        [True, True, False, False],
+        [True, True, False, False],
+    ]

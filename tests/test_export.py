@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from mtseg import workdir as folder
 from mtseg.config import TrainConfig
+from mtseg.dense import dense_probabilities
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.export import decide, export_model, versions
@@ -68,7 +69,7 @@ def test_the_newest_version_is_loaded_and_any_can_be_named(exported):
 
 
 def test_serving_default_names_its_input_and_outputs(exported):
-    signature = load(exported[1]).signature
+    signature = load(exported[1]).saved_model.signatures["serving_default"]
     assert list(signature.structured_input_signature[1]) == ["volume"]
     assert set(signature.structured_outputs) == {"labels", "probabilities"}
 
@@ -80,8 +81,8 @@ def test_a_served_voxel_is_the_patch_models(exported, shape):
     volume = rng.uniform(0.1, 1, shape).astype(np.float32)
     volume[rng.random(shape) < 0.3] = 0
     volume.flat[0] = 0.5
-    loaded = load(out)
-    served = loaded.signature(volume=tf.constant(volume))
+    loaded = load(out, "float32")
+    served = loaded.saved_model.signatures["serving_default"](volume=tf.constant(volume))
     voxels = np.argwhere(volume > 0)
     voxels = voxels[rng.permutation(len(voxels))[:12]]
     patches = cut_patches(pad_volume(volume), voxels)
@@ -89,9 +90,20 @@ def test_a_served_voxel_is_the_patch_models(exported, shape):
     expected = model(planes, training=False).numpy()[:, 0, 0]
     at_voxels = served["probabilities"].numpy()[tuple(voxels.T)]
     np.testing.assert_allclose(at_voxels, expected, atol=1e-4)
-    np.testing.assert_allclose(loaded.probabilities(volume)[tuple(voxels.T)], expected, atol=1e-4)
+    computed = dense_probabilities(loaded.network, volume)
+    np.testing.assert_allclose(computed[tuple(voxels.T)], expected, atol=1e-4)
     assert (served["labels"].numpy()[volume == 0] == 0).all()
     assert served["labels"].dtype == tf.uint8
+
+
+def test_both_precisions_can_be_loaded(exported):
+    volume = np.random.default_rng(2).uniform(0.1, 1, (4, 5, 6)).astype(np.float32)
+    exact, fast = (
+        dense_probabilities(load(exported[1], precision).network, volume)
+        for precision in ("float32", "bfloat16")
+    )
+    assert not np.array_equal(exact, fast)
+    np.testing.assert_allclose(fast, exact, atol=0.1)
 
 
 def test_manifest_of_another_schema_is_refused(exported, tmp_path):

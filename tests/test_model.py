@@ -1,4 +1,4 @@
-"""The network: the paper's shape, and a patch and a dense model of the same layers."""
+"""The network: the paper's shape, training, saving and loading."""
 
 import ast
 import inspect
@@ -15,7 +15,6 @@ from mtseg.model import (
     HALO,
     NUM_CONVOLUTIONS,
     PATCH_SIZE,
-    build_dense_model,
     build_patch_model,
     patch_logits_model,
 )
@@ -26,15 +25,6 @@ PLANES = sampling.PLANES
 def random_planes(n, seed=0, size=PATCH_SIZE):
     rng = np.random.default_rng(seed)
     return {name: rng.random((n, size, size, 1), dtype="float32") for name in PLANES}
-
-
-def flat_layers(model):
-    """Every layer that computes, by its identity."""
-    return {
-        id(layer): layer
-        for layer in model._flatten_layers(include_self=False)
-        if isinstance(layer, keras.layers.Conv2D | FusedBatchNormalization)
-    }
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +61,6 @@ def test_a_patch_gives_one_distribution_and_a_larger_one_gives_more(patch_model)
 
 
 def test_the_softmax_of_the_logits_is_the_probability(patch_model):
-    build_dense_model(patch_model)  # Does not change what the patch model's layers are linked to.
     planes = random_planes(2)
     logits = patch_logits_model(patch_model)(planes)
     np.testing.assert_allclose(tf.nn.softmax(logits), patch_model(planes), atol=1e-6)
@@ -79,7 +68,8 @@ def test_the_softmax_of_the_logits_is_the_probability(patch_model):
 
 def test_arguments_reach_the_layers():
     model = build_patch_model(2, dropout_rate=0.25, batch_norm_momentum=0.9, is_synchronized=True)
-    norms = [x for x in flat_layers(model).values() if isinstance(x, FusedBatchNormalization)]
+    layers = model._flatten_layers(include_self=False)
+    norms = [x for x in layers if isinstance(x, FusedBatchNormalization)]
     assert len(norms) == 27
     assert {(norm.momentum, norm.synchronized) for norm in norms} == {(0.9, True)}
     rates = [x.rate for x in model.layers if isinstance(x, keras.layers.Dropout)]
@@ -141,35 +131,16 @@ def test_saved_and_reloaded_in_safe_mode(patch_model, tmp_path):
     patch_model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded(planes), patch_model(planes))
-    assert build_dense_model(loaded).count_params() == patch_model.count_params()
 
 
 def test_mixed_precision_gives_float32_probabilities():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = build_patch_model(2)
-        dense_model = build_dense_model(model)
     finally:
         keras.config.set_dtype_policy("float32")
     assert model(random_planes(1)).dtype == "float32"
-    assert dense_model(np.ones((1, 1, 2, 1, 1), "float32")).dtype == "float32"
     assert {w.dtype for w in model.weights} == {"float32"}
-
-
-def test_the_dense_model_has_the_same_layer_objects(patch_model):
-    dense_model = build_dense_model(patch_model)
-    assert flat_layers(dense_model).keys() == flat_layers(patch_model).keys()
-    assert {id(w) for w in dense_model.weights} == {id(w) for w in patch_model.weights}
-
-
-def test_the_dense_model_follows_the_patch_models_training():
-    model = build_patch_model(2)
-    dense_model = build_dense_model(model)
-    volume = np.ones((1, 1, 1, 2, 1), "float32")
-    before = dense_model(volume).numpy()
-    bias = model.get_layer("logits").bias
-    bias.assign(bias + np.array([1.0, 0.0], "float32"))
-    assert (dense_model(volume).numpy()[..., 0] > before[..., 0]).all()
 
 
 def test_the_module_imports_keras_only():

@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[1]
 
 CORRIDOR = [
     "errors",
+    "memory",
+    "resampling",
     "volumes",
+    "prepared_scan",
     "task",
     "task_file",
     "tasks",
@@ -30,12 +33,15 @@ CORRIDOR = [
     "model",
     "config",
     "workdir",
+    "tiles",
     "dense",
     "metrics",
     "pictures",
     "evaluate",
     "train",
     "export",
+    "restoration",
+    "probability_file",
     "predict",
 ]
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from nibabel import orientations
 
-from mtseg import volumes
+from mtseg import prepared_scan, volumes
 from mtseg.errors import InputError
-from mtseg.volumes import CUBIC, LINEAR, NEAREST, Volume
+from mtseg.resampling import CUBIC, LINEAR, NEAREST
+from mtseg.restoration import Restoration
+from mtseg.volumes import Volume
 
 SHAPE = (3, 4, 5)
 
@@ -55,6 +57,20 @@ def value_at_places(volume):
     return places[:, order]
 
 
+def brought_back(array, prepared):
+    """The whole of an array (I, J, K) on the scan's own grid."""
+    whole = tuple(slice(0, n) for n in array.shape)
+    restoration = Restoration(prepared)
+    restored = restoration.bring(array.astype(np.float32), whole, restoration.targets(whole))
+    return volumes.decanonicalise(restored, prepared.source.affine)
+
+
+def labels_back(labels, prepared):
+    """Labels on the scan's own grid: of each voxel the one that is nearest most."""
+    values = np.unique(labels)
+    return values[np.argmax([brought_back(labels == value, prepared) for value in values], axis=0)]
+
+
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_all_48_orientations_become_ras_and_come_back(codes):
     source = Volume(ranged(), affine_of(codes))
@@ -63,8 +79,8 @@ def test_all_48_orientations_become_ras_and_come_back(codes):
     np.testing.assert_allclose(value_at_places(canonical), value_at_places(source))
     back = volumes.decanonicalise(canonical.array, source.affine)
     np.testing.assert_array_equal(back, source.array)
-    prepared = volumes.prepare_scan(source)
-    np.testing.assert_array_equal(volumes.restore(canonical.array, prepared, NEAREST), source.array)
+    prepared = prepared_scan.prepare_scan(source)
+    np.testing.assert_array_equal(brought_back(canonical.array, prepared), source.array)
     assert prepared.source_foreground.shape == SHAPE
 
 
@@ -75,23 +91,23 @@ def test_an_oblique_scan_keeps_its_own_axes_and_comes_back(spacing):
     np.testing.assert_allclose(value_at_places(canonical), value_at_places(source))
     back = volumes.decanonicalise(canonical.array, source.affine)
     np.testing.assert_array_equal(back, source.array)
-    prepared = volumes.prepare_scan(source)
+    prepared = prepared_scan.prepare_scan(source)
     directions = prepared.volume.affine[:3, :3] / prepared.volume.spacing_mm
     np.testing.assert_allclose(
         directions, canonical.affine[:3, :3] / canonical.spacing_mm, atol=1e-12
     )
     labels = np.arange(60, dtype=np.uint8).reshape(SHAPE)
-    there = volumes.prepare_label_map(Volume(labels, source.affine), prepared)
-    np.testing.assert_array_equal(volumes.restore(there, prepared, NEAREST), labels)
+    there = prepared_scan.prepare_label_map(Volume(labels, source.affine), prepared)
+    np.testing.assert_array_equal(labels_back(there, prepared), labels)
 
 
 def test_a_scan_prepared_at_its_own_spacing_is_not_interpolated():
     """Spacings within a thousandth of the asked one, each on its own side of it."""
     source = Volume(ranged(), np.diag([1.0009, 0.9995, 1.0, 1.0]))
-    prepared = volumes.prepare_scan(source, 1.0)
+    prepared = prepared_scan.prepare_scan(source, 1.0)
     expected = source.array / np.percentile(source.array, 99).astype(np.float32)
     np.testing.assert_array_equal(prepared.volume.array, expected)
-    np.testing.assert_array_equal(volumes.restore(source.array, prepared, LINEAR), source.array)
+    np.testing.assert_array_equal(brought_back(source.array, prepared), source.array)
 
 
 def test_label_map_and_scan_share_a_grid_where_voxel_counts_are_halves():
@@ -102,9 +118,11 @@ def test_label_map_and_scan_share_a_grid_where_voxel_counts_are_halves():
         shape = tuple(rng.integers(1, 8, 3))
         array = rng.integers(0, 2, shape).astype(np.float32)
         array.flat[0] = 1
-        prepared = volumes.prepare_scan(Volume(array, affine), float(rng.choice([0.5, 1.0, 2.0])))
+        prepared = prepared_scan.prepare_scan(
+            Volume(array, affine), float(rng.choice([0.5, 1.0, 2.0]))
+        )
         labels = Volume(array.astype(np.uint8), affine + rng.normal(0, 1e-9, (4, 4)))
-        there = volumes.prepare_label_map(labels, prepared)
+        there = prepared_scan.prepare_label_map(labels, prepared)
         # Where a nearest neighbour is a tie, mask and labels take the same one.
         np.testing.assert_array_equal(there > 0, prepared.volume.array > 0)
 
@@ -125,9 +143,9 @@ def test_labels_of_an_anisotropic_scan_come_back_exactly(codes):
     """Nearest to a finer grid and back is the identity."""
     source = Volume(ranged(), affine_of(codes, spacing=(1.0, 1.5, 2.0)))
     labels = Volume((ranged() % 7).astype(np.uint8), source.affine)
-    prepared = volumes.prepare_scan(source, spacing_mm=0.5)
-    there = volumes.prepare_label_map(labels, prepared)
-    np.testing.assert_array_equal(volumes.restore(there, prepared, NEAREST), labels.array)
+    prepared = prepared_scan.prepare_scan(source, spacing_mm=0.5)
+    there = prepared_scan.prepare_label_map(labels, prepared)
+    np.testing.assert_array_equal(labels_back(there, prepared), labels.array)
 
 
 def test_same_spacing_is_left_as_it_is():
@@ -157,15 +175,15 @@ def test_a_ramp_survives_cubic_resampling():
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 4), (6, 1, 2)])
 def test_tiny_volumes(shape):
     source = Volume(ranged(shape), np.diag([1.0, 2.0, 3.0, 1.0]))
-    prepared = volumes.prepare_scan(source)
-    assert volumes.restore(prepared.volume.array, prepared, LINEAR).shape == shape
+    prepared = prepared_scan.prepare_scan(source)
+    assert brought_back(prepared.volume.array, prepared).shape == shape
 
 
 def test_ringing_adds_no_foreground_and_no_overshoot():
     array = np.zeros((12, 12, 12), np.float32)
     array[4:8, 4:8, 4:8] = 100
     array[5, 5, 5] = 10
-    prepared = volumes.prepare_scan(Volume(array, np.eye(4)), spacing_mm=0.4)
+    prepared = prepared_scan.prepare_scan(Volume(array, np.eye(4)), spacing_mm=0.4)
     values = prepared.volume.array * np.percentile(array[array > 0], 99)
     mask = volumes.resample(Volume((array > 0).astype(np.uint8), np.eye(4)), 0.4, NEAREST).array
     np.testing.assert_array_equal(prepared.volume.array > 0, mask > 0)
@@ -184,7 +202,7 @@ def test_nearest_invents_no_label():
 def test_a_foreground_lost_between_the_voxels_of_a_coarse_grid():
     array = np.zeros((5, 5, 5), np.float32)
     array[0, 0, 0] = 7
-    prepared = volumes.prepare_scan(Volume(array, np.eye(4)), spacing_mm=5.0)
+    prepared = prepared_scan.prepare_scan(Volume(array, np.eye(4)), spacing_mm=5.0)
     assert prepared.volume.array.tolist() == [[[0]]]
     assert np.count_nonzero(prepared.source_foreground) == 1
 
@@ -192,22 +210,21 @@ def test_a_foreground_lost_between_the_voxels_of_a_coarse_grid():
 def test_preparing_leaves_the_scan_as_it_was():
     array = ranged()
     scan = Volume(array.copy(), np.eye(4))
-    volumes.prepare_scan(scan)
+    prepared_scan.prepare_scan(scan)
     np.testing.assert_array_equal(scan.array, array)
 
 
 @pytest.mark.parametrize("spacing_mm", [0.0, -1.0, np.nan, np.inf, 1e-320, 1e-4])
 def test_voxel_sizes_that_cannot_be(spacing_mm):
     with pytest.raises(InputError, match="voxel size"):
-        volumes.prepare_scan(Volume(ranged(), np.eye(4)), spacing_mm)
+        prepared_scan.prepare_scan(Volume(ranged(), np.eye(4)), spacing_mm)
 
 
 def test_arrays_of_another_grid_are_a_mistake_of_the_caller(tmp_path):
     source = Volume(ranged(), np.eye(4))
-    prepared = volumes.prepare_scan(source, 0.5)
+    prepared = prepared_scan.prepare_scan(source, 0.5)
     for call in (
-        lambda: volumes.restore(source.array, prepared, LINEAR),
-        lambda: volumes.prepare_label_map(Volume(ranged((3, 4, 6)), np.eye(4)), prepared),
+        lambda: prepared_scan.prepare_label_map(Volume(ranged((3, 4, 6)), np.eye(4)), prepared),
         lambda: volumes.write_label_map(tmp_path / "a.nii", np.zeros((3, 4, 6), int), source),
     ):
         with pytest.raises(ValueError, match="shape"):
@@ -218,7 +235,7 @@ def test_arrays_of_another_grid_are_a_mistake_of_the_caller(tmp_path):
 def test_intensities_are_divided_by_the_99th_percentile_of_the_foreground():
     array = np.zeros((10, 10, 10), np.float32)
     array[:5] = np.arange(1, 501).reshape(5, 10, 10)
-    prepared = volumes.prepare_scan(Volume(array, np.eye(4)))
+    prepared = prepared_scan.prepare_scan(Volume(array, np.eye(4)))
     expected = array / np.percentile(np.arange(1, 501), 99)
     np.testing.assert_allclose(prepared.volume.array, expected, rtol=1e-6)
     assert prepared.volume.array.dtype == np.float32
@@ -226,29 +243,29 @@ def test_intensities_are_divided_by_the_99th_percentile_of_the_foreground():
 
 def test_ct_is_shifted_so_that_air_is_zero():
     array = np.array([-2000, -1024, -1000, 0], np.float32).reshape(2, 2, 1)
-    prepared = volumes.prepare_scan(Volume(array, np.eye(4)))
-    restored = volumes.restore(prepared.volume.array, prepared, NEAREST)
+    prepared = prepared_scan.prepare_scan(Volume(array, np.eye(4)))
+    restored = brought_back(prepared.volume.array, prepared)
     assert (restored.ravel() > 0).tolist() == [False, False, True, True]
     np.testing.assert_allclose(restored[1, 0, 0] / restored[1, 1, 0], 24 / 1024)
 
 
 def test_what_is_ct_can_be_said():
     array = np.array([-600, 0, 5, 10], np.float32).reshape(2, 2, 1)
-    as_mr = volumes.prepare_scan(Volume(array, np.eye(4)), is_ct=False)
+    as_mr = prepared_scan.prepare_scan(Volume(array, np.eye(4)), is_ct=False)
     assert np.count_nonzero(as_mr.source_foreground) == 2
-    as_ct = volumes.prepare_scan(Volume(array, np.eye(4)))
+    as_ct = prepared_scan.prepare_scan(Volume(array, np.eye(4)))
     assert np.count_nonzero(as_ct.source_foreground) == 4
-    told = volumes.prepare_scan(Volume(array + 200, np.eye(4)), is_ct=True)
+    told = prepared_scan.prepare_scan(Volume(array + 200, np.eye(4)), is_ct=True)
     assert np.count_nonzero(told.source_foreground) == 4
-    assert volumes.is_ct(np.array([-500.5, 0]))
-    assert not volumes.is_ct(np.array([-500.0, 0]))
+    assert prepared_scan.is_ct(np.array([-500.5, 0]))
+    assert not prepared_scan.is_ct(np.array([-500.0, 0]))
 
 
 def test_labels_outside_the_foreground_become_background():
     array = np.array([0, 5, 5, 0], np.float32).reshape(4, 1, 1)
-    prepared = volumes.prepare_scan(Volume(array, np.eye(4)))
+    prepared = prepared_scan.prepare_scan(Volume(array, np.eye(4)))
     labels = Volume(np.full((4, 1, 1), 3, np.uint8), np.eye(4))
-    assert volumes.prepare_label_map(labels, prepared).ravel().tolist() == [0, 3, 3, 0]
+    assert prepared_scan.prepare_label_map(labels, prepared).ravel().tolist() == [0, 3, 3, 0]
 
 
 # Files.
@@ -408,7 +425,7 @@ def test_a_voxel_size_of_zero(tmp_path):
 
 def test_a_scan_without_foreground():
     with pytest.raises(InputError, match="every voxel is 0"):
-        volumes.prepare_scan(Volume(np.zeros(SHAPE, np.float32), np.eye(4)))
+        prepared_scan.prepare_scan(Volume(np.zeros(SHAPE, np.float32), np.eye(4)))
 
 
 def test_labels_are_whole_numbers_in_the_smallest_type(tmp_path):
@@ -476,7 +493,7 @@ def test_a_label_file_has_its_scans_grid_codes_and_units(tmp_path):
     np.testing.assert_array_equal(written.affine, scan.affine)
     assert written.header.get_xyzt_units() == ("mm", "sec")
     # What the scan was prepared to holds all that a file needs of it.
-    prepared = volumes.prepare_scan(scan)
+    prepared = prepared_scan.prepare_scan(scan)
     volumes.write_label_map(tmp_path / "again.nii.gz", labels, prepared.source)
     same = [(tmp_path / name).read_bytes() for name in ("labels.nii.gz", "again.nii.gz")]
     assert same[0] == same[1]
@@ -489,8 +506,7 @@ def test_codes_of_every_kind_survive(tmp_path, qform_code, sform_code):
     path = save(tmp_path / "scan.nii", ranged(), affine, **forms)
     scan = volumes.read_scan(path)
     volumes.write_label_map(tmp_path / "labels.nii", ranged().astype(int), scan)
-    volumes.write_probabilities(tmp_path / "p.nii", np.zeros((*SHAPE, 3)), scan)
-    for name in ("labels.nii", "p.nii"):
+    for name in ("labels.nii",):
         written = nib.load(tmp_path / name)
         codes = int(written.header["qform_code"]), int(written.header["sform_code"])
         assert codes == (qform_code, sform_code)
@@ -518,16 +534,6 @@ def test_written_labels_keep_their_values(tmp_path, label, dtype):
     written = nib.load(tmp_path / "a.nii")
     assert written.get_data_dtype() == dtype
     np.testing.assert_array_equal(np.asarray(written.dataobj), labels)
-
-
-def test_probabilities_are_written_class_last(tmp_path):
-    probabilities = np.random.default_rng(0).random((*SHAPE, 2))
-    path = tmp_path / "p.nii.gz"
-    volumes.write_probabilities(path, probabilities, Volume(ranged(), oblique_affine()))
-    written = nib.load(path)
-    assert written.get_data_dtype() == np.float32
-    np.testing.assert_array_equal(written.get_fdata(), probabilities.astype(np.float32))
-    np.testing.assert_allclose(written.affine, oblique_affine(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -559,10 +565,10 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 def test_real_scans_come_back_to_their_own_grid(real_data):
     scan = volumes.read_scan(real_data / "breast_mri" / "duke153_t1_tse.nii.gz")
-    prepared = volumes.prepare_scan(scan, spacing_mm=2.0)
+    prepared = prepared_scan.prepare_scan(scan, spacing_mm=2.0)
     assert nib.aff2axcodes(prepared.volume.affine) == ("R", "A", "S")
     np.testing.assert_allclose(prepared.volume.spacing_mm, 2)
-    restored = volumes.restore(prepared.volume.array, prepared, LINEAR)
+    restored = brought_back(prepared.volume.array, prepared)
     assert restored.shape == scan.array.shape
     # Resampling blurs, but every structure is back in its place.
     inside = prepared.source_foreground

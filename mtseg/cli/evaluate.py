@@ -18,6 +18,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("workdir", metavar="WORKDIR", help="folder of a run of mtseg-train")
     parser.add_argument("--weights", choices=("last", "best"), default="last", help="(%(default)s)")
     parser.add_argument("--data-dir", help="prepared records, if they have moved since training")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the convolutions; auto: the faster one on this machine (%(default)s)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write every figure as JSON")
     parser.add_argument("--csv", metavar="FILE", help="write every figure as CSV")
     return parser
@@ -32,8 +38,8 @@ def _evaluate(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     import_tensorflow()
     from mtseg import workdir as folder
+    from mtseg.dense import make_dense_network
     from mtseg.evaluate import evaluate_model
-    from mtseg.model import build_dense_model
     from mtseg.prepared import count_test_scans
     from mtseg.progress import Progress
 
@@ -41,9 +47,12 @@ def _evaluate(argv: list[str]) -> int:
     trained = folder.load_trained(workdir, arguments.weights)
     data_dir = arguments.data_dir or trained.config.data_dir
     total = count_test_scans(data_dir, trained.label_space)
+    network = make_dense_network(
+        trained.model, None if arguments.precision == "auto" else arguments.precision
+    )
     with Progress("Evaluating", total, "scans") as progress:
         evaluation = evaluate_model(
-            build_dense_model(trained.model),
+            network,
             trained.label_space,
             data_dir,
             on_scan=lambda name: progress.advance(note=name),

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtseg.cli import BAD_INPUT, DONE, SOME_FAILED, import_tensorflow, run
 from mtseg.errors import InputError
+from mtseg.progress import Progress
+
+if TYPE_CHECKING:
+    from mtseg.predict import Work
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,10 +28,25 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--out", required=True, metavar="OUT", help="folder of the label files"
     )
     parser.add_argument(
-        "--probabilities", action="store_true", help="also write each class's probability"
+        "--probabilities",
+        action="store_true",
+        help="also write each class's probability, in steps of 1/255",
     )
     parser.add_argument(
         "--spacing-mm", type=float, help="isotropic size to work at (the scan's finest)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the convolutions; auto: the faster one on this machine (%(default)s)",
+    )
+    parser.add_argument(
+        "--memory-gb",
+        type=float,
+        metavar="GB",
+        help="memory that may be used, 1e9 bytes each, beside that of the libraries (half of what "
+        "is free)",
     )
     parser.add_argument(
         "--modality",
@@ -49,6 +69,8 @@ def _predict(argv: list[str]) -> int:
         raise InputError(
             f"--spacing-mm: {arguments.spacing_mm} is no voxel size in mm. Give 0.05 to 20."
         )
+    if arguments.memory_gb is not None and not arguments.memory_gb > 0:
+        raise InputError(f"--memory-gb: {arguments.memory_gb} is no memory. Give a number above 0.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Give a folder for the label files.")
     missing = [str(scan) for scan in scans if not scan.exists()]
@@ -56,8 +78,7 @@ def _predict(argv: list[str]) -> int:
         raise InputError(f"{', '.join(missing)}: no such file. Give the path of a NIfTI scan.")
 
     import_tensorflow()
-    from mtseg.predict import load, scan_stem, segment_file
-    from mtseg.progress import Progress
+    from mtseg.predict import Options, load, scan_stem, segment_files
 
     names = [scan_stem(scan) for scan in scans]
     if clash := next((name for name in names if names.count(name) > 1), None):
@@ -65,30 +86,63 @@ def _predict(argv: list[str]) -> int:
             f"{clash}: two scans have this name and would share a label file. Give them one at a "
             "time, with different -o folders."
         )
-    model = load(arguments.model)
+    model = load(arguments.model, None if arguments.precision == "auto" else arguments.precision)
+    options = Options(
+        spacing_mm=arguments.spacing_mm,
+        is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
+        use_probabilities=arguments.probabilities,
+        memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
+    )
+    bars = _Bars(len(scans), model.network.precision)
     failures = 0
-    with Progress("Segmenting", len(scans), "scans") as progress:
-        for scan in scans:
-            try:
-                result = segment_file(
-                    model,
-                    scan,
-                    out,
-                    spacing_mm=arguments.spacing_mm,
-                    is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
-                    use_probabilities=arguments.probabilities,
-                )
-            except InputError as error:
-                if len(scans) == 1:
-                    raise
-                failures += 1
-                print(f"error: {error}", file=sys.stderr)
-            else:
-                found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in result.volumes_ml.items())
-                progress.say(f"{scan} -> {result.label_path}: {found or 'background only'}")
-            progress.advance(note=scan.name)
+    for scan, outcome in segment_files(
+        model, scans, out, options, on_start=bars.start, on_flop=bars.advance
+    ):
+        if isinstance(outcome, InputError):
+            if len(scans) == 1:
+                raise outcome
+            failures += 1
+            print(f"error: {outcome}", file=sys.stderr)
+        else:
+            found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
+            bars.say(f"{scan} -> {outcome.label_path}: {found or 'background only'}")
     if failures:
         print(f"{failures} of {len(scans)} scans failed.", file=sys.stderr)
     if failures == len(scans):
         return BAD_INPUT
     return SOME_FAILED if failures else DONE
+
+
+class _Bars:
+    """A progress bar a scan, by the operations done."""
+
+    def __init__(self, num_scans: int, precision: str) -> None:
+        self._num_scans, self._precision = num_scans, precision
+        self._number = 0
+        self._bar: Progress | None = None
+        self._left = 0.0
+
+    def start(self, path: Path, work: Work) -> None:
+        """Begins the bar of a scan, and says what it will take."""
+        self.say(
+            f"{path}: {work.plan.flop / 1e12:.2f} TFLOP in {self._precision}, "
+            f"{len(work.plan.tiles)} tiles, at most {work.peak_bytes / 1e9:.2f} GB."
+        )
+        self._number += 1
+        title = f"{path.name} ({self._number} of {self._num_scans})"
+        self._bar = Progress(title, round(work.plan.flop / 1e9), "GFLOP")
+        self._left = 0.0
+
+    def advance(self, flop: int) -> None:
+        """Counts operations as done."""
+        assert self._bar is not None
+        self._left += flop / 1e9
+        self._bar.advance(int(self._left))
+        self._left -= int(self._left)
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.say(line)
