@@ -7,7 +7,7 @@
 `serving_default` takes `volume`, float32 (I, J, K): an isotropic RAS+ scan after the intensity
 rule, 0 outside the foreground. It returns `labels`, uint8 (I, J, K), combined class index at the
 operating points, and `probabilities`, float32 (I, J, K, classes). `tile_float32` and
-`tile_bfloat16` compute a tile of a volume, as `mtseg.dense.make_tile_function` says: with them
+`tile_bfloat16` compute a tile of a volume, as `mtseg.tile_graph.make_tile_function` says: with them
 `mtseg-predict` chooses precision and memory.
 """
 
@@ -24,10 +24,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtseg.dense import PRECISIONS, make_tile_function, make_volume_function
+from mtseg.dense import PRECISIONS
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.model import HALO
+from mtseg.tile_graph import make_tile_function, make_volume_function
 from mtseg.workdir import EVALUATION, TrainedModel, load_trained
 
 MANIFEST = "manifest.json"

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtseg import prepared_scan, volumes
-from mtseg.dense import DenseNetwork, fastest_precision
+from mtseg.dense import DenseNetwork, device_chunk_positions, fastest_precision
 from mtseg.errors import InputError
 from mtseg.export import MANIFEST, MANIFEST_SCHEMA, tile_signature, versions
 from mtseg.memory import free_bytes
@@ -109,6 +109,7 @@ def load(path: str | Path, precision: str | None = None) -> ExportedModel:
             ],
             len(class_names),
             precision,
+            device_chunk_positions(precision),
         ),
         saved_model=saved_model,
     )

@@ -24,6 +24,9 @@ from mtseg.volumes import Volume, canonicalise, make_header
 _STEPS = 255
 _CHUNK_BYTES = 1 << 24
 
+_DATA_OFFSET = 352
+"""Where voxels begin in a NIfTI file without extensions."""
+
 
 class ProbabilityFile:
     """A file that is written block by block and appears whole, by one rename, when finished.
@@ -75,9 +78,9 @@ class ProbabilityFile:
         whole = Path(self._aside.name) / self._path.name
         header = make_header(self._source, self._shape, np.uint8)
         header.set_slope_inter(1 / _STEPS, 0)
+        header.set_data_offset(_DATA_OFFSET)
         with gzip.open(whole, "wb", compresslevel=1) as file, self._raw.open("rb") as raw:
-            header.write_to(file)
-            file.write(bytes(header.get_data_offset() - header.structarr.nbytes))
+            file.write(header.binaryblock.ljust(_DATA_OFFSET, b"\0"))
             shutil.copyfileobj(raw, file, _CHUNK_BYTES)
         os.replace(whole, self._path)
 

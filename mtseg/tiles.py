@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,17 +25,23 @@ from mtseg.model import (
     PLANE_NORMALS,
 )
 
-CHUNK_POSITIONS = 125_000
-"""Voxels of a few slices, with their halo, that pass the convolutions at once: enough to keep every
-core busy, few enough for the feature maps to stay near the processor's caches."""
+CHUNK_BYTES = 8_000_000
+"""Size of a feature map of the few slices that pass the convolutions at once: enough to keep every
+core busy, few enough to stay near the processor's caches."""
 
 EXTENT_STEP = 16
 """Slices are cut to a multiple of this many voxels, so that chunks have few different shapes: for
 each new one TensorFlow compiles 25 convolutions."""
 
-_FIXED_BYTES = 300_000_000
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+
+_FIXED_BYTES = 140_000_000
 """What running the network takes whatever the volume: compiled kernels, a chunk's feature maps and
 what the allocators keep. Measured."""
+
+_KEPT_BETWEEN_TILES = 1.12
+"""How much more is taken by several tiles in turn, since they do not fit exactly into the memory
+that TensorFlow keeps from those before. Measured."""
 
 _DECIDING_BYTES = 40
 """Memory for a voxel whose classes are interpolated and decided, one after the other. Measured."""
@@ -64,7 +70,7 @@ class Plan:
     """How a volume is computed.
 
     Attributes:
-        tiles: in C order of their cores.
+        tiles: those with most work first.
         tile_bytes: highest memory that computing one of them takes, an estimate.
     """
 
@@ -85,7 +91,7 @@ def plan_tiles(
     *,
     is_interpolated: bool = False,
     target_voxels_per_voxel: float = 1.0,
-    chunk_positions: int = CHUNK_POSITIONS,
+    chunk_positions: int | None = None,
 ) -> Plan:
     """Divides a volume into tiles that each fit in memory, with as little double work as can be.
 
@@ -97,7 +103,7 @@ def plan_tiles(
         is_interpolated: whether results between voxels are wanted, so that the cores reach one
             voxel below the foreground and every tile is computed one voxel beyond its core.
         target_voxels_per_voxel: voxels that the results are brought to, over the volume's own.
-        chunk_positions: as the tiles will be computed with.
+        chunk_positions: as the tiles will be computed with; None is `chunk_positions_for`.
 
     Returns:
         The plan. A volume without foreground has no tiles.
@@ -105,6 +111,7 @@ def plan_tiles(
     Raises:
         InputError: if not even the smallest tiles fit.
     """
+    chunk_positions = chunk_positions or chunk_positions_for(precision)
     foreground = volume != 0
     box = _bounding_box(foreground)
     if box is None:
@@ -113,20 +120,29 @@ def plan_tiles(
         box = tuple(slice(max(s.start - 1, 0), s.stop) for s in box)
     beyond = int(is_interpolated)
 
-    def bytes_of(edges: tuple[int, ...]) -> int:
-        sizes = [min(e + beyond, s.stop - s.start) for e, s in zip(edges, box, strict=True)]
-        return _tile_bytes(sizes, num_classes, precision, target_voxels_per_voxel)
+    def bytes_of(shape: Sequence[int], num_foreground: float) -> int:
+        return _tile_bytes(shape, num_foreground, num_classes, precision, target_voxels_per_voxel)
 
-    edges = _cheapest_edges([s.stop - s.start for s in box], bytes_of, memory_bytes)
-    tiles = []
-    for core in _divide(box, edges):
-        computed = tuple(
-            slice(c.start, min(c.stop + beyond, b.stop)) for c, b in zip(core, box, strict=True)
-        )
-        mask = foreground[computed]
-        if mask.any():
-            tiles.append(Tile(core, computed, count_flop(mask, num_classes, chunk_positions)))
-    return Plan(tuple(tiles), bytes_of(edges))
+    # Foreground is spread unevenly. If tiles of its mean density turn out not to fit, those that
+    # fit when full do.
+    mean_density = np.count_nonzero(foreground[box]) / foreground[box].size
+    for density in (min(1.0, 1.2 * mean_density), 1.0):
+        edges = _cheapest_edges(box, beyond, bytes_of, density, memory_bytes)
+        tiles, most = [], 0
+        for core in _divide(box, edges):
+            computed = tuple(
+                slice(c.start, min(c.stop + beyond, b.stop)) for c, b in zip(core, box, strict=True)
+            )
+            mask = foreground[computed]
+            if num_foreground := int(np.count_nonzero(mask)):
+                tiles.append(Tile(core, computed, count_flop(mask, num_classes, chunk_positions)))
+                most = max(most, bytes_of(mask.shape, num_foreground))
+        if len(tiles) > 1:
+            most = int(most * _KEPT_BETWEEN_TILES)
+        if most <= memory_bytes:
+            break
+    # The largest first: what it took serves the others, since TensorFlow keeps what it has got.
+    return Plan(tuple(sorted(tiles, key=lambda tile: -tile.flop)), most)
 
 
 def _bounding_box(foreground: np.ndarray) -> Block | None:
@@ -153,23 +169,36 @@ def _divide(box: Block, edges: tuple[int, ...]) -> list[Block]:
 
 
 def _cheapest_edges(
-    sizes: list[int], bytes_of: Callable[[tuple[int, ...]], int], memory_bytes: float
+    box: Block,
+    beyond: int,
+    bytes_of: Callable[[Sequence[int], float], int],
+    density: float,
+    memory_bytes: float,
 ) -> tuple[int, ...]:
-    """The tile size with the fewest operations that fits in memory."""
+    """The tile size with the fewest operations that fits in memory at a density of foreground."""
+    sizes = [s.stop - s.start for s in box]
+    # Tiles smaller than this would compute little but halos.
     options = [
         sorted({math.ceil(size / count) for count in range(1, max(1, size // 8) + 1)})
         for size in sizes
     ]
-    best, best_cost = None, math.inf
+    best, best_cost, least = None, math.inf, math.inf
     for edges in itertools.product(*options):
-        cost = math.prod(math.ceil(n / e) for n, e in zip(sizes, edges, strict=True)) * sum(
+        count = math.prod(math.ceil(n / e) for n, e in zip(sizes, edges, strict=True))
+        cost = count * sum(
             edges[normal] * math.prod(edges[a] + HALO for a in range(3) if a != normal)
             for normal in PLANE_NORMALS.values()
         )
-        if cost < best_cost and bytes_of(edges) <= memory_bytes:
+        if cost >= best_cost:
+            continue
+        shape = [min(e + beyond, n) for e, n in zip(edges, sizes, strict=True)]
+        needed = bytes_of(shape, density * math.prod(shape))
+        if count > 1:
+            needed = int(needed * _KEPT_BETWEEN_TILES)
+        least = min(least, needed)
+        if needed <= memory_bytes:
             best, best_cost = edges, cost
     if best is None:
-        least = bytes_of(tuple(option[0] for option in options))
         raise InputError(
             f"needs at least {least / 1e9:.1f} GB more to be computed, where "
             f"{max(memory_bytes, 0) / 1e9:.1f} GB are left. Give a larger --memory-gb or "
@@ -179,26 +208,29 @@ def _cheapest_edges(
 
 
 def _tile_bytes(
-    sizes: list[int], num_classes: int, precision: str, target_voxels_per_voxel: float
+    sizes: Sequence[int],
+    num_foreground: float,
+    num_classes: int,
+    precision: str,
+    target_voxels_per_voxel: float,
 ) -> int:
-    voxels = math.prod(sizes)
-    inputs = 2 * 4 * math.prod(n + 2 * HALO for n in sizes)  # NumPy's and TensorFlow's
+    voxels, with_halo = math.prod(sizes), math.prod(n + 2 * HALO for n in sizes)
     order = 3 * 4 * voxels
-    features = voxels * NUM_FEATURES * {"float32": 4, "bfloat16": 2}[precision]
-    probabilities = voxels * num_classes * 4
-    # Three moments compete. The second plane's features are joined: the first's, the parts and
-    # the whole are there. Then the probabilities are joined, beside both planes' features. Last,
-    # a class at a time is brought to the target's grid and decided.
-    return _FIXED_BYTES + max(
-        inputs + order + 3 * features,
-        inputs + order + 2 * features + 2 * probabilities,
-        probabilities + int(4 * voxels + _DECIDING_BYTES * voxels * target_voxels_per_voxel),
-    )
+    # When the second plane's features are joined there are the first's, the parts and the whole.
+    features = 3 * num_foreground * NUM_FEATURES * _ITEM_BYTES[precision]
+    in_graph = 4 * with_halo + order + features
+    # TensorFlow keeps that, while a class at a time is brought to the target's grid and decided.
+    rows = num_foreground * num_classes * 4
+    deciding = rows + 4 * voxels + int(_DECIDING_BYTES * voxels * target_voxels_per_voxel)
+    return int(_FIXED_BYTES + in_graph + max(4 * with_halo, deciding))
 
 
-def count_flop(
-    foreground: np.ndarray, num_classes: int, chunk_positions: int = CHUNK_POSITIONS
-) -> int:
+def chunk_positions_for(precision: str, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Voxels, with their halo, whose features take so much memory."""
+    return chunk_bytes // (NUM_FEATURES * _ITEM_BYTES[precision])
+
+
+def count_flop(foreground: np.ndarray, num_classes: int, chunk_positions: int) -> int:
     """Operations that a tile with this foreground takes.
 
     Args:

@@ -1,13 +1,20 @@
 """Parity: at every foreground voxel whole-volume inference gives what the patch model gives."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtseg import dense
-from mtseg.dense import dense_probabilities, make_dense_function
-from mtseg.model import HALO, PATCH_SIZE, build_dense_model, build_patch_model
+from mtseg import tile_graph, tiles
+from mtseg.dense import (
+    PRECISIONS,
+    dense_probabilities,
+    make_dense_network,
+)
+from mtseg.model import HALO, PATCH_SIZE, build_patch_model, fold
+from mtseg.tile_graph import make_volume_function
 
 NUM_CLASSES = 4
 TOLERANCE = 1e-4
@@ -61,146 +68,135 @@ def patch_model():
 
 
 @pytest.fixture(scope="module")
-def dense_model(patch_model):
-    return build_dense_model(patch_model)
+def networks(patch_model):
+    return {precision: make_dense_network(patch_model, precision) for precision in PRECISIONS}
 
 
 @pytest.fixture(scope="module")
-def dense_function(patch_model):
-    return make_dense_function(patch_model)
+def volume_function(patch_model):
+    return make_volume_function(patch_model, "float32")
 
 
-@pytest.fixture(scope="module")
-def reloaded(patch_model, dense_function, tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("saved_model"))
-    module = tf.Module()
-    module.patch_model, module.dense = patch_model, dense_function
-    tf.saved_model.save(module, path)
-    return tf.saved_model.load(path)
+def assert_close(actual, expected, atol=TOLERANCE):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
 
 
-def assert_close(actual, expected):
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE)
+SHAPES = [(7, 9, 11), (60, 6, 5), (1, 1, 1), (3, 200, 2)]
 
 
-@pytest.mark.parametrize("shape", [(7, 9, 11), (60, 6, 5), (1, 1, 1)])
-def test_patch_dense_divided_graph_and_reloaded_agree(
-    shape, patch_model, dense_model, dense_function, reloaded, monkeypatch
-):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_patch_and_dense_agree(shape, patch_model, networks, volume_function):
     volume = make_volume(shape)
     voxels = some_foreground(volume)
     at = tuple(voxels.T)
     expected = patch_probabilities(patch_model, volume, voxels)
     assert len(voxels) < 5 or expected.std(axis=0).max() > 0.01  # Differences would be seen.
-
-    assert_close(dense_model.predict_on_batch(volume[None, ..., None])[0][at], expected)
-    whole = dense_probabilities(dense_model, volume)
+    whole = dense_probabilities(networks["float32"], volume)
     assert whole.shape == (*shape, NUM_CLASSES)
     assert whole.dtype == np.float32
     assert_close(whole[at], expected)
-    assert_close(dense_function(volume), whole)
-    assert_close(reloaded.dense(volume), whole)
-
-    monkeypatch.setattr(dense, "BLOCK_FEATURE_BYTES", 1)
-    blocks = []
-    divided = dense_probabilities(
-        dense_model, volume, on_progress=lambda done, total: blocks.append((done, total))
-    )
-    assert blocks == ([(1, 3), (2, 3), (3, 3)] if shape == (60, 6, 5) else [(1, 1)])
-    assert_close(divided, whole)
+    assert_close(volume_function(volume), whole)
+    # Random weights and random scans are the hardest case: 25 layers of 8 binary digits each.
+    assert_close(dense_probabilities(networks["bfloat16"], volume)[at], expected, atol=0.1)
 
 
-@pytest.mark.parametrize("shape", [(7, 9, 11), (60, 6, 5)])
-def test_blocks_cover_every_voxel_once(shape, monkeypatch):
-    for limit in (1, 40_000, 130_000, 10**9):
-        monkeypatch.setattr(dense, "BLOCK_FEATURE_BYTES", limit)
-        box = tuple(slice(2, 2 + n) for n in shape)
-        counts = np.zeros([n + 4 for n in shape], int)
-        for block in dense._divide(box):
-            counts[block] += 1
-        assert (counts[box] == 1).all()
-        assert counts.sum() == counts[box].size
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", [(20, 40, 24), (60, 6, 5), (3, 200, 2)])
+def test_division_does_not_show(shape, precision, networks, monkeypatch):
+    """Chunks of two slices or of all, tiles of any size: the same, to the bit."""
+    network, volume = networks[precision], make_volume(shape, seed=1)
+    whole = dense_probabilities(network, volume)
+    slices = dataclasses.replace(network, chunk_positions=1)
+    np.testing.assert_array_equal(dense_probabilities(slices, volume), whole)
+    monkeypatch.setattr(tiles, "_FIXED_BYTES", 0)
+    memory_bytes = 0.7 * network.plan(volume).tile_bytes
+    assert len(network.plan(volume, memory_bytes).tiles) > 1
+    np.testing.assert_array_equal(dense_probabilities(network, volume, memory_bytes), whole)
 
 
-def test_every_block_fits_in_its_memory(monkeypatch):
-    monkeypatch.setattr(dense, "BLOCK_FEATURE_BYTES", 1_500_000_000)
-    shape = (400, 380, 300)
-    blocks = dense._divide(tuple(slice(0, n) for n in shape))
-    assert len(blocks) > 1
-    for block in blocks:
-        with_halo = [
-            min(s.stop + HALO, n) - max(s.start - HALO, 0)
-            for s, n in zip(block, shape, strict=True)
-        ]
-        assert np.prod(with_halo) * 384 <= 1_500_000_000
-
-
-def test_division_into_blocks_feeds_the_halo_by_hand(monkeypatch):
-    # The "network" gives each voxel the sum of what it sees: 25 voxels to each side along i.
-    def run(block):
-        padded = np.pad(block, ((HALO, HALO), (0, 0), (0, 0)))
-        seen = sum(padded[n : n + len(block)] for n in range(PATCH_SIZE))
-        return np.stack([np.zeros_like(seen), seen], axis=-1)
-
-    volume = np.arange(1, 121, dtype="float32").reshape(120, 1, 1)
-    expected = [volume[max(i - 25, 0) : i + 26].sum() for i in range(120)]
-    monkeypatch.setattr(dense, "BLOCK_FEATURE_BYTES", 1)
-    totals = []
-    result = dense_probabilities(run, volume, on_progress=lambda _, total: totals.append(total))
-    assert totals == [5] * 5
-    assert result[:, 0, 0, 1].tolist() == expected
-
-
-def test_only_the_box_of_the_foreground_is_computed(dense_model, patch_model):
-    volume = np.zeros((30, 8, 9), "float32")
-    volume[11:14, 2:5, 4:8] = make_volume((3, 3, 4))
-    shapes = []
-
-    def run(block):
-        shapes.append(block.shape)
-        return dense_model.predict_on_batch(block[None, ..., None])[0]
-
-    result = dense_probabilities(run, volume)
-    assert shapes == [(3, 3, 4)]
-    voxels = np.argwhere(volume != 0)[::7]
+def test_foregrounds_apart_and_at_every_border(patch_model, networks):
+    volume = np.zeros((70, 12, 64), np.float32)
+    parts = [np.s_[:3, :4, :5], np.s_[-2:, 5:, -3:], np.s_[30:34, 2:6, 30:37], np.s_[0, 11, 63]]
+    rng = np.random.default_rng(5)
+    for part in parts:
+        volume[part] = rng.uniform(0.1, 1, volume[part].shape)
+    result = dense_probabilities(networks["float32"], volume)
+    voxels = np.argwhere(volume > 0)
+    voxels = np.vstack([voxels[::9], voxels[-1:], [[0, 11, 63]]])
     assert_close(result[tuple(voxels.T)], patch_probabilities(patch_model, volume, voxels))
 
 
-def test_background_is_certain_outside_the_foreground(dense_model, dense_function):
+def test_a_whole_volume_in_one_graph_is_divided_too(networks, patch_model, monkeypatch):
+    monkeypatch.setattr(tile_graph, "VOLUME_TILE_EDGE", 7)
+    volume = make_volume((9, 8, 15))
+    divided = make_volume_function(patch_model, "float32")(volume)
+    assert_close(divided, dense_probabilities(networks["float32"], volume), atol=1e-6)
+
+
+def test_a_reloaded_graph_gives_the_same(patch_model, volume_function, networks, tmp_path):
+    module = tf.Module()
+    module.patch_model, module.dense = patch_model, volume_function
+    tf.saved_model.save(module, str(tmp_path))
+    volume = make_volume((7, 9, 11), seed=4)
+    reloaded = tf.saved_model.load(str(tmp_path))
+    computed = dense_probabilities(networks["float32"], volume)
+    assert_close(reloaded.dense(volume), computed, atol=1e-6)
+
+
+def test_background_is_certain_outside_the_foreground(networks, volume_function):
     volume = make_volume((7, 9, 11))
-    for result in (dense_probabilities(dense_model, volume), dense_function(volume).numpy()):
+    for result in (
+        dense_probabilities(networks["float32"], volume),
+        volume_function(volume).numpy(),
+    ):
         np.testing.assert_array_equal(result[volume == 0], [[1, 0, 0, 0]] * (volume == 0).sum())
         assert (result[volume != 0][:, 1:] > 0).all()
         np.testing.assert_allclose(result.sum(-1), 1, atol=1e-5)
 
 
-def test_a_volume_without_foreground_is_background(dense_model, dense_function):
+def test_a_volume_without_foreground_is_background(networks, volume_function):
     volume = np.zeros((3, 4, 5), "float32")
-    for result in (dense_probabilities(dense_model, volume), dense_function(volume).numpy()):
+    for result in (
+        dense_probabilities(networks["float32"], volume),
+        volume_function(volume).numpy(),
+    ):
         assert result.shape == (3, 4, 5, NUM_CLASSES)
         assert (result == [1, 0, 0, 0]).all()
 
 
-def test_directions_are_not_interchangeable(dense_model):
+def test_directions_are_not_interchangeable(networks):
     volume = make_volume((7, 7, 7))
-    straight = dense_probabilities(dense_model, volume)
+    straight = dense_probabilities(networks["float32"], volume)
     for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0)):
-        turned = dense_probabilities(dense_model, volume.transpose(order))
+        turned = dense_probabilities(networks["float32"], volume.transpose(order))
         assert np.abs(turned.transpose((*order, 3)) - straight).max() > 10 * TOLERANCE
 
 
-def test_an_export_archive_takes_the_function(patch_model, dense_function, dense_model, tmp_path):
-    archive = keras.export.ExportArchive()
-    archive.track(patch_model)
-    archive.add_endpoint(
-        "segment",
-        lambda volume: {"probabilities": dense_function(volume)},
-        input_signature=[tf.TensorSpec([None, None, None], tf.float32, name="volume")],
-    )
-    archive.write_out(str(tmp_path), verbose=False)
-    volume = make_volume((5, 4, 6), seed=4)
-    served = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
-    assert_close(
-        served(volume=tf.constant(volume))["probabilities"],
-        dense_probabilities(dense_model, volume),
-    )
+def test_the_network_follows_the_patch_models_training():
+    model = make_patch_model(seed=2)
+    network = make_dense_network(model, "float32")
+    volume = np.ones((1, 1, 2), "float32")
+    before = dense_probabilities(network, volume)
+    bias = model.get_layer("logits").bias
+    bias.assign(bias + np.array([1.0, 0, 0, 0], "float32"))
+    assert (dense_probabilities(network, volume)[..., 0] > before[..., 0]).all()
+
+
+def test_rounding_keeps_the_sum_of_every_kernel(patch_model):
+    folded = fold(patch_model)
+    rounded = tile_graph._round_kernels(folded, tf.bfloat16)
+    for (kernel, _), (new, _) in zip(folded.stack[1:], rounded.stack[1:], strict=True):
+        plain = tf.cast(tf.cast(kernel, tf.bfloat16), tf.float32)
+        np.testing.assert_array_equal(new, tf.cast(tf.cast(new, tf.bfloat16), tf.float32))
+        np.testing.assert_allclose(new, kernel, rtol=0.02, atol=0.01)
+
+        def lost(candidate, kernel=kernel):
+            return np.abs(tf.reduce_sum(candidate - kernel, axis=[0, 1])).mean()
+
+        assert lost(new) < lost(plain) / 5
+
+
+def test_a_product_of_two_halves_by_hand():
+    high, low, again = tile_graph._split(tf.constant([1 + 2**-9], tf.float32), tf.bfloat16)
+    assert float(high[0]) == float(again[0]) == 1
+    assert float(low[0]) == 2**-9

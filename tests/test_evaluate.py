@@ -32,7 +32,10 @@ def network_that_answers(predicted):
     """A network that gives each scan's foreground voxels these probabilities."""
     answers = iter(predicted)
     return DenseNetwork(
-        lambda tile, chunk_positions: tf.constant(next(answers)), predicted[0].shape[-1], "float32"
+        lambda tile, chunk_positions: tf.constant(next(answers)),
+        predicted[0].shape[-1],
+        "float32",
+        1000,
     )
 
 

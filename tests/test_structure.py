@@ -34,6 +34,7 @@ CORRIDOR = [
     "config",
     "workdir",
     "tiles",
+    "tile_graph",
     "dense",
     "metrics",
     "pictures",
