@@ -11,6 +11,7 @@ Reference: Moeskops et al., MICCAI 2016, section 3.1.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -156,11 +157,13 @@ class FoldedNetwork(NamedTuple):
         head: kernel (features in, 192) and bias (192,) of both fully connected layers. The first
             takes the features of the axial, coronal and sagittal plane in turn, 32 each.
         logits: kernel (192, num_classes) and bias (num_classes,) of the last layer.
+        means: (32,) for every shared convolution, of the features that it gives.
     """
 
     stack: tuple[tuple[Any, Any], ...]
     head: tuple[tuple[Any, Any], ...]
     logits: tuple[Any, Any]
+    means: tuple[Any, ...]
 
 
 def fold(patch_model: keras.Model) -> FoldedNetwork:
@@ -177,6 +180,14 @@ def fold(patch_model: keras.Model) -> FoldedNetwork:
         deviation = ops.sqrt(batch_norm.moving_variance + batch_norm.epsilon)
         scale = batch_norm.gamma / deviation
         return convolution.kernel * scale, batch_norm.beta - batch_norm.moving_mean * scale
+
+    def mean_after_elu(batch_norm: keras.Layer) -> Any:
+        # Normalised features are about normal, with mean beta and deviation gamma.
+        mean, deviation = batch_norm.beta, ops.abs(batch_norm.gamma) + 1e-6
+        below = _share_below(-mean / deviation)
+        positive = mean * (1 - below) + deviation * _density(mean / deviation)
+        far_below = _share_below(-mean / deviation - deviation)
+        return positive + ops.exp(mean + deviation**2 / 2) * far_below - below
 
     def without_window(kernel: Any) -> Any:
         return ops.reshape(kernel, kernel.shape[2:])
@@ -197,4 +208,18 @@ def fold(patch_model: keras.Model) -> FoldedNetwork:
         ),
         head=tuple(head),
         logits=(without_window(ops.convert_to_tensor(logits.kernel)), logits.bias),
+        means=tuple(
+            mean_after_elu(stack.get_layer(f"batch_norm_{n}"))
+            for n in range(1, NUM_CONVOLUTIONS + 1)
+        ),
     )
+
+
+def _share_below(value: Any) -> Any:
+    """Of a standard normal distribution."""
+    return (1 + ops.erf(value / 2**0.5)) / 2
+
+
+def _density(value: Any) -> Any:
+    """Of a standard normal distribution."""
+    return ops.exp(-(value**2) / 2) / (2 * math.pi) ** 0.5

@@ -54,7 +54,7 @@ def make_tile_function(
         dtype = tf.as_dtype(precision)
         network = fold(patch_model)
         if dtype != tf.float32:
-            network = _round_kernels(network, dtype)
+            network = _round_weights(network, dtype)
 
         def over_chunks(plane: str, *how: Any) -> tf.Tensor:
             normal = PLANE_NORMALS[plane]
@@ -203,34 +203,41 @@ def _split(values: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
     return [high, low, high]
 
 
-def _round_kernels(network: FoldedNetwork, dtype: tf.DType) -> FoldedNetwork:
-    """Rounds the kernels from the second layer on, so that each one's sum stays what it is.
+def _round_weights(network: FoldedNetwork, dtype: tf.DType) -> FoldedNetwork:
+    """Rounds the stack's kernels and biases so that what each convolution gives on average stays.
 
     Rounded one by one, the nine weights between two features would err by their sum wherever the
     features change slowly, which is almost everywhere: in bfloat16 that changed the label of 1 in
-    170 voxels. So the largest weight is rounded first, what it lost is added to the next, and so on
-    to the smallest, which is rounded most finely: 1 in 1500.
+    170 voxels of a brain. So the largest weight is rounded first, what it lost is added to the
+    next, and so on to the smallest, which is rounded most finely. What a bias loses goes first:
+    it is shared out over the features that the convolution takes, by their means.
     """
     first, *others = network.stack
     kernels = tf.stack([kernel for kernel, _ in others])
-    num_taps = KERNEL_SIZE**2
-    taps_last = tf.reshape(kernels, [len(others), num_taps, -1])
-    taps_last = tf.transpose(taps_last, [0, 2, 1])
+    biases = tf.stack([bias for _, bias in others])
+    means = tf.stack(network.means[:-1])
+    rounded_biases = tf.cast(tf.cast(biases, dtype), tf.float32)
+    shares = means / tf.reduce_sum(means**2, axis=1, keepdims=True)
+    lost = (biases - rounded_biases)[:, None, :] * shares[:, :, None]
+    taps_last = tf.transpose(
+        tf.reshape(kernels, [len(others), KERNEL_SIZE**2, NUM_FEATURES, NUM_FEATURES]), [0, 2, 3, 1]
+    )
     order = tf.argsort(tf.abs(taps_last), direction="DESCENDING")
-    rounded, lost = [], tf.zeros(())
-    for wanted in tf.unstack(tf.gather(taps_last, order, batch_dims=2), axis=-1):
+    rounded = []
+    for wanted in tf.unstack(tf.gather(taps_last, order, batch_dims=3), axis=-1):
         rounded.append(tf.cast(tf.cast(wanted + lost, dtype), tf.float32))
         lost = wanted + lost - rounded[-1]
-    in_place = tf.gather(tf.stack(rounded, axis=-1), tf.argsort(order), batch_dims=2)
-    kernels = tf.reshape(tf.transpose(in_place, [0, 2, 1]), kernels.shape)
-    biases = [bias for _, bias in others]
+    in_place = tf.gather(tf.stack(rounded, axis=-1), tf.argsort(order), batch_dims=3)
+    kernels = tf.reshape(tf.transpose(in_place, [0, 3, 1, 2]), kernels.shape)
     # The scan itself and the layer that takes it keep their digits, as sums of two: its kernels
     # meet three parts of the scan, its bias two images of ones at the window's centre.
     high, low, _ = _split(first[0], dtype)
     bias = tf.stack(_split(first[1], dtype)[:2])
     bias = tf.pad(bias[None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
     first = tf.concat([high, high, low, bias], axis=2), tf.zeros_like(first[1])
-    return network._replace(stack=(first, *zip(tf.unstack(kernels), biases, strict=True)))
+    return network._replace(
+        stack=(first, *zip(tf.unstack(kernels), tf.unstack(rounded_biases), strict=True))
+    )
 
 
 def _classify(features: tf.Tensor, network: FoldedNetwork) -> tf.Tensor:

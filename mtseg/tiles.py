@@ -39,7 +39,7 @@ _FIXED_BYTES = 140_000_000
 """What running the network takes whatever the volume: compiled kernels, a chunk's feature maps and
 what the allocators keep. Measured."""
 
-_KEPT_BETWEEN_TILES = 1.12
+_KEPT_BETWEEN_TILES = 1.3
 """How much more is taken by several tiles in turn, since they do not fit exactly into the memory
 that TensorFlow keeps from those before. Measured."""
 

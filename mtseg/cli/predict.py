@@ -124,9 +124,10 @@ class _Bars:
 
     def start(self, path: Path, work: Work) -> None:
         """Begins the bar of a scan, and says what it will take."""
+        num_tiles = len(work.plan.tiles)
         self.say(
-            f"{path}: {work.plan.flop / 1e12:.2f} TFLOP in {self._precision}, "
-            f"{len(work.plan.tiles)} tiles, at most {work.peak_bytes / 1e9:.2f} GB."
+            f"{path}: {work.plan.flop / 1e12:.2f} TFLOP in {self._precision}, {num_tiles} "
+            f"tile{'s' * (num_tiles != 1)}, at most {work.peak_bytes / 1e9:.2f} GB."
         )
         self._number += 1
         title = f"{path.name} ({self._number} of {self._num_scans})"

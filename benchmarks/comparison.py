@@ -1,0 +1,69 @@
+"""What the benchmarks share: workers in other processes, the machine, the last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+class Worker:
+    """A process that waits until it is told to run, so that nothing else runs meanwhile."""
+
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._read("ready")
+
+    def run(self, line: str = "run") -> float:
+        """Seconds of one run."""
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def _read(self, expected: str = "") -> str:
+        line = self._process.stdout.readline()
+        if not line or (expected and line.strip() != expected):
+            raise SystemExit(f"{' '.join(self._process.args)} failed: {line!r}")
+        return line
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def machine() -> dict[str, Any]:
+    """The machine that the figures are of."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    return {
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "bfloat16": sorted(flags & {"avx512_bf16", "amx_bf16"}),
+        "python": platform.python_version(),
+    }
+
+
+def median_ratio(over: list[float], ours: list[float]) -> float:
+    """Median over pairs."""
+    return statistics.median(a / b for a, b in zip(over, ours, strict=True))
+
+
+def finish(
+    name: str, ratios: dict[str, float], floor: dict[str, Any], runs: int, is_json: bool
+) -> None:
+    """Prints the ratios, and with `--json` the line that other programs read."""
+    for ratio, value in ratios.items():
+        print(f"{ratio}: {value:.3g} (median of {runs} pairs)")
+    if is_json:
+        result = {"name": name, "ratios": ratios, "floor": floor, "machine": machine()}
+        print(json.dumps(result | {"runs": runs}))

@@ -1,0 +1,102 @@
+"""PyTorch's side of the comparisons, in a process of its own: a line in, seconds out.
+
+    stack float32|bfloat16 eager|compiled N SIZE   the shared convolutions on N planes
+    nnunet SCAN                                    nnU-Net v2's predictor on a scan
+
+It prints `ready`, then for each line `run` (or `run mirrored`) on standard input the seconds that
+one run took. Started by `benchmarks/dense.py` and `benchmarks/predict.py`; it needs torch, and for
+nnU-Net nnunetv2 and dynamic_network_architectures.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import types
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def make_stack(precision: str, how: str, num_planes: int, size: int) -> Callable[[str], None]:
+    """25 convolutions of 32 3×3 kernels, each with bias and ELU, channels last."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for number in range(25):
+        layers += [nn.Conv2d(1 if number == 0 else 32, 32, 3), nn.ELU(inplace=True)]
+    dtype = getattr(torch, precision)
+    stack = nn.Sequential(*layers).to(dtype).to(memory_format=torch.channels_last).eval()
+    planes = torch.rand(num_planes, 1, size, size).to(dtype)
+    planes = planes.to(memory_format=torch.channels_last)
+    if how == "compiled":
+        stack = torch.compile(stack)
+    return lambda _: stack(planes)
+
+
+def make_nnunet(scan_path: str) -> Callable[[str], None]:
+    """The predictor with the default plain U-Net for patches of 128×160×128, random weights."""
+    import nibabel as nib
+    import numpy as np
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    torch.manual_seed(0)
+    network = PlainConvUNet(
+        input_channels=1,
+        n_stages=6,
+        features_per_stage=(32, 64, 128, 256, 320, 320),
+        conv_op=nn.Conv3d,
+        kernel_sizes=3,
+        strides=(1, 2, 2, 2, 2, 2),
+        n_conv_per_stage=2,
+        num_classes=7,
+        n_conv_per_stage_decoder=2,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=False,
+    )
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    predictor.network = network
+    predictor.configuration_manager = types.SimpleNamespace(patch_size=(128, 160, 128))
+    predictor.label_manager = types.SimpleNamespace(num_segmentation_heads=7)
+    predictor.allowed_mirroring_axes = (0, 1, 2)
+    scan = torch.from_numpy(np.asarray(nib.load(scan_path).dataobj, np.float32))[None]
+    one_window = scan[:, :128, :160, :128]
+
+    def run(line: str) -> None:
+        # A window with mirroring is eight passes of the network instead of one, whatever the scan.
+        predictor.use_mirroring = "mirrored" in line
+        predictor.predict_sliding_window_return_logits(one_window if "mirrored" in line else scan)
+
+    return run
+
+
+def main() -> None:
+    kind, *arguments = sys.argv[1:]
+    with torch.inference_mode():
+        if kind == "stack":
+            precision, how, num_planes, size = arguments
+            run = make_stack(precision, how, int(num_planes), int(size))
+            run("")
+        else:
+            run = make_nnunet(*arguments)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            started = time.perf_counter()
+            run(line)
+            print(time.perf_counter() - started, flush=True)
+
+
+if __name__ == "__main__":
+    main()
