@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -50,6 +51,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "bfloat16": sorted(flags & {"avx512_bf16", "amx_bf16"}),
         "python": platform.python_version(),
+        "tensorflow": importlib.metadata.version("tensorflow"),
     }
 
 
@@ -61,9 +63,14 @@ def median_ratio(over: list[float], ours: list[float]) -> float:
 def finish(
     name: str, ratios: dict[str, float], floor: dict[str, Any], runs: int, is_json: bool
 ) -> None:
-    """Prints the ratios, and with `--json` the line that other programs read."""
+    """Prints the ratios and the machine, and with `--json` the line that other programs read."""
     for ratio, value in ratios.items():
-        print(f"{ratio}: {value:.3g} (median of {runs} pairs)")
+        print(f"{ratio}: {value:.3g}" + (f" (median of {runs} pairs)" if runs > 1 else ""))
+    of = machine()
+    print(
+        f"{of['processor']}, {of['cores']} cores, {' '.join(of['bfloat16']) or 'no bfloat16'}; "
+        f"Python {of['python']}, TensorFlow {of['tensorflow']}"
+    )
     if is_json:
-        result = {"name": name, "ratios": ratios, "floor": floor, "machine": machine()}
+        result = {"name": name, "ratios": ratios, "floor": floor, "machine": of}
         print(json.dumps(result | {"runs": runs}))

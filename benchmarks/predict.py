@@ -7,7 +7,7 @@ takes the same. Nothing else should run on the machine.
 
     pip install torch==2.13.0 nnunetv2
     python benchmarks/predict.py --scan brain.nii.gz --model mtseg_model
-    python benchmarks/predict.py --sizes --model mtseg_model
+    python benchmarks/predict.py --model mtseg_model --sizes
 
 `--torch-python` names another environment's interpreter that has them. `--sizes` segments synthetic
 scans of growing size instead, each in a process of its own, and prints seconds, the estimate of the
@@ -35,12 +35,12 @@ from comparison import Worker, finish, median_ratio
 PATCH_SIZE, STEP = (128, 160, 128), 0.5
 
 SIZES = {
-    "64³": ((64, 64, 64), (1.0, 1.0, 1.0)),
-    "128³": ((128, 128, 128), (1.0, 1.0, 1.0)),
-    "256³": ((256, 256, 256), (1.0, 1.0, 1.0)),
-    "512×512×320": ((512, 512, 320), (0.4, 0.4, 0.5)),
+    "64": ((64, 64, 64), (1.0, 1.0, 1.0)),
+    "128": ((128, 128, 128), (1.0, 1.0, 1.0)),
+    "256": ((256, 256, 256), (1.0, 1.0, 1.0)),
+    "cta": ((512, 512, 320), (0.4, 0.4, 0.5)),
 }
-"""Shape and voxel size in mm; the last is resampled to 512×512×400."""
+"""Shape and voxel size in mm; the last is resampled to isotropic voxels."""
 
 MEASURE = """
 import sys, time
@@ -124,7 +124,9 @@ def measure_sizes(arguments: argparse.Namespace) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.nii.gz"
-        for name, memory_gb in itertools.product(SIZES, arguments.memory_gb or [""]):
+        for name, memory_gb in itertools.product(
+            arguments.sizes or SIZES, arguments.memory_gb or [""]
+        ):
             write_ct(scan, *SIZES[name])
             command = [sys.executable, "-c", MEASURE, arguments.model, str(scan), folder]
             done = subprocess.run(
@@ -149,9 +151,10 @@ def measure_sizes(arguments: argparse.Namespace) -> None:
                 }
             )
             print(
-                f"{name}, --memory-gb {memory_gb or 'default'}: {seconds:.0f} s, "
-                f"{flop / 1e12:.1f} TFLOP in {int(tiles)} tiles; estimate {estimate / 1e9:.2f} GB, "
-                f"peak {peak / 1e9:.2f} GB; labels {rows[-1]['labels_crc']}",
+                f"{'×'.join(map(str, SIZES[name][0]))}, --memory-gb {memory_gb or 'default'}: "
+                f"{seconds:.0f} s, {flop / 1e12:.1f} TFLOP in {int(tiles)} tiles; "
+                f"estimate {estimate / 1e9:.2f} GB, peak {peak / 1e9:.2f} GB; "
+                f"labels {rows[-1]['labels_crc']}",
                 flush=True,
             )
     ratios = {
@@ -168,13 +171,15 @@ def main() -> None:
     parser.add_argument("--scan", help="NIfTI file of a brain")
     parser.add_argument("--pairs", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
-    parser.add_argument("--sizes", action="store_true", help="measure sizes instead")
+    parser.add_argument(
+        "--sizes", nargs="*", choices=list(SIZES), help="measure these sizes, or all, instead"
+    )
     parser.add_argument(
         "--memory-gb", action="append", metavar="GB", help="with --sizes; may be given again"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
     arguments = parser.parse_args()
-    (measure_sizes if arguments.sizes else compare)(arguments)
+    (compare if arguments.sizes is None else measure_sizes)(arguments)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ nnU-Net nnunetv2 and dynamic_network_architectures.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import types
@@ -84,18 +85,19 @@ def make_nnunet(scan_path: str) -> Callable[[str], None]:
 
 def main() -> None:
     kind, *arguments = sys.argv[1:]
-    with torch.inference_mode():
+    # What nnU-Net prints goes elsewhere.
+    with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
         if kind == "stack":
             precision, how, num_planes, size = arguments
             run = make_stack(precision, how, int(num_planes), int(size))
             run("")
         else:
             run = make_nnunet(*arguments)
-        print("ready", flush=True)
+        print("ready", file=sys.__stdout__, flush=True)
         for line in sys.stdin:
             started = time.perf_counter()
             run(line)
-            print(time.perf_counter() - started, flush=True)
+            print(time.perf_counter() - started, file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":

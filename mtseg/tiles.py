@@ -35,9 +35,13 @@ each new one TensorFlow compiles 25 convolutions."""
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
-_FIXED_BYTES = 140_000_000
+_FIXED_BYTES = 210_000_000
 """What running the network takes whatever the volume: compiled kernels, a chunk's feature maps and
 what the allocators keep. Measured."""
+
+_FEATURES_AT_ONCE = 3.3
+"""Planes' features that are in memory when the second plane's are joined: the first's, the parts,
+the whole, and what is lost between the parts. Measured."""
 
 _KEPT_BETWEEN_TILES = 1.3
 """How much more is taken by several tiles in turn, since they do not fit exactly into the memory
@@ -216,9 +220,8 @@ def _tile_bytes(
 ) -> int:
     voxels, with_halo = math.prod(sizes), math.prod(n + 2 * HALO for n in sizes)
     order = 3 * 4 * voxels
-    # When the second plane's features are joined there are the first's, the parts and the whole.
-    features = 3 * num_foreground * NUM_FEATURES * _ITEM_BYTES[precision]
-    in_graph = 4 * with_halo + order + features
+    features = num_foreground * NUM_FEATURES * _ITEM_BYTES[precision]
+    in_graph = 4 * with_halo + order + _FEATURES_AT_ONCE * features
     # TensorFlow keeps that, while a class at a time is brought to the target's grid and decided.
     rows = num_foreground * num_classes * 4
     deciding = rows + 4 * voxels + int(_DECIDING_BYTES * voxels * target_voxels_per_voxel)

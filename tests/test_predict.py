@@ -133,7 +133,7 @@ def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp
     assert str(refusal).startswith(f"{path}: takes 0.0 GB to be prepared")
     assert "--memory-gb" in str(refusal)
     ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e7))
-    assert str(refusal).startswith(f"{path}: needs at least 0.1 GB more to be computed")
+    assert str(refusal).startswith(f"{path}: needs at least 0.2 GB more to be computed")
     assert not (tmp_path / "out").exists()
 
 
