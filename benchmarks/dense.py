@@ -13,7 +13,6 @@ the real brains in `MTSEG_REAL_DATA` is taken, or a synthetic one of its size.
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import statistics
 import sys
@@ -28,13 +27,7 @@ from comparison import Worker, finish, median_ratio
 
 from mtseg import tile_graph
 from mtseg.dense import PRECISIONS, make_dense_network
-from mtseg.model import (
-    KERNEL_SIZE,
-    NUM_CONVOLUTIONS,
-    NUM_FEATURES,
-    build_patch_model,
-    fold,
-)
+from mtseg.model import NUM_CONVOLUTIONS, build_patch_model, fold
 from mtseg.phantoms import make_phantom
 from mtseg.prepared_scan import prepare_scan
 from mtseg.sampling import PLANES, cut_patches, pad_volume
@@ -71,39 +64,14 @@ def make_matrix_product(precision: str) -> object:
 
 def make_stack(patch_model: object, precision: str) -> object:
     """The shared convolutions on the planes that PyTorch gets."""
-    dtype = tf.as_dtype(precision)
     network = fold(patch_model)
-    if dtype != tf.float32:
-        network = tile_graph._round_weights(network, dtype)
-    convolve = tf.function(lambda x: tile_graph._convolve(x, network, dtype))
+    if precision == "bfloat16":
+        network = tile_graph._round_weights(network, tf.bfloat16)
     planes = tf.random.uniform((NUM_PLANES, PLANE_SIZE, PLANE_SIZE, 1))
-    return lambda: float(convolve(planes)[0, 0, 0, 0])
-
-
-def make_bare_stack(patch_model: object, precision: str) -> object:
-    """The same without biases and activations, to see what these take."""
-    kernels = [tf.cast(kernel, precision) for kernel, _ in fold(patch_model).stack]
-
-    @tf.function
-    def convolve(x: tf.Tensor) -> tf.Tensor:
-        for kernel in kernels:
-            x = tf.nn.conv2d(x, kernel, 1, "VALID")
-        return x
-
-    planes = tf.cast(tf.random.uniform((NUM_PLANES, PLANE_SIZE, PLANE_SIZE, 1)), precision)
-    return lambda: float(convolve(planes)[0, 0, 0, 0])
-
-
-def count_stack_flop() -> int:
-    """Operations of the shared convolutions on these planes."""
-    positions = [(PLANE_SIZE - 2 * n) ** 2 for n in range(1, NUM_CONVOLUTIONS + 1)]
-    inputs = [1] + [NUM_FEATURES] * (NUM_CONVOLUTIONS - 1)
-    taps = KERNEL_SIZE**2 * NUM_FEATURES
-    return sum(2 * NUM_PLANES * p * taps * i for p, i in zip(positions, inputs, strict=True))
-
-
-def best_of_three(run: object) -> float:
-    return min(run() for _ in range(3))
+    convolve = tf.function(
+        lambda x: tile_graph._convolve(x, network, tf.as_dtype(precision)),
+    )
+    return lambda: float(tf.cast(convolve(planes)[0, 0, 0, 0], tf.float32))
 
 
 def main() -> None:
@@ -147,37 +115,37 @@ def main() -> None:
         floor[f"{precision}_tflop"] = plan.flop / 1e12
         floor[f"{precision}_matrix_product_gflop_per_s"] = statistics.median(products) / 1e9
 
-    flop = count_stack_flop()
-    for precision in PRECISIONS:
-        stack, bare = (make(patch_model, precision) for make in (make_stack, make_bare_stack))
-        for run in (stack, bare):
-            run(), run()
-
-        def compare(
-            name: str,
-            other: object,
-            precision: str = precision,
-            ours: object = functools.partial(seconds_of, stack),
-        ) -> None:
-            pairs = [(best_of_three(other), best_of_three(ours)) for _ in range(arguments.pairs)]
-            theirs, own = zip(*pairs, strict=True)
-            key = f"{precision}_{name.replace(' ', '_')}_seconds_over_ours"
-            ratios[key] = median_ratio(theirs, own)
-            print(
-                f"{NUM_PLANES} planes of {PLANE_SIZE}×{PLANE_SIZE}, {precision}: {name} "
-                f"{flop / statistics.median(theirs) / 1e9:.0f} GFLOP/s, ours "
-                f"{flop / statistics.median(own) / 1e9:.0f}",
-                flush=True,
-            )
-
-        compare("convolutions alone", functools.partial(seconds_of, bare))
-        for how in () if arguments.without_torch else ("eager", "compiled"):
+    flop = (
+        2
+        * 9
+        * 32
+        * NUM_PLANES
+        * sum(
+            (1 if n == 1 else 32) * (PLANE_SIZE - 2 * n) ** 2
+            for n in range(1, NUM_CONVOLUTIONS + 1)
+        )
+    )
+    for precision in () if arguments.without_torch else PRECISIONS:
+        stack = make_stack(patch_model, precision)
+        stack(), stack()
+        for how in ("eager", "compiled"):
             worker = str(Path(__file__).parent / "torch_worker.py")
             plane = (str(NUM_PLANES), str(PLANE_SIZE))
             command = (arguments.torch_python, worker, "stack", precision, how, *plane)
             with Worker(*command) as torch:
                 torch.run()
-                compare(f"torch {how}", torch.run)
+                pairs = [
+                    (min(torch.run() for _ in range(3)), min(seconds_of(stack) for _ in range(3)))
+                    for _ in range(arguments.pairs)
+                ]
+            theirs, ours = zip(*pairs, strict=True)
+            ratios[f"{precision}_torch_{how}_seconds_over_ours"] = median_ratio(theirs, ours)
+            print(
+                f"{NUM_PLANES} planes of {PLANE_SIZE}×{PLANE_SIZE}, {precision}: PyTorch {how} "
+                f"{flop / statistics.median(theirs) / 1e9:.0f} GFLOP/s, ours "
+                f"{flop / statistics.median(ours) / 1e9:.0f}",
+                flush=True,
+            )
 
     rng = np.random.default_rng(0)
     voxels = np.argwhere(volume != 0)
