@@ -237,11 +237,11 @@ def test_a_trained_networks_labels_hardly_depend_on_the_precision(tmp_path, caps
     config = TrainConfig(
         "brain", str(data_dir), minibatches_per_task=190, global_batch_size=24,
         learning_rate=3e-3, schedule="cosine", warmup_minibatches=10, batch_norm_momentum=0.9,
-        evaluate_every=190, checkpoint_every=190, dropout_rate=0.2,
+        evaluate_every=190, checkpoint_every=190, dropout_rate=0.2, class_priors="natural",
     )  # fmt: skip
     train_and_evaluate(config, tmp_path / "run")
     trained = load_trained(tmp_path / "run")
-    phantom = make_phantom("brain", seed=70, size=96)
+    phantom = make_phantom("brain", seed=70, size=64)
     scan = prepare_scan(Volume(phantom.image, phantom.affine))
     reference = prepare_label_map(Volume(phantom.label_map, phantom.affine), scan)
     image = scan.volume.array
@@ -264,4 +264,4 @@ def test_a_trained_networks_labels_hardly_depend_on_the_precision(tmp_path, caps
     assert exact_dice.min() > 0.3
     assert agreement >= 0.999
     assert fast_dice.mean() == pytest.approx(exact_dice.mean(), abs=0.001)
-    np.testing.assert_allclose(fast_dice, exact_dice, atol=0.002)
+    np.testing.assert_allclose(fast_dice, exact_dice, atol=0.003)
