@@ -8,6 +8,8 @@ import os
 import platform
 import statistics
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,30 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._process.stdin.close()
         self._process.wait()
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Seconds that one call takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+class MatrixProduct:
+    """The product of two 4096 × 4096 matrices in TensorFlow: what the machine can do."""
+
+    _SIZE = 4096
+
+    def __init__(self, precision: str) -> None:
+        import tensorflow as tf
+
+        matrix = tf.cast(tf.random.normal((self._SIZE, self._SIZE)), precision)
+        self._run = lambda: float(tf.cast(tf.matmul(matrix, matrix)[0, 0], tf.float32))
+        self._run()
+
+    def flop_per_s(self) -> float:
+        """Operations a second, the median of five products."""
+        return 2 * self._SIZE**3 / statistics.median(seconds_of(self._run) for _ in range(5))
 
 
 def machine() -> dict[str, Any]:

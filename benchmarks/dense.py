@@ -16,14 +16,13 @@ import argparse
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from comparison import Worker, finish, median_ratio
+from comparison import MatrixProduct, Worker, finish, median_ratio, seconds_of
 
 from mtseg import tile_graph
 from mtseg.dense import PRECISIONS, make_dense_network
@@ -34,7 +33,6 @@ from mtseg.sampling import PLANES, cut_patches, pad_volume
 from mtseg.volumes import Volume, read_scan
 
 NUM_CLASSES = 7
-MATRIX_SIZE = 4096
 NUM_PLANES, PLANE_SIZE = 4, 306
 NUM_PATCHES = 105
 
@@ -49,17 +47,6 @@ def load_volume(path: str | None) -> tuple[str, np.ndarray]:
     phantom = make_phantom("brain", seed=0, size=214)
     scan = Volume(phantom.image, phantom.affine)
     return "synthetic brain", prepare_scan(scan).volume.array
-
-
-def seconds_of(run: object) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def make_matrix_product(precision: str) -> object:
-    matrix = tf.cast(tf.random.normal((MATRIX_SIZE, MATRIX_SIZE)), precision)
-    return lambda: float(tf.cast(tf.matmul(matrix, matrix)[0, 0], tf.float32))
 
 
 def make_stack(patch_model: object, precision: str) -> object:
@@ -95,14 +82,12 @@ def main() -> None:
             for tile in plan.tiles:
                 network.run(volume, tile)
 
-        product = make_matrix_product(precision)
-        run(), product()
+        product = MatrixProduct(precision)
+        run()
         ours, products = [], []
         for _ in range(arguments.pairs):
             ours.append(plan.flop / seconds_of(run))
-            products.append(2 * MATRIX_SIZE**3 / statistics.median(
-                seconds_of(product) for _ in range(5)
-            ))  # fmt: skip
+            products.append(product.flop_per_s())
         dense_seconds[precision] = plan.flop / statistics.median(ours)
         ratios[f"{precision}_rate_over_matrix_product"] = median_ratio(ours, products)
         print(

@@ -1,6 +1,7 @@
 """PyTorch's side of the comparisons, in a process of its own: a line in, seconds out.
 
     stack float32|bfloat16 eager|compiled N SIZE   the shared convolutions on N planes
+    train float32|bfloat16 eager|compiled N        a training step on N samples
     nnunet SCAN                                    nnU-Net v2's predictor on a scan
 
 It prints `ready`, then for each line `run` (or `run mirrored`) on standard input the seconds that
@@ -33,6 +34,44 @@ def make_stack(precision: str, how: str, num_planes: int, size: int) -> Callable
     if how == "compiled":
         stack = torch.compile(stack)
     return lambda _: stack(planes)
+
+
+def make_training_step(precision: str, how: str, num_samples: int) -> Callable[[str], None]:
+    """A step of the same network, loss and optimiser; the planes pass the stack as one batch."""
+    torch.manual_seed(0)
+
+    def convolution(num_in: int, num_out: int, size: int) -> list[nn.Module]:
+        normalise = nn.BatchNorm2d(num_out, eps=1e-3, momentum=0.01)
+        return [nn.Conv2d(num_in, num_out, size, bias=False), normalise, nn.ELU(inplace=True)]
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = [convolution(1 if n == 0 else 32, 32, 3) for n in range(25)]
+            self.stack = nn.Sequential(*(module for layer in layers for module in layer))
+            self.head = nn.Sequential(
+                *convolution(96, 192, 1), nn.Dropout(), *convolution(192, 192, 1), nn.Dropout(),
+                nn.Conv2d(192, 7, 1),
+            )  # fmt: skip
+
+        def forward(self, planes: torch.Tensor) -> torch.Tensor:
+            features = torch.cat(self.stack(planes).chunk(3), dim=1)
+            return self.head(features)[:, :, 0, 0]
+
+    network = Network().to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    planes = torch.rand(3 * num_samples, 1, 51, 51).to(memory_format=torch.channels_last)
+    class_index = torch.randint(7, (num_samples,))
+    forward = torch.compile(network) if how == "compiled" else network
+
+    def run(_: str) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            scores = forward(planes)
+        nn.functional.cross_entropy(scores.float(), class_index).backward()
+        optimizer.step()
+
+    return run
 
 
 def make_nnunet(scan_path: str) -> Callable[[str], None]:
@@ -86,8 +125,12 @@ def make_nnunet(scan_path: str) -> Callable[[str], None]:
 def main() -> None:
     kind, *arguments = sys.argv[1:]
     # What nnU-Net prints goes elsewhere.
-    with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
-        if kind == "stack":
+    with torch.inference_mode(kind != "train"), contextlib.redirect_stdout(sys.stderr):
+        if kind == "train":
+            precision, how, num_samples = arguments
+            run = make_training_step(precision, how, int(num_samples))
+            run("")
+        elif kind == "stack":
             precision, how, num_planes, size = arguments
             run = make_stack(precision, how, int(num_planes), int(size))
             run("")

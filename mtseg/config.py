@@ -9,16 +9,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import typing
 from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
 
-STRATEGIES = ("default", "mirrored")
+STRATEGIES = ("default", "mirrored", "multiworker")
+INPUTS = ("patches", "volumes")
+AUGMENTATIONS = ("flip", "intensity")
 SCHEDULES = ("constant", "cosine")
 CLASS_PRIORS = ("drawn", "natural")
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
+
+_MAY_CHANGE = ("checkpoint_every", "keep", "strategy", "steps_per_call")
+"""What may differ when a run is gone on with: it does not decide what is computed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +44,22 @@ class TrainConfig:
         batch_norm_momentum: of the moving statistics (Keras's default; short runs want less).
         class_priors: `drawn`, as in the paper, or `natural`: scores are shifted from how often
             classes are drawn to how often they occur (see `mtseg.class_priors`).
+        input: `patches`, the prepared patch records, or `volumes`: whole prepared scans in memory,
+            of which every voxel may be drawn, as the paper does.
+        augment: comma list of `flip` (left and right, where the task's anatomy allows it) and
+            `intensity` (a factor for each sample); the paper has none.
         evaluate_every: mini-batches per task between evaluations on the test scans.
         checkpoint_every: mini-batches between checkpoints, in all.
         keep: number of checkpoints kept.
-        precision: `float32`, or `mixed_bfloat16`: convolutions in bfloat16 with float32 weights,
-            which is faster where the hardware has such instructions (the paper is silent).
-        strategy: `default` (one device) or `mirrored` (all local devices).
+        precision: `float32`; `mixed_bfloat16` or `mixed_float16`: convolutions in that type with
+            float32 weights, which is faster where the hardware has such instructions, and for the
+            latter a scaled loss; or `float64`, to compare runs (the paper is silent).
+        strategy: `default` (one device), `mirrored` (all local devices) or `multiworker` (those of
+            several machines).
+        steps_per_call: mini-batches that TensorFlow computes before Python is asked again.
+        is_deterministic: whether the same run again has the same weights to the bit, for which the
+            number of threads is fixed too.
+        num_threads: threads of an operation; 0 is TensorFlow's choice.
         seed: decides initial weights, dropout and the order of samples.
         preset: the named configuration this one started from.
     """
@@ -59,11 +75,16 @@ class TrainConfig:
     dropout_rate: float = 0.5
     batch_norm_momentum: float = 0.99
     class_priors: str = "drawn"
+    input: str = "patches"
+    augment: str = ""
     evaluate_every: int = 1_000
     checkpoint_every: int = 500
     keep: int = 2
     precision: str = "float32"
     strategy: str = "default"
+    steps_per_call: int = 1
+    is_deterministic: bool = False
+    num_threads: int = 0
     seed: int = 0
     preset: str = "paper"
 
@@ -72,12 +93,12 @@ class TrainConfig:
             value, kind = getattr(self, field.name), typing.get_type_hints(type(self))[field.name]
             if kind is float and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, field.name, float(value))
-            elif not isinstance(value, kind) or isinstance(value, bool):
+            elif type(value) is not kind:
                 raise InputError(f"{field.name}: {value!r} is not of type {kind.__name__}.")
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: must be above 0, not {getattr(self, name)}.")
-        for name in ("warmup_minibatches", "seed"):
+        for name in ("warmup_minibatches", "seed", "num_threads"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: must not be negative, not {getattr(self, name)}.")
         for name in ("dropout_rate", "batch_norm_momentum", "adam_beta_2"):
@@ -87,9 +108,17 @@ class TrainConfig:
             raise InputError(f"learning_rate: must be finite, not {self.learning_rate}.")
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("class_priors", self.class_priors, CLASS_PRIORS)
+        _check_choice("input", self.input, INPUTS)
+        for name in self.augmentations:
+            _check_choice("augment", name, AUGMENTATIONS)
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("strategy", self.strategy, STRATEGIES)
         _check_choice("preset", self.preset, tuple(PRESETS))
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The names in `augment`."""
+        return tuple(name.strip() for name in self.augment.split(",") if name.strip())
 
     def to_json(self) -> str:
         """The configuration as indented JSON text."""
@@ -109,9 +138,10 @@ class TrainConfig:
             raise InputError(f"not a configuration of this version of mtseg: {error}.") from error
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """What differs from another configuration, one `field: here / there` each."""
+        """What would make it another run, one `field: here / there` each."""
         here, there = dataclasses.asdict(self), dataclasses.asdict(other)
-        return [f"{k}: {here[k]} / {there[k]}" for k in here if here[k] != there[k]]
+        fields = [name for name in here if name not in _MAY_CHANGE]
+        return [f"{k}: {here[k]} / {there[k]}" for k in fields if here[k] != there[k]]
 
 
 _POSITIVE = (
@@ -121,6 +151,7 @@ _POSITIVE = (
     "evaluate_every",
     "checkpoint_every",
     "keep",
+    "steps_per_call",
 )
 
 
@@ -149,8 +180,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 95,
         "precision": "auto",
     },
-    # The same recipe with mini-batches of 35 for half an hour with one task on a processor.
-    "short": {
+    # The same recipe for real scans: a quarter of an hour a task on a processor with bfloat16. What
+    # each choice brings is in docs/training.md.
+    "fast": {
         "minibatches_per_task": 2_000,
         "global_batch_size": 35,
         "learning_rate": 3e-3,
@@ -158,7 +190,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_minibatches": 30,
         "adam_beta_2": 0.98,
         "batch_norm_momentum": 0.9,
-        "evaluate_every": 2_000,
+        "class_priors": "natural",
+        "evaluate_every": 500,
         "checkpoint_every": 100,
         "precision": "auto",
     },
@@ -176,6 +209,9 @@ def configure(preset: str, tasks: str, data_dir: str, **changes: Any) -> TrainCo
     fields = {"tasks": tasks, "data_dir": data_dir, "preset": preset, **PRESETS[preset], **given}
     if fields.get("precision") == "auto":
         fields["precision"] = fastest_precision()
+    if fields.get("is_deterministic") and not fields.get("num_threads"):
+        # Sums depend on how many threads divide them.
+        fields["num_threads"] = len(os.sched_getaffinity(0))
     return TrainConfig(**fields)
 
 

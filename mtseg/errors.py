@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", as opposed to a defect of mtseg."""
+"""The exceptions that are no defect of mtseg: wrong input, and a lost worker."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     The message is a single line for the person at the keyboard: it names the file, what is
     wrong with it and what to do. Commands print it without a traceback and exit with code 2.
+    """
+
+
+class WorkerLostError(RuntimeError):
+    """Another machine of a run has died, so this one cannot go on.
+
+    Commands print the message, which says how the run goes on, and exit with code 3.
     """

@@ -1,27 +1,30 @@
-"""Balanced mini-batches: prepared patch records come in, batches for the training step leave.
+"""Balanced mini-batches: prepared records come in, batches for the training step leave.
 
 Every sample of a run has a number. Counting samples through the tasks in turn, and each task's
 samples through its classes in turn, makes any run of consecutive samples equally balanced over
 tasks, and within a task over its classes, to within one; the remainder rotates by itself. Which
-record a sample is follows from a permutation that depends on (seed, task, class, pass) only. So
-mini-batch n is a function of (data, seed, n): resuming costs no replay.
+patch record a sample is follows from a permutation that depends on (seed, task, class, pass) only,
+and which voxel of a volume from numbers drawn for (seed, n). So mini-batch n is a function of
+(data, seed, n): resuming costs no replay, and every replica reads its own samples alone.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from mtseg.augmentation import augment
 from mtseg.errors import InputError
 from mtseg.prepared import PatchRecords, open_patches
-from mtseg.records import parse_patches
-from mtseg.sampling import PLANES
+from mtseg.sampling import PATCH_SIZE, PLANES
 from mtseg.tasks import LabelSpace
+from mtseg.volume_patches import VolumePatches, open_volumes
 
 
 def assign_slots(
@@ -49,36 +52,89 @@ def assign_slots(
     return task, class_index, ordinal
 
 
-@dataclasses.dataclass(frozen=True)
-class BalancedPatches:
-    """Mini-batches by number from the patch records of several tasks.
+class BalancedSamples:
+    """Mini-batches by number from the training data of several tasks.
+
+    Args:
+        label_space: the tasks.
+        data: of each task, its patch records or its volumes.
+        seed: decides the order of the samples.
+        augmentations: names of `mtseg.augmentation`.
 
     Attributes:
-        records: the records of each task, in the label space's order.
-        rows: for each task, the rows of each of its classes.
-        num_classes: classes of each task, background included.
-        offsets: what is added to a task's own foreground class to get the combined class.
-        seed: decides the order of the records.
+        num_samples: for each task, how many different samples each of its classes has.
     """
 
-    records: tuple[PatchRecords, ...]
-    rows: tuple[tuple[np.ndarray, ...], ...]
-    num_classes: tuple[int, ...]
-    to_combined: tuple[np.ndarray, ...]
-    seed: int
+    def __init__(
+        self,
+        label_space: LabelSpace,
+        data: Sequence[PatchRecords | VolumePatches],
+        seed: int,
+        augmentations: tuple[str, ...] = (),
+    ) -> None:
+        tasks = [selection.task for selection in label_space.selections]
+        self._data, self._seed, self._augmentations = data, seed, augmentations
+        self._num_classes = tuple(task.num_classes for task in tasks)
+        self._to_combined = [label_space.to_combined(task.name) for task in tasks]
+        self._is_symmetric = np.array([task.is_symmetric for task in tasks])
+        self._rows = [_rows_of_classes(d, n) for d, n in zip(data, self._num_classes, strict=True)]
+        self.num_samples = [
+            [rows.size if isinstance(rows, np.ndarray) else rows for rows in of_task]
+            for of_task in self._rows
+        ]
 
-    def minibatch(self, n: int, global_batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Serialised examples (bytes objects) and combined class index (int32) of mini-batch n."""
-        slots = assign_slots(int(n), global_batch_size, self.num_classes)
-        examples = np.empty(global_batch_size, object)
-        combined = np.empty(global_batch_size, np.int32)
-        for slot, (task, class_index, ordinal) in enumerate(zip(*slots, strict=True)):
-            rows = self.rows[task][class_index]
-            epoch, position = divmod(int(ordinal), rows.size)
-            order = _permutation(self.seed, int(task), int(class_index), epoch, rows.size)
-            examples[slot] = self.records[task].read(int(rows[order[position]]))
-            combined[slot] = self.to_combined[task][class_index]
-        return examples, combined
+    def minibatch(
+        self, n: int, global_batch_size: int, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Patches and classes of mini-batch n.
+
+        Args:
+            n: its number, from 0.
+            global_batch_size: samples in it.
+            rows: those wanted.
+
+        Returns:
+            `(patches, class_index)`: float16 (rows, 3, 51, 51) and int32 (rows,), combined.
+        """
+        task, class_index, ordinal = assign_slots(n, global_batch_size, self._num_classes)
+        draws = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
+        is_symmetric = self._is_symmetric[task]
+        task, class_index, ordinal = task[rows], class_index[rows], ordinal[rows]
+        patches = np.empty((len(task), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
+        combined = np.empty(len(task), np.int32)
+        for t, data in enumerate(self._data):
+            mine = np.flatnonzero(task == t)
+            combined[mine] = self._to_combined[t][class_index[mine]]
+            if isinstance(data, VolumePatches):
+                sizes = np.asarray(self.num_samples[t])[class_index[mine]]
+                number = (draws[mine] * sizes).astype(np.int64)
+                patches[mine] = data.cut(class_index[mine], number)
+            else:
+                records = self._shuffled(t, class_index[mine], ordinal[mine])
+                data.read(records, [patches[sample] for sample in mine])
+        if self._augmentations:
+            rng = np.random.default_rng([self._seed, n, 1])
+            augment(patches, is_symmetric, rows, self._augmentations, rng)
+        return patches, combined
+
+    def _shuffled(self, task: int, class_index: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
+        """The records of those samples: in each pass every record of a class once."""
+        chosen = np.empty(len(ordinal), np.int64)
+        for c in np.unique(class_index):
+            rows = self._rows[task][c]
+            epoch, position = np.divmod(ordinal, rows.size)
+            for e in np.unique(epoch[class_index == c]):
+                order = _permutation(self._seed, task, int(c), int(e), rows.size)
+                mine = (class_index == c) & (epoch == e)
+                chosen[mine] = rows[order[position[mine]]]
+        return chosen
+
+
+def _rows_of_classes(data: PatchRecords | VolumePatches, num_classes: int) -> list[Any]:
+    """For each class the records that show it, or the number of its voxels."""
+    if isinstance(data, VolumePatches):
+        return list(data.num_voxels) + [0] * (num_classes - len(data.num_voxels))
+    return [np.flatnonzero(data.class_index == c) for c in range(num_classes)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -86,59 +142,80 @@ def _permutation(seed: int, task: int, class_index: int, epoch: int, size: int) 
     return np.random.default_rng([seed, task, class_index, epoch]).permutation(size)
 
 
-def open_balanced_patches(data_dir: str, label_space: LabelSpace, seed: int) -> BalancedPatches:
-    """Opens the prepared patches of every task of a label space.
+def open_balanced_samples(
+    data_dir: str,
+    label_space: LabelSpace,
+    seed: int,
+    *,
+    kind: str = "patches",
+    augmentations: tuple[str, ...] = (),
+) -> BalancedSamples:
+    """Opens the prepared training data of every task of a label space.
+
+    Args:
+        data_dir: the folder of prepared records.
+        label_space: the tasks.
+        seed: decides the order of the samples.
+        kind: `patches` or `volumes`.
+        augmentations: names of `mtseg.augmentation`.
 
     Raises:
-        InputError: if a task is not prepared, a shard is damaged, or a class has no patch.
+        InputError: if a task is not prepared, a shard is damaged, or a class has no sample.
     """
-    records, rows = [], []
-    for selection in label_space.selections:
-        task = selection.task
-        patches = open_patches(data_dir, task.name, selection.source)
-        rows_of_class = tuple(
-            np.flatnonzero(patches.class_index == c) for c in range(task.num_classes)
-        )
-        for name, of_class in zip(task.class_names, rows_of_class, strict=True):
-            if of_class.size == 0:
+    open_data = {"patches": open_patches, "volumes": open_volumes}[kind]
+    data = [open_data(data_dir, s.task.name, s.source) for s in label_space.selections]
+    samples = BalancedSamples(label_space, data, seed, augmentations)
+    for selection, sizes in zip(label_space.selections, samples.num_samples, strict=True):
+        for name, size in zip(selection.task.class_names, sizes, strict=True):
+            if size == 0:
                 raise InputError(
                     f"{data_dir}: no training scan of {selection.spec} has a voxel of class "
                     f"{name}. Add scans that show it, or take the class out of the task file."
                 )
-        records.append(patches)
-        rows.append(rows_of_class)
-    return BalancedPatches(
-        records=tuple(records),
-        rows=tuple(rows),
-        num_classes=tuple(s.task.num_classes for s in label_space.selections),
-        to_combined=tuple(label_space.to_combined(s.task.name) for s in label_space.selections),
-        seed=seed,
-    )
+    return samples
 
 
 def make_dataset(
-    patches: BalancedPatches, global_batch_size: int, *, start: int, stop: int
+    samples: BalancedSamples,
+    global_batch_size: int,
+    calls: Sequence[tuple[int, int]],
+    *,
+    shares: Sequence[slice] = (slice(None),),
 ) -> tf.data.Dataset:
-    """Mini-batches `start` to `stop` as a dataset.
+    """Mini-batches as a dataset, several to an element.
+
+    Args:
+        samples: where they come from.
+        global_batch_size: samples in a mini-batch.
+        calls: `(start, stop)` of the mini-batches in each element; all but the last few are
+            equally many.
+        shares: for each replica of this process its rows of a mini-batch, equally many. Every
+            call gives one element for each of them in turn.
 
     Returns:
-        Elements `(planes, class_index)`: a dictionary of float32 (global_batch_size, 51, 51, 1)
-        for each of `PLANES`, and int32 (global_batch_size,) in the combined label space.
+        Elements `(patches, class_index)`: float16 (mini-batches, rows, 3, 51, 51), of the three
+        planes in the order of `PLANES`, and int32 (mini-batches, rows) in the combined label space.
     """
+    num_rows = len(range(*shares[0].indices(global_batch_size)))
+    of_element = [(start, stop, rows) for start, stop in calls for rows in shares]
 
-    def read(n: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        examples, class_index = tf.numpy_function(
-            lambda m: patches.minibatch(m, global_batch_size), [n], (tf.string, tf.int32)
-        )
+    def compute(element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        start, stop, rows = of_element[int(element)]
+        parts = [samples.minibatch(n, global_batch_size, rows) for n in range(start, stop)]
+        patches, class_index = zip(*parts, strict=True)
+        # One mini-batch to a call is the rule, and is spared a copy.
+        is_one = len(parts) == 1
+        return patches[0][np.newaxis] if is_one else np.stack(patches), np.stack(class_index)
+
+    def read(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        patches, class_index = tf.numpy_function(compute, [element], (tf.float16, tf.int32))
         # Fixed shapes spare the training step a second trace.
-        examples.set_shape([global_batch_size])
-        class_index.set_shape([global_batch_size])
-        stacked, _ = parse_patches(examples)
-        planes = {name: stacked[:, p, :, :, tf.newaxis] for p, name in enumerate(PLANES)}
-        return planes, class_index
+        patches.set_shape([None, num_rows, len(PLANES), PATCH_SIZE, PATCH_SIZE])
+        class_index.set_shape([None, num_rows])
+        return patches, class_index
 
     return (
-        tf.data.Dataset.range(start, stop)
+        tf.data.Dataset.range(len(of_element))
         .map(read, num_parallel_calls=2, deterministic=True)
         .prefetch(4)
     )

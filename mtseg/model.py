@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers, ops
 
+from mtseg.activation import FastELU
 from mtseg.batch_norm import FusedBatchNormalization
+from mtseg.dropout import MinibatchDropout
 
 PATCH_SIZE = 51
 """Voxels along each side of a patch."""
@@ -98,8 +100,9 @@ def build_patch_model(
         for layer in _head_layers(number, batch_norm, dropout_rate):
             x = layer(x)
     # Under a mixed precision policy the scores and the softmax stay float32.
-    x = layers.Conv2D(num_classes, 1, dtype="float32", name="logits")(x)
-    outputs = layers.Softmax(dtype="float32", name="probabilities")(x)
+    full = keras.config.dtype_policy().variable_dtype
+    x = layers.Conv2D(num_classes, 1, dtype=full, name="logits")(x)
+    outputs = layers.Softmax(dtype=full, name="probabilities")(x)
     return keras.Model(inputs, outputs, name="patch_model")
 
 
@@ -116,7 +119,7 @@ def _build_shared_convolutions(batch_norm: dict[str, Any]) -> keras.Sequential:
             )
         )
         stack.add(FusedBatchNormalization(name=f"batch_norm_{number}", **batch_norm))
-        stack.add(layers.ELU(name=f"elu_{number}"))
+        stack.add(FastELU(name=f"elu_{number}"))
     return stack
 
 
@@ -130,8 +133,8 @@ def _head_layers(number: int, batch_norm: dict[str, Any], dropout_rate: float) -
             name=f"{_HEAD}_{number}_convolution",
         ),
         FusedBatchNormalization(name=f"{_HEAD}_{number}_batch_norm", **batch_norm),
-        layers.ELU(name=f"{_HEAD}_{number}_elu"),
-        layers.Dropout(dropout_rate, name=f"{_HEAD}_{number}_dropout"),
+        FastELU(name=f"{_HEAD}_{number}_elu"),
+        MinibatchDropout(dropout_rate, name=f"{_HEAD}_{number}_dropout"),
     ]
 
 

@@ -1,13 +1,15 @@
 """Read prepared records: a data folder comes in, volumes or single patch records leave.
 
-Volumes go through TFDS. Patches do not: their shards are mapped into memory and indexed once, so
-that any record can be had at any moment and a mini-batch is a function of its number alone.
+Volumes go through TFDS. Patches do not: their shards are indexed once, so that any record can be
+had at any moment and a mini-batch is a function of its number alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from mtseg.records import PATCH_SPEC, VERSION
 from mtseg.subject import PreparedSubject
 from mtseg.tasks import LabelSpace
 
-_HEADER_BYTES = 12
+_FRAME_BYTES = 16
 _FOOTER_BYTES = 4
 """A TFRecord's framing: length (8) and its checksum (4) before the data, a checksum (4) after."""
 
@@ -86,23 +88,36 @@ class PatchRecords:
     """The patch records of one task, any of them at once.
 
     Attributes:
-        shards: the shard files, mapped into memory.
+        folder: where they are.
+        shards: descriptors of the open shard files.
         class_index: int64 (n,), the task's own class of every record.
         shard: int64 (n,), the shard that holds it.
-        offset: int64 (n,), where its bytes begin in that shard.
-        length: int64 (n,), how many they are.
+        offset: int64 (n,), where its patches' bytes begin in that shard.
     """
 
-    shards: tuple[np.ndarray, ...]
+    folder: Path
+    shards: tuple[int, ...]
     class_index: np.ndarray
     shard: np.ndarray
     offset: np.ndarray
-    length: np.ndarray
 
-    def read(self, row: int) -> bytes:
-        """The serialised example of one record."""
-        start = self.offset[row]
-        return self.shards[self.shard[row]][start : start + self.length[row]].tobytes()
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Reads the patches of some records.
+
+        Args:
+            rows: integers (n,).
+            out: float16 (n, 3, 51, 51), or a list of n such arrays without the first axis; filled.
+
+        Raises:
+            InputError: if a shard has become shorter since it was opened.
+        """
+        for row, patches in zip(rows, out, strict=True):
+            shard = self.shards[self.shard[row]]
+            if os.preadv(shard, [patches.data], self.offset[row]) != patches.nbytes:
+                raise InputError(
+                    f"{self.folder}: a shard of records was changed while it was in use. Prepare "
+                    "it again: mtseg-prepare with --overwrite."
+                )
 
 
 def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchRecords:
@@ -113,7 +128,7 @@ def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchReco
     """
     folder = prepared_dir(data_dir, task_name, source, "patches")
     paths = sorted(folder.glob(f"mtseg_{task_name}-train.tfrecord-*"))
-    shards, columns = [], []
+    columns: list[np.ndarray] = []
     for number, path in enumerate(paths):
         try:
             columns += [np.insert(c, 1, number, axis=0) for c in _index_shard(path)]
@@ -122,25 +137,27 @@ def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchReco
                 f"{path}: this shard of records is damaged. Prepare it again: "
                 f"mtseg-prepare {task_name}:{source} --data-dir {data_dir} --overwrite"
             ) from error
-        # An empty file cannot be mapped; TFDS writes one where a shard got no example.
-        is_empty = path.stat().st_size == 0
-        shards.append(np.zeros(0, np.uint8) if is_empty else np.memmap(path, np.uint8, "r"))
     if not columns:
         raise InputError(
             f"{folder}: holds no patch. Prepare it again: "
             f"mtseg-prepare {task_name}:{source} --data-dir {data_dir} --overwrite"
         )
-    class_index, shard, offset, length = np.concatenate(columns, axis=1)
-    return PatchRecords(tuple(shards), class_index, shard, offset, length)
+    class_index, shard, offset = np.concatenate(columns, axis=1)
+    shards = tuple(os.open(path, os.O_RDONLY) for path in paths)
+    records = PatchRecords(folder, shards, class_index, shard, offset)
+    weakref.finalize(records, lambda: [os.close(shard) for shard in shards])
+    return records
 
 
 def _index_shard(path: Path) -> Iterator[np.ndarray]:
-    """Yields int64 (3, n): class index, offset and length of the next n records of a shard."""
+    """Yields int64 (2, n): class index and offset of the patches of the next n records."""
     position = 0
-    only_class = {"class_index": PATCH_SPEC["class_index"]}
-    for examples in tf.data.TFRecordDataset(str(path), buffer_size=2**23).batch(512):
-        class_index = tf.io.parse_example(examples, only_class)["class_index"].numpy()
-        length = tf.strings.length(examples).numpy().astype(np.int64)
-        ends = position + np.cumsum(length + _HEADER_BYTES + _FOOTER_BYTES)
-        position = int(ends[-1])
-        yield np.stack([class_index, ends - _FOOTER_BYTES - length, length])
+    for batch in tf.data.TFRecordDataset(str(path), buffer_size=2**23).batch(512):
+        fields = tf.io.parse_example(batch, PATCH_SPEC)
+        examples = batch.numpy()
+        # The bytes stand in the example as they are, so they can be read without parsing it again.
+        inside = np.array(list(map(bytes.find, examples, fields["patches"].numpy())))
+        length = np.array(list(map(len, examples)))
+        starts = position + np.cumsum(length + _FRAME_BYTES) - length - _FOOTER_BYTES
+        position = int(starts[-1] + length[-1] + _FOOTER_BYTES)
+        yield np.stack([fields["class_index"].numpy(), starts + inside])

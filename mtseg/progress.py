@@ -19,9 +19,13 @@ class Progress:
         total: how many steps there are.
         unit: what steps are called, in the plural.
         done: steps that an earlier run has already done.
+        is_quiet: whether to show nothing, as all workers of a run but one do.
     """
 
-    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(
+        self, title: str, total: int, unit: str, done: int = 0, *, is_quiet: bool = False
+    ) -> None:
+        self._is_quiet = is_quiet
         self._title, self._total, self._unit = title, total, unit
         self._out = sys.stdout
         self._initial = self._done = done
@@ -33,7 +37,7 @@ class Progress:
             initial=done,
             desc=title,
             unit=f" {unit}",
-            disable=not is_terminal,
+            disable=is_quiet or not is_terminal,
             dynamic_ncols=True,
         )
 
@@ -54,6 +58,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
+        if self._is_quiet:
+            return
         tqdm.write(line, file=self._out)
         self._out.flush()
 

@@ -241,19 +241,3 @@ PATCH_SPEC = {
     "class_index": tf.io.FixedLenFeature([], tf.int64),
 }
 """How a patch record is spelled inside a shard, for reading it without TFDS."""
-
-
-def parse_patches(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Parses a batch of serialised patch records.
-
-    Args:
-        examples: string (n,).
-
-    Returns:
-        `(patches, class_index)`: float32 (n, 3, 51, 51) and int64 (n,), the task's own class.
-    """
-    fields = tf.io.parse_example(examples, PATCH_SPEC)
-    size = sampling.PATCH_SIZE
-    patches = tf.io.decode_raw(fields["patches"], tf.float16)
-    patches = tf.reshape(tf.cast(patches, tf.float32), [-1, len(sampling.PLANES), size, size])
-    return patches, fields["class_index"]

@@ -96,6 +96,8 @@ class Task:
         citation: whom to cite.
         sources: where labelled subjects come from; empty if rebuilt from a trained model.
         path: the task file, as it was given; empty if rebuilt from a trained model.
+        is_symmetric: whether a scan with left and right exchanged is a scan as good, so that the
+            augmentation `flip` may make one.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Task:
     citation: str = ""
     sources: tuple[LabelSource, ...] = ()
     path: str = ""
+    is_symmetric: bool = False
 
     @property
     def num_classes(self) -> int:

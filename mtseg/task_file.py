@@ -33,9 +33,12 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
 _TASK_FILES = resources.files("mtseg") / "task_files"
 
+_Kind = tuple[tuple[Any, ...], str]
+
 # What a value must be: its types, or the texts to choose from, and how to say it.
 _TEXT, _LIST, _TABLE = ((str,), "a text"), ((list,), "a list"), ((dict,), "a table")
 _NUMBER, _COUNT = ((int, float), "a number"), ((int,), "a number of subjects")
+_TRUTH = ((bool,), "true or false")
 
 
 def generated_split(num_train: int, num_test: int, where: str) -> Split:
@@ -81,7 +84,7 @@ def read_task(path: str | Path) -> Task:
     where = f"{path}: "
     texts = dict.fromkeys(("name", "title", "modality", "citation"), _TEXT)
     tables = dict.fromkeys(("spacing", "decision", "sources"), _TABLE)
-    _check(file, where, texts | tables | {"classes": _LIST})
+    _check(file, where, texts | tables | {"classes": _LIST}, {"is_symmetric": _TRUTH})
     is_fixed = file["spacing"].get("rule") != "in_plane"
     mm = {"mm": _NUMBER} if is_fixed else {}
     _check(file["spacing"], f"{where}spacing.", {"rule": _one_of("fixed", "in_plane"), **mm})
@@ -109,6 +112,7 @@ def read_task(path: str | Path) -> Task:
             for name, table in file["sources"].items()
         ),
         path=str(path),
+        is_symmetric=file.get("is_symmetric", False),
     )
 
 
@@ -129,8 +133,7 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
         _check(split, f"{where}split.", {"train": _COUNT, "test": _COUNT})
         subjects = generated_split(split["train"], split["test"], f"{where}split")
     else:
-        optional = {"same_person": _LIST} if "same_person" in split else {}
-        _check(split, f"{where}split.", {"train": _LIST, "test": _LIST, **optional})
+        _check(split, f"{where}split.", {"train": _LIST, "test": _LIST}, {"same_person": _LIST})
         groups = split.get("same_person", [])
         for side in (split["train"], split["test"], *groups):
             if type(side) is not list or not all(type(n) is str and n for n in side):
@@ -163,17 +166,29 @@ def _one_of(*texts: str) -> tuple[tuple[str, ...], str]:
     return texts, "one of " + ", ".join(f'"{text}"' for text in texts)
 
 
-def _check(table: Any, where: str, kinds: dict[str, tuple[tuple[Any, ...], str]]) -> None:
-    """Refuses a table whose keys are not these, or whose values are not of their kind."""
+def _check(
+    table: Any, where: str, kinds: dict[str, _Kind], may: dict[str, _Kind] | None = None
+) -> None:
+    """Refuses a table whose keys are not these, or whose values are not of their kind.
+
+    Args:
+        table: what was read.
+        where: its place in the file, for messages.
+        kinds: of the keys that it must have.
+        may: of those that it may have.
+    """
     if type(table) is not dict:
         raise InputError(f"{where.rstrip('.: ')}: must be a table of {', '.join(kinds)}.")
+    known = kinds | (may or {})
     for key in table:
-        if key not in kinds:
+        if key not in known:
             raise InputError(
-                f"{where}{key}: unknown key{hint(key, kinds)}. Valid here: {', '.join(kinds)}."
+                f"{where}{key}: unknown key{hint(key, known)}. Valid here: {', '.join(known)}."
             )
-    for key, (choices, description) in kinds.items():
+    for key, (choices, description) in known.items():
         if key not in table:
+            if key not in kinds:
+                continue
             raise InputError(f"{where}{key}: is missing. It must be {description}.")
         # By exact type: in Python, true is a number too.
         if type(table[key]) not in choices and table[key] not in choices:

@@ -1,36 +1,57 @@
 """Training: a configuration and a folder come in, weights, checkpoints and curves leave.
 
 `train_and_evaluate(config, workdir)` is the whole interface. The same call again goes on from the
-latest checkpoint.
+latest checkpoint. On several machines each of them makes the same call; only the first writes.
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from mtseg import workdir as folder
+from mtseg.checkpoints import Checkpoints
 from mtseg.class_priors import score_shift
 from mtseg.config import TrainConfig
 from mtseg.dense import make_dense_network
-from mtseg.errors import InputError
+from mtseg.errors import InputError, WorkerLostError
 from mtseg.evaluate import Evaluation, evaluate_model
-from mtseg.input_pipeline import make_dataset, open_balanced_patches
-from mtseg.model import patch_logits_model
+from mtseg.input_pipeline import make_dataset, open_balanced_samples
 from mtseg.prepared import count_test_scans
 from mtseg.progress import Progress, format_duration
+from mtseg.stopping import Stopped, StopRequest
+from mtseg.strategies import Replicas, configure_devices, make_replicas
 from mtseg.tasks import LabelSpace, parse_tasks
+from mtseg.training_figures import TrainingFigures
+from mtseg.training_step import TrainingStep
+
+_STEPS_BETWEEN_FIGURES = 10
+"""Mini-batches between two points of the loss curve."""
+
+_PROFILED_CALLS = range(5, 10)
+"""The calls, counted from where a run begins, that `is_profiling` records."""
+
+_LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+"""What TensorFlow raises in the workers that are left when one dies."""
 
 
-def train_and_evaluate(config: TrainConfig, workdir: str | Path, command: str = "") -> Evaluation:
+def train_and_evaluate(
+    config: TrainConfig, workdir: str | Path, command: str = "", *, is_profiling: bool = False
+) -> Evaluation | None:
     """Trains a network and evaluates it on the test scans of its tasks.
 
     Args:
@@ -38,66 +59,258 @@ def train_and_evaluate(config: TrainConfig, workdir: str | Path, command: str = 
         workdir: the run's folder; made if missing. A folder that already holds the same
             configuration is gone on with.
         command: the command line, kept with the figures.
+        is_profiling: whether to record a few mini-batches for TensorBoard's profiler.
 
     Returns:
-        The evaluation after the last mini-batch.
+        The evaluation after the last mini-batch; None where a SIGTERM has ended the run before
+        (it is saved), and in every worker but the first.
 
     Raises:
-        InputError: if data is not prepared, the folder holds another configuration, or the loss
-            is no longer finite.
+        InputError: if data is not prepared, the folder holds another configuration or cannot be
+            written, or the loss is no longer finite.
+        WorkerLostError: if another worker has died.
     """
     workdir = Path(workdir)
-    label_space = parse_tasks(config.tasks)
-    num_test_scans = count_test_scans(config.data_dir, label_space)
-    patches = open_balanced_patches(config.data_dir, label_space, config.seed)
-    _claim_workdir(workdir, config, label_space)
+    configure_devices(config.is_deterministic, config.num_threads)
+    replicas = make_replicas(config.strategy)
+    replicas.share(config.global_batch_size)  # Refuses one that cannot be divided.
+    run = _Run(config, workdir, replicas, command)
+    with StopRequest() as stop:
+        try:
+            return run.go_on(stop, is_profiling)
+        except Stopped:
+            run.say("Stopped; the same command again goes on from here.")
+            return None
+        except _LOST_WORKER as error:
+            if config.strategy != "multiworker":
+                raise
+            raise WorkerLostError(
+                f"{workdir}: another worker was lost ({type(error).__name__}). The same command "
+                "on every worker goes on from the last checkpoint."
+            ) from error
 
-    trainer = _Trainer(config, label_space, workdir, num_test_scans)
-    total = config.minibatches_per_task * len(label_space.selections)
-    evaluate_every = config.evaluate_every * len(label_space.selections)
-    start = trainer.restore()
-    dataset = make_dataset(patches, config.global_batch_size, start=start, stop=total)
-    if start:
-        print(f"Going on after mini-batch {start} of {total}.", flush=True)
 
-    evaluation = trainer.stored_evaluation(start) if start == total else None
-    losses: list[tf.Tensor] = []
-    since = time.monotonic()
-    with Progress("Training", total, "mini-batches", done=start) as progress:
-        for step, batch in enumerate(trainer.distribute(dataset), start + 1):
-            losses.append(trainer.step(*batch))
-            is_end = step == total
-            is_evaluation = is_end or step % evaluate_every == 0
-            is_checkpoint = is_evaluation or step % config.checkpoint_every == 0
-            if step == start + 1:
-                # The first step traces the graph; the speed is that of the steps after it.
-                _ = float(losses[-1])
-                progress.say(f"First step after {time.monotonic() - since:.0f} s.")
-                since = time.monotonic()
-                losses_before_since = 1
-            if is_checkpoint or step % 10 == 0:
-                loss = _mean_finite_loss(losses, step)
-                elapsed = time.monotonic() - since
-                speed = (len(losses) - losses_before_since) * config.global_batch_size / elapsed
-                trainer.summarise(step, loss, speed)
-                left = (total - step) * config.global_batch_size / max(speed, 1e-9)
-                if step - start <= 10:
-                    progress.say(
-                        f"{speed:.0f} samples/s: {total} mini-batches of "
-                        f"{config.global_batch_size} take about {format_duration(left)} more, "
-                        "evaluations not counted."
-                    )
-                progress.advance(len(losses), f"loss {loss:.3f}, {speed:.0f} samples/s")
-                losses, losses_before_since = [], 0
-                since = time.monotonic()
-            if is_evaluation:
-                evaluation = trainer.evaluate(step, progress, command)
-                since = time.monotonic()
-            if is_checkpoint:
-                trainer.save(step)
-    if evaluation is None:
-        evaluation = trainer.evaluate(total, None, command)
-    return evaluation
+def plan_calls(start: int, total: int, steps_per_call: int, *every: int) -> list[tuple[int, int]]:
+    """Divides mini-batches into calls that end wherever something is due.
+
+    Args:
+        start: mini-batches that have been seen.
+        total: mini-batches of the run.
+        steps_per_call: most mini-batches in a call.
+        *every: something is due after each so many mini-batches.
+
+    Example:
+        >>> plan_calls(2, 11, 4, 5)
+        [(2, 5), (5, 9), (9, 10), (10, 11)]
+    """
+    calls = []
+    while start < total:
+        due = [(start // n + 1) * n for n in every]
+        stop = min(start + steps_per_call, total, *due)
+        calls.append((start, stop))
+        start = stop
+    return calls
+
+
+class _Run:
+    """A run's folder and state."""
+
+    def __init__(
+        self, config: TrainConfig, workdir: Path, replicas: Replicas, command: str
+    ) -> None:
+        self._config, self._workdir, self._command = config, workdir, command
+        self._replicas = replicas
+        self._label_space = label_space = parse_tasks(config.tasks)
+        self._num_test_scans = count_test_scans(config.data_dir, label_space)
+        self._samples = open_balanced_samples(
+            config.data_dir,
+            label_space,
+            config.seed,
+            kind=config.input,
+            augmentations=config.augmentations,
+        )
+        num_tasks = len(label_space.selections)
+        self._total = config.minibatches_per_task * num_tasks
+        self._evaluate_every = config.evaluate_every * num_tasks
+        if replicas.is_chief:
+            with _writing(workdir):
+                _claim_workdir(workdir, config, label_space)
+        else:
+            print("The first worker reports on the run and writes its folder.", flush=True)
+        self._step = TrainingStep(config, label_space, replicas)
+        self._seconds = tf.Variable(0.0, dtype=tf.float64)
+        self._checkpoints = Checkpoints(
+            workdir / "checkpoints", config.keep, seconds=self._seconds, **self._step.state()
+        )
+        # Evaluated as it will be used: with float32 weights, whatever the precision of training.
+        self._evaluated = folder.build_model(config, label_space)
+        self._dense = make_dense_network(self._evaluated)
+        self._score_shift = np.zeros(label_space.num_classes, np.float32)
+        self._writer = tf.summary.create_noop_writer()
+        if replicas.is_chief:
+            with _writing(workdir):
+                self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+            if config.class_priors == "natural":
+                self._score_shift = score_shift(config.data_dir, label_space)
+
+    def say(self, line: str) -> None:
+        """Prints a line, in the first worker alone."""
+        if self._replicas.is_chief:
+            print(line, flush=True)
+
+    def go_on(self, stop: StopRequest, is_profiling: bool) -> Evaluation | None:
+        """Trains from the latest checkpoint to the end, and evaluates where it is due."""
+        start = self._checkpoints.restore_latest()
+        if self._replicas.is_chief:
+            self._checkpoints.clean()
+        if start == 0:
+            with self._writer.as_default(step=0):
+                tf.summary.text("configuration", f"```\n{self._config.to_json()}```")
+        else:
+            self.say(f"Going on after mini-batch {start} of {self._total}.")
+        evaluation = self._stored_evaluation(start)
+        if evaluation is None and start and self._is_evaluation(start):
+            # The run was stopped between the checkpoint and the end of its evaluation.
+            evaluation = self._evaluate(start, stop)
+        calls = plan_calls(
+            start,
+            self._total,
+            self._config.steps_per_call,
+            self._config.checkpoint_every,
+            self._evaluate_every,
+            _STEPS_BETWEEN_FIGURES,
+        )
+        batches = self._replicas.deal_out(
+            lambda shares: make_dataset(
+                self._samples, self._config.global_batch_size, calls, shares=shares
+            ),
+            self._config.global_batch_size,
+        )
+        with Progress(
+            "Training", self._total, "mini-batches", start, is_quiet=not self._replicas.is_chief
+        ) as progress:
+            figures = TrainingFigures(self._config, self._total, progress)
+            for number, (_, step) in enumerate(calls):
+                if is_profiling:
+                    self._profile(number)
+                with figures.waiting():
+                    patches, class_index = next(batches)
+                losses, is_stopping = self._step(patches, class_index, stop.is_made)
+                figures.add(losses.numpy())
+                is_evaluation = self._is_evaluation(step)
+                is_checkpoint = is_evaluation or step % self._config.checkpoint_every == 0
+                if is_checkpoint or is_stopping or step % _STEPS_BETWEEN_FIGURES == 0:
+                    self._summarise(step, figures.take(step))
+                    self._seconds.assign_add(figures.seconds)
+                if is_checkpoint or is_stopping:
+                    # Before the evaluation, so that one that is cut short costs no training.
+                    self._save(step)
+                    figures.pause()
+                if is_stopping:
+                    raise Stopped
+                if is_evaluation:
+                    evaluation = self._evaluate(step, stop, progress)
+                    figures.pause()
+        return evaluation if self._replicas.is_chief else None
+
+    def _is_evaluation(self, step: int) -> bool:
+        return step == self._total or step % self._evaluate_every == 0
+
+    def _profile(self, number: int) -> None:
+        if number == _PROFILED_CALLS.start:
+            tf.profiler.experimental.start(str(self._workdir / "tensorboard"))
+        elif number == _PROFILED_CALLS.stop:
+            tf.profiler.experimental.stop()
+
+    def _save(self, step: int) -> None:
+        if self._replicas.is_chief:
+            with _writing(self._workdir):
+                self._checkpoints.save(step)
+
+    def _summarise(self, step: int, figures: dict[str, float]) -> None:
+        with _writing(self._workdir), self._writer.as_default(step=step):
+            for name, value in figures.items():
+                tf.summary.scalar(name, value)
+            rate = float(tf.convert_to_tensor(self._step.optimizer.learning_rate))
+            tf.summary.scalar("learning_rate", rate)
+            self._writer.flush()
+
+    def _evaluate(
+        self, step: int, stop: StopRequest, progress: Progress | None = None
+    ) -> Evaluation | None:
+        """Scores the test scans, and writes figures, pictures and weights."""
+        if not self._replicas.is_chief:
+            return None
+        stop.raise_if_made()
+        started = time.monotonic()
+        self._evaluated.set_weights(self._step.model.get_weights())
+        self._evaluated.get_layer("logits").bias.assign_add(self._score_shift)
+        with Progress("Evaluating", self._num_test_scans, "scans") as scans:
+
+            def advance(name: str) -> None:
+                stop.raise_if_made()
+                scans.advance(note=name)
+
+            evaluation = evaluate_model(
+                self._dense,
+                self._label_space,
+                self._config.data_dir,
+                on_picture=lambda task, image: self._write_picture(step, task, image),
+                on_scan=advance,
+            )
+        mean_dice = evaluation.mean_dice()
+        with _writing(self._workdir):
+            with self._writer.as_default(step=step):
+                for name, value in mean_dice.items():
+                    if value is not None:
+                        tf.summary.scalar(f"dice/{name}", value)
+            self._writer.flush()
+            self._keep_weights(step, evaluation)
+        line = (
+            f"After mini-batch {step}: mean Dice {_mean(mean_dice):.3f} over {len(mean_dice)} "
+            f"classes (evaluated in {format_duration(time.monotonic() - started)})."
+        )
+        (progress.say if progress else self.say)(line)
+        return evaluation
+
+    def _write_picture(self, step: int, task: str, picture: np.ndarray) -> None:
+        with self._writer.as_default(step=step):
+            tf.summary.image(f"{task}: scan, reference, prediction", picture[np.newaxis])
+
+    def _keep_weights(self, step: int, evaluation: Evaluation) -> None:
+        score = _mean(evaluation.mean_dice())
+        # A run that went on from an earlier checkpoint comes here a second time.
+        curve = [point for point in self._curve() if point["minibatch"] < step]
+        is_best = all(score > point["mean_dice"] for point in curve)
+        seconds = float(self._seconds.numpy())
+        curve.append(
+            {
+                "minibatch": step,
+                "training_seconds": seconds,
+                "mean_dice": score,
+                "dice": evaluation.mean_dice(),
+            }
+        )
+        for which in ("last", "best") if is_best else ("last",):
+            folder.write_aside(
+                folder.weights_path(self._workdir, which),
+                lambda aside: self._evaluated.save_weights(aside),
+            )
+        result = evaluation.to_json(model=str(self._workdir), command=self._command)
+        folder.write_json(self._workdir / folder.EVALUATION, result | {"minibatch": step})
+        folder.write_json(self._workdir / folder.LEARNING_CURVE, curve)
+
+    def _curve(self) -> list[dict]:
+        path = self._workdir / folder.LEARNING_CURVE
+        return json.loads(path.read_text()) if path.is_file() else []
+
+    def _stored_evaluation(self, step: int) -> Evaluation | None:
+        """The evaluation after that mini-batch, if it was finished."""
+        path = self._workdir / folder.EVALUATION
+        if not any(point["minibatch"] == step for point in self._curve()) or not path.is_file():
+            return None
+        stored = json.loads(path.read_text())
+        return Evaluation.from_json(stored) if stored["minibatch"] == step else None
 
 
 def _claim_workdir(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> None:
@@ -111,211 +324,25 @@ def _claim_workdir(workdir: Path, config: TrainConfig, label_space: LabelSpace) 
                 "--workdir."
             )
         return
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
+    folder.write_aside(workdir / folder.CONFIG, lambda aside: aside.write_text(config.to_json()))
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Turns what goes wrong with the disk into a line that says what to do."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        folder.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
-        folder.write_aside(
-            workdir / folder.CONFIG, lambda aside: aside.write_text(config.to_json())
-        )
-    except OSError as error:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
-            f"{workdir}: cannot be written ({error.strerror}). Give another --workdir."
+            f"{workdir}: cannot be written ({reason}). Make room or give another --workdir; the "
+            "same command goes on from the last checkpoint."
         ) from error
-
-
-def _mean_finite_loss(losses: list[tf.Tensor], step: int) -> float:
-    loss = float(np.mean([float(value) for value in losses]))
-    if not np.isfinite(loss):
-        raise InputError(
-            f"the loss is {loss} within the {len(losses)} mini-batches before number {step}; "
-            "training has stopped, and the weights of the checkpoint before are kept. Lower "
-            "--learning-rate, or raise --warmup-minibatches."
-        )
-    return loss
 
 
 def _mean(dice: dict[str, float | None]) -> float:
     """Mean over the classes that the test scans have; 0 if they have none."""
     known = [value for value in dice.values() if value is not None]
     return float(np.mean(known)) if known else 0.0
-
-
-def _make_strategy(name: str) -> tf.distribute.Strategy:
-    if name == "mirrored":
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
-    return tf.distribute.get_strategy()
-
-
-def _learning_rate(config: TrainConfig, total: int) -> Any:
-    if config.schedule == "constant" and not config.warmup_minibatches:
-        return config.learning_rate
-    warmup = config.warmup_minibatches
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else config.learning_rate,
-        decay_steps=max(total - warmup, 1),
-        alpha=1.0 if config.schedule == "constant" else 0.0,
-        warmup_target=config.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-
-
-class _Trainer:
-    """The state of a run: model, optimiser, checkpoints and summaries."""
-
-    def __init__(
-        self, config: TrainConfig, label_space: LabelSpace, workdir: Path, num_test_scans: int
-    ) -> None:
-        self._config, self._label_space, self._workdir = config, label_space, workdir
-        self._num_test_scans = num_test_scans
-        self._strategy = _make_strategy(config.strategy)
-        replicas = self._strategy.num_replicas_in_sync
-        if config.global_batch_size % replicas:
-            raise InputError(
-                f"global_batch_size: {config.global_batch_size} samples cannot be shared equally "
-                f"by {replicas} replicas. Give --global-batch-size a multiple of {replicas}."
-            )
-        keras.utils.set_random_seed(config.seed)
-        total = config.minibatches_per_task * len(label_space.selections)
-        with self._strategy.scope():
-            self._model = folder.build_model(
-                config, label_space, precision=config.precision, replicas=replicas
-            )
-            self._logits = patch_logits_model(self._model)
-            self._optimizer = keras.optimizers.Adam(
-                _learning_rate(config, total), beta_2=config.adam_beta_2
-            )
-            self._optimizer.build(self._model.trainable_variables)
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        # Where dropout's masks have come to is no weight, so a checkpoint of the model lacks it.
-        weights = {weight.path for weight in self._model.weights}
-        dropout = [v.value for v in self._model.variables if v.path not in weights]
-        self._checkpoints = tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                model=self._model, optimizer=self._optimizer, step=self._step, dropout=dropout
-            ),
-            str(workdir / "checkpoints"),
-            max_to_keep=config.keep,
-        )
-        self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-        with self._writer.as_default(step=0):
-            tf.summary.text("configuration", f"```\n{config.to_json()}```")
-        # Evaluated as it will be used: with float32 weights, whatever the precision of training.
-        self._evaluated = folder.build_model(config, label_space)
-        self._dense = make_dense_network(self._evaluated)
-        self._score_shift = (
-            score_shift(config.data_dir, label_space)
-            if config.class_priors == "natural"
-            else np.zeros(label_space.num_classes, np.float32)
-        )
-        self.step = tf.function(self._distributed_step)
-
-    def distribute(self, dataset: tf.data.Dataset) -> Any:
-        """The dataset as the strategy's replicas read it."""
-        return self._strategy.experimental_distribute_dataset(dataset)
-
-    def _distributed_step(self, planes: dict[str, tf.Tensor], class_index: tf.Tensor) -> tf.Tensor:
-        """One mini-batch: forward, backward, update.
-
-        Args:
-            planes: float32 (n, 51, 51, 1) for each plane.
-            class_index: int32 (n,), combined.
-
-        Returns:
-            The mini-batch's mean cross-entropy.
-        """
-        losses = self._strategy.run(self._replica_step, args=(planes, class_index))
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
-
-    def _replica_step(self, planes: dict[str, tf.Tensor], class_index: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = self._logits(planes, training=True)[:, 0, 0, :]
-            losses = keras.losses.sparse_categorical_crossentropy(
-                class_index, logits, from_logits=True
-            )
-            # Divided by the global size, so that summing over replicas gives the mean.
-            loss = tf.reduce_sum(losses) / self._config.global_batch_size
-        gradients = tape.gradient(loss, self._model.trainable_variables)
-        self._optimizer.apply_gradients(
-            zip(gradients, self._model.trainable_variables, strict=True)
-        )
-        return loss
-
-    def restore(self) -> int:
-        """Restores the latest checkpoint; returns how many mini-batches it has seen."""
-        if self._checkpoints.restore_or_initialize() is None:
-            return 0
-        return int(self._step.numpy())
-
-    def save(self, step: int) -> None:
-        """Writes a checkpoint; the oldest beyond `keep` goes."""
-        self._step.assign(step)
-        self._checkpoints.save(checkpoint_number=step)
-
-    def summarise(self, step: int, loss: float, samples_per_second: float) -> None:
-        """Writes the step's scalars for TensorBoard."""
-        with self._writer.as_default(step=step):
-            tf.summary.scalar("loss", loss)
-            tf.summary.scalar("learning_rate", float(self._optimizer.learning_rate))
-            tf.summary.scalar("samples_per_second", samples_per_second)
-        self._writer.flush()
-
-    def evaluate(self, step: int, progress: Progress | None, command: str) -> Evaluation:
-        """Scores the test scans, and writes figures, pictures and weights."""
-        started = time.monotonic()
-        self._evaluated.set_weights(self._model.get_weights())
-        scores = self._evaluated.get_layer("logits")
-        scores.bias.assign_add(self._score_shift)
-        with Progress("Evaluating", self._num_test_scans, "scans") as scans:
-            evaluation = evaluate_model(
-                self._dense,
-                self._label_space,
-                self._config.data_dir,
-                on_picture=lambda task, image: self._write_picture(step, task, image),
-                on_scan=lambda name: scans.advance(note=name),
-            )
-        mean_dice = evaluation.mean_dice()
-        with self._writer.as_default(step=step):
-            for name, value in mean_dice.items():
-                if value is not None:
-                    tf.summary.scalar(f"dice/{name}", value)
-        self._writer.flush()
-        self._keep_weights(step, evaluation, command)
-        line = (
-            f"After mini-batch {step}: mean Dice {_mean(mean_dice):.3f} over {len(mean_dice)} "
-            f"classes (evaluated in {format_duration(time.monotonic() - started)})."
-        )
-        if progress is None:
-            print(line, flush=True)
-        else:
-            progress.say(line)
-        return evaluation
-
-    def _write_picture(self, step: int, task: str, picture: np.ndarray) -> None:
-        with self._writer.as_default(step=step):
-            tf.summary.image(f"{task}: scan, reference, prediction", picture[np.newaxis])
-
-    def _keep_weights(self, step: int, evaluation: Evaluation, command: str) -> None:
-        score = _mean(evaluation.mean_dice())
-        curve_path = self._workdir / folder.LEARNING_CURVE
-        curve = json.loads(curve_path.read_text()) if curve_path.is_file() else []
-        # A run that was killed after its last checkpoint comes here a second time.
-        curve = [point for point in curve if point["minibatch"] < step]
-        is_best = all(score > point["mean_dice"] for point in curve)
-        curve.append({"minibatch": step, "mean_dice": score, "dice": evaluation.mean_dice()})
-        for which in ("last", "best") if is_best else ("last",):
-            folder.write_aside(
-                folder.weights_path(self._workdir, which),
-                lambda aside: self._evaluated.save_weights(aside),
-            )
-        result = evaluation.to_json(model=str(self._workdir), command=command)
-        folder.write_json(self._workdir / folder.EVALUATION, result | {"minibatch": step})
-        folder.write_json(curve_path, curve)
-
-    def stored_evaluation(self, step: int) -> Evaluation | None:
-        """The evaluation of a finished run, so that the same command again is cheap."""
-        path = self._workdir / folder.EVALUATION
-        if not path.is_file():
-            return None
-        stored = json.loads(path.read_text())
-        return Evaluation.from_json(stored) if stored.get("minibatch") == step else None

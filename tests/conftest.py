@@ -24,18 +24,17 @@ class TinyData:
 
         return parse_tasks(self.tasks)
 
-    def balanced(self, seed=0):
-        from mtseg.input_pipeline import open_balanced_patches
+    def balanced(self, seed=0, kind="patches"):
+        from mtseg.input_pipeline import open_balanced_samples
 
-        return open_balanced_patches(str(self.data_dir), self.label_space, seed)
+        return open_balanced_samples(str(self.data_dir), self.label_space, seed, kind=kind)
 
-    def batches(self, minibatches, size, seed=0):
+    def batches(self, minibatches, size, seed=0, kind="patches"):
         from mtseg.input_pipeline import make_dataset
 
-        dataset = make_dataset(
-            self.balanced(seed), size, start=minibatches.start, stop=minibatches.stop
-        )
-        return list(dataset.as_numpy_iterator())
+        calls = [(n, n + 1) for n in minibatches]
+        dataset = make_dataset(self.balanced(seed, kind), size, calls)
+        return [(patches[0], classes[0]) for patches, classes in dataset.as_numpy_iterator()]
 
 
 @pytest.fixture(scope="session")

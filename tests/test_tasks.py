@@ -336,6 +336,8 @@ def test_more_classes_than_fit_are_refused(write_task):
         ("name =", "name", ["not a TOML file", "line 2"]),
         ("title =", "titel =", ["titel: unknown key", "did you mean title?"]),
         ('modality = "MR"\n', "", ["modality: is missing", "a text"]),
+        ("title =", "is_symmetric = 1\ntitle =", ["is_symmetric: must be true or false"]),
+        ("title =", "is_symetric = true\ntitle =", ["did you mean is_symmetric?"]),
         ('modality = "MR"', "modality = 3", ["modality: must be a text, not 3"]),
         ('name = "kidney"', 'name = "Kidney 2"', ["name: 'Kidney 2'"]),
         ('"fixed"', '"fixd"', ["spacing.rule", '"fixed", "in_plane"', "fixd"]),

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from mtseg.errors import InputError
+from mtseg.errors import InputError, WorkerLostError
 
 DONE, DEFECT, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of every command."""
@@ -25,6 +25,9 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except WorkerLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return SOME_FAILED
     except KeyboardInterrupt:
         print("interrupted: the same command again goes on from here.", file=sys.stderr)
         return INTERRUPTED

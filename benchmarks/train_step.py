@@ -1,0 +1,119 @@
+"""The whole training step, optimiser included, against PyTorch and the machine's matrix products.
+
+Every figure is a ratio of runs in turn, the median of several pairs. Nothing else should run on
+the machine. PyTorch is compared where it is installed:
+
+    pip install torch==2.13.0
+    python benchmarks/train_step.py
+
+`--torch-python` names another environment's interpreter that has it. PyTorch's network is the same
+written plainly, channels last; the better of eager and compiled counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import statistics
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from comparison import MatrixProduct, Worker, finish, median_ratio, seconds_of
+
+from mtseg.config import TrainConfig
+from mtseg.model import KERNEL_SIZE, NUM_CONVOLUTIONS, NUM_FEATURES, NUM_HEAD_UNITS, PATCH_SIZE
+from mtseg.strategies import make_replicas
+from mtseg.tasks import parse_tasks
+from mtseg.training_step import TrainingStep
+
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+HOW = ("eager", "compiled")
+
+
+def flop_of_sample(num_classes: int) -> int:
+    """Operations of a sample, forward and backward; the first layer needs no gradient of inputs."""
+    kernel = 3 * 2 * KERNEL_SIZE**2 * NUM_FEATURES
+    positions = [(PATCH_SIZE - 2 * n) ** 2 for n in range(1, NUM_CONVOLUTIONS + 1)]
+    units = 3 * NUM_FEATURES, NUM_HEAD_UNITS, NUM_HEAD_UNITS, num_classes
+    head = sum(2 * a * b for a, b in itertools.pairwise(units))
+    return 2 * kernel * positions[0] + 3 * (kernel * NUM_FEATURES * sum(positions[1:]) + head)
+
+
+def make_step(precision: str, num_samples: int, steps_per_call: int = 1) -> object:
+    """Our step on a mini-batch that is in memory; and how long the first one takes."""
+    config = TrainConfig(
+        "brain", "", global_batch_size=num_samples, precision=PRECISIONS[precision],
+        steps_per_call=steps_per_call,
+    )  # fmt: skip
+    label_space = parse_tasks(config.tasks)
+    step = TrainingStep(config, label_space, make_replicas("default"))
+    rng = np.random.default_rng(0)
+    patches = rng.random((steps_per_call, num_samples, 3, PATCH_SIZE, PATCH_SIZE))
+    patches = tf.constant(patches.astype(np.float16))
+    class_index = tf.constant(rng.integers(0, 7, (steps_per_call, num_samples), np.int32))
+    return lambda: step(patches, class_index)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, nargs="+", default=[30, 105], help="(%(default)s)")
+    parser.add_argument("--pairs", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
+    parser.add_argument("--without-torch", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
+    arguments = parser.parse_args()
+    worker = str(Path(__file__).parent / "torch_worker.py")
+    products = {precision: MatrixProduct(precision) for precision in PRECISIONS}
+    flop = flop_of_sample(7)
+    ratios, floor = {}, {"gflop_a_sample": flop / 1e9}
+    for num_samples in arguments.samples:
+        with contextlib.ExitStack() as stack:
+            runs, seconds, rates = {}, {}, {precision: [] for precision in PRECISIONS}
+            for precision in PRECISIONS:
+                run = make_step(precision, num_samples)
+                print(
+                    f"{num_samples} samples, {precision}: first step after {seconds_of(run):.1f} s",
+                    flush=True,
+                )
+                run()
+                runs[precision, "ours"] = run
+                for how in () if arguments.without_torch else HOW:
+                    command = (worker, "train", precision, how, str(num_samples))
+                    torch = stack.enter_context(Worker(arguments.torch_python, *command))
+                    torch.run()
+                    runs[precision, how] = torch.run
+            for _ in range(arguments.pairs):
+                for key, run in runs.items():
+                    took = seconds_of(run) if key[1] == "ours" else run()
+                    seconds.setdefault(key, []).append(took)
+                for precision, product in products.items():
+                    rates[precision].append(product.flop_per_s())
+        for (precision, how), took in seconds.items():
+            speed = num_samples / statistics.median(took)
+            print(
+                f"{num_samples} samples, {precision}, {how}: {speed:.1f} samples/s, "
+                f"{speed * flop / 1e9:.0f} GFLOP/s"
+            )
+        for precision in PRECISIONS:
+            ours = seconds[precision, "ours"]
+            name = f"{precision}_{num_samples}"
+            rate = [num_samples * flop / took for took in ours]
+            ratios[f"{name}_rate_over_matrix_product"] = median_ratio(rate, rates[precision])
+            floor[f"{name}_matrix_product_gflop_per_s"] = statistics.median(rates[precision]) / 1e9
+            if not arguments.without_torch:
+                theirs = min((seconds[precision, how] for how in HOW), key=statistics.median)
+                ratios[f"{name}_torch_seconds_over_ours"] = median_ratio(theirs, ours)
+        ratios[f"float32_seconds_over_bfloat16_{num_samples}"] = median_ratio(
+            seconds["float32", "ours"], seconds["bfloat16", "ours"]
+        )
+    finish("train_step", ratios, floor, arguments.pairs, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Devices: the name of a strategy comes in, who computes which samples of a mini-batch leaves.
+
+A mini-batch is dealt out to the replicas in equal, consecutive shares, whatever the strategy, so
+the samples of mini-batch n are the same on one device and on many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from mtseg.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """The replicas of a run, and which of them belong to this process.
+
+    Attributes:
+        strategy: TensorFlow's.
+        num_replicas: in the whole run.
+        num_local: of this process.
+        first_local: number of this process's first replica.
+        is_chief: whether this process writes the checkpoints, curves and evaluations.
+    """
+
+    strategy: tf.distribute.Strategy
+    num_replicas: int
+    num_local: int
+    first_local: int
+    is_chief: bool
+
+    def share(self, global_batch_size: int) -> int:
+        """Samples of a mini-batch that each replica computes.
+
+        Raises:
+            InputError: if the mini-batch cannot be divided equally.
+        """
+        share, rest = divmod(global_batch_size, self.num_replicas)
+        if rest:
+            divisors = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
+            raise InputError(
+                f"global_batch_size: {global_batch_size} samples cannot be shared equally by "
+                f"{self.num_replicas} replicas. Use {', '.join(map(str, divisors))} of them, or "
+                f"give --global-batch-size a multiple of {self.num_replicas}."
+            )
+        return share
+
+    def deal_out(
+        self,
+        make_dataset: Callable[[list[slice]], tf.data.Dataset],
+        global_batch_size: int,
+    ) -> Iterator[Any]:
+        """The mini-batches as the replicas of this process take them.
+
+        Args:
+            make_dataset: takes the rows of a mini-batch that each local replica computes; returns
+                a dataset with an element for each of them in turn.
+            global_batch_size: samples in a mini-batch.
+        """
+        share = self.share(global_batch_size)
+        mine = range(self.first_local, self.first_local + self.num_local)
+        rows = [slice(r * share, (r + 1) * share) for r in mine]
+        if self.num_replicas == 1:
+            return iter(make_dataset(rows))
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: make_dataset(rows)))
+
+
+def configure_devices(is_deterministic: bool, num_threads: int) -> None:
+    """Sets how TensorFlow computes, before it computes anything.
+
+    Args:
+        is_deterministic: whether the same operations give the same results to the bit.
+        num_threads: threads of an operation; 0 leaves the choice to TensorFlow.
+
+    Raises:
+        InputError: if TensorFlow has begun with another number of threads.
+    """
+    if is_deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if num_threads and num_threads != tf.config.threading.get_intra_op_parallelism_threads():
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        except RuntimeError as error:
+            raise InputError(
+                f"num_threads: {num_threads} must be set before TensorFlow computes anything. "
+                "Train in a process of its own."
+            ) from error
+
+
+def make_replicas(name: str) -> Replicas:
+    """Finds the devices of a strategy.
+
+    Args:
+        name: `default`, one device; `mirrored`, all devices of this machine; `multiworker`, those
+            of several machines, which the environment variable TF_CONFIG or Slurm names. It has to
+            be made before TensorFlow computes anything.
+
+    Raises:
+        InputError: if neither TF_CONFIG nor Slurm says who the workers are.
+    """
+    if name == "default":
+        return Replicas(tf.distribute.get_strategy(), 1, 1, 0, True)
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        return Replicas(strategy, len(devices), len(devices), 0, True)
+    resolver = _cluster_resolver()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    num_replicas = strategy.num_replicas_in_sync
+    num_workers = len(resolver.cluster_spec().as_dict().get("worker", [])) or 1
+    num_local = num_replicas // num_workers
+    # A cluster may give its first worker the name of chief; TensorFlow counts it first.
+    has_chief = "chief" in resolver.cluster_spec().as_dict()
+    if has_chief:
+        num_local = num_replicas // (num_workers + 1)
+    is_chief = resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
+    worker = 0 if is_chief else resolver.task_id + int(has_chief)
+    return Replicas(strategy, num_replicas, num_local, worker * num_local, is_chief)
+
+
+def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
+    if "TF_CONFIG" in os.environ:
+        try:
+            cluster = json.loads(os.environ["TF_CONFIG"])
+            workers, _ = cluster["cluster"]["worker"], cluster["task"]["index"]
+            if not isinstance(workers, list) or cluster["task"]["type"] not in ("chief", "worker"):
+                raise TypeError
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"TF_CONFIG: {os.environ['TF_CONFIG']!r} does not name the workers. It reads "
+                '{"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}.'
+            ) from error
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if "SLURM_PROCID" in os.environ:
+        return tf.distribute.cluster_resolver.SlurmClusterResolver()
+    raise InputError(
+        "--strategy multiworker: neither TF_CONFIG nor Slurm says who the workers are. Start it "
+        "with srun, or set TF_CONFIG; the README has both."
+    )

@@ -1,0 +1,135 @@
+"""The training step: mini-batches come in, the network's weights move, their losses leave.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mtseg.config import TrainConfig
+from mtseg.model import patch_logits_model
+from mtseg.sampling import PLANES
+from mtseg.strategies import Replicas
+from mtseg.tasks import LabelSpace
+from mtseg.workdir import build_model
+
+
+class TrainingStep:
+    """Network, optimiser and the graph that trains them on the replicas of a run.
+
+    Args:
+        config: what to train.
+        label_space: its tasks.
+        replicas: where.
+
+    Attributes:
+        model: the patch model.
+        optimizer: Adam, with a scaled loss for float16.
+    """
+
+    def __init__(self, config: TrainConfig, label_space: LabelSpace, replicas: Replicas) -> None:
+        self._config, self._strategy = config, replicas.strategy
+        self._dtype = "float64" if config.precision == "float64" else "float32"
+        keras.utils.set_random_seed(config.seed)
+        total = config.minibatches_per_task * len(label_space.selections)
+        with self._strategy.scope():
+            self.model = build_model(
+                config, label_space, precision=config.precision, replicas=replicas.num_replicas
+            )
+            self._logits = patch_logits_model(self.model)
+            adam = keras.optimizers.Adam(_learning_rate(config, total), beta_2=config.adam_beta_2)
+            is_scaled = config.precision == "mixed_float16"
+            self.optimizer = keras.optimizers.LossScaleOptimizer(adam) if is_scaled else adam
+            self.optimizer.build(self.model.trainable_variables)
+        self._compute = tf.function(self._compute_call)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that going on with a run needs, by name."""
+        # How many masks dropout has drawn is no weight, so Keras's model does not save it.
+        weights = {weight.path for weight in self.model.weights}
+        dropout = [v.value for v in self.model.variables if v.path not in weights]
+        return {"model": self.model, "optimizer": self.optimizer, "dropout": dropout}
+
+    def __call__(
+        self, patches: Any, class_index: Any, is_stopping: bool = False
+    ) -> tuple[tf.Tensor, bool]:
+        """Trains on the mini-batches of one call.
+
+        Args:
+            patches: from `mtseg.input_pipeline.make_dataset`, dealt out to the replicas.
+            class_index: likewise.
+            is_stopping: whether this process has been asked to stop.
+
+        Returns:
+            The mean cross-entropy of each mini-batch, float32 (mini-batches,), and whether any of
+            the processes has been asked to stop.
+        """
+        losses, stopping = self._compute(patches, class_index, tf.constant(float(is_stopping)))
+        return losses, bool(stopping > 0)
+
+    def _compute_call(
+        self, patches: Any, class_index: Any, is_stopping: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        (some_class_index, *_) = self._strategy.experimental_local_results(class_index)
+        if self._config.steps_per_call == 1:
+            loss, stopping = self._compute_minibatch(patches, class_index, 0, is_stopping)
+            return loss[tf.newaxis], stopping
+        count = tf.shape(some_class_index)[0]
+        losses = tf.TensorArray(tf.float32, count)
+        stopping = tf.constant(0.0)
+        for number in tf.range(count):
+            loss, stopping = self._compute_minibatch(patches, class_index, number, is_stopping)
+            losses = losses.write(number, loss)
+        return losses.stack(), stopping
+
+    def _compute_minibatch(
+        self, patches: Any, class_index: Any, number: Any, is_stopping: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        def compute(patches: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
+            loss = self._compute_share(patches[number], class_index[number])
+            return tf.stack([loss, is_stopping])
+
+        both = self._strategy.run(compute, args=(patches, class_index))
+        return tf.unstack(self._strategy.reduce(tf.distribute.ReduceOp.SUM, both, axis=None))
+
+    def _compute_share(self, patches: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
+        """One replica's share of a mini-batch: forward, backward, update.
+
+        Args:
+            patches: float16 (n, 3, 51, 51).
+            class_index: int32 (n,), combined.
+
+        Returns:
+            Its part of the mini-batch's mean cross-entropy.
+        """
+        patches = tf.cast(patches, self._dtype)[..., tf.newaxis]
+        planes = {name: patches[:, p] for p, name in enumerate(PLANES)}
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self._logits(planes, training=True)[:, 0, 0, :]
+            losses = keras.losses.sparse_categorical_crossentropy(
+                class_index, logits, from_logits=True
+            )
+            # Divided by the global size, so that summing over replicas gives the mean.
+            loss = tf.reduce_sum(losses) / self._config.global_batch_size
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return tf.cast(loss, tf.float32)
+
+
+def _learning_rate(config: TrainConfig, total: int) -> Any:
+    if config.schedule == "constant" and not config.warmup_minibatches:
+        return config.learning_rate
+    warmup = config.warmup_minibatches
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else config.learning_rate,
+        decay_steps=max(total - warmup, 1),
+        alpha=1.0 if config.schedule == "constant" else 0.0,
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )

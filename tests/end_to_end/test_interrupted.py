@@ -1,0 +1,266 @@
+"""Training that is killed, or loses a worker, ends as if nothing had happened."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from mtseg.workdir import load_trained
+
+pytestmark = pytest.mark.slow
+
+# The command, and what kills it: KILL is empty or Python that does so at a chosen moment.
+SCRIPT = """
+import os, signal, sys
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+{kill}
+from mtseg.cli.train import main
+sys.exit(main())
+"""
+
+WHILE_A_CHECKPOINT_IS_WRITTEN = """
+from mtseg import checkpoints
+flush = checkpoints._flush
+checkpoints._flush = lambda path: die() if ".step-4" in str(path.parent) else flush(path)
+"""
+
+WHILE_AN_OLD_ONE_IS_DELETED = """
+from mtseg import checkpoints
+checkpoints.shutil.rmtree = lambda path, **_: die() if ".old." in str(path) else None
+"""
+
+DURING_AN_EVALUATION = """
+from mtseg import train
+evaluate = train.evaluate_model
+train.evaluate_model = lambda *a, on_scan, **k: evaluate(*a, on_scan=die, **k)
+"""
+
+
+class Command:
+    """A training command in a process of its own, which the end of the test also ends."""
+
+    running: ClassVar[list] = []
+
+    def __init__(self, flags, kill="", **environment):
+        self._out, self._err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT.format(kill=kill), *map(str, flags)],
+            stdout=self._out, stderr=self._err, env={**os.environ, **environment},
+        )  # fmt: skip
+        self.running.append(self.process)
+
+    def finish(self):
+        """Exit code, standard output and standard error."""
+        code = self.process.wait(timeout=300)
+        texts = []
+        for file in (self._out, self._err):
+            file.seek(0)
+            texts.append(file.read())
+            file.close()
+        assert "Traceback" not in texts[1], texts[1][-3000:]
+        return code, *texts
+
+    def kill(self):
+        self.process.kill()
+        self.finish()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    yield
+    while Command.running:
+        process = Command.running.pop()
+        process.kill()
+        process.wait()
+
+
+def wait_for(path, command):
+    """Waits until a file is there, which the command is to write."""
+    while not path.exists():
+        assert command.process.poll() is None, command.finish()
+        time.sleep(0.05)
+
+
+def flags(tiny_data, workdir, **changes):
+    settings = {
+        "tasks": "breast", "data-dir": tiny_data.data_dir, "workdir": workdir, "keep": 1,
+        "minibatches-per-task": 10, "global-batch-size": 4, "evaluate-every": 6,
+        "checkpoint-every": 2, "augment": "flip,intensity",
+    }  # fmt: skip
+    settings |= changes
+    return [part for name, value in settings.items() for part in (f"--{name}", value)]
+
+
+def weights_of(workdir):
+    return load_trained(workdir).model.get_weights()
+
+
+def losses_of(workdir):
+    import tensorflow as tf
+
+    losses = {}
+    for path in sorted((workdir / "tensorboard").glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    losses[event.step] = float(tf.make_ndarray(value.tensor))
+    return losses
+
+
+def test_a_run_that_is_killed_five_times_has_the_weights_of_one_that_is_not(tiny_data, tmp_path):
+    def command(name):
+        return [*flags(tiny_data, tmp_path / name), "--deterministic"]
+
+    assert Command(command("whole")).finish()[0] == 0
+    rng = np.random.default_rng()
+    for kill in (WHILE_A_CHECKPOINT_IS_WRITTEN, DURING_AN_EVALUATION, WHILE_AN_OLD_ONE_IS_DELETED):
+        assert Command(command("killed"), kill).finish()[0] == -signal.SIGKILL
+    for _ in range(2):
+        killed = Command(command("killed"))
+        time.sleep(rng.uniform(1, 12))
+        killed.kill()
+    code, _, err = Command(command("killed")).finish()
+    assert code == 0, err
+    for a, b in zip(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    whole, killed = (
+        json.loads((tmp_path / name / "learning_curve.json").read_text())
+        for name in ("whole", "killed")
+    )
+    for point in whole + killed:
+        assert point.pop("training_seconds") > 0
+    assert whole == killed
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step-10"]
+
+
+# A disk of its own that a checkpoint does not fit on, then a larger one, then one that cannot be
+# written. It is gone with the process. WORKDIR and the command are the arguments.
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=2500k tmpfs "$0" || exit 99
+"$@"; echo "full: $?"
+find "$0" -name '.*' -mindepth 1
+mount -o remount,ro "$0"; "$@"; echo "read-only: $?"
+mount -o remount,rw,size=100m "$0"; "$@"; echo "room again: $?"
+"""
+
+
+def test_a_full_disk_and_one_that_cannot_be_written_are_one_line_and_the_run_goes_on(
+    tiny_data, tmp_path
+):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    these = map(str, flags(tiny_data, workdir))
+    command = [sys.executable, "-c", SCRIPT.format(kill=""), *these]
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, workdir]
+    result = subprocess.run([*shell, *command], capture_output=True, text=True, timeout=300)
+    if result.returncode == 99 or "unshare:" in result.stderr:
+        pytest.skip(f"no disk can be made here: {result.stderr.splitlines()[0]}")
+    codes = re.findall("(full|read-only|room again): ([0-9]+)", result.stdout)
+    assert codes == [("full", "2"), ("read-only", "2"), ("room again", "0")], result.stderr
+    assert "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 2
+    assert "No space left on device" in errors[0]
+    assert "Read-only file system" in errors[1]
+    assert not re.search(rf"{workdir}/.*/\.", result.stdout)  # Nothing half-written was left.
+
+
+def start_workers(tiny_data, workdir, kill="", **changes):
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
+    commands = []
+    for index in (0, 1):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": workers}, "task": task})
+        these = flags(tiny_data, workdir, strategy="multiworker", **changes)
+        commands.append(Command(these, kill if index == 0 else "", TF_CONFIG=config))
+    return commands
+
+
+def test_two_workers_are_one_device(tiny_data, tmp_path):
+    changes = {
+        "minibatches-per-task": 20, "evaluate-every": 20, "checkpoint-every": 1,
+        "precision": "float64", "dropout-rate": 0,
+    }  # fmt: skip
+    results = [worker.finish() for worker in start_workers(tiny_data, tmp_path / "two", **changes)]
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert "pectoral_muscle" in results[0][1]
+    assert "pectoral_muscle" not in results[1][1]  # Only the first reports.
+    assert Command(flags(tiny_data, tmp_path / "one", **changes)).finish()[0] == 0
+    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    assert list(one) == list(two) == list(range(1, 21))
+    for step in one:
+        assert one[step] == pytest.approx(two[step], abs=1e-5)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
+    tiny_data, tmp_path, lost
+):
+    workdir = tmp_path / "run"
+    changes = {
+        "minibatches-per-task": 60, "evaluate-every": 60, "checkpoint-every": 2, "keep": 60,
+    }  # fmt: skip
+    workers = start_workers(tiny_data, workdir, **changes)
+    wait_for(workdir / "checkpoints" / "step-4", workers[0])
+    workers[lost].kill()
+    code, _, err = workers[1 - lost].finish()
+    assert code == 3
+    assert "another worker was lost" in err
+    assert "The same command on every worker goes on" in err
+    if lost == 1:
+        workers = start_workers(tiny_data, workdir, **changes)
+        wait_for(workdir / "checkpoints" / "step-10", workers[0])
+        # A cluster may tell one of them only; all stop at the same mini-batch.
+        workers[1].process.terminate()
+        results = [worker.finish() for worker in workers]
+        assert [code for code, _, _ in results] == [0, 0], results
+        assert "Going on after mini-batch" in results[0][1]
+        assert "Stopped; the same command again goes on from here." in results[0][1]
+
+
+def test_a_full_disk_of_the_first_worker_does_not_leave_the_other_waiting(tiny_data, tmp_path):
+    full = """
+from mtseg import checkpoints
+def fail(path): raise OSError(28, "No space left on device")
+checkpoints._flush = fail
+"""
+    first, second = start_workers(tiny_data, tmp_path, full)
+    code, _, err = first.finish()
+    assert (code, "No space left on device" in err) == (2, True)
+    code, _, err = second.finish()
+    assert (code, "another worker was lost" in err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(None, "neither TF_CONFIG nor Slurm"), ("{no json", "does not name the workers")],
+)
+def test_a_cluster_that_is_not_described_is_one_line(tiny_data, tmp_path, config, message):
+    environment = {} if config is None else {"TF_CONFIG": config}
+    these = flags(tiny_data, tmp_path / "run", strategy="multiworker")
+    code, _, err = Command(these, **environment).finish()
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_ends_the_run_without_an_error(tiny_data, tmp_path):
+    command = Command(flags(tiny_data, tmp_path, **{"minibatches-per-task": 500, "keep": 500}))
+    wait_for(tmp_path / "checkpoints" / "step-4", command)
+    command.process.terminate()
+    code, out, _ = command.finish()
+    assert code == 0
+    assert "Stopped; the same command again goes on from here." in out
+    assert "Curves and pictures" not in out
