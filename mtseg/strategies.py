@@ -138,8 +138,37 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
             ) from error
         return tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if "SLURM_PROCID" in os.environ:
-        return tf.distribute.cluster_resolver.SlurmClusterResolver()
+        return _SlurmCluster()
     raise InputError(
         "--strategy multiworker: neither TF_CONFIG nor Slurm says who the workers are. Start it "
         "with srun, or set TF_CONFIG; the README has both."
     )
+
+
+class _SlurmCluster(tf.distribute.cluster_resolver.SlurmClusterResolver):
+    """The tasks of a Slurm step, each with the devices that Slurm lets it see.
+
+    TensorFlow's own counts the GPUs of a node with nvidia-smi and divides them among its tasks; it
+    fails where there is none, and Slurm has already divided them.
+    """
+
+    def __init__(self) -> None:
+        try:
+            # GPUs of which nothing is made: the count only has to suffice for every task.
+            super().__init__(
+                gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]),
+                gpus_per_task=1,
+                auto_set_gpu=False,
+            )
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"--strategy multiworker: Slurm does not say who the workers are ({error}). Start "
+                "it with srun."
+            ) from error
+
+    def num_accelerators(
+        self, task_type: Any = None, task_id: Any = None, config_proto: Any = None
+    ) -> dict[str, int]:
+        """The devices that this process sees, as other clusters count them."""
+        cluster = tf.distribute.cluster_resolver.ClusterResolver
+        return cluster.num_accelerators(self, task_type, task_id, config_proto)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,9 @@ import pytest
 from mtseg.workdir import load_trained
 
 pytestmark = pytest.mark.slow
+
+ADDRESSES = ["127.0.0.1:23451", "127.0.0.1:23452"]
+"""Below the ports that the system gives to whoever asks for any."""
 
 # The command, and what kills it: KILL is empty or Python that does so at a chosen moment.
 SCRIPT = """
@@ -174,18 +176,23 @@ def test_a_full_disk_and_one_that_cannot_be_written_are_one_line_and_the_run_goe
     assert not re.search(rf"{workdir}/.*/\.", result.stdout)  # Nothing half-written was left.
 
 
-def start_workers(tiny_data, workdir, kill="", **changes):
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
-    commands = []
-    for index in (0, 1):
-        task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": {"worker": workers}, "task": task})
-        these = flags(tiny_data, workdir, strategy="multiworker", **changes)
-        commands.append(Command(these, kill if index == 0 else "", TF_CONFIG=config))
-    return commands
+def by_tf_config(index):
+    task = {"type": "worker", "index": index}
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": ADDRESSES}, "task": task})}
+
+
+def by_slurm(index):
+    """What Slurm sets in a step of two tasks on one node."""
+    return {
+        "SLURM_PROCID": str(index), "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2",
+    }  # fmt: skip
+
+
+def start_workers(tiny_data, workdir, kill="", cluster=by_tf_config, **changes):
+    """Two workers of a run; `kill` is for the first."""
+    these = flags(tiny_data, workdir, strategy="multiworker", **changes)
+    return [Command(these, kill if i == 0 else "", **cluster(i)) for i in (0, 1)]
 
 
 def test_two_workers_are_one_device(tiny_data, tmp_path):
@@ -236,7 +243,7 @@ from mtseg import checkpoints
 def fail(path): raise OSError(28, "No space left on device")
 checkpoints._flush = fail
 """
-    first, second = start_workers(tiny_data, tmp_path, full)
+    first, second = start_workers(tiny_data, tmp_path, full, by_slurm)
     code, _, err = first.finish()
     assert (code, "No space left on device" in err) == (2, True)
     code, _, err = second.finish()
@@ -244,11 +251,14 @@ checkpoints._flush = fail
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [(None, "neither TF_CONFIG nor Slurm"), ("{no json", "does not name the workers")],
+    ("environment", "message"),
+    [
+        ({}, "neither TF_CONFIG nor Slurm"),
+        ({"TF_CONFIG": "{no json"}, "does not name the workers"),
+        ({"SLURM_PROCID": "0"}, "Slurm does not say who the workers are"),
+    ],
 )
-def test_a_cluster_that_is_not_described_is_one_line(tiny_data, tmp_path, config, message):
-    environment = {} if config is None else {"TF_CONFIG": config}
+def test_a_cluster_that_is_not_described_is_one_line(tiny_data, tmp_path, environment, message):
     these = flags(tiny_data, tmp_path / "run", strategy="multiworker")
     code, _, err = Command(these, **environment).finish()
     assert code == 2
