@@ -72,9 +72,8 @@ class Checkpoints:
         """Writes a checkpoint, and deletes the oldest beyond those to keep.
 
         Raises:
-            OSError: if it cannot be written; the checkpoints before stay.
+            OSError, tf.errors.OpError: if it cannot be written; the checkpoints before stay.
         """
-        self.clean()
         aside = self._folder / f"{_HIDDEN}{os.getpid()}.step-{step}"
         aside.mkdir(parents=True)
         try:

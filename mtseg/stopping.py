@@ -6,44 +6,38 @@ at, saves, and ends without an error.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import signal
 import threading
-from types import FrameType, TracebackType
+from collections.abc import Iterator
 
 
 class Stopped(Exception):
     """Raised where work in progress cannot be kept and is left for the next run."""
 
 
+@dataclasses.dataclass
 class StopRequest:
-    """Catches SIGTERM while it is entered; elsewhere than in the main thread it catches nothing.
+    """Whether the signal has come."""
 
-    Attributes:
-        is_made: whether the signal has come.
-    """
-
-    def __init__(self) -> None:
-        self.is_made = False
+    is_made: bool = False
 
     def raise_if_made(self) -> None:
         """Raises `Stopped` once the signal has come."""
         if self.is_made:
             raise Stopped
 
-    def __enter__(self) -> StopRequest:
-        self._is_main = threading.current_thread() is threading.main_thread()
-        if self._is_main:
-            self._before = signal.signal(signal.SIGTERM, self._make)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._is_main:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _make(self, number: int, frame: FrameType | None) -> None:
-        self.is_made = True
+@contextlib.contextmanager
+def catch_sigterm() -> Iterator[StopRequest]:
+    """Catches SIGTERM in the main thread; in any other, where Python cannot, nothing."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: setattr(request, "is_made", True))
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)

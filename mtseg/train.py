@@ -27,7 +27,7 @@ from mtseg.evaluate import Evaluation, evaluate_model
 from mtseg.input_pipeline import make_dataset, open_balanced_samples
 from mtseg.prepared import count_test_scans
 from mtseg.progress import Progress, format_duration
-from mtseg.stopping import Stopped, StopRequest
+from mtseg.stopping import Stopped, StopRequest, catch_sigterm
 from mtseg.strategies import Replicas, configure_devices, make_replicas
 from mtseg.tasks import LabelSpace, parse_tasks
 from mtseg.training_figures import TrainingFigures
@@ -75,7 +75,7 @@ def train_and_evaluate(
     replicas = make_replicas(config.strategy)
     replicas.share(config.global_batch_size)  # Refuses one that cannot be divided.
     run = _Run(config, workdir, replicas, command)
-    with StopRequest() as stop:
+    with catch_sigterm() as stop:
         try:
             return run.go_on(stop, is_profiling)
         except Stopped:
@@ -180,6 +180,9 @@ class _Run:
             self._evaluate_every,
             _STEPS_BETWEEN_FIGURES,
         )
+        # A run that ends sooner is recorded to its end.
+        profiled = _PROFILED_CALLS[: max(len(calls) - _PROFILED_CALLS.start, 0)]
+        is_profiling = is_profiling and self._replicas.is_chief and len(profiled) > 0
         batches = self._replicas.deal_out(
             lambda shares: make_dataset(
                 self._samples, self._config.global_batch_size, calls, shares=shares
@@ -191,12 +194,14 @@ class _Run:
         ) as progress:
             figures = TrainingFigures(self._config, self._total, progress)
             for number, (_, step) in enumerate(calls):
-                if is_profiling:
-                    self._profile(number)
+                if is_profiling and number == profiled.start:
+                    tf.profiler.experimental.start(str(self._workdir / "tensorboard"))
                 with figures.waiting():
                     patches, class_index = next(batches)
                 losses, is_stopping = self._step(patches, class_index, stop.is_made)
                 figures.add(losses.numpy())
+                if is_profiling and number == profiled.stop - 1:
+                    tf.profiler.experimental.stop()
                 is_evaluation = self._is_evaluation(step)
                 is_checkpoint = is_evaluation or step % self._config.checkpoint_every == 0
                 if is_checkpoint or is_stopping or step % _STEPS_BETWEEN_FIGURES == 0:
@@ -215,12 +220,6 @@ class _Run:
 
     def _is_evaluation(self, step: int) -> bool:
         return step == self._total or step % self._evaluate_every == 0
-
-    def _profile(self, number: int) -> None:
-        if number == _PROFILED_CALLS.start:
-            tf.profiler.experimental.start(str(self._workdir / "tensorboard"))
-        elif number == _PROFILED_CALLS.stop:
-            tf.profiler.experimental.stop()
 
     def _save(self, step: int) -> None:
         if self._replicas.is_chief:

@@ -74,11 +74,11 @@ class TrainingStep:
     def _compute_call(
         self, patches: Any, class_index: Any, is_stopping: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        (some_class_index, *_) = self._strategy.experimental_local_results(class_index)
         if self._config.steps_per_call == 1:
             loss, stopping = self._compute_minibatch(patches, class_index, 0, is_stopping)
             return loss[tf.newaxis], stopping
-        count = tf.shape(some_class_index)[0]
+        (own_class_index, *_) = self._strategy.experimental_local_results(class_index)
+        count = tf.shape(own_class_index)[0]
         losses = tf.TensorArray(tf.float32, count)
         stopping = tf.constant(0.0)
         for number in tf.range(count):

@@ -11,7 +11,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from mtseg import workdir as folder
 from mtseg.checkpoints import Checkpoints
@@ -20,6 +19,7 @@ from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.train import plan_calls, train_and_evaluate
 from mtseg.training_step import TrainingStep
+from tests.event_files import scalars_of
 
 pytestmark = pytest.mark.slow
 
@@ -44,16 +44,6 @@ def make_config(tiny_data, **changes):
 
 def weights_of(workdir):
     return folder.load_trained(workdir).model.get_weights()
-
-
-def scalars_of(workdir, tag):
-    values = {}
-    for path in sorted((workdir / "tensorboard").glob("events.*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                if value.tag == tag:
-                    values[event.step] = float(tf.make_ndarray(value.tensor))
-    return values
 
 
 def assert_same_weights(one, other):
@@ -194,8 +184,9 @@ def test_whole_volumes_and_augmentation_train_too(tiny_data, tmp_path, without_e
     assert all(0 <= share <= 1 for share in waiting.values())
 
 
-def test_a_profile_for_tensorboard(tiny_data, tmp_path, without_evaluation):
-    config = make_config(tiny_data, minibatches_per_task=11, evaluate_every=11)
+@pytest.mark.parametrize("count", [7, 11])
+def test_a_profile_for_tensorboard(tiny_data, tmp_path, without_evaluation, count):
+    config = make_config(tiny_data, minibatches_per_task=count, evaluate_every=count)
     train_and_evaluate(config, tmp_path, is_profiling=True)
     assert list((tmp_path / "tensorboard").glob("plugins/profile/*/*.xplane.pb"))
 

@@ -1,0 +1,14 @@
+"""Reads the event files that TensorBoard shows."""
+
+import tensorflow as tf
+
+
+def scalars_of(workdir, tag):
+    """The points of a curve, by step."""
+    values = {}
+    for path in sorted((workdir / "tensorboard").glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == tag:
+                    values[event.step] = float(tf.make_ndarray(value.tensor))
+    return values
