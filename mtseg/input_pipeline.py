@@ -63,7 +63,11 @@ class BalancedSamples:
 
     Attributes:
         num_samples: for each task, how many different samples each of its classes has.
+        refusal: why a mini-batch could not be read; TensorFlow's datasets make another exception
+            of it, which buries the message.
     """
+
+    refusal: InputError | None = None
 
     def __init__(
         self,
@@ -201,7 +205,11 @@ def make_dataset(
 
     def compute(element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start, stop, rows = of_element[int(element)]
-        parts = [samples.minibatch(n, global_batch_size, rows) for n in range(start, stop)]
+        try:
+            parts = [samples.minibatch(n, global_batch_size, rows) for n in range(start, stop)]
+        except InputError as error:
+            samples.refusal = error
+            raise
         patches, class_index = zip(*parts, strict=True)
         # One mini-batch to a call is the rule, and is spared a copy.
         is_one = len(parts) == 1

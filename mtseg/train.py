@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -197,7 +198,7 @@ class _Run:
                 if is_profiling and number == profiled.start:
                     tf.profiler.experimental.start(str(self._workdir / "tensorboard"))
                 with figures.waiting():
-                    patches, class_index = next(batches)
+                    patches, class_index = self._next(batches)
                 losses, is_stopping = self._step(patches, class_index, stop.is_made)
                 figures.add(losses.numpy())
                 if is_profiling and number == profiled.stop - 1:
@@ -220,6 +221,14 @@ class _Run:
 
     def _is_evaluation(self, step: int) -> bool:
         return step == self._total or step % self._evaluate_every == 0
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches)
+        except tf.errors.OpError:
+            if self._samples.refusal is not None:
+                raise self._samples.refusal from None
+            raise
 
     def _save(self, step: int) -> None:
         if self._replicas.is_chief:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,26 @@ def test_a_profile_for_tensorboard(tiny_data, tmp_path, without_evaluation, coun
     config = make_config(tiny_data, minibatches_per_task=count, evaluate_every=count)
     train_and_evaluate(config, tmp_path, is_profiling=True)
     assert list((tmp_path / "tensorboard").glob("plugins/profile/*/*.xplane.pb"))
+
+
+def test_a_shard_that_shrinks_during_training_is_one_clear_line(
+    tiny_data, tmp_path, without_evaluation
+):
+    data_dir = tmp_path / "data"
+    shutil.copytree(tiny_data.data_dir, data_dir)
+    (shard,) = data_dir.glob("mtseg_breast/phantom_patches/*/*.tfrecord-*")
+
+    def save_and_truncate(self, step):
+        save(self, step)
+        os.truncate(shard, 1000)
+
+    save = Checkpoints.save
+    config = make_config(tiny_data, minibatches_per_task=60, evaluate_every=60)
+    config = dataclasses.replace(config, data_dir=str(data_dir))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_truncate)
+        with pytest.raises(InputError, match="was changed while it was in use"):
+            train_and_evaluate(config, tmp_path / "run")
 
 
 def test_the_disk_may_be_full_and_the_run_goes_on_when_it_is_not(
