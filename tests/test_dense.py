@@ -264,4 +264,5 @@ def test_a_trained_networks_labels_hardly_depend_on_the_precision(tmp_path, caps
     assert exact_dice.min() > 0.3
     assert agreement >= 0.999
     assert fast_dice.mean() == pytest.approx(exact_dice.mean(), abs=0.001)
+    # A phantom's smallest classes are some hundred voxels: one of them is more than 0.001.
     np.testing.assert_allclose(fast_dice, exact_dice, atol=0.003)
