@@ -30,7 +30,8 @@ from mtseg.model import NUM_CONVOLUTIONS, build_patch_model, fold
 from mtseg.phantoms import make_phantom
 from mtseg.prepared_scan import prepare_scan
 from mtseg.sampling import PLANES, cut_patches, pad_volume
-from mtseg.volumes import Volume, read_scan
+from mtseg.scan_files import read_scan
+from mtseg.volumes import Volume
 
 NUM_CLASSES = 7
 NUM_PLANES, PLANE_SIZE = 4, 306

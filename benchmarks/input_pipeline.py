@@ -37,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     label_space = parse_tasks(arguments.tasks)
     folders = [
-        prepared_dir(arguments.data_dir, s.task.name, s.source, "patches")
+        prepared_dir(arguments.data_dir, s.task.name, s.sources[0], "patches")
         for s in label_space.selections
     ]
     count = arguments.batches * BATCH_SIZE

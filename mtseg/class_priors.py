@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtseg.prepared import read_volumes
+from mtseg.prepared import read_selection
+from mtseg.task import IGNORED
 from mtseg.tasks import LabelSpace
 
 
@@ -27,7 +28,9 @@ def drawn_shares(label_space: LabelSpace) -> np.ndarray:
 def natural_shares(data_dir: str, label_space: LabelSpace) -> np.ndarray:
     """Share of each combined class among the foreground voxels of the training scans.
 
-    Every task counts equally, whatever the size and number of its scans.
+    Every task counts equally, whatever the size and number of its scans. Scans with voxels of which
+    it is not known what they are count only if there are no others: what is left of them does not
+    have the classes in their shares.
 
     Returns:
         float64 (num_classes,). A class is taken to occur in at least one voxel.
@@ -35,11 +38,13 @@ def natural_shares(data_dir: str, label_space: LabelSpace) -> np.ndarray:
     shares = np.zeros(label_space.num_classes)
     for selection in label_space.selections:
         task = selection.task
-        counts = np.zeros(task.num_classes, np.int64)
-        for subject in read_volumes(data_dir, task.name, selection.source, "train"):
+        of_known, of_partial = np.zeros((2, task.num_classes), np.int64)
+        for subject in read_selection(data_dir, selection, "train"):
             classes = subject.class_index_map[subject.image > 0]
-            counts += np.bincount(classes, minlength=task.num_classes)
-        counts = np.maximum(counts, 1)
+            is_known = classes != IGNORED
+            counts = of_known if is_known.all() else of_partial
+            counts += np.bincount(classes[is_known], minlength=task.num_classes)
+        counts = np.maximum(of_known if of_known.any() else of_partial, 1)
         combined = label_space.to_combined(task.name)
         shares[combined] += counts / counts.sum() / len(label_space.selections)
     return shares

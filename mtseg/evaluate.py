@@ -21,9 +21,9 @@ import numpy as np
 from mtseg import metrics
 from mtseg.dense import DenseNetwork
 from mtseg.pictures import compare_slices, most_labelled_slice
-from mtseg.prepared import read_volumes
+from mtseg.prepared import read_selection
 from mtseg.subject import PreparedSubject
-from mtseg.task import Task
+from mtseg.task import IGNORED, Task
 from mtseg.tasks import LabelSpace
 from mtseg.tiles import Tile
 
@@ -126,7 +126,7 @@ class _Counts:
     Attributes:
         reference, activated, overlap: of the class in the reference, at highest activation, both.
         reached, reached_overlap: the same at each of `metrics.THRESHOLDS`, int64 (classes, 101).
-        foreground: all voxels > 0.
+        foreground: all voxels > 0 of which it is known what they are.
     """
 
     reference: np.ndarray
@@ -156,23 +156,33 @@ def _count(
     image = subject.image
     counts = np.zeros((3, num_classes), np.int64)
     reached = np.zeros((2, num_classes, num_thresholds), np.int64)
+    foreground = 0
     for tile in network.plan(image).tiles:
         probabilities = network.run(image, tile)
-        reference = to_combined[subject.class_index_map[tile.core][image[tile.core] != 0]]
+        shown.keep(tile, image, probabilities)
+        own_class = subject.class_index_map[tile.core][image[tile.core] != 0]
+        is_known = own_class != IGNORED
+        if not is_known.all():
+            own_class, probabilities = own_class[is_known], probabilities[is_known]
+        foreground += len(own_class)
+        reference = to_combined[own_class]
         activated = probabilities.argmax(axis=-1)
         for row, classes in enumerate((reference, activated, reference[reference == activated])):
             counts[row] += np.bincount(classes, minlength=num_classes)
         for c in np.unique(to_combined[1:]):
             reached[:, c] += metrics.count_above_thresholds(reference == c, probabilities[:, c])
-        shown.keep(tile, image, probabilities)
-    return _Counts(*counts, *reached, foreground=int(np.count_nonzero(image)))
+    return _Counts(*counts, *reached, foreground=foreground)
+
+
+def _known_classes(class_index_map: np.ndarray) -> np.ndarray:
+    return np.where(class_index_map == IGNORED, 0, class_index_map)
 
 
 class _Shown:
     """Probabilities in the one slice that a picture shows, kept until thresholds are known."""
 
     def __init__(self, subject: PreparedSubject, num_classes: int) -> None:
-        self.k = most_labelled_slice(subject.class_index_map)
+        self.k = most_labelled_slice(_known_classes(subject.class_index_map))
         self.probabilities = np.zeros((*subject.image.shape[:2], num_classes), np.float32)
         self.probabilities[..., 0] = 1
 
@@ -231,13 +241,13 @@ def evaluate_task(
         ]
     aliens = list(label_space.alien_indices(task.name))
     for name, counts in zip(names, counted, strict=True):
-        share = float(counts.activated[aliens].sum() / counts.foreground)
+        share = float(counts.activated[aliens].sum() / max(counts.foreground, 1))
         rows.append(Row(task.name, "all", name, "alien_share", share))
     if first is not None:
         subject, shown = first
         thresholds = [operating_points.get(name) for name in label_space.class_names]
         labels = metrics.decide(np.moveaxis(shown.probabilities, -1, 0), thresholds)
-        reference = to_combined[subject.class_index_map[..., shown.k]]
+        reference = to_combined[_known_classes(subject.class_index_map[..., shown.k])]
         on_picture(compare_slices(subject.image[..., shown.k], reference, labels))
     return Evaluation(tuple(rows), operating_points)
 
@@ -286,7 +296,7 @@ def evaluate_model(
             network,
             label_space,
             selection.task,
-            read_volumes(data_dir, selection.task.name, selection.source, "test"),
+            read_selection(data_dir, selection, "test"),
             on_picture=functools.partial(on_picture, selection.task.name),
             on_scan=on_scan,
         )

@@ -3,7 +3,7 @@
 Every sample of a run has a number. Counting samples through the tasks in turn, and each task's
 samples through its classes in turn, makes any run of consecutive samples equally balanced over
 tasks, and within a task over its classes, to within one; the remainder rotates by itself. Which
-patch record a sample is follows from a permutation that depends on (seed, task, class, pass) only,
+patch record a sample is follows from a permutation of (seed, task, source, class, pass) only,
 and which voxel of a volume from numbers drawn for (seed, n). So mini-batch n is a function of
 (data, seed, n): resuming costs no replay, and every replica reads its own samples alone.
 
@@ -55,9 +55,11 @@ def assign_slots(
 class BalancedSamples:
     """Mini-batches by number from the training data of several tasks.
 
+    The sources of a task that show a class take turns in giving its samples.
+
     Args:
         label_space: the tasks.
-        data: of each task, its patch records or its volumes.
+        data: of each task, for each of its sources, patch records or volumes.
         seed: decides the order of the samples.
         augmentations: names of `mtseg.augmentation`.
 
@@ -72,7 +74,7 @@ class BalancedSamples:
     def __init__(
         self,
         label_space: LabelSpace,
-        data: Sequence[PatchRecords | VolumePatches],
+        data: Sequence[Sequence[PatchRecords | VolumePatches]],
         seed: int,
         augmentations: tuple[str, ...] = (),
     ) -> None:
@@ -81,11 +83,18 @@ class BalancedSamples:
         self._num_classes = tuple(task.num_classes for task in tasks)
         self._to_combined = [label_space.to_combined(task.name) for task in tasks]
         self._is_symmetric = np.array([task.is_symmetric for task in tasks])
-        self._rows = [_rows_of_classes(d, n) for d, n in zip(data, self._num_classes, strict=True)]
-        self.num_samples = [
-            [rows.size if isinstance(rows, np.ndarray) else rows for rows in of_task]
-            for of_task in self._rows
+        # [task][source][class]: the records that show it, or how many voxels do.
+        self._rows = [
+            [_rows_of_classes(source, n) for source in of_task]
+            for of_task, n in zip(data, self._num_classes, strict=True)
         ]
+        self._sizes = [
+            np.array(
+                [[np.size(r) if isinstance(r, np.ndarray) else r for r in rows] for rows in of]
+            )
+            for of in self._rows
+        ]
+        self.num_samples = [sizes.sum(axis=0).tolist() for sizes in self._sizes]
 
     def minibatch(
         self, n: int, global_batch_size: int, rows: slice = slice(None)
@@ -106,31 +115,48 @@ class BalancedSamples:
         task, class_index, ordinal = task[rows], class_index[rows], ordinal[rows]
         patches = np.empty((len(task), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
         combined = np.empty(len(task), np.int32)
-        for t, data in enumerate(self._data):
-            mine = np.flatnonzero(task == t)
-            combined[mine] = self._to_combined[t][class_index[mine]]
-            if isinstance(data, VolumePatches):
-                sizes = np.asarray(self.num_samples[t])[class_index[mine]]
-                number = (draws[mine] * sizes).astype(np.int64)
-                patches[mine] = data.cut(class_index[mine], number)
-            else:
-                records = self._shuffled(t, class_index[mine], ordinal[mine])
-                data.read(records, [patches[sample] for sample in mine])
+        for t, of_task in enumerate(self._data):
+            of_this = np.flatnonzero(task == t)
+            combined[of_this] = self._to_combined[t][class_index[of_this]]
+            source, turn = self._take_turns(t, class_index[of_this], ordinal[of_this])
+            for s, data in enumerate(of_task):
+                mine, turns = of_this[source == s], turn[source == s]
+                if isinstance(data, VolumePatches):
+                    sizes = self._sizes[t][s][class_index[mine]]
+                    number = (draws[mine] * sizes).astype(np.int64)
+                    patches[mine] = data.cut(class_index[mine], number)
+                else:
+                    records = self._shuffled(t, s, class_index[mine], turns)
+                    data.read(records, [patches[sample] for sample in mine])
         if self._augmentations:
             rng = np.random.default_rng([self._seed, n, 1])
             augment(patches, is_symmetric, rows, self._augmentations, rng)
         return patches, combined
 
-    def _shuffled(self, task: int, class_index: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
-        """The records of those samples: in each pass every record of a class once."""
-        chosen = np.empty(len(ordinal), np.int64)
+    def _take_turns(
+        self, task: int, class_index: np.ndarray, ordinal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which source gives each sample, and how many of the class it has given before."""
+        source, turn = np.zeros((2, len(ordinal)), np.int64)
         for c in np.unique(class_index):
-            rows = self._rows[task][c]
-            epoch, position = np.divmod(ordinal, rows.size)
+            showing = np.flatnonzero(self._sizes[task][:, c])
+            mine = class_index == c
+            turn[mine], which = np.divmod(ordinal[mine], len(showing))
+            source[mine] = showing[which]
+        return source, turn
+
+    def _shuffled(
+        self, task: int, source: int, class_index: np.ndarray, turn: np.ndarray
+    ) -> np.ndarray:
+        """The records of those samples: in each pass every record of a class once."""
+        chosen = np.empty(len(turn), np.int64)
+        for c in np.unique(class_index):
+            rows = self._rows[task][source][c]
+            epoch, position = np.divmod(turn, rows.size)
             for e in np.unique(epoch[class_index == c]):
-                order = _permutation(self._seed, task, int(c), int(e), rows.size)
+                key = (self._seed, task, source, int(c), int(e))
                 mine = (class_index == c) & (epoch == e)
-                chosen[mine] = rows[order[position[mine]]]
+                chosen[mine] = rows[_permutation(key, rows.size)[position[mine]]]
         return chosen
 
 
@@ -142,8 +168,8 @@ def _rows_of_classes(data: PatchRecords | VolumePatches, num_classes: int) -> li
 
 
 @functools.lru_cache(maxsize=256)
-def _permutation(seed: int, task: int, class_index: int, epoch: int, size: int) -> np.ndarray:
-    return np.random.default_rng([seed, task, class_index, epoch]).permutation(size)
+def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
+    return np.random.default_rng(key).permutation(size)
 
 
 def open_balanced_samples(
@@ -167,7 +193,10 @@ def open_balanced_samples(
         InputError: if a task is not prepared, a shard is damaged, or a class has no sample.
     """
     open_data = {"patches": open_patches, "volumes": open_volumes}[kind]
-    data = [open_data(data_dir, s.task.name, s.source) for s in label_space.selections]
+    data = [
+        [open_data(data_dir, s.task.name, source) for source in s.sources]
+        for s in label_space.selections
+    ]
     samples = BalancedSamples(label_space, data, seed, augmentations)
     for selection, sizes in zip(label_space.selections, samples.num_samples, strict=True):
         for name, size in zip(selection.task.class_names, sizes, strict=True):

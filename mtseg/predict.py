@@ -28,6 +28,7 @@ from mtseg.metrics import decide
 from mtseg.prepared_scan import PreparedScan
 from mtseg.probability_file import ProbabilityFile
 from mtseg.restoration import Restoration
+from mtseg.scan_files import is_dicom, read_scan, scan_stem
 from mtseg.tiles import Block, Plan, Tile
 
 MEMORY_SHARE = 0.5
@@ -123,12 +124,14 @@ class Options:
         spacing_mm: isotropic size to work at; None is the scan's finest voxel size.
         is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
         use_probabilities: also write a volume a class.
+        use_dicom_seg: also write a DICOM SEG, of a scan that is a DICOM series.
         memory_bytes: what may be used in all; None is half of what is free.
     """
 
     spacing_mm: float | None = None
     is_ct: bool | None = None
     use_probabilities: bool = False
+    use_dicom_seg: bool = False
     memory_bytes: float | None = None
 
 
@@ -158,11 +161,6 @@ class Segmentation:
     volumes_ml: dict[str, float]
 
 
-def scan_stem(path: Path) -> str:
-    """A scan's name without `.nii` or `.nii.gz`."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
 def segment_files(
     model: ExportedModel,
     scan_paths: Sequence[Path],
@@ -176,8 +174,9 @@ def segment_files(
 
     Args:
         model: from `load`.
-        scan_paths: NIfTI files.
-        out_dir: `NAME_labels.nii.gz` goes here, and `NAME_probabilities.nii.gz` if asked for.
+        scan_paths: files, or folders of DICOM series.
+        out_dir: `NAME_labels.nii.gz` goes here, and `NAME_probabilities.nii.gz` and
+            `NAME_labels.dcm` if asked for.
         options: how.
         on_start: called with each scan and what it will take, before it is computed.
         on_flop: called after every tile with the operations done.
@@ -202,7 +201,7 @@ def segment_files(
                 peak = budget - left + plan.tile_bytes
                 on_start(path, Work(plan, max(peak, scan.reading_bytes)))
                 labels = _compute(model, scan, plan, out_dir, options, on_flop)
-                outcome = writer.submit(_write, model, scan, labels, out_dir)
+                outcome = writer.submit(_write, model, scan, labels, out_dir, options)
             except InputError as error:
                 outcome = Future()
                 outcome.set_exception(error)
@@ -242,6 +241,11 @@ def _reading_bytes(path: Path | None, options: Options) -> int:
 
 
 def _read(path: Path, options: Options, memory_bytes: float) -> _Scan:
+    if options.use_dicom_seg and not is_dicom(path):
+        raise InputError(
+            f"{path}: is no DICOM series, of which alone a DICOM SEG can be written. Leave out "
+            "--dicom-seg."
+        )
     needed = prepared_scan.preparation_bytes(path, options.spacing_mm)
     if needed > memory_bytes:
         raise InputError(
@@ -249,9 +253,7 @@ def _read(path: Path, options: Options, memory_bytes: float) -> _Scan:
             f"{memory_bytes / 1e9:.1f} GB may be used. Give a larger --memory-gb or --spacing-mm."
         )
     try:
-        prepared = prepared_scan.prepare_scan(
-            volumes.read_scan(path), options.spacing_mm, options.is_ct
-        )
+        prepared = prepared_scan.prepare_scan(read_scan(path), options.spacing_mm, options.is_ct)
     except InputError as error:
         if str(path) in str(error):
             raise
@@ -315,9 +317,16 @@ def _compute(
     return volumes.decanonicalise(labels, scan.prepared.source.affine)
 
 
-def _write(model: ExportedModel, scan: _Scan, labels: np.ndarray, out_dir: Path) -> Segmentation:
+def _write(
+    model: ExportedModel, scan: _Scan, labels: np.ndarray, out_dir: Path, options: Options
+) -> Segmentation:
     label_path = out_dir / f"{scan_stem(scan.path)}_labels.nii.gz"
     volumes.write_label_map(label_path, labels, scan.prepared.source)
+    if options.use_dicom_seg:
+        from mtseg.dicom_seg import write_dicom_seg
+
+        seg_path = out_dir / f"{scan_stem(scan.path)}_labels.dcm"
+        write_dicom_seg(seg_path, labels, scan.path, model.class_names)
     voxel_ml = float(np.prod(scan.prepared.source.spacing_mm)) / 1000
     counts = [np.count_nonzero(labels == index) for index in range(len(model.class_names))]
     return Segmentation(

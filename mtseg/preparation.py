@@ -1,61 +1,305 @@
-"""Prepare a task's source: scans come in, records in a data folder leave."""
+"""Preparation: a task's source comes in, records in a data folder leave.
+
+Every subject is checked, then prepared, by as many processes as there are cores; their finished
+records are put together as TFDS's shards. With Apache Beam the same is done on many machines.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from mtseg.checks import Reading, check_readings, check_subject, format_flaws
 from mtseg.errors import InputError
+from mtseg.memory import free_bytes
 from mtseg.prepared import prepared_dir, prepared_settings
+from mtseg.prepared_scan import preparation_bytes
+from mtseg.processes import num_cores, run_all, run_on_beam
 from mtseg.progress import Progress
-from mtseg.records import KINDS, RecordConfig, TaskBuilder, builder_class
-from mtseg.sources import list_subjects
-from mtseg.tasks import TaskSelection
+from mtseg.records import KINDS, VERSION, RecordConfig, TaskBuilder, builder_class
+from mtseg.sampling import PATCH_SIZE, PLANES
+from mtseg.scan_files import open_scan
+from mtseg.sources import Survey, survey
+from mtseg.staging import Job, claim, records_path, stage, staged_reading, write_shards
+from mtseg.task import Task
+from mtseg.task_file import GENERATED
+from mtseg.volumes import resampled_shape
+
+SHARD_BYTES = 256_000_000
+"""About the size of a shard file, if no number of them is asked for."""
+
+_PATCH_RECORD_BYTES = len(PLANES) * PATCH_SIZE**2 * 2 + 150
+_VOXEL_BYTES = 5  # a float32 and a class index
 
 
 def prepare(
-    selection: TaskSelection,
+    task: Task,
+    source: str,
     data_dir: str | Path,
     *,
     manual_dir: str | Path | None = None,
     num_shards: int | None = None,
+    num_processes: int | None = None,
+    beam_runner: str | None = None,
+    beam_options: Sequence[str] = (),
     is_overwrite: bool = False,
     **settings: int | None,
 ) -> None:
     """Writes the patch and volume records of a task's source.
 
-    Records that are there already, made with the same settings, are left as they are.
+    Records that are there already, made with the same settings, are left as they are. What was
+    stopped goes on with the subjects that are left.
 
     Args:
-        selection: the task and its source.
+        task: the task.
+        source: name of one of its sources.
         data_dir: where the records go.
         manual_dir: the folder of scans, for every source but the generated phantoms.
-        num_shards: shard files of the patches; None lets TFDS choose. Volumes, of which there may
-            be fewer than that, are always divided by TFDS.
+        num_shards: shard files of the patches; None makes them of about `SHARD_BYTES`.
+        num_processes: subjects prepared at once; None is as many as cores, and memory, allow.
+        beam_runner: name of an Apache Beam runner, to prepare on its workers instead. They have to
+            see the scans and `data_dir` under the same paths.
+        beam_options: its options, as on its command line.
         is_overwrite: replace records that were made with other settings.
         **settings: fields of `mtseg.records.RecordConfig`.
 
     Raises:
-        InputError: if a scan cannot be used, or records with other settings are there.
+        InputError: if a scan cannot be used, there is no room for the records, or records with
+            other settings are there.
     """
-    task, source = selection.task, selection.source
+    spec = f"{task.name}:{source}"
+    missing = []
     for kind in KINDS:
         config = RecordConfig(name=f"{source}_{kind}", source=source, kind=kind, **settings)
-        if _is_prepared(selection, data_dir, config, is_overwrite):
-            print(f"{selection.spec}: {kind} are there already in {data_dir}.", flush=True)
-            continue
-        builder = builder_class(task, [config])(data_dir=str(data_dir))
-        _build(builder, selection, manual_dir, num_shards if kind == "patches" else None)
+        if _is_prepared(task, data_dir, config, is_overwrite):
+            print(f"{spec}: {kind} are there already in {data_dir}.", flush=True)
+        else:
+            missing.append(config)
+    folder = Path(data_dir) / f"mtseg_{task.name}" / f".preparing_{source}"
+    if not missing:
+        shutil.rmtree(folder, ignore_errors=True)  # of a command killed at its very end
+        return
+    found = survey(
+        task,
+        source,
+        _existing_folder(spec, manual_dir) if source != GENERATED else None,
+        num_train=missing[0].num_train,
+        num_test=missing[0].num_test,
+    )
+    preparing = _Preparation(task, found, missing, Path(data_dir), folder)
+    if num_processes is None:
+        num_processes = preparing.affordable_processes()
+    with claim(folder):
+        preparing.clean()
+        readings = preparing.check(num_processes)
+        preparing.check_room()
+        preparing.stage(readings, num_processes, beam_runner, beam_options)
+        for config in missing:
+            builder = builder_class(task, missing)(data_dir=str(data_dir), config=config.name)
+            shards = num_shards if config.kind == "patches" else None
+            builder.write_splits = functools.partial(preparing.write_splits, num_shards=shards)
+            download_config = tfds.download.DownloadConfig(
+                manual_dir=None if manual_dir is None else str(manual_dir), try_download_gcs=False
+            )
+            tfds.disable_progress_bar()
+            # TFDS announces a download, which there is none of.
+            with contextlib.redirect_stdout(None):
+                builder.download_and_prepare(download_config=download_config)
+            info = tfds.builder_from_directory(builder.data_path).info
+            counts = ", ".join(f"{s.num_examples} {name}" for name, s in info.splits.items())
+            written = info.dataset_size / 1e6
+            print(f"{spec}, {config.kind}: {counts} records, {written:.0f} MB.", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Preparation:
+    """One source on its way to records."""
+
+    def __init__(
+        self,
+        task: Task,
+        found: Survey,
+        configs: Sequence[RecordConfig],
+        data_dir: Path,
+        folder: Path,
+    ) -> None:
+        self._task, self._found, self._configs = task, found, tuple(configs)
+        self._data_dir, self._folder = data_dir, folder
+        self._spec = f"{task.name}:{found.labels.name}"
+        self._scans = [s for s in found.subjects if s.seed is None]
+
+    def affordable_processes(self) -> int:
+        """As many as there are cores, but no more than have room in the free memory."""
+        needed = [200_000_000]
+        for subject in self._scans:
+            with contextlib.suppress(InputError):  # said by the check, with all others
+                spacing_mm = self._task.target_spacing_mm(open_scan(_image(subject)).spacing_mm)
+                needed.append(preparation_bytes(_image(subject), spacing_mm))
+        return max(1, min(num_cores(), int(0.7 * free_bytes() / max(needed))))
+
+    def clean(self) -> None:
+        """Removes what a killed command has left, and what was staged with other settings."""
+        for config in self._configs:
+            parent = self._data_dir / f"mtseg_{self._task.name}" / config.name
+            for left in parent.glob(f"{VERSION}.incomplete*"):
+                shutil.rmtree(left)
+        settings = json.dumps(
+            {
+                "version": VERSION,
+                "source": repr(self._found.labels),
+                "classes": self._task.class_names,
+                "spacing": [self._task.spacing_rule, self._task.spacing_mm],
+                "configs": [config.settings() for config in self._configs],
+            }
+        )
+        path = self._folder / "settings.json"
+        if not path.is_file() or path.read_text() != settings:
+            for left in self._folder.iterdir():
+                if left.name != "lock":
+                    left.unlink()
+            path.write_text(settings)
+
+    def check(self, num_processes: int) -> list[Reading]:
+        """Reads every subject that is not staged yet, and refuses a source with errors."""
+        readings: dict[str, Reading] = {}
+        for subject in self._found.subjects:
+            if subject.seed is not None:
+                readings[subject.name] = Reading(subject, ())
+            elif (reading := staged_reading(self._folder, subject)) is not None:
+                readings[subject.name] = reading
+        left = [s for s in self._found.subjects if s.name not in readings]
+        read = functools.partial(check_subject, self._task, self._found.labels)
+        done = len(self._found.subjects) - len(left)
+        if left:
+            title = f"{self._spec}, checking"
+            with Progress(title, len(self._found.subjects), "subjects", done) as progress:
+                for reading in run_all(read, left, num_processes):
+                    readings[reading.subject.name] = reading
+                    progress.advance(note=reading.subject.name)
+        ordered = [readings[subject.name] for subject in self._found.subjects]
+        flaws = check_readings(self._task, self._found, ordered) if self._scans else ()
+        errors = [flaw for flaw in flaws if flaw.is_error]
+        if len(errors) == 1:
+            raise InputError(errors[0].message)
+        if flaws:
+            print(format_flaws(flaws), flush=True)
+        if errors:
+            raise InputError(
+                f"{errors[0].message} In all there are {len(errors)} errors, listed above; nothing "
+                "was written."
+            )
+        return ordered
+
+    def check_room(self) -> None:
+        """Says how much will be written, and refuses a disk that has no room for it.
+
+        Raises:
+            InputError: if there is too little.
+        """
+        final = self._estimate_bytes()
+        staged = sum(path.stat().st_size for path in self._folder.glob("*.tfrecord"))
+        # Finished records stand beside the shards that are put together from them.
+        needed = max(2 * final - staged, 0)
+        free = shutil.disk_usage(self._folder).free
+        print(
+            f"{self._spec}: up to {final / 1e6:.0f} MB of records, twice that while they are made; "
+            f"{free / 1e9:.1f} GB are free.",
+            flush=True,
+        )
+        if needed > free:
+            raise InputError(
+                f"{self._data_dir}: has {free / 1e9:.1f} GB free, where preparing {self._spec} "
+                f"takes {needed / 1e9:.1f} GB. Make room, give another --data-dir, or fewer "
+                "--patches-per-class."
+            )
+
+    def _estimate_bytes(self) -> int:
+        """What the records will take at most; of phantoms only the patches, which are the most."""
+        train = sum(s.split == "train" for s in self._found.subjects)
+        total = 0
+        for config in self._configs:
+            if config.kind == "patches":
+                per_subject = self._task.num_classes * config.patches_per_class
+                total += train * per_subject * _PATCH_RECORD_BYTES
+                continue
+            for subject in self._scans:
+                scan = open_scan(_image(subject))
+                new_mm = self._task.target_spacing_mm(scan.spacing_mm)
+                shape = resampled_shape(scan.shape, scan.spacing_mm, new_mm) or scan.shape
+                total += math.prod(shape) * _VOXEL_BYTES
+        return total
+
+    def stage(
+        self,
+        readings: Sequence[Reading],
+        num_processes: int,
+        beam_runner: str | None,
+        beam_options: Sequence[str],
+    ) -> None:
+        """Prepares every subject that is not staged yet."""
+        jobs = [
+            Job(self._task, self._found.labels, self._configs, reading, self._folder)
+            for reading in readings
+            if staged_reading(self._folder, reading.subject) is None
+        ]
+        done = len(readings) - len(jobs)
+        if done:
+            print(f"{self._spec}: going on after {done} of {len(readings)} subjects.", flush=True)
+        if beam_runner is not None:
+            run_on_beam(stage, jobs, beam_runner, beam_options)
+            return
+        with Progress(self._spec, len(readings), "subjects", done) as progress:
+            for name in run_all(stage, jobs, num_processes):
+                progress.advance(note=name)
+
+    def write_splits(
+        self, builder: TaskBuilder, num_shards: int | None
+    ) -> list[tfds.core.SplitInfo]:
+        """Puts a builder's shards together from the staged subjects."""
+        config = builder.builder_config
+        is_patches = config.kind == "patches"
+        split_infos = []
+        for split in ("train",) if is_patches else ("train", "test"):
+            names = [s.name for s in self._found.subjects if s.split == split]
+            sources = [records_path(self._folder, name, config.kind) for name in names]
+            size = sum(path.stat().st_size for path in sources)
+            # A volume is never divided; there are at least as many as shards.
+            most = len(sources) if not is_patches else size
+            count = min(num_shards or max(1, round(size / SHARD_BYTES)), most)
+            template = builder._get_filename_template(split)
+            shards = [Path(path) for path in template.sharded_filepaths(count)]
+            order = np.random.default_rng([config.seed, len(names)]) if is_patches else None
+            lengths, num_bytes = write_shards(sources, shards, order)
+            split_infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=lengths,
+                    num_bytes=num_bytes,
+                    filename_template=template,
+                )
+            )
+        return split_infos
+
+
+def _image(subject: Any) -> str:
+    assert subject.image_path is not None
+    return subject.image_path
 
 
 def _is_prepared(
-    selection: TaskSelection, data_dir: str | Path, config: RecordConfig, is_overwrite: bool
+    task: Task, data_dir: str | Path, config: RecordConfig, is_overwrite: bool
 ) -> bool:
     try:
-        path = prepared_dir(data_dir, selection.task.name, config.source, config.kind)
+        path = prepared_dir(data_dir, task.name, config.source, config.kind)
     except InputError:
         return False
     there, wanted = prepared_settings(path), config.settings()
@@ -71,46 +315,12 @@ def _is_prepared(
     return True
 
 
-def _build(
-    builder: TaskBuilder,
-    selection: TaskSelection,
-    manual_dir: str | Path | None,
-    num_shards: int | None,
-) -> None:
-    config = builder.builder_config
-    source = config.source
-    subjects = list_subjects(
-        selection.task,
-        source,
-        None if source == "phantom" else _existing_folder(selection, manual_dir),
-        num_train=config.num_train,
-        num_test=config.num_test,
-    )
-    if config.kind == "patches":
-        subjects = [subject for subject in subjects if subject.split == "train"]
-    download_config = tfds.download.DownloadConfig(
-        manual_dir=None if manual_dir is None else str(manual_dir),
-        num_shards=num_shards,
-        try_download_gcs=False,
-    )
-    tfds.disable_progress_bar()
-    title = f"{selection.spec}, {config.kind}"
-    with Progress(title, len(subjects), "subjects") as progress:
-        builder.on_subject = lambda name: progress.advance(note=name)
-        # TFDS announces a download, which there is none of.
-        with contextlib.redirect_stdout(None):
-            builder.download_and_prepare(download_config=download_config)
-    info = tfds.builder_from_directory(builder.data_path).info
-    counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
-    print(f"{title}: {counts} records, {info.dataset_size / 1e6:.0f} MB.", flush=True)
-
-
-def _existing_folder(selection: TaskSelection, manual_dir: str | Path | None) -> Path | None:
+def _existing_folder(spec: str, manual_dir: str | Path | None) -> Path | None:
     if manual_dir is None:
         return None
     folder = Path(manual_dir)
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: is not a folder. Give --manual-dir the folder of scans of {selection.spec}."
+            f"{folder}: is not a folder. Give --manual-dir the folder of scans of {spec}."
         )
     return folder

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from mtseg.errors import InputError
 from mtseg.records import PATCH_SPEC, VERSION
 from mtseg.subject import PreparedSubject
-from mtseg.tasks import LabelSpace
+from mtseg.tasks import LabelSpace, TaskSelection
 
 _FRAME_BYTES = 16
 _FOOTER_BYTES = 4
@@ -70,6 +70,23 @@ def read_volumes(
         )
 
 
+def read_selection(
+    data_dir: str | Path, selection: TaskSelection, split: str
+) -> Iterator[PreparedSubject]:
+    """Yields the prepared subjects of a task's sources, one after the other.
+
+    Where there are several sources, a subject's name begins with its source's.
+
+    Raises:
+        InputError: if one is not prepared.
+    """
+    for source in selection.sources:
+        for subject in read_volumes(data_dir, selection.task.name, source, split):
+            is_one = len(selection.sources) == 1
+            name = subject.name if is_one else f"{source}/{subject.name}"
+            yield dataclasses.replace(subject, name=name)
+
+
 def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
     """How many test scans the tasks of a label space have together.
 
@@ -78,8 +95,9 @@ def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
     """
     count = 0
     for selection in label_space.selections:
-        path = prepared_dir(data_dir, selection.task.name, selection.source, "volumes")
-        count += tfds.builder_from_directory(path).info.splits["test"].num_examples
+        for source in selection.sources:
+            path = prepared_dir(data_dir, selection.task.name, source, "volumes")
+            count += tfds.builder_from_directory(path).info.splits["test"].num_examples
     return count
 
 

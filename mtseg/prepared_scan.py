@@ -16,11 +16,11 @@ import numpy as np
 
 from mtseg.errors import InputError
 from mtseg.resampling import BORDER, CUBIC, NEAREST, interpolate
+from mtseg.scan_files import open_scan
 from mtseg.volumes import (
     Volume,
     canonicalise,
     decanonicalise,
-    open_scan,
     require_shape,
     resample,
     resampled_shape,
@@ -58,14 +58,14 @@ def preparation_bytes(path: str | Path, spacing_mm: float | None = None) -> int:
     """Highest memory that `read_scan` and `prepare_scan` take together, an estimate.
 
     Args:
-        path: NIfTI file, of which the header is read.
+        path: a scan, of which the header is read.
         spacing_mm: as for `prepare_scan`.
 
     Raises:
         InputError: as `read_scan` does for a header that it cannot use.
     """
-    image = open_scan(path)
-    shape, sizes_mm = image.shape[:3], np.linalg.norm(image.affine[:3, :3], axis=0)
+    scan = open_scan(path)
+    shape, sizes_mm = scan.shape, scan.spacing_mm
     new_mm = min(sizes_mm) if spacing_mm is None else spacing_mm
     source = math.prod(shape)
     new_shape = resampled_shape(shape, sizes_mm, new_mm)

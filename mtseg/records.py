@@ -18,11 +18,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import example_serializer
 
 from mtseg import sampling
-from mtseg.sources import list_subjects
+from mtseg.sources import Subject, survey
 from mtseg.subject import PreparedSubject, prepare_subject
-from mtseg.task import Task
+from mtseg.task import LabelSource, Task
+from mtseg.task_file import GENERATED
 
 VERSION = "1.0.0"
 """Version of the record schema below, and so of every builder."""
@@ -65,8 +67,24 @@ class RecordConfig(tfds.core.BuilderConfig):
         return {name: getattr(self, name) for name in names}
 
 
-def patch_features(task: Task) -> tfds.features.FeaturesDict:
-    """The fields of a patch record."""
+def record_features(task: Task, kind: str) -> tfds.features.FeaturesDict:
+    """The fields of a record of one of `KINDS`."""
+    return _patch_features(task) if kind == "patches" else _volume_features()
+
+
+def make_serializer(task: Task, kind: str) -> Callable[[dict[str, Any]], bytes]:
+    """What turns a record into bytes: always the same for the same record, unlike TFDS's own."""
+    features = record_features(task, kind)
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+
+    def serialize(example: dict[str, Any]) -> bytes:
+        proto = serializer.get_tf_example(features.encode_example(example))
+        return proto.SerializeToString(deterministic=True)
+
+    return serialize
+
+
+def _patch_features(task: Task) -> tfds.features.FeaturesDict:
     size = sampling.PATCH_SIZE
     return tfds.features.FeaturesDict(
         {
@@ -86,8 +104,7 @@ def patch_features(task: Task) -> tfds.features.FeaturesDict:
     )
 
 
-def volume_features() -> tfds.features.FeaturesDict:
-    """The fields of a volume record."""
+def _volume_features() -> tfds.features.FeaturesDict:
     grid = (None, None, None)
     encoding = tfds.features.Encoding.BYTES
     return tfds.features.FeaturesDict(
@@ -119,14 +136,14 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES = RELEASE_NOTES
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder of the source's scans; phantoms need none."
-    on_subject: Callable[[str], None] | None = None
-    """Called with a subject's name each time one has been prepared."""
+    write_splits: Callable[[TaskBuilder], list[tfds.core.SplitInfo]] | None = None
+    """Writes the shards into `data_path`, in place of TFDS's own writing one after the other."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
         is_patches = config.kind == "patches"
         return self._make_info(
-            features=patch_features(self.TASK) if is_patches else volume_features(),
+            features=record_features(self.TASK, config.kind),
             supervised_keys=("patches", "class_index") if is_patches else None,
             metadata=tfds.core.MetadataDict(config.settings()),
         )
@@ -137,33 +154,46 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             builder=self, description=self.TASK.title, citation=self.TASK.citation, **kwargs
         )
 
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        if self.write_splits is None:
+            super()._download_and_prepare(dl_manager, download_config)
+        else:
+            split_infos = self.write_splits(self)
+            self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
+
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         config = self.builder_config
-        source = self.TASK.source(config.source)
-        is_generated = source.name == "phantom"
-        subjects = list_subjects(
+        found = survey(
             self.TASK,
             config.source,
-            None if is_generated else Path(dl_manager.manual_dir),
+            None if config.source == GENERATED else Path(dl_manager.manual_dir),
             num_train=config.num_train,
             num_test=config.num_test,
-        )
+        ).require_sound()
         splits = ["train"] if config.kind == "patches" else ["train", "test"]
         return {
-            split: self._generate_examples([s for s in subjects if s.split == split])
+            split: self._generate_examples(
+                found.labels, [s for s in found.subjects if s.split == split]
+            )
             for split in splits
         }
 
-    def _generate_examples(self, subjects: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        config = self.builder_config
+    def _generate_examples(
+        self, labels: LabelSource, subjects: list[Subject]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         for subject in subjects:
-            prepared = prepare_subject(self.TASK, config.source, subject, size=config.size)
-            if config.kind == "patches":
-                yield from patch_examples(prepared, self.TASK.num_classes, config)
-            else:
-                yield prepared.name, volume_example(prepared)
-            if self.on_subject is not None:
-                self.on_subject(prepared.name)
+            prepared = prepare_subject(self.TASK, labels, subject, size=self.builder_config.size)
+            yield from prepared_examples(self.TASK, self.builder_config, prepared)
+
+
+def prepared_examples(
+    task: Task, config: RecordConfig, prepared: PreparedSubject
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the keyed records of a subject that has been prepared."""
+    if config.kind == "patches":
+        yield from patch_examples(prepared, task.num_classes, config)
+    else:
+        yield prepared.name, volume_example(prepared)
 
 
 def patch_examples(

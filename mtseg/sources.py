@@ -1,28 +1,32 @@
 """Sources: a task and a folder of scans come in, labelled subjects and their volumes leave.
 
-A layout is how scans, label maps and splits lie in a folder. Each layout is one function in
-`LAYOUTS`, under the name that a task file gives its source. Phantoms need no folder: they are made.
+`mtseg.layouts` finds files; here they become subjects of a split, and label names become values.
+Phantoms need no folder: they are made.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mtseg.errors import InputError
+from mtseg.layouts import LAYOUTS, Candidate, Found, find_subjects
 from mtseg.phantoms import CLASS_LABELS, make_phantom
+from mtseg.scan_files import read_label_map, read_scan
 from mtseg.task import LabelSource, Split, Task, some
 from mtseg.task_file import GENERATED, generated_split
-from mtseg.volumes import Volume, check_same_grid, read_label_map, read_scan
+from mtseg.volumes import Volume, check_same_grid
 
 SPLIT_FILE = "split.csv"
-"""In a folder of scans it replaces the task file's split."""
+"""In a folder of scans it replaces every other split."""
 
-_ENDINGS = (".nii.gz", ".nii")
+TEST_SHARE = 0.2
+"""Share of the persons that are tested on where nothing says which (this project's choice)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,99 @@ class Subject:
     seed: int | None
 
 
+@dataclass(frozen=True)
+class Flaw:
+    """Something that is wrong with a data set.
+
+    Attributes:
+        kind: one word, such as `missing`; `mtseg.checks` lists them.
+        subject: whose; empty if it concerns the data set.
+        message: one line that names the file, what is wrong, and what to do.
+        is_error: whether it keeps the data from being prepared; else it is for a person to judge.
+    """
+
+    kind: str
+    subject: str
+    message: str
+    is_error: bool = True
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A source whose files have been found and not yet read.
+
+    Attributes:
+        labels: the source, with every label as a value.
+        subjects: the complete ones: the training subjects, then the test subjects, each in the
+            order of the split.
+        flaws: why others are not among them.
+    """
+
+    labels: LabelSource
+    subjects: tuple[Subject, ...]
+    flaws: tuple[Flaw, ...] = ()
+
+    def require_sound(self) -> Survey:
+        """Refuses a source that lacks something.
+
+        Raises:
+            InputError: with the first error.
+        """
+        for flaw in self.flaws:
+            if flaw.is_error:
+                raise InputError(flaw.message)
+        return self
+
+
+def survey(
+    task: Task,
+    source: str,
+    manual_dir: Path | None,
+    num_train: int | None = None,
+    num_test: int | None = None,
+) -> Survey:
+    """Finds the subjects of a task's source, without reading a scan.
+
+    Args:
+        task: the task.
+        source: name of one of its sources, or of a layout that any task may have.
+        manual_dir: the folder of scans; phantoms need none.
+        num_train: number of training phantoms; None is the task file's.
+        num_test: number of test phantoms; None is the task file's.
+
+    Raises:
+        InputError: if the source is unknown, its folder does not lie as its layout says, its split
+            cannot be read, a label's name is unknown, or a number is given for scans.
+    """
+    labels = task.source(source)
+    where = f"{task.name}:{source}"
+    if source == GENERATED:
+        return Survey(labels, tuple(_list_phantoms(task, labels, num_train, num_test)))
+    if labels.layout not in LAYOUTS:
+        raise InputError(
+            f"{task.path}: sources.{source}: no layout has this name. Name the source after how "
+            f"its files lie, or say layout = ...: {', '.join(LAYOUTS)}."
+        )
+    if num_train is not None or num_test is not None:
+        raise InputError(
+            f"{where}: --num-train and --num-test are for phantoms. Choose subjects in "
+            f"{SPLIT_FILE} in the folder of scans."
+        )
+    if manual_dir is None:
+        _, expected = LAYOUTS[labels.layout]
+        raise InputError(f"{where}: needs scans. Give --manual-dir a folder of {expected}.")
+    folder = Path(manual_dir)
+    found = find_subjects(labels.layout, folder, where)
+    labels = _resolve_labels(task, labels, found, folder)
+    split, split_of = _choose_split(labels, found, folder)
+    subjects, flaws = _complete_subjects(found, split, folder)
+    try:
+        split.check(split_of)
+    except InputError as error:
+        flaws.insert(0, Flaw("split", "", str(error)))
+    return Survey(labels, tuple(subjects), tuple(flaws))
+
+
 def list_subjects(
     task: Task,
     source: str,
@@ -51,36 +148,12 @@ def list_subjects(
     num_train: int | None = None,
     num_test: int | None = None,
 ) -> list[Subject]:
-    """Finds the subjects of a task's source, without reading a scan.
-
-    Args:
-        task: the task.
-        source: name of one of its sources.
-        manual_dir: the folder of scans; phantoms need none.
-        num_train: number of training phantoms; None is the task file's.
-        num_test: number of test phantoms; None is the task file's.
-
-    Returns:
-        The training subjects, then the test subjects, each in the order of the split.
+    """The subjects of `survey`, all of them complete.
 
     Raises:
-        InputError: if the source is unknown, a subject has not exactly one scan and one label map,
-            the split has a subject on both sides, or a number is given for scans.
+        InputError: as for `survey`, and if a subject has not exactly one scan and one label map.
     """
-    label_source = task.source(source)
-    if source == GENERATED:
-        return _list_phantoms(task, label_source, num_train, num_test)
-    if source not in LAYOUTS:
-        raise InputError(
-            f"{task.path}: sources.{source}: no layout has this name. Name the source after how "
-            f"its files lie: {', '.join(LAYOUTS)}."
-        )
-    if num_train is not None or num_test is not None:
-        raise InputError(
-            f"{task.name}:{source}: --num-train and --num-test are for phantoms. Choose subjects "
-            f"in {SPLIT_FILE} in the folder of scans."
-        )
-    return LAYOUTS[source](task, label_source, manual_dir)
+    return list(survey(task, source, manual_dir, num_train, num_test).require_sound().subjects)
 
 
 def read_subject(
@@ -91,7 +164,7 @@ def read_subject(
     Args:
         task: the task.
         source: name of the source that the subject is of.
-        subject: from `list_subjects`.
+        subject: from `survey`.
         size: largest extent of a phantom in voxels; None is near the paper's data.
 
     Returns:
@@ -135,41 +208,150 @@ def _list_phantoms(
     ]
 
 
-def _list_miccai2012(task: Task, source: LabelSource, manual_dir: Path | None) -> list[Subject]:
-    """The MICCAI 2012 challenge: `NNNN*.nii.gz` beside `NNNN*_glm.nii.gz`, `.nii` as well."""
-    expected = (
-        "NNNN_SS.nii.gz or NNNN*.nii.gz (scans) beside NNNN*_glm.nii.gz (label maps), NNNN being "
-        "the subject"
+def _resolve_labels(task: Task, labels: LabelSource, found: Found, folder: Path) -> LabelSource:
+    """Turns names of labels into the values that the data set gives them."""
+    known = found.label_names
+    if labels.values is None:
+        if known:
+            values = tuple((name, (name,)) for name in task.class_names[1:])
+            ignored = ("ignore",) if "ignore" in known else ()
+            labels = replace(labels, values=values, background=("background",), ignore=ignored)
+        else:
+            numbers = tuple((name, (n,)) for n, name in enumerate(task.class_names[1:], start=1))
+            labels = replace(labels, values=numbers, background=(0,))
+
+    def resolve(given: Sequence[int | str]) -> tuple[int, ...]:
+        resolved: list[int] = []
+        for label in given:
+            if isinstance(label, int):
+                resolved.append(label)
+            elif label in known:
+                resolved += known[label]
+            elif label == "background":
+                resolved.append(0)
+            else:
+                raise InputError(
+                    f"{folder}: its data set names no label {label!r} for {task.name}. It names "
+                    f"{some(known) or 'none'}. Say under sources.{labels.name}.labels in "
+                    f"{task.path} which labels are which class."
+                )
+        return tuple(resolved)
+
+    return replace(
+        labels,
+        values=tuple((name, resolve(given)) for name, given in labels.values or ()),
+        background=resolve(labels.background),
+        ignore=resolve(labels.ignore),
     )
-    folder, names = _list_scan_files(manual_dir, f"{task.name}:{source.name}", expected)
-    split = source.split
+
+
+def _choose_split(labels: LabelSource, found: Found, folder: Path) -> tuple[Split, Path]:
+    """The folder's own split, else the task file's, else the layout's, else a share of persons.
+
+    Returns:
+        The split, not yet checked, and whose it is.
+    """
+    persons: dict[str, list[str]] = {}
+    for candidate in found.candidates:
+        persons.setdefault(candidate.person or candidate.name, []).append(candidate.name)
+    groups = tuple(tuple(names) for names in persons.values() if len(names) > 1)
+    split = replace(labels.split, same_person=(*labels.split.same_person, *groups))
     if (folder / SPLIT_FILE).exists():
-        split = read_split(folder / SPLIT_FILE, source.split)
-    files = {subject: _files_of(subject, names) for subject in (*split.train, *split.test)}
-    if missing := [subject for subject, found in files.items() if not any(found)]:
-        raise InputError(
-            f"{folder}: {len(missing)} of {len(files)} subjects of the split have no file here: "
-            f"{some(missing)}. Add their files, or list the subjects that are here in {SPLIT_FILE} "
-            "(columns subject,split)."
+        return read_split(folder / SPLIT_FILE, split), folder / SPLIT_FILE
+    if not split.train and any(c.side == "test" for c in found.candidates):
+        train, test = (
+            tuple(c.name for c in found.candidates if c.side == side) for side in ("train", "test")
         )
-    for subject, (images, label_maps) in files.items():
-        if len(images) != 1 or len(label_maps) != 1:
-            raise InputError(
-                f"{folder}: subject {subject} must have one scan and one label map. Scans: "
-                f"{some(images) or 'none'}; label maps: {some(label_maps) or 'none'}. Leave one "
-                "of each."
+        split = replace(split, train=train, test=test)
+    elif not split.train:
+        split = share_out([c.name for c in found.candidates], split)
+    return split, folder
+
+
+def share_out(names: Sequence[str], split: Split) -> Split:
+    """Puts a share of the subjects on the test side, by their names alone.
+
+    Which they are does not depend on the order or on chance: a person is as likely to stay where
+    it is when others come as it can be.
+
+    Args:
+        names: of all subjects.
+        split: its `test_share` and who is one person.
+
+    Raises:
+        InputError: if there is only one person.
+    """
+    of_person = {name: name for name in names}
+    for group in split.same_person:
+        of_person.update(dict.fromkeys((n for n in group if n in of_person), min(group)))
+    persons = sorted(
+        set(of_person.values()), key=lambda name: hashlib.sha256(name.encode()).digest()
+    )
+    share = TEST_SHARE if split.test_share is None else split.test_share
+    if len(persons) < 2:
+        raise InputError(
+            f"subject {names[0]} is the only person: there is none to test on. Add a second one."
+        )
+    num_test = min(max(1, round(share * len(persons))), len(persons) - 1)
+    tested = set(persons[:num_test])
+    return replace(
+        split,
+        train=tuple(n for n in names if of_person[n] not in tested),
+        test=tuple(n for n in names if of_person[n] in tested),
+    )
+
+
+def _complete_subjects(
+    found: Found, split: Split, folder: Path
+) -> tuple[list[Subject], list[Flaw]]:
+    """The subjects of a split that have all files, and what is wrong with the others."""
+    by_name: dict[str, Candidate] = {c.name: c for c in found.candidates}
+    flaws = []
+    names = (*split.train, *split.test)
+    if missing := [name for name in names if name not in by_name]:
+        flaws.append(
+            Flaw(
+                "missing",
+                "",
+                f"{folder}: {len(missing)} of {len(names)} subjects of the split have no file "
+                f"here: {some(missing)}. Add their files, or list the subjects that are here in "
+                f"{SPLIT_FILE} (columns subject,split).",
             )
-    return [
-        Subject(name, side, str(folder / files[name][0][0]), str(folder / files[name][1][0]), None)
-        for side, of_side in (("train", split.train), ("test", split.test))
-        for name in of_side
-    ]
-
-
-Layout = Callable[[Task, LabelSource, "Path | None"], list[Subject]]
-
-LAYOUTS: dict[str, Layout] = {"miccai2012": _list_miccai2012}
-"""How to find the subjects of a source that is a folder of files, by the source's name."""
+        )
+    subjects: list[Subject] = []
+    for side, of_side in (("train", split.train), ("test", split.test)):
+        for name in of_side:
+            if name not in by_name or any(s.name == name for s in subjects):
+                continue
+            images, label_maps = by_name[name].images, by_name[name].label_maps
+            if len(images) == len(label_maps) == 1:
+                subjects.append(Subject(name, side, str(images[0]), str(label_maps[0]), None))
+                continue
+            there = [
+                some(str(p.relative_to(folder)) for p in paths) or "none"
+                for paths in (images, label_maps)
+            ]
+            flaws.append(
+                Flaw(
+                    "missing" if len(images) == 0 or len(label_maps) == 0 else "extra",
+                    name,
+                    f"{folder}: subject {name} must have one scan and one label map. Scans: "
+                    f"{there[0]}; label maps: {there[1]}. Leave one of each.",
+                )
+            )
+    unused = [path for c in found.candidates if c.name not in names for path in c.images]
+    if unused := [*unused, *found.unused]:
+        files = some(str(path.relative_to(folder)) for path in unused)
+        flaws.append(
+            Flaw(
+                "extra",
+                "",
+                f"{folder}: {len(unused)} scans are of no subject of the split: {files}. They "
+                "will not be used.",
+                is_error=False,
+            )
+        )
+    return subjects, flaws
 
 
 def read_split(path: Path, default: Split) -> Split:
@@ -177,10 +359,10 @@ def read_split(path: Path, default: Split) -> Split:
 
     Args:
         path: the file.
-        default: the task file's split, which knows the subjects that are one person.
+        default: knows the subjects that are one person.
 
     Raises:
-        InputError: if the file has other columns or values, or a subject is on both sides.
+        InputError: if the file has other columns or values.
     """
     sides: dict[str, list[str]] = {"train": [], "test": []}
     try:
@@ -204,31 +386,4 @@ def read_split(path: Path, default: Split) -> Split:
                 sides[side].append(subject)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV in UTF-8: {error}.") from error
-    split = replace(default, train=tuple(sides["train"]), test=tuple(sides["test"]))
-    split.check(path)
-    return split
-
-
-def _list_scan_files(manual_dir: Path | None, spec: str, expected: str) -> tuple[Path, list[str]]:
-    """A folder and the names of the NIfTI files in it; refuses a folder without any."""
-    if manual_dir is None:
-        raise InputError(f"{spec}: needs scans. Give --manual-dir a folder of {expected}.")
-    folder = Path(manual_dir)
-    try:
-        names = sorted(path.name for path in folder.iterdir() if path.name.endswith(_ENDINGS))
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be listed ({error.strerror}). Give --manual-dir a folder of "
-            f"{expected}."
-        ) from error
-    if not names:
-        raise InputError(f"{folder}: has no scans. Give --manual-dir a folder of {expected}.")
-    return folder, names
-
-
-def _files_of(subject: str, names: list[str]) -> tuple[list[str], list[str]]:
-    """A subject's scans and its label maps among the files of a folder."""
-    # Subject 100 has no part in the files of subject 1000.
-    own = [n for n in names if n.startswith(subject) and not n[len(subject)].isdigit()]
-    label_maps = [n for n in own if n.removesuffix(".gz").removesuffix(".nii").endswith("_glm")]
-    return [n for n in own if n not in label_maps], label_maps
+    return replace(default, train=tuple(sides["train"]), test=tuple(sides["test"]))

@@ -12,7 +12,7 @@ import numpy as np
 from mtseg.errors import InputError
 from mtseg.prepared_scan import prepare_label_map, prepare_scan
 from mtseg.sources import Subject, read_subject
-from mtseg.task import Task
+from mtseg.task import LabelSource, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class PreparedSubject:
     Attributes:
         name: the subject's name.
         image: float32 (I, J, K), isotropic, RAS+, after the intensity rule; foreground is > 0.
-        class_index_map: uint8 (I, J, K), the task's own class index, 0 outside the foreground.
+        class_index_map: uint8 (I, J, K), the task's own class index or `mtseg.task.IGNORED`; 0
+            outside the foreground.
         affine: float64 (4, 4), voxel to RAS+ world in mm.
     """
 
@@ -33,20 +34,20 @@ class PreparedSubject:
 
 
 def prepare_subject(
-    task: Task, source: str, subject: Subject, size: int | None = None
+    task: Task, source: LabelSource, subject: Subject, size: int | None = None
 ) -> PreparedSubject:
     """Reads a subject and brings it to the task's grid, intensities and classes.
 
     Args:
         task: the task.
-        source: name of one of its sources.
-        subject: from `list_subjects`.
+        source: the source, from `mtseg.sources.survey`.
+        subject: one of its subjects.
         size: largest extent of a phantom in voxels; None is near the paper's data.
 
     Raises:
         InputError: if the scan or its label map cannot be used; the message names the file.
     """
-    image, label_map = read_subject(task, source, subject, size)
+    image, label_map = read_subject(task, source.name, subject, size)
     # Checked before the slow resampling, and in the source's own values.
     where = subject.label_path or subject.name
     class_index_map = task.map_labels(label_map.array, source, where)

@@ -19,7 +19,13 @@ import numpy as np
 
 from mtseg.errors import InputError
 
-_UNLISTED = 255
+IGNORED = 255
+"""Class index of voxels of which it is not known what they are: never sampled, never scored."""
+
+ANY_TASK_LAYOUTS = ("bids", "folder", "msd", "nnunet")
+"""Sources that every task has without its file saying so, of the layout of that name."""
+
+_UNLISTED = -1
 """Stands for a label that is not listed while a label map is turned into class indices."""
 
 
@@ -36,14 +42,16 @@ class Split:
     """Names of the training and the test subjects.
 
     Attributes:
-        train: at least one name.
-        test: at least one name, none of them in `train`.
+        train: at least one name; empty where the folder of scans decides.
+        test: likewise, none of them in `train`.
         same_person: groups of subjects that are one person, who must not be on both sides.
+        test_share: share of the persons that are tested on where nothing else says which.
     """
 
-    train: tuple[str, ...]
-    test: tuple[str, ...]
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
     same_person: tuple[tuple[str, ...], ...] = ()
+    test_share: float | None = None
 
     def check(self, path: str | Path) -> None:
         """Refuses a split that would test on what was trained on; `path` says whose it is."""
@@ -68,17 +76,24 @@ class Split:
 class LabelSource:
     """How the label files of one source show a task.
 
+    Labels are values, or names that the data set gives to values.
+
     Attributes:
-        name: also the name of the source's layout in `mtseg.sources`.
-        values: for each class, in the task's order, its name and its labels.
+        name: of the source.
+        layout: name of its layout in `mtseg.layouts`.
+        values: for each class that it annotates, in the task's order, its name and its labels. None
+            takes labels that are called like the classes or, where a data set names none, 1, 2, ...
         background: labels that are background.
         split: the subjects.
+        ignore: labels of which it is not known what they are.
     """
 
     name: str
-    values: tuple[tuple[str, tuple[int, ...]], ...]
-    background: tuple[int, ...]
+    layout: str
+    values: tuple[tuple[str, tuple[int | str, ...]], ...] | None
+    background: tuple[int | str, ...]
     split: Split
+    ignore: tuple[int | str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,60 +154,76 @@ class Task:
         return (fine + middle) / 2 if middle - fine <= coarse - middle else (middle + coarse) / 2
 
     def source(self, name: str) -> LabelSource:
-        """The source of that name.
+        """The source of that name: one of its file, or of a layout that every task may have.
 
         Raises:
-            InputError: if the task has none; the message names those it has.
+            InputError: if there is none; the message names those there are.
         """
         for source in self.sources:
             if source.name == name:
                 return source
-        names = [source.name for source in self.sources]
+        if name in ANY_TASK_LAYOUTS:
+            return LabelSource(name, name, None, (), Split())
+        names = list(dict.fromkeys([*(s.name for s in self.sources), *ANY_TASK_LAYOUTS]))
         raise InputError(
             f"task {self.name}: has no source {name!r}{hint(name, names)}. Its sources: "
             f"{', '.join(names) or 'none'}."
         )
 
-    def map_labels(self, label_map: np.ndarray, source: str, path: str | Path) -> np.ndarray:
+    def map_labels(
+        self, label_map: np.ndarray, source: LabelSource, path: str | Path
+    ) -> np.ndarray:
         """Turns labels into the task's own class indices.
 
         Args:
             label_map: integers of any shape.
-            source: name of the source whose labels they are.
+            source: whose labels they are, all of them values.
             path: the label file, for messages.
 
         Returns:
-            uint8 of the same shape; 0 is background.
+            uint8 of the same shape; 0 is background. Where the source leaves classes of the task
+            out, its background may hide them, so it is `IGNORED`.
 
         Raises:
             InputError: if a label is not listed in the task file, or every voxel is background.
         """
-        label_source = self.source(source)
-        labels = [label_source.background, *(values for _, values in label_source.values)]
-        highest = max(max(values) for values in labels)
-        lookup = np.full(highest + 2, _UNLISTED, np.uint8)
-        for class_index, values in enumerate(labels):
-            lookup[list(values)] = class_index
+        lookup = self._lookup(source)
+        highest = len(lookup) - 2
         mapped = np.empty_like(label_map, np.uint8, subok=False)
         unlisted: set[int] = set()
         # Slice by slice: as int64 a whole CT would be eight times its own size.
         for index in range(label_map.shape[-1]):
             part = label_map[..., index].astype(np.int64)
             # What is outside of the listed range lands in the last place, also by way of -1.
-            mapped[..., index] = classes = lookup[np.clip(part, -1, highest + 1)]
+            classes = lookup[np.clip(part, -1, highest + 1)]
+            mapped[..., index] = classes
             if (classes == _UNLISTED).any():
                 unlisted.update(np.unique(part[classes == _UNLISTED]).tolist())
         if unlisted:
             raise InputError(
-                f"{path}: labels {some(sorted(unlisted))} are not listed for {self.name}:{source}."
-                f" Add each to a class or to the background in {self.path or 'the task file'}."
+                f"{path}: labels {some(sorted(unlisted))} are not listed for "
+                f"{self.name}:{source.name}. Add each to a class or to the background in "
+                f"{self.path or 'the task file'}."
             )
-        if not mapped.any():
+        if not ((mapped > 0) & (mapped != IGNORED)).any():
             raise InputError(
                 f"{path}: empty label map: no voxel has a class of {self.name}. Take the subject "
                 "out of the split, or correct its labels."
             )
         return mapped
+
+    def _lookup(self, source: LabelSource) -> np.ndarray:
+        """The class index of every label up to the highest, int16; its last place is unlisted."""
+        annotated = dict(source.values or ())
+        is_partial = any(name not in annotated for name in self.class_names[1:])
+        given = [(IGNORED if is_partial else 0, source.background), (IGNORED, source.ignore)]
+        given += [(self.class_names.index(name), values) for name, values in annotated.items()]
+        labels = [(class_index, [int(value) for value in values]) for class_index, values in given]
+        highest = max(max([0, *values]) for _, values in labels)
+        lookup = np.full(highest + 2, _UNLISTED, np.int16)
+        for class_index, values in labels:
+            lookup[values] = class_index
+        return lookup
 
 
 def some(items: Iterable[Any]) -> str:

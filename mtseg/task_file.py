@@ -38,6 +38,7 @@ _Kind = tuple[tuple[Any, ...], str]
 # What a value must be: its types, or the texts to choose from, and how to say it.
 _TEXT, _LIST, _TABLE = ((str,), "a text"), ((list,), "a list"), ((dict,), "a table")
 _NUMBER, _COUNT = ((int, float), "a number"), ((int,), "a number of subjects")
+_SHARE = ((float,), "a share between 0 and 1")
 _TRUTH = ((bool,), "true or false")
 
 
@@ -83,8 +84,9 @@ def read_task(path: str | Path) -> Task:
         raise InputError(f"{path}: is not a TOML file: {error}. Correct it there.") from error
     where = f"{path}: "
     texts = dict.fromkeys(("name", "title", "modality", "citation"), _TEXT)
-    tables = dict.fromkeys(("spacing", "decision", "sources"), _TABLE)
-    _check(file, where, texts | tables | {"classes": _LIST}, {"is_symmetric": _TRUTH})
+    tables = dict.fromkeys(("spacing", "decision"), _TABLE)
+    may = {"is_symmetric": _TRUTH, "sources": _TABLE}
+    _check(file, where, texts | tables | {"classes": _LIST}, may)
     is_fixed = file["spacing"].get("rule") != "in_plane"
     mm = {"mm": _NUMBER} if is_fixed else {}
     _check(file["spacing"], f"{where}spacing.", {"rule": _one_of("fixed", "in_plane"), **mm})
@@ -97,7 +99,8 @@ def read_task(path: str | Path) -> Task:
     names = [tissue.name for tissue in classes]
     _check_names(f"{where}name", [file["name"]])
     _check_names(f"{where}classes", names)
-    _check_names(f"{where}sources", file["sources"])
+    sources = file.get("sources", {})
+    _check_names(f"{where}sources", sources, is_optional=True)
     return Task(
         name=file["name"],
         title=file["title"],
@@ -109,7 +112,7 @@ def read_task(path: str | Path) -> Task:
         citation=file["citation"].strip(),
         sources=tuple(
             _read_source(name, table, names, f"{where}sources.{name}.")
-            for name, table in file["sources"].items()
+            for name, table in sources.items()
         ),
         path=str(path),
         is_symmetric=file.get("is_symmetric", False),
@@ -117,9 +120,33 @@ def read_task(path: str | Path) -> Task:
 
 
 def _read_source(name: str, source: Any, class_names: list[str], where: str) -> LabelSource:
-    _check(source, where, {"labels": _TABLE, "split": _TABLE})
-    table, split, owners = source["labels"], source["split"], dict[int, str]()
-    _check(table, f"{where}labels.", dict.fromkeys(["background", *class_names], _LIST))
+    is_generated = name == GENERATED
+    kinds = {"labels": _TABLE, "split": _TABLE} if is_generated else {}
+    may = {"labels": _TABLE, "split": _TABLE, "layout": _TEXT, "not_annotated": _LIST}
+    _check(source, where, kinds, may)
+    if is_generated:
+        _check(source["split"], f"{where}split.", {"train": _COUNT, "test": _COUNT})
+        counts = source["split"]["train"], source["split"]["test"]
+        split = generated_split(*counts, f"{where}split")
+    else:
+        split = _read_split(source.get("split", {}), f"{where}split")
+    layout = source.get("layout", name)
+    if "labels" not in source:
+        return LabelSource(name, layout, None, (), split)
+    absent = source.get("not_annotated", [])
+    for missing in absent:
+        if missing not in class_names:
+            raise InputError(
+                f"{where}not_annotated: {missing!r} is no class of this task"
+                f"{hint(str(missing), class_names)}. Its classes: {', '.join(class_names)}."
+            )
+    annotated = [key for key in class_names if key not in absent]
+    table = source["labels"]
+    must = dict.fromkeys(["background", *annotated], _LIST)
+    _check(table, f"{where}labels.", must, {"ignore": _LIST})
+    if not annotated:
+        raise InputError(f"{where}not_annotated: names all classes. Leave the source out.")
+    owners: dict[int | str, str] = {}
     labels = {key: _expand(values, f"{where}labels.{key}") for key, values in table.items()}
     for key, values in labels.items():
         for value in values:
@@ -129,32 +156,47 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
                     "List it once."
                 )
             owners[value] = key
-    if name == GENERATED:
-        _check(split, f"{where}split.", {"train": _COUNT, "test": _COUNT})
-        subjects = generated_split(split["train"], split["test"], f"{where}split")
-    else:
-        _check(split, f"{where}split.", {"train": _LIST, "test": _LIST}, {"same_person": _LIST})
-        groups = split.get("same_person", [])
-        for side in (split["train"], split["test"], *groups):
-            if type(side) is not list or not all(type(n) is str and n for n in side):
-                raise InputError(f"{where}split: subjects must be a list of names in quotes.")
-        train, test, *people = (tuple(side) for side in (split["train"], split["test"], *groups))
-        subjects = Split(train, test, tuple(people))
-        subjects.check(f"{where}split")
-    of_classes = tuple((key, labels[key]) for key in class_names)
-    return LabelSource(name, of_classes, labels["background"], subjects)
+    of_classes = tuple((key, labels[key]) for key in annotated)
+    return LabelSource(
+        name, layout, of_classes, labels["background"], split, labels.get("ignore", ())
+    )
 
 
-def _expand(values: list[Any], where: str) -> tuple[int, ...]:
-    """Labels from numbers and ranges such as "100-207"."""
-    labels: list[int] = []
+def _read_split(split: Any, where: str) -> Split:
+    """A split of named subjects, or a share of them; empty where the folder of scans decides."""
+    is_listed = "train" in split or "test" in split
+    must = {"train": _LIST, "test": _LIST} if is_listed else {}
+    may = {"same_person": _LIST} | ({} if is_listed else {"test_share": _SHARE})
+    _check(split, f"{where}.", must, may)
+    groups = split.get("same_person", [])
+    for side in (split.get("train", []), split.get("test", []), *groups):
+        if type(side) is not list or not all(type(n) is str and n for n in side):
+            raise InputError(f"{where}: subjects must be a list of names in quotes.")
+    train, test, *people = (
+        tuple(side) for side in (split.get("train", []), split.get("test", []), *groups)
+    )
+    share = split.get("test_share")
+    if share is not None and not 0 < share < 1:
+        raise InputError(f"{where}.test_share: must be a share between 0 and 1, not {share}.")
+    subjects = Split(train, test, tuple(people), share)
+    if is_listed:
+        subjects.check(where)
+    return subjects
+
+
+def _expand(values: list[Any], where: str) -> tuple[int | str, ...]:
+    """Labels from numbers, ranges such as "100-207", and names that a data set gives to values."""
+    labels: list[int | str] = []
     for value in values:
         ends = _RANGE.fullmatch(value) if type(value) is str else None
+        if type(value) is str and value.strip() and ends is None:
+            labels.append(value)
+            continue
         low, high = (int(end) for end in ends.groups()) if ends else (value, value)
         if type(low) is not int or not 0 <= low <= high <= LARGEST_LABEL:
             raise InputError(
-                f"{where}: {value!r} is no label. Write numbers from 0 to {LARGEST_LABEL}, or "
-                'ranges such as "100-207".'
+                f"{where}: {value!r} is no label. Write numbers from 0 to {LARGEST_LABEL}, ranges "
+                'such as "100-207", or names that the data set gives them.'
             )
         labels += range(low, high + 1)
     if not labels:
@@ -195,14 +237,14 @@ def _check(
             raise InputError(f"{where}{key}: must be {description}, not {table[key]!r:.60}.")
 
 
-def _check_names(where: str, names: Iterable[str]) -> None:
-    seen = {"background"}
+def _check_names(where: str, names: Iterable[str], is_optional: bool = False) -> None:
+    seen = {"background", "ignore"}
     for name in names:
         if not _NAME.fullmatch(name) or name in seen:
             raise InputError(
                 f"{where}: {name!r} cannot be a name here. Names are lower-case letters, digits "
-                "and _, begin with a letter, differ, and are not background."
+                "and _, begin with a letter, differ, and are neither background nor ignore."
             )
         seen.add(name)
-    if len(seen) == 1:
+    if len(seen) == 2 and not is_optional:
         raise InputError(f"{where}: there are none. Describe at least one.")

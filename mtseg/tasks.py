@@ -35,16 +35,16 @@ MOST_CLASSES = 255
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """A task and the name of the source that its subjects come from."""
+    """A task and the names of the sources that its subjects come from."""
 
     task: Task
-    source: str
+    sources: tuple[str, ...]
 
     @property
     def spec(self) -> str:
-        """The selection as `parse_tasks` reads it, such as `brain:miccai2012`."""
+        """The selection as `parse_tasks` reads it, such as `brain:miccai2012+freesurfer`."""
         is_own = self.task.path not in ("", shipped_path(self.task.name))
-        return f"{self.task.path if is_own else self.task.name}:{self.source}"
+        return f"{self.task.path if is_own else self.task.name}:{'+'.join(self.sources)}"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ class LabelSpace:
         tasks = []
         for selection in self.selections:
             fields = asdict(selection.task)
-            tasks.append({name: fields[name] for name in names} | {"source": selection.source})
+            tasks.append(
+                {name: fields[name] for name in names} | {"source": "+".join(selection.sources)}
+            )
             tasks[-1]["classes"] = list(tasks[-1]["classes"])
         return {"tasks": tasks}
 
@@ -157,7 +159,9 @@ class LabelSpace:
                 fields = dict(fields)
                 source = fields.pop("source")
                 classes = tuple(TissueClass(**table) for table in fields.pop("classes"))
-                selections.append(TaskSelection(Task(classes=classes, **fields), source))
+                selections.append(
+                    TaskSelection(Task(classes=classes, **fields), tuple(source.split("+")))
+                )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 "the stored label space is not one of this version of mtseg. Train or export the "
@@ -171,8 +175,9 @@ def parse_tasks(text: str) -> LabelSpace:
 
     Args:
         text: names or files of tasks, separated by commas, each with a source after a colon or
-            without: `brain:miccai2012,breast,path/to/task.toml:phantom`. Without one, `phantom`
-            is taken if the task has it, else its first source.
+            without: `brain:miccai2012,breast,path/to/task.toml:phantom`. Several sources of one
+            task are joined: `brain:miccai2012+freesurfer`. Without one, `phantom` is taken if the
+            task has it, else its first source, else `folder`.
 
     Raises:
         InputError: if a name is empty, unknown or repeated, or a task file cannot be used.
@@ -196,8 +201,13 @@ def _parse_selection(item: str, text: str) -> TaskSelection:
             f"{', '.join(valid)}, or the path of a task file."
         )
     names = [each.name for each in task.sources]
-    default = GENERATED if GENERATED in names else names[0]
-    return TaskSelection(task, task.source(source or default).name)
+    default = GENERATED if GENERATED in names else (names or ["folder"])[0]
+    chosen = (source or default).split("+")
+    for each in chosen:
+        task.source(each)
+        if chosen.count(each) > 1:
+            raise InputError(f"tasks {text!r}: source {each} is named twice. Name it once.")
+    return TaskSelection(task, tuple(chosen))
 
 
 def _cut_source(item: str) -> tuple[str, str, str]:

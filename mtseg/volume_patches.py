@@ -16,6 +16,7 @@ import numpy as np
 from mtseg.errors import InputError
 from mtseg.prepared import read_volumes
 from mtseg.sampling import PATCH_SIZE, PLANES, cut_patches, pad_volume
+from mtseg.task import IGNORED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,9 @@ def open_volumes(data_dir: str | Path, task_name: str, source: str) -> VolumePat
         classes = subject.class_index_map.ravel()[foreground]
         order = np.argsort(classes, kind="stable")
         kind = np.uint32 if subject.image.size < 2**32 else np.uint64
-        counts = np.bincount(classes, minlength=256)
-        of_scans.append(np.split(foreground[order].astype(kind), np.cumsum(counts)[:-1]))
+        counts = np.bincount(classes, minlength=256)[:IGNORED]  # the last in the order
+        ends = np.cumsum(counts)
+        of_scans.append(np.split(foreground[order].astype(kind)[: ends[-1]], ends[:-1]))
     if not padded:
         raise InputError(
             f"{data_dir}: holds no training scan of {task_name}:{source}. Prepare it again: "

@@ -1,4 +1,4 @@
-"""Volumes: NIfTI files come in, voxels and their places leave; label files are written back.
+"""Volumes: voxels and their places, on another grid or in other axes; label files are written.
 
 Axes are (i, j, k); after `canonicalise` they run left to right, posterior to anterior, inferior to
 superior. Oblique scans keep their own axes: nothing is rotated.
@@ -10,7 +10,6 @@ import dataclasses
 import math
 import os
 import tempfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,12 +24,6 @@ from mtseg.resampling import first_index, interpolate
 _SAME_SPACING = 1e-3
 """Spacings that differ relatively by less are the same, and nothing is interpolated."""
 
-_UNREADABLE = (
-    *(OSError, EOFError, zlib.error, ValueError, OverflowError),
-    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
-)
-"""What nibabel raises for a file that is damaged or no image."""
-
 _PLACE_FIELDS = ("qform", "quatern", "qoffset", "sform", "srow", "xyzt_units")
 """How the names of a header's fields begin that say, beside `pixdim`, where voxels are."""
 
@@ -42,7 +35,7 @@ class Volume:
     Attributes:
         array: (i, j, k).
         affine: float64 (4, 4), voxel index to RAS+ world in mm.
-        header: the source file's, so that what is written back has its qform, sform and codes.
+        header: of a NIfTI source file, so that what is written back has its qform, sform and codes.
     """
 
     array: np.ndarray
@@ -56,36 +49,12 @@ class Volume:
         return float(i), float(j), float(k)
 
 
-def read_scan(path: str | Path) -> Volume:
-    """Reads a scan as float32.
-
-    Args:
-        path: a NIfTI file, in any orientation, of any integer or float type; one frame.
+def label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger | np.uint8]:
+    """The smallest of uint8, int16 and int32 that holds labels.
 
     Raises:
-        InputError: if it is missing, no NIfTI, truncated, not three-dimensional, too large for
-            this machine, or holds voxels that are not finite or not plain numbers.
+        InputError: if none does.
     """
-    scan = _load(path, np.float32)
-    if not_finite := np.count_nonzero(~np.isfinite(scan.array)):
-        raise InputError(f"{path}: {not_finite} voxels are NaN or infinite. Convert it again.")
-    return scan
-
-
-def read_label_map(path: str | Path) -> Volume:
-    """Reads a label map in the smallest of uint8, int16 and int32 that holds its labels.
-
-    Raises:
-        InputError: as for `read_scan`, and if a label is no whole number of 32 bits.
-    """
-    label_map = _load(path)
-    array = label_map.array
-    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.rint(array))).all():
-        raise InputError(f"{path}: holds labels that are no whole numbers. Give a label map.")
-    return dataclasses.replace(label_map, array=array.astype(_label_type(array, path)))
-
-
-def _label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger | np.uint8]:
     low, high = int(labels.min()), int(labels.max())
     for dtype in (np.uint8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
@@ -93,58 +62,13 @@ def _label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger |
     raise InputError(f"{path}: labels reach from {low} to {high}. Give a label map.")
 
 
-def open_scan(path: str | Path) -> nib.Nifti1Image:
-    """Opens a NIfTI file and checks its header; its voxels are still unread."""
-    try:
-        Path(path).open("rb").close()
-        image = nib.load(path, mmap=False)  # a mapped file must stay as it is while in use
-        if not isinstance(image, nib.Nifti1Image):
-            raise nib.filebasedimages.ImageFileError
-        with nib.openers.ImageOpener(str(path)) as file:
-            stored = type(image.header).from_fileobj(file, check=False)
-    except _UNREADABLE as error:
-        fault = getattr(error, "strerror", None) or "is damaged or no NIfTI file (.nii, .nii.gz)"
-        raise InputError(f"{path}: {fault}. Give a NIfTI scan.") from error
-    shape, dtype, affine = image.shape, image.get_data_dtype(), image.affine
-    too_large = _too_large(shape, max(4, dtype.itemsize))
-    is_scan = len(shape) >= 3 and shape[3:] in ((), (1,)) and min(shape) > 0
-    # nibabel makes 1 of a voxel size of 0, which counts where no sform gives the place.
-    is_sized = image.header["sform_code"] > 0 or stored["pixdim"][1:4].all()
-    with np.errstate(all="ignore"):  # NaN fails the comparison, as it should
-        columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        is_placed = np.isfinite(affine).all() and abs(np.linalg.det(columns)) > 1e-6
-    # Found out here, before an array of the claimed size is made; deflating has its limit.
-    claimed = float(stored["vox_offset"]) + math.prod(shape) * dtype.itemsize
-    most_held = os.path.getsize(path) * {".nii": 1, ".gz": 1032}.get(Path(path).suffix, math.inf)
-    for is_sound, fault in (
-        (is_scan, f"has shape {shape}, not three dimensions. Split or convert it"),
-        (dtype.kind in "iuf", f"has voxels of type {dtype}. Convert it to plain numbers"),
-        (not too_large, f"its header claims {too_large}. Check the file, or crop it"),
-        (claimed <= most_held, "is truncated. Copy or convert it again"),
-        (is_sized and is_placed, "has a voxel size of 0 or a singular affine. Convert it again"),
-    ):
-        if not is_sound:
-            raise InputError(f"{path}: {fault}.")
-    return image
-
-
-def _too_large(shape: Sequence[int], voxel_bytes: int = 4) -> str:
+def too_large(shape: Sequence[int], voxel_bytes: int = 4) -> str:
     """Says how much memory an array takes, if this machine cannot hold it; or nothing."""
     # All of the memory: what the system calls free leaves out what it would give back.
     there = memory.total_bytes()
     if (needed := math.prod(shape) * voxel_bytes) <= there:
         return ""
     return f"{shape} voxels, {needed / 1e9:.0f} GB, where there are {there / 1e9:.0f} GB"
-
-
-def _load(path: str | Path, dtype: type | None = None) -> Volume:
-    image = open_scan(path)
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            array = np.asarray(image.dataobj, dtype=dtype)
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: is truncated or damaged. Copy or convert it again.") from error
-    return Volume(array.reshape(array.shape[:3]), image.affine, image.header)
 
 
 def check_same_grid(
@@ -206,8 +130,8 @@ def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
     if shape is None:
         return volume
     step = spacing_mm / np.array(volume.spacing_mm)
-    if too_large := _too_large(shape):
-        raise InputError(f"at {spacing_mm:g} mm it has {too_large}. Give a larger voxel size.")
+    if fault := too_large(shape):
+        raise InputError(f"at {spacing_mm:g} mm it has {fault}. Give a larger voxel size.")
     affine = volume.affine.copy()
     affine[:3, :3] *= step
     affine[:3, 3] += volume.affine[:3, :3] @ first_index(volume.array.shape, shape, step)
@@ -244,7 +168,7 @@ def write_label_map(path: str | Path, labels: np.ndarray, source: Volume) -> Non
     Raises:
         InputError: if the file cannot be written; nothing is left of it.
     """
-    _write(path, labels.astype(_label_type(labels, path)), source)
+    _write(path, labels.astype(label_type(labels, path)), source)
 
 
 def _write(path: str | Path, array: np.ndarray, source: Volume) -> None:

@@ -43,7 +43,7 @@ def tiny_data(tmp_path_factory):
 
     data = TinyData(tmp_path_factory.mktemp("tiny_data"))
     for selection in data.label_space.selections:
-        prepare(selection, data.data_dir, **TINY)
+        prepare(selection.task, "phantom", data.data_dir, num_processes=1, **TINY)
     return data
 
 

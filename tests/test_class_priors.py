@@ -20,14 +20,14 @@ def test_drawn_shares_are_what_the_balance_gives():
 def test_natural_shares_count_foreground_voxels_and_weigh_tasks_equally(monkeypatch):
     maps = {"breast": [[1, 0, 0, 0], [1, 1, 0, 0]], "cta": [[1, 0]]}
 
-    def read(_, task_name, *__):
-        for classes in maps[task_name]:
+    def read(_, selection, *__):
+        for classes in maps[selection.task.name]:
             class_index_map = np.array(classes, np.uint8).reshape(1, 1, -1)
             image = np.ones(class_index_map.shape, np.float32)
             image[..., -1] = 0  # the last voxel is no foreground
             yield PreparedSubject("s", image, class_index_map, np.eye(4))
 
-    monkeypatch.setattr(class_priors, "read_volumes", read)
+    monkeypatch.setattr(class_priors, "read_selection", read)
     label_space = parse_tasks("breast,cta")
     shares = class_priors.natural_shares("data", label_space)
     # Breast: 3 of 6 voxels are muscle. CTA: its one foreground voxel is artery, and background is

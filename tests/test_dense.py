@@ -233,7 +233,9 @@ def test_a_trained_networks_labels_hardly_depend_on_the_precision(tmp_path, caps
     """At least 999 in 1000 foreground voxels keep their label, and Dice its third digit."""
     (selection,) = parse_tasks("brain").selections
     data_dir = tmp_path / "data"
-    prepare(selection, data_dir, size=64, num_train=4, num_test=1, patches_per_class=150)
+    prepare(
+        selection.task, "phantom", data_dir, size=64, num_train=4, num_test=1, patches_per_class=150
+    )
     config = TrainConfig(
         "brain", str(data_dir), minibatches_per_task=190, global_batch_size=24,
         learning_rate=3e-3, schedule="cosine", warmup_minibatches=10, batch_norm_momentum=0.9,

@@ -13,6 +13,7 @@ from mtseg.metrics import decide
 from mtseg.predict import ExportedModel, Options, segment_files
 from mtseg.prepared_scan import prepare_scan
 from mtseg.resampling import LINEAR, interpolate
+from mtseg.scan_files import read_scan
 from tests.test_dense import make_patch_model
 
 NUM_CLASSES = 4
@@ -51,7 +52,7 @@ def test_labels_are_those_of_the_whole_volume_brought_back_at_once(model, tmp_pa
     ((_, result),) = segment(model, [path], tmp_path, Options(spacing_mm=spacing_mm))
     labels = nib.load(result.label_path)
     np.testing.assert_array_equal(labels.affine, nib.load(path).affine)
-    prepared = prepare_scan(volumes.read_scan(path), spacing_mm)
+    prepared = prepare_scan(read_scan(path), spacing_mm)
     whole = dense_probabilities(model.network, prepared.volume.array)
     # SciPy brings every class to the scan's grid as a whole.
     canonical = volumes.canonicalise(prepared.source)

@@ -12,8 +12,9 @@ from mtseg.prepared_scan import prepare_scan
 from mtseg.probability_file import ProbabilityFile
 from mtseg.resampling import LinearAxis
 from mtseg.restoration import Restoration
+from mtseg.scan_files import read_scan
 from mtseg.tiles import plan_tiles
-from mtseg.volumes import Volume, canonicalise, read_scan
+from mtseg.volumes import Volume, canonicalise
 
 
 def make_prepared(spacing=(1.0, 1.3, 2.1), new_mm=0.8, shape=(9, 8, 7)):

@@ -123,7 +123,7 @@ def test_a_subject_is_read_with_its_labels_as_they_are(brain, tmp_path):
     np.testing.assert_array_equal(np.asarray(image.array), np.arange(120).reshape(4, 5, 6))
     assert np.unique(label_map.array).tolist() == [0, 44]
     np.testing.assert_array_equal(image.affine, AFFINE)
-    classes = brain.map_labels(label_map.array, "miccai2012", subject.label_path)
+    classes = brain.map_labels(label_map.array, brain.source("miccai2012"), subject.label_path)
     assert np.unique(classes).tolist() == [0, 1]
 
 
@@ -252,7 +252,7 @@ def test_a_subject_of_split_csv_without_files_is_refused(brain, tmp_path):
 
 
 def test_a_source_without_a_layout_is_refused(brain, tmp_path):
-    source = dataclasses.replace(brain.source("miccai2012"), name="hospital")
+    source = dataclasses.replace(brain.source("miccai2012"), name="hospital", layout="hospital")
     task = dataclasses.replace(brain, sources=(source,), path="mine.toml")
     message = refused(list_subjects, task, "hospital", tmp_path)
     assert message.startswith("mine.toml: sources.hospital: ")
@@ -269,6 +269,6 @@ def test_the_real_brain_scans(real_data):
     splits = [subject.split for subject in subjects]
     assert (splits.count("train"), splits.count("test")) == (11, 4)
     image, label_map = read_subject(task, "miccai2012", subjects[0])
-    classes = task.map_labels(label_map.array, "miccai2012", subjects[0].label_path)
+    classes = task.map_labels(label_map.array, task.source("miccai2012"), subjects[0].label_path)
     assert classes.shape == image.array.shape
     assert np.unique(classes).tolist() == [0, 1, 2, 3, 4, 5, 6]

@@ -8,6 +8,7 @@ import pytest
 from mtseg import task_file
 from mtseg.errors import InputError
 from mtseg.phantoms import CLASS_LABELS
+from mtseg.task import IGNORED
 from mtseg.tasks import LabelSpace, parse_tasks, read_task, shipped_tasks
 
 KIDNEY = """
@@ -83,7 +84,8 @@ def test_shipped_tasks_are_the_papers(name, modality, rule, mm, decision, counts
     task = parse_tasks(name).selections[0].task
     assert (task.name, task.modality, task.decision) == (name, modality, decision)
     assert (task.spacing_rule, task.spacing_mm) == (rule, mm)
-    for source in task.sources:
+    for name in {"miccai2012", "phantom"} & {source.name for source in task.sources}:
+        source = task.source(name)
         assert (len(source.split.train), len(source.split.test)) == counts
     assert task.citation.startswith("Moeskops")
 
@@ -106,7 +108,7 @@ def test_brain_challenge_labels_and_split():
     assert source.split.train[-1] == "1017"
     assert "1036" not in source.split.train + source.split.test
     label_map = np.array([0, 44, 207, 75, 15, 73, 35, 74, 69])
-    mapped = task.map_labels(label_map, "miccai2012", "1000_glm.nii.gz")
+    mapped = task.map_labels(label_map, task.source("miccai2012"), "1000_glm.nii.gz")
     assert mapped.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0]
 
 
@@ -169,7 +171,7 @@ def test_spec_is_read_back_and_the_default_source_is_phantom():
     [
         ("brian", ["'brian'", "did you mean brain?", "breast, cta"]),
         ("liver", ["'liver'", "brain, breast, cta"]),
-        ("brain:micai2012", ["did you mean miccai2012?", "miccai2012, phantom"]),
+        ("brain:micai2012", ["did you mean miccai2012?", "miccai2012, freesurfer, phantom"]),
         ("breast:miccai2012", ["breast", "phantom"]),
         ("", ["empty"]),
         ("brain,,cta", ["empty", "brain,,cta"]),
@@ -197,7 +199,7 @@ def test_label_space_comes_back_from_json_without_task_files(monkeypatch):
     assert again.to_json() == space.to_json()
     assert again.class_names == space.class_names
     assert again.decisions == space.decisions
-    assert [s.source for s in again.selections] == ["miccai2012", "phantom", "phantom"]
+    assert [s.sources for s in again.selections] == [("miccai2012",), ("phantom",), ("phantom",)]
     assert again.selections[1].task.target_spacing_mm((1.2, 1.2, 1.5)) == 1.2
 
 
@@ -247,7 +249,7 @@ def test_in_plane_spacing_is_that_of_the_two_axes_most_alike(spacing_mm, expecte
 def test_labels_and_ranges_become_class_indices(write_task):
     task = read_task(write_task())
     label_map = np.array([[0, 1, 20], [22, 5, 9]], np.int16)
-    mapped = task.map_labels(label_map, "miccai2012", "a_glm.nii.gz")
+    mapped = task.map_labels(label_map, task.source("miccai2012"), "a_glm.nii.gz")
     assert mapped.tolist() == [[0, 1, 1], [1, 2, 0]]
     assert mapped.dtype == np.uint8
 
@@ -256,7 +258,7 @@ def test_labels_and_ranges_become_class_indices(write_task):
 def test_any_integer_type_and_memory_order_gives_the_same(write_task, dtype):
     task = read_task(write_task())
     label_map = np.asfortranarray(np.array([0, 1, 5, 7, 21, 0] * 4, dtype).reshape(2, 3, 4))
-    mapped = task.map_labels(label_map, "miccai2012", "a_glm.nii.gz")
+    mapped = task.map_labels(label_map, task.source("miccai2012"), "a_glm.nii.gz")
     expected = np.array([0, 1, 2, 0, 1, 0] * 4).reshape(2, 3, 4)
     np.testing.assert_array_equal(mapped, expected)
 
@@ -264,21 +266,25 @@ def test_any_integer_type_and_memory_order_gives_the_same(write_task, dtype):
 def test_labels_that_are_not_listed_are_refused_by_value(write_task):
     path = write_task()
     task = read_task(path)
+    source = task.source("miccai2012")
     for label_map in (np.array([1, -3, 23, 6]), np.array([1, -3, 70_000, 6])):
-        message = refused(task.map_labels, label_map, "miccai2012", "scans/a_glm.nii.gz")
+        message = refused(task.map_labels, label_map, source, "scans/a_glm.nii.gz")
         assert message.startswith("scans/a_glm.nii.gz: ")
         assert str(path) in message
         assert f"-3, 6, {label_map[2]} are not" in message
 
 
 def test_at_most_ten_unlisted_labels_are_named(write_task):
-    message = refused(read_task(write_task()).map_labels, np.arange(30, 45), "miccai2012", "a")
+    task = read_task(write_task())
+    message = refused(task.map_labels, np.arange(30, 45), task.source("miccai2012"), "a")
     assert "30, 31, 32, 33, 34, 35, 36, 37, 38, 39 and 5 more are" in message
 
 
 @pytest.mark.parametrize("label_map", [np.array([0, 7, 9]), np.zeros((2, 0, 3), int)])
 def test_a_label_map_without_any_class_is_refused(write_task, label_map):
-    message = refused(read_task(write_task()).map_labels, label_map, "miccai2012", "a_glm.nii.gz")
+    task = read_task(write_task())
+    source = task.source("miccai2012")
+    message = refused(task.map_labels, label_map, source, "a_glm.nii.gz")
     assert message.startswith("a_glm.nii.gz: empty label map")
 
 
@@ -358,7 +364,9 @@ def test_more_classes_than_fit_are_refused(write_task):
         ("cyst = [5]", "cyst = [5, 5]", ["labels.cyst: 5 is listed twice", "cyst"]),
         ("cyst = [5]", 'cyst = ["5-8"]', ["labels.cyst: 7 is listed twice", "background"]),
         ("cyst = [5]", 'cyst = ["9-5"]', ["labels.cyst: '9-5' is no label"]),
-        ("cyst = [5]", 'cyst = ["five"]', ["labels.cyst: 'five' is no label"]),
+        ("cyst = [5]", 'cyst = [" "]', ["labels.cyst: ' ' is no label"]),
+        ("cyst = [5]", "cyst = [5]\nignore = [5]", ["labels.ignore: 5 is listed twice", "cyst"]),
+        ('name = "cyst"', 'name = "ignore"', ["classes: 'ignore'"]),
         ("cyst = [5]", "cyst = [5.0]", ["labels.cyst: 5.0 is no label"]),
         ("cyst = [5]", "cyst = [-5]", ["labels.cyst: -5 is no label"]),
         ("cyst = [5]", "cyst = [true]", ["labels.cyst: True is no label"]),
@@ -412,7 +420,7 @@ def test_a_file_that_is_no_task_file_is_refused(tmp_path, content, word):
     assert str(tmp_path) in refused(read_task, tmp_path)
 
 
-@pytest.mark.parametrize("key", ["sources", "spacing", "classes"])
+@pytest.mark.parametrize("key", ["spacing", "classes"])
 def test_tables_that_are_none_are_refused(write_task, key):
     path = write_task()
     head = KIDNEY.split("\n\n")[0]
@@ -425,11 +433,65 @@ def test_tables_that_are_none_are_refused(write_task, key):
     assert f"{key}: must be" in refused(read_task, path)
 
 
-def test_a_task_without_sources_or_classes_is_refused(write_task):
+def test_a_task_needs_no_source_of_its_own(write_task):
+    path = write_task()
+    path.write_text(KIDNEY.split("[sources")[0])
+    assert parse_tasks(str(path)).spec == f"{path}:folder"
+    assert parse_tasks(f"{path}:nnunet").selections[0].sources == ("nnunet",)
+    message = refused(parse_tasks, f"{path}:hospital")
+    assert "bids, folder, msd, nnunet" in message
+
+
+def test_several_sources_of_a_task(write_task):
+    path = write_task()
+    space = parse_tasks(f"{path}:miccai2012+nnunet,cta")
+    assert space.selections[0].sources == ("miccai2012", "nnunet")
+    assert space.spec == f"{path}:miccai2012+nnunet,cta:phantom"
+    assert LabelSpace.from_json(space.to_json()).selections[0].sources == ("miccai2012", "nnunet")
+    assert "named twice" in refused(parse_tasks, "brain:miccai2012+miccai2012")
+    assert "no source ''" in refused(parse_tasks, "brain:miccai2012+")
+
+
+def test_labels_of_which_it_is_not_known_what_they_are(write_task):
+    task = read_task(write_task("cyst = [5]", "cyst = [5]\nignore = [6]"))
+    mapped = task.map_labels(np.array([0, 1, 5, 6]), task.source("miccai2012"), "a")
+    assert mapped.tolist() == [0, 1, 2, IGNORED]
+
+
+def test_background_may_hide_a_class_that_is_not_annotated(write_task):
+    path = write_task("cyst = [5]\n", "")
+    text = path.read_text().replace(
+        "[sources.miccai2012.labels]",
+        '[sources.miccai2012]\nnot_annotated = ["cyst"]\n\n[sources.miccai2012.labels]',
+    )
+    path.write_text(text)
+    task = read_task(path)
+    source = task.source("miccai2012")
+    assert task.map_labels(np.array([0, 1, 7]), source, "a").tolist() == [IGNORED, 1, IGNORED]
+    assert "empty label map" in refused(task.map_labels, np.array([0, 7]), source, "a")
+    path.write_text(text.replace('["cyst"]', '["cist"]'))
+    assert "did you mean cyst?" in refused(read_task, path)
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("{ test_share = 1.5 }", ["test_share: must be a share between 0 and 1"]),
+        ('{ test_share = 0.5, train = ["a"] }', ["test_share: unknown key"]),
+        ('{ train = ["a"] }', ["split.test: is missing"]),
+    ],
+)
+def test_a_split_is_lists_or_a_share(write_task, split, words):
+    path = write_task()
+    body, _ = KIDNEY.split("[sources.miccai2012.split]")
+    path.write_text(body + f"[sources.miccai2012]\nsplit = {split}\n")
+    message = refused(read_task, path)
+    assert all(word in message for word in words), message
+
+
+def test_a_task_without_classes_is_refused(write_task):
     path = write_task()
     without_sources = KIDNEY.split("[sources")[0]
-    path.write_text(without_sources.replace("[spacing]", "sources = {}\n[spacing]"))
-    assert "sources: there are none" in refused(read_task, path)
     head = without_sources.split("[[classes]]")[0]
     path.write_text(head.replace("[spacing]", "sources = {}\nclasses = []\n[spacing]"))
     assert "classes: there are none" in refused(read_task, path)

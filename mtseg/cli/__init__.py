@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 
 from mtseg.errors import InputError, WorkerLostError
+from mtseg.startup import import_tensorflow
+
+__all__ = [
+    "BAD_INPUT",
+    "DEFECT",
+    "DONE",
+    "INTERRUPTED",
+    "SOME_FAILED",
+    "command_line",
+    "import_tensorflow",
+    "positive",
+    "run",
+]
 
 DONE, DEFECT, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of every command."""
@@ -33,29 +46,12 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
         return INTERRUPTED
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up notes, which would bury what the command says.
-
-    They are written by native code before any log level is looked at, so the standard error
-    stream itself is closed to them for that moment. Errors still arrive as exceptions. A
-    `TF_CPP_MIN_LOG_LEVEL` of one's own shows them.
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        import tensorflow as tf
-        from absl import logging
-
-        tf.config.list_physical_devices()
-        logging.set_verbosity(logging.ERROR)
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
 
 
 def command_line(name: str, arguments: list[str]) -> str:

@@ -22,10 +22,20 @@ def make_parser() -> argparse.ArgumentParser:
         description="Segment scans. The network recognises modality and anatomy by itself; each "
         "label file is on its scan's own grid.",
     )
-    parser.add_argument("scans", nargs="+", metavar="SCAN", help="NIfTI files")
+    parser.add_argument(
+        "scans",
+        nargs="+",
+        metavar="SCAN",
+        help="files (NIfTI, MGH, NRRD, MetaImage, DICOM) or folders of a DICOM series",
+    )
     parser.add_argument("--model", required=True, metavar="DIR", help="from mtseg-export")
     parser.add_argument(
         "-o", "--out", required=True, metavar="OUT", help="folder of the label files"
+    )
+    parser.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="also write a DICOM segmentation; the scans must be DICOM series",
     )
     parser.add_argument(
         "--probabilities",
@@ -75,7 +85,7 @@ def _predict(argv: list[str]) -> int:
         raise InputError(f"{out}: is a file. Give a folder for the label files.")
     missing = [str(scan) for scan in scans if not scan.exists()]
     if len(missing) == len(scans):  # nothing to do: say so before TensorFlow is loaded
-        raise InputError(f"{', '.join(missing)}: no such file. Give the path of a NIfTI scan.")
+        raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
 
     import_tensorflow()
     from mtseg.predict import Options, load, scan_stem, segment_files
@@ -91,6 +101,7 @@ def _predict(argv: list[str]) -> int:
         spacing_mm=arguments.spacing_mm,
         is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
         use_probabilities=arguments.probabilities,
+        use_dicom_seg=arguments.dicom_seg,
         memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
     )
     bars = _Bars(len(scans), model.network.precision)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mtseg.cli import DONE, import_tensorflow, run
+from mtseg.cli import DONE, import_tensorflow, positive, run
+from mtseg.errors import InputError
 
 DEFAULT_DATA_DIR = "mtseg_data"
 
@@ -25,28 +26,40 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-dir", default=DEFAULT_DATA_DIR, help="where the records go (%(default)s)"
     )
-    parser.add_argument("--manual-dir", help="folder of the scans; phantoms need none")
     parser.add_argument(
-        "--patches-per-class", type=_positive, help="patches of each class a subject (1000)"
+        "--manual-dir",
+        action="append",
+        default=[],
+        metavar="[SOURCE=]DIR",
+        help="folder of the scans, or of one source's where there are several; phantoms need none",
+    )
+    parser.add_argument(
+        "--patches-per-class", type=positive, help="patches of each class a subject (1000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses the patches (%(default)s)")
     parser.add_argument(
-        "--num-shards", type=_positive, help="shard files of the patches (TFDS chooses)"
+        "--num-shards", type=positive, help="shard files of the patches (about 256 MB each)"
     )
-    parser.add_argument("--size", type=_positive, help="largest extent of a phantom in voxels")
-    parser.add_argument("--num-train", type=_positive, help="training phantoms (the task file's)")
-    parser.add_argument("--num-test", type=_positive, help="test phantoms (the task file's)")
+    parser.add_argument(
+        "--num-processes", type=positive, help="subjects prepared at once (all cores)"
+    )
+    parser.add_argument(
+        "--beam-runner", metavar="NAME", help="prepare on the workers of an Apache Beam runner"
+    )
+    parser.add_argument(
+        "--beam-option",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
+        help="an option of that runner; may be repeated",
+    )
+    parser.add_argument("--size", type=positive, help="largest extent of a phantom in voxels")
+    parser.add_argument("--num-train", type=positive, help="training phantoms (the task file's)")
+    parser.add_argument("--num-test", type=positive, help="test phantoms (the task file's)")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace records that are there already"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,20 +75,43 @@ def _prepare(argv: list[str]) -> int:
     import_tensorflow()
     from mtseg.preparation import prepare
     from mtseg.records import PATCHES_PER_CLASS
+    from mtseg.task_file import GENERATED
 
+    folders = _folders(arguments.manual_dir)
     for selection in label_space.selections:
-        is_phantom = selection.source == "phantom"
-        prepare(
-            selection,
-            arguments.data_dir,
-            manual_dir=None if is_phantom else arguments.manual_dir,
-            num_shards=arguments.num_shards,
-            is_overwrite=arguments.overwrite,
-            patches_per_class=arguments.patches_per_class or PATCHES_PER_CLASS,
-            seed=arguments.seed,
-            # Only phantoms can be had in any size and number.
-            size=arguments.size if is_phantom else None,
-            num_train=arguments.num_train if is_phantom else None,
-            num_test=arguments.num_test if is_phantom else None,
-        )
+        for source in selection.sources:
+            is_phantom = source == GENERATED
+            prepare(
+                selection.task,
+                source,
+                arguments.data_dir,
+                manual_dir=folders.get(source, folders.get("")),
+                num_shards=arguments.num_shards,
+                num_processes=arguments.num_processes,
+                beam_runner=arguments.beam_runner,
+                beam_options=arguments.beam_option,
+                is_overwrite=arguments.overwrite,
+                patches_per_class=arguments.patches_per_class or PATCHES_PER_CLASS,
+                seed=arguments.seed,
+                # Only phantoms can be had in any size and number.
+                size=arguments.size if is_phantom else None,
+                num_train=arguments.num_train if is_phantom else None,
+                num_test=arguments.num_test if is_phantom else None,
+            )
     return DONE
+
+
+def _folders(given: list[str]) -> dict[str, str]:
+    """The folder of each source that has one of its own; that of the others under no name."""
+    folders = {}
+    for text in given:
+        source, equals, folder = text.partition("=")
+        # A folder's own name may hold an equals sign; a source's is a word.
+        source, folder = (source, folder) if equals and source.isidentifier() else ("", text)
+        if source in folders:
+            raise InputError(
+                f"--manual-dir: {text}: {source or 'the folder of all sources'} is given twice. "
+                "Write --manual-dir SOURCE=DIR for each source."
+            )
+        folders[source] = folder
+    return folders

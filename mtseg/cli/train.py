@@ -173,7 +173,8 @@ def _prepare_phantoms(config: TrainConfig) -> None:
 
     settings = DEMO_PHANTOMS if config.preset == "demo" else {}
     for selection in parse_tasks(config.tasks).selections:
-        if selection.source == "phantom":
-            prepare(selection, config.data_dir, **settings)
-        else:
-            prepared_dir(config.data_dir, selection.task.name, selection.source, "patches")
+        for source in selection.sources:
+            if source == "phantom":
+                prepare(selection.task, source, config.data_dir, **settings)
+            else:
+                prepared_dir(config.data_dir, selection.task.name, source, "patches")

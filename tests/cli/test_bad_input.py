@@ -43,8 +43,8 @@ def challenge(tmp_path, scan):
     folder.mkdir()
     (folder / "split.csv").write_text("subject,split\n1000,train\n1010,test\n")
     labels = np.resize(np.array([0, 44, 100, 59, 4, 38, 35], np.int16), scan.shape)
-    for subject in ("1000", "1010"):
-        write_scan(folder / f"{subject}_SS.nii.gz", scan)
+    for number, subject in enumerate(("1000", "1010")):
+        write_scan(folder / f"{subject}_SS.nii.gz", scan + np.int16(number))
         write_scan(folder / f"{subject}_glm.nii.gz", labels)
     return folder
 
@@ -108,7 +108,7 @@ def test_a_truncated_scan(challenge, tmp_path, capsys):
 
 def test_a_file_that_is_no_nifti(challenge, tmp_path, capsys):
     (challenge / "1000_SS.nii.gz").write_bytes(gzip.compress(b"no scan at all" * 100))
-    expect_refusal(prepare_challenge(capsys, tmp_path, challenge), "1000_SS.nii.gz", "NIfTI")
+    expect_refusal(prepare_challenge(capsys, tmp_path, challenge), "1000_SS.nii.gz", ".nii.gz")
 
 
 def test_a_folder_of_scans_that_is_not_there(tmp_path, capsys):

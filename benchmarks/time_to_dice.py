@@ -1,6 +1,6 @@
 """Learning curves of several runs in one figure: mean Dice on the test scans against minutes.
 
-    python benchmarks/learning_curves.py mtseg_runs/fast mtseg_runs/paper --out curves.png
+    python benchmarks/time_to_dice.py mtseg_runs/fast mtseg_runs/paper --out curves.png
 
 Minutes are those spent in training; evaluations are not counted. It prints when each run first
 reached a mean Dice of 0.80 and 0.85. `pip install 'mtseg[test]'` has what it draws with.

@@ -1,0 +1,170 @@
+"""Preparation: patches a second, scans a minute against nnU-Net's own, and memory.
+
+    python benchmarks/prepare.py --manual-dir SCANS
+
+SCANS is a folder of the MICCAI 2012 challenge. Patches a second are those of the whole command,
+checks and shards included, with so many patches a scan that sampling dominates. Scans a minute are
+those of the usual 1,000 patches of each class, against `nnUNetv2_plan_and_preprocess` on the same
+scans and as many processes. nnU-Net may be in another environment: `--nnunet-python` names its
+interpreter (`pip install nnunetv2`). Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from comparison import finish
+
+from mtseg.processes import num_cores
+from mtseg.sources import list_subjects
+from mtseg.tasks import parse_tasks
+
+
+def resident_bytes(folder: Path) -> dict[int, int]:
+    """Memory of a command's processes, those that name a folder on their command line or ours."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+                if str(folder).encode() in line or b"forkserver" in line:
+                    pages = int((entry / "statm").read_text().split()[1])
+                    found[int(entry.name)] = pages * os.sysconf("SC_PAGE_SIZE")
+            except OSError:
+                continue
+    return found
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, int]:
+    """Seconds of a command, and the most that one of its processes has grown by."""
+    first: dict[int, int] = {}
+    most: dict[int, int] = {}
+    is_done = threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(0.02):
+            for process, size in resident_bytes(folder).items():
+                # What the libraries take is there before the first scan is read.
+                first[process] = min(first.get(process, size), size) if size > 3e8 else size
+                most[process] = max(most.get(process, 0), size)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    started = time.perf_counter()
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    is_done.set()
+    thread.join()
+    return seconds, max(most[p] - first[p] for p in most)
+
+
+def prepare(scans: Path, folder: Path, per_class: int, processes: int) -> tuple[float, int]:
+    """Seconds and memory of mtseg-prepare."""
+    code = "import sys; from mtseg.cli.prepare import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "brain:miccai2012", "--manual-dir", str(scans)]
+    command += ["--data-dir", str(folder / "data"), "--patches-per-class", str(per_class)]
+    command += ["--num-processes", str(processes)]
+    shutil.rmtree(folder / "data", ignore_errors=True)
+    return run(command, folder, dict(os.environ))
+
+
+def preprocess_with_nnunet(scans: Path, folder: Path, python: str, processes: int) -> float:
+    """Seconds of nnU-Net's own preprocessing of the same scans."""
+    task = parse_tasks("brain:miccai2012").selections[0].task
+    raw = folder / "raw" / "Dataset001_Brain"
+    for name in ("imagesTr", "labelsTr"):
+        (raw / name).mkdir(parents=True)
+    subjects = list_subjects(task, "miccai2012", scans)
+    for subject in subjects:
+        image = nib.load(subject.image_path)
+        nib.save(image, raw / "imagesTr" / f"{subject.name}_0000.nii.gz")
+        labels = nib.load(subject.label_path)
+        classes = task.map_labels(
+            np.asarray(labels.dataobj), task.source("miccai2012"), subject.name
+        )
+        nib.save(
+            nib.Nifti1Image(classes, image.affine), raw / "labelsTr" / f"{subject.name}.nii.gz"
+        )
+    dataset = {
+        "channel_names": {"0": "T1"},
+        "labels": {name: n for n, name in enumerate(task.class_names)},
+        "numTraining": len(subjects),
+        "file_ending": ".nii.gz",
+    }
+    (raw / "dataset.json").write_text(json.dumps(dataset))
+    environment = dict(os.environ)
+    for name in ("raw", "preprocessed", "results"):
+        environment[f"nnUNet_{name}"] = str(folder / name)
+    code = (
+        "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import "
+        "plan_and_preprocess_entry as main; main()"
+    )
+    command = [python, "-c", code, "-d", "1", "-c", "3d_fullres", "-np", str(processes)]
+    command += ["-npfp", str(processes), "--verify_dataset_integrity"]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--manual-dir", type=Path, required=True, help="the challenge's scans")
+    parser.add_argument("--per-class", type=int, default=10_000, help="patches (%(default)s)")
+    parser.add_argument("--num-processes", type=int, default=num_cores(), help="(%(default)s)")
+    parser.add_argument("--nnunet-python", default=sys.executable, help="interpreter with nnU-Net")
+    parser.add_argument("--without-nnunet", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
+    arguments = parser.parse_args()
+    processes = arguments.num_processes
+    task = parse_tasks("brain:miccai2012").selections[0].task
+    subjects = list_subjects(task, "miccai2012", arguments.manual_dir)
+    largest = 4 * max(int(np.prod(nib.load(s.image_path).shape)) for s in subjects)
+    ratios = {}
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside)
+        seconds, _ = prepare(arguments.manual_dir, folder, arguments.per_class, processes)
+        infos = (folder / "data").glob("*/*_patches/*/dataset_info.json")
+        written = sum(
+            int(length)
+            for info in infos
+            for split in json.loads(info.read_text())["splits"]
+            for length in split["shardLengths"]
+        )
+        size = sum(p.stat().st_size for p in (folder / "data").rglob("*.tfrecord*"))
+        print(
+            f"{written} patches, {size / 1e9:.1f} GB, in {seconds:.0f} s: "
+            f"{written / seconds:.0f} patches/s, {size / seconds / 1e6:.0f} MB/s",
+            flush=True,
+        )
+        ours, grown = prepare(arguments.manual_dir, folder, 1000, processes)
+        size = sum(p.stat().st_size for p in (folder / "data").rglob("*.tfrecord*"))
+        print(
+            f"{len(subjects)} scans in {ours:.0f} s: {60 * len(subjects) / ours:.1f} a minute, "
+            f"{size / len(subjects) / 1e6:.0f} MB each; a process grows by {grown / 1e6:.0f} MB, "
+            f"the largest scan is {largest / 1e6:.0f} MB as float32",
+            flush=True,
+        )
+        ratios["largest_scan_over_memory_growth"] = largest / grown
+        if not arguments.without_nnunet:
+            theirs = preprocess_with_nnunet(
+                arguments.manual_dir, folder, arguments.nnunet_python, processes
+            )
+            print(f"nnU-Net: {60 * len(subjects) / theirs:.1f} scans a minute", flush=True)
+            ratios["nnunet_seconds_over_ours"] = theirs / ours
+    floor = {"patches_per_s": written / seconds, "scans_per_min": 60 * len(subjects) / ours}
+    finish("prepare", ratios, floor, 1, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""mtseg-check: every flaw of a data set, before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+from mtseg.cli import BAD_INPUT, DONE, positive, run
+from mtseg.errors import InputError
+from mtseg.progress import Progress
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="mtseg-check",
+        description="Read every scan and label map of a data set once and list all that is wrong.",
+        epilog="Example: mtseg-check brain:nnunet Dataset101_Brain",
+    )
+    parser.add_argument("source", metavar="TASK:SOURCE", help="such as brain:miccai2012")
+    parser.add_argument("folder", metavar="DIR", help="the data set's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--num-processes", type=positive, help="scans read at once (all cores)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command."""
+    return run(_check, argv)
+
+
+def _check(argv: list[str]) -> int:
+    arguments = make_parser().parse_args(argv)
+    from mtseg.checks import check_readings, check_subject, format_flaws
+    from mtseg.processes import num_cores, run_all
+    from mtseg.sources import Flaw, survey
+    from mtseg.task_file import GENERATED
+    from mtseg.tasks import parse_tasks
+
+    selections = parse_tasks(arguments.source).selections
+    if len(selections) != 1 or len(selections[0].sources) != 1:
+        raise InputError(f"{arguments.source}: names several sources. Check them one at a time.")
+    task, (source,) = selections[0].task, selections[0].sources
+    if source == GENERATED:
+        raise InputError(f"{arguments.source}: phantoms are made, there is nothing to check.")
+    flaws: tuple[Flaw, ...]
+    num_subjects = 0
+    try:
+        found = survey(task, source, Path(arguments.folder))
+    except InputError as error:
+        flaws = (Flaw("split" if "split" in str(error) else "missing", "", str(error)),)
+    else:
+        num_subjects = len(found.subjects)
+        readings = {}
+        read = functools.partial(check_subject, task, found.labels)
+        with Progress("Checking", num_subjects, "subjects", is_quiet=arguments.json) as progress:
+            processes = arguments.num_processes or num_cores()
+            for reading in run_all(read, found.subjects, processes):
+                readings[reading.subject] = reading
+                progress.advance(note=reading.subject.name)
+        flaws = check_readings(task, found, [readings[s] for s in found.subjects])
+    num_errors = sum(flaw.is_error for flaw in flaws)
+    if arguments.json:
+        listed = [dataclasses.asdict(flaw) for flaw in flaws]
+        print(json.dumps({"schema": 1, "subjects": num_subjects, "flaws": listed}, indent=2))
+    else:
+        if flaws:
+            print(format_flaws(flaws))
+        warnings = len(flaws) - num_errors
+        print(f"{num_subjects} subjects read: {num_errors} errors, {warnings} warnings.")
+    return BAD_INPUT if num_errors else DONE

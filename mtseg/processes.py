@@ -1,0 +1,101 @@
+"""Processes: a function and many arguments come in, results leave as they are done.
+
+Workers are forked from a process that has imported what they need (`mtseg.preload`) and done no
+more, so that no thread and no state of TensorFlow is copied into them. They end with this process,
+even if it is killed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from mtseg.errors import InputError
+
+Result = TypeVar("Result")
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_all(
+    function: Callable[..., Result], arguments: Iterable[Any], num_processes: int
+) -> Iterator[Result]:
+    """Calls a function for every argument, and yields results in the order of their completion.
+
+    Args:
+        function: of a module, so that workers can import it.
+        arguments: of one call each.
+        num_processes: at once; 1 calls it in this process.
+
+    Raises:
+        Exception: what a call raises. Calls that have not begun are dropped.
+    """
+    arguments = list(arguments)
+    if num_processes == 1 or len(arguments) < 2:
+        yield from map(function, arguments)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mtseg.preload"])
+    with concurrent.futures.ProcessPoolExecutor(
+        min(num_processes, len(arguments)), context, initializer=_begin_worker
+    ) as pool:
+        futures = [pool.submit(function, argument) for argument in arguments]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_on_beam(
+    function: Callable[[Any], Any], arguments: Iterable[Any], runner: str, options: Sequence[str]
+) -> None:
+    """Calls a function for every argument on the workers of an Apache Beam runner.
+
+    Args:
+        function: of a module, so that workers can import it.
+        arguments: of one call each.
+        runner: such as `DirectRunner` or `FlinkRunner`.
+        options: of the runner, as on Beam's command line.
+
+    Raises:
+        InputError: if Beam is missing, the runner is unknown, or a call has raised one.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise InputError(
+            f"runner {runner}: needs Apache Beam. Install it: pip install 'mtseg[beam]'"
+        ) from error
+    try:
+        pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"runner {runner}: Apache Beam has none of this name ({error})."
+        ) from error
+    with pipeline:
+        # Dealt out anew, or a runner would keep all of them with the worker that listed them.
+        _ = pipeline | beam.Create(list(arguments)) | beam.Reshuffle() | beam.Map(function)
+
+
+def _begin_worker() -> None:
+    """Leaves Ctrl-C to the first process, and ends when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

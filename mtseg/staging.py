@@ -1,0 +1,186 @@
+"""Staging: single subjects come in, files of their finished records leave, and then shards.
+
+Each subject is prepared once, by whichever process, into files of its own; a file that says that
+it is done is written last. So a preparation that was stopped goes on with the subjects that are
+left, and what is written does not depend on how many processes wrote it. Shards are then put
+together from the finished records, byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mtseg.checks import Reading
+from mtseg.errors import InputError
+from mtseg.records import RecordConfig, make_serializer, prepared_examples
+from mtseg.sources import Subject
+from mtseg.subject import prepare_subject
+from mtseg.task import LabelSource, Task
+
+_FRAME_BYTES = 16
+"""A TFRecord's framing: length (8) and its checksum (4) before the data, a checksum (4) after."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A subject to prepare.
+
+    Attributes:
+        task: its task.
+        labels: its source.
+        configs: the kinds of records to make of it.
+        reading: what checking it has shown.
+        folder: where its files go.
+    """
+
+    task: Task
+    labels: LabelSource
+    configs: tuple[RecordConfig, ...]
+    reading: Reading
+    folder: Path
+
+
+def stage(job: Job) -> str:
+    """Prepares a subject and writes its records; returns its name.
+
+    Raises:
+        InputError: if a file of it cannot be used, or the disk is full.
+    """
+    subject = job.reading.subject
+    (config, *_) = job.configs
+    before = _fingerprint(subject)
+    prepared = prepare_subject(job.task, job.labels, subject, size=config.size)
+    try:
+        for config in job.configs:
+            if config.kind == "patches" and subject.split != "train":
+                continue
+            serialize = make_serializer(job.task, config.kind)
+            path = records_path(job.folder, subject.name, config.kind)
+            with tf.io.TFRecordWriter(str(path)) as writer:
+                for _, example in prepared_examples(job.task, config, prepared):
+                    writer.write(serialize(example))
+        done = {
+            "files": before,
+            "digest": job.reading.digest,
+            "num_voxels": job.reading.num_voxels,
+        }
+        aside = job.folder / f".{subject.name}.done"
+        aside.write_text(json.dumps(done))
+        os.replace(aside, _done_path(job.folder, subject.name))
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"{job.folder}: cannot be written ({reason}). Make room or give another --data-dir; "
+            "the same command goes on with the subjects that are left."
+        ) from error
+    return subject.name
+
+
+def staged_reading(folder: Path, subject: Subject) -> Reading | None:
+    """What checking a subject has shown, if it has been prepared and its files are the same."""
+    try:
+        done = json.loads(_done_path(folder, subject.name).read_text())
+    except (OSError, ValueError):
+        return None
+    if done["files"] != _fingerprint(subject):
+        return None
+    return Reading(subject, (), done["digest"], tuple(done["num_voxels"]))
+
+
+def records_path(folder: Path, name: str, kind: str) -> Path:
+    """The file of a subject's finished records of a kind."""
+    return folder / f"{name}.{kind}.tfrecord"
+
+
+def _done_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.done.json"
+
+
+def _fingerprint(subject: Subject) -> list[list[Any]]:
+    """What changes if a subject's files do; nothing for a phantom."""
+    found = []
+    for path in (subject.image_path, subject.label_path):
+        files = [] if path is None else [Path(path)]
+        if path is not None and Path(path).is_dir():
+            files = sorted(Path(path).iterdir())
+        for file in files:
+            status = file.stat()
+            found.append([str(file), status.st_size, status.st_mtime_ns])
+    return found
+
+
+def write_shards(
+    sources: Sequence[Path], shards: Sequence[Path], order: np.random.Generator | None
+) -> tuple[list[int], int]:
+    """Puts shards together from files of records.
+
+    Args:
+        sources: files of records.
+        shards: files to write; records are divided equally among them.
+        order: shuffles the records; None leaves them in the order of the files.
+
+    Returns:
+        How many records each shard has, and the bytes of all of them without their framing.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")).fileno() for path in sources]
+        frames = [np.array(list(_frames(file)), np.int64).reshape(-1, 2) for file in files]
+        number = np.repeat(np.arange(len(files)), [len(f) for f in frames])
+        offset, size = np.concatenate(frames).T
+        chosen = np.arange(len(number)) if order is None else order.permutation(len(number))
+        parts = np.array_split(chosen, len(shards))
+        for path, part in zip(shards, parts, strict=True):
+            with path.open("wb", buffering=2**22) as shard:
+                for n in part.tolist():
+                    shard.write(os.pread(files[number[n]], size[n], offset[n]))
+    return [len(part) for part in parts], int((size - _FRAME_BYTES).sum())
+
+
+def _frames(file: int) -> Iterator[tuple[int, int]]:
+    """Yields offset and size of every record of an open file, its framing included."""
+    offset, end = 0, os.fstat(file).st_size
+    while offset < end:
+        size = int.from_bytes(os.pread(file, 8, offset), "little") + _FRAME_BYTES
+        yield offset, size
+        offset += size
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Makes a folder for staging and holds it: of two commands on it the second is refused.
+
+    A folder in which no subject is finished is not left behind.
+
+    Raises:
+        InputError: if another process holds it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}). Give another --data-dir."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{folder.parent}: another command is preparing the same source here. Wait for it."
+            ) from error
+        try:
+            yield
+        finally:
+            if not any(folder.glob("*.done.json")):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,104 @@
+"""DICOM series for the tests, written by pydicom: a CT slice a file, or all frames in one."""
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+SLOPE, INTERCEPT = 0.5, -1024.0
+
+
+def write_series(folder, array, affine, series_uid=None, order=None):
+    """Writes a volume as a series of CT slices.
+
+    Args:
+        folder: made if missing.
+        array: (i, j, k); k is what slices are stacked along. Intensities are rounded to halves.
+        affine: voxel to RAS+ world in mm.
+        series_uid: of the series; None makes a new one.
+        order: of the slices in which files are named; None is that of their places.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    series_uid, study_uid, frame_uid = series_uid or generate_uid(), generate_uid(), generate_uid()
+    place = _place(affine)
+    for name, k in enumerate(range(array.shape[2]) if order is None else order):
+        dataset = _dataset(CTImageStorage, array[..., k].T, series_uid, study_uid, frame_uid)
+        dataset.ImagePositionPatient = (place["origin"] + k * place["step"]).tolist()
+        dataset.ImageOrientationPatient = place["axes"]
+        dataset.PixelSpacing = place["spacing"]
+        dataset.SliceThickness = float(np.linalg.norm(place["step"]))
+        dataset.InstanceNumber = name + 1
+        dataset.RescaleSlope, dataset.RescaleIntercept = SLOPE, INTERCEPT
+        dataset.save_as(folder / f"{name:04d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def write_multiframe(path, array, affine):
+    """Writes a volume as one enhanced CT file, a frame a slice."""
+    uids = generate_uid(), generate_uid(), generate_uid()
+    place = _place(affine)
+    dataset = _dataset(EnhancedCTImageStorage, np.moveaxis(array, (2, 1, 0), (0, 1, 2)), *uids)
+    dataset.NumberOfFrames = array.shape[2]
+    shared, measures, orientation, rescaling = Dataset(), Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = place["spacing"]
+    measures.SliceThickness = float(np.linalg.norm(place["step"]))
+    orientation.ImageOrientationPatient = place["axes"]
+    rescaling.RescaleSlope, rescaling.RescaleIntercept = SLOPE, INTERCEPT
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [orientation]
+    shared.PixelValueTransformationSequence = [rescaling]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for k in range(array.shape[2]):
+        frame, position = Dataset(), Dataset()
+        position.ImagePositionPatient = (place["origin"] + k * place["step"]).tolist()
+        frame.PlanePositionSequence = [position]
+        frames.append(frame)
+    dataset.PerFrameFunctionalGroupsSequence = frames
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _place(affine):
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    columns = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
+    i_mm, j_mm, _ = np.linalg.norm(lps[:3, :3], axis=0).tolist()
+    return {
+        "origin": lps[:3, 3],
+        "step": lps[:3, 2],
+        "axes": [*columns[:, 0].tolist(), *columns[:, 1].tolist()],
+        "spacing": [j_mm, i_mm],
+    }
+
+
+def _dataset(kind, intensities, series_uid, study_uid, frame_uid):
+    """A data set with everything but its place; intensities are (rows, columns) or frames of it."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = kind, generate_uid()
+    dataset.file_meta.MediaStorageSOPClassUID = kind
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.SeriesInstanceUID, dataset.StudyInstanceUID = series_uid, study_uid
+    dataset.FrameOfReferenceUID = frame_uid
+    dataset.PatientName, dataset.PatientID = "Phantom^Synthetic", "phantom"
+    dataset.PatientBirthDate = dataset.PatientSex = ""
+    dataset.StudyDate, dataset.StudyTime = "20200101", "120000"
+    dataset.StudyID, dataset.AccessionNumber, dataset.ReferringPhysicianName = "1", "", ""
+    dataset.SeriesNumber, dataset.Modality = 1, "CT"
+    dataset.Manufacturer = "none"
+    dataset.Rows, dataset.Columns = intensities.shape[-2:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = 1
+    stored = np.rint((intensities - INTERCEPT) / SLOPE).astype("<i2")
+    dataset.PixelData = np.ascontiguousarray(stored).tobytes()
+    return dataset
+
+
+def change(path, **fields):
+    """Rewrites fields of a file."""
+    dataset = pydicom.dcmread(path)
+    for name, value in fields.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
