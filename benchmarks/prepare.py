@@ -18,65 +18,63 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from comparison import finish
+from comparison import finish, seconds_of
 
 from mtseg.processes import num_cores
-from mtseg.sources import list_subjects
+from mtseg.sources import Subject, list_subjects
 from mtseg.tasks import parse_tasks
 
 
-def resident_bytes(folder: Path) -> dict[int, int]:
-    """Memory of a command's processes, those that name a folder on their command line or ours."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-                if str(folder).encode() in line or b"forkserver" in line:
-                    pages = int((entry / "statm").read_text().split()[1])
-                    found[int(entry.name)] = pages * os.sysconf("SC_PAGE_SIZE")
-            except OSError:
-                continue
-    return found
+def grown_bytes(scans: Path, folder: Path) -> int:
+    """What a process grows by while it prepares the largest scan; run in one of its own."""
+    from mtseg import records, staging
+    from mtseg.checks import Reading, check_subject
+    from mtseg.sources import survey
+
+    def status(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+
+    task = parse_tasks("brain:miccai2012").selections[0].task
+    found = survey(task, "miccai2012", scans)
+    configs = tuple(
+        records.RecordConfig(name=f"miccai2012_{kind}", source="miccai2012", kind=kind)
+        for kind in records.KINDS
+    )
+
+    def check(subject: Subject) -> None:
+        check_subject(task, found.labels, subject)
+
+    def stage(subject: Subject) -> None:
+        staging.stage(staging.Job(task, found.labels, configs, Reading(subject, ()), folder))
+
+    smallest, *_, largest = sorted(found.subjects, key=num_voxels)
+    grown = []
+    for run in (stage, check):  # different processes in the command
+        run(smallest)  # What the libraries take once is taken.
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        run(largest)
+        grown.append(status("VmHWM") - before)
+    return max(grown)
 
 
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, int]:
-    """Seconds of a command, and the most that one of its processes has grown by."""
-    first: dict[int, int] = {}
-    most: dict[int, int] = {}
-    is_done = threading.Event()
-
-    def watch() -> None:
-        while not is_done.wait(0.02):
-            for process, size in resident_bytes(folder).items():
-                # What the libraries take is there before the first scan is read.
-                first[process] = min(first.get(process, size), size) if size > 3e8 else size
-                most[process] = max(most.get(process, 0), size)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    started = time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - started
-    is_done.set()
-    thread.join()
-    return seconds, max(most[p] - first[p] for p in most)
+def num_voxels(subject: Subject) -> int:
+    return int(np.prod(nib.load(subject.image_path).shape))
 
 
-def prepare(scans: Path, folder: Path, per_class: int, processes: int) -> tuple[float, int]:
-    """Seconds and memory of mtseg-prepare."""
+def prepare(scans: Path, folder: Path, per_class: int, processes: int) -> float:
+    """Seconds of mtseg-prepare."""
     code = "import sys; from mtseg.cli.prepare import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "brain:miccai2012", "--manual-dir", str(scans)]
     command += ["--data-dir", str(folder / "data"), "--patches-per-class", str(per_class)]
     command += ["--num-processes", str(processes)]
     shutil.rmtree(folder / "data", ignore_errors=True)
-    return run(command, folder, dict(os.environ))
+    return seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
 
 
 def preprocess_with_nnunet(scans: Path, folder: Path, python: str, processes: int) -> float:
@@ -112,28 +110,32 @@ def preprocess_with_nnunet(scans: Path, folder: Path, python: str, processes: in
     )
     command = [python, "-c", code, "-d", "1", "-c", "3d_fullres", "-np", str(processes)]
     command += ["-npfp", str(processes), "--verify_dataset_integrity"]
-    started = time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    return seconds_of(
+        lambda: subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manual-dir", type=Path, required=True, help="the challenge's scans")
-    parser.add_argument("--per-class", type=int, default=10_000, help="patches (%(default)s)")
+    parser.add_argument("--per-class", type=int, default=5_000, help="patches (%(default)s)")
     parser.add_argument("--num-processes", type=int, default=num_cores(), help="(%(default)s)")
     parser.add_argument("--nnunet-python", default=sys.executable, help="interpreter with nnU-Net")
     parser.add_argument("--without-nnunet", action="store_true")
     parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
+    parser.add_argument("--grown-in", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.grown_in:
+        print(grown_bytes(arguments.manual_dir, arguments.grown_in))
+        return
     processes = arguments.num_processes
     task = parse_tasks("brain:miccai2012").selections[0].task
     subjects = list_subjects(task, "miccai2012", arguments.manual_dir)
-    largest = 4 * max(int(np.prod(nib.load(s.image_path).shape)) for s in subjects)
+    largest = 4 * max(map(num_voxels, subjects))
     ratios = {}
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside)
-        seconds, _ = prepare(arguments.manual_dir, folder, arguments.per_class, processes)
+        seconds = prepare(arguments.manual_dir, folder, arguments.per_class, processes)
         infos = (folder / "data").glob("*/*_patches/*/dataset_info.json")
         written = sum(
             int(length)
@@ -147,8 +149,11 @@ def main() -> None:
             f"{written / seconds:.0f} patches/s, {size / seconds / 1e6:.0f} MB/s",
             flush=True,
         )
-        ours, grown = prepare(arguments.manual_dir, folder, 1000, processes)
+        ours = prepare(arguments.manual_dir, folder, 1000, processes)
         size = sum(p.stat().st_size for p in (folder / "data").rglob("*.tfrecord*"))
+        command = [sys.executable, __file__, "--manual-dir", str(arguments.manual_dir)]
+        command += ["--grown-in", str(folder)]
+        grown = int(subprocess.run(command, check=True, capture_output=True).stdout)
         print(
             f"{len(subjects)} scans in {ours:.0f} s: {60 * len(subjects) / ours:.1f} a minute, "
             f"{size / len(subjects) / 1e6:.0f} MB each; a process grows by {grown / 1e6:.0f} MB, "

@@ -91,7 +91,7 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> Reading:
     digest = ""
     if image is not None:
         content = repr((image.array.shape, image.array.dtype.str)).encode()
-        voxels = np.ascontiguousarray(image.array)
+        voxels = np.ascontiguousarray(image.array.T)  # as most files have them
         digest = hashlib.sha256(content + hashlib.sha256(voxels.data).digest()).hexdigest()
     return Reading(subject, tuple(flaws), digest, num_voxels)
 
@@ -137,7 +137,9 @@ def _check_labels(
     except InputError as error:
         note("empty" if "empty label map" in str(error) else "labels", error)
         return ()
-    counts = np.bincount(mapped.ravel(), minlength=256)[: task.num_classes]
+    # Slice by slice: counting makes 64-bit numbers of what it counts.
+    counts = sum(np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(mapped, -1, 0))
+    counts = counts[: task.num_classes]
     annotated = {name for name, _ in labels.values or ()}
     absent = [
         name

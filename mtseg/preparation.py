@@ -29,13 +29,18 @@ from mtseg.records import KINDS, VERSION, RecordConfig, TaskBuilder, builder_cla
 from mtseg.sampling import PATCH_SIZE, PLANES
 from mtseg.scan_files import open_scan
 from mtseg.sources import Survey, survey
-from mtseg.staging import Job, claim, records_path, stage, staged_reading, write_shards
+from mtseg.staging import (
+    Job,
+    claim,
+    link_shards,
+    records_path,
+    stage,
+    staged_reading,
+    write_shards,
+)
 from mtseg.task import Task
 from mtseg.task_file import GENERATED
 from mtseg.volumes import resampled_shape
-
-SHARD_BYTES = 256_000_000
-"""About the size of a shard file, if no number of them is asked for."""
 
 _PATCH_RECORD_BYTES = len(PLANES) * PATCH_SIZE**2 * 2 + 150
 _VOXEL_BYTES = 5  # a float32 and a class index
@@ -64,7 +69,7 @@ def prepare(
         source: name of one of its sources.
         data_dir: where the records go.
         manual_dir: the folder of scans, for every source but the generated phantoms.
-        num_shards: shard files of the patches; None makes them of about `SHARD_BYTES`.
+        num_shards: shard files of the patches; None makes one a subject.
         num_processes: subjects prepared at once; None is as many as cores, and memory, allow.
         beam_runner: name of an Apache Beam runner, to prepare on its workers instead. They have to
             see the scans and `data_dir` under the same paths.
@@ -101,7 +106,7 @@ def prepare(
     with claim(folder):
         preparing.clean()
         readings = preparing.check(num_processes)
-        preparing.check_room()
+        preparing.check_room(num_shards)
         preparing.stage(readings, num_processes, beam_runner, beam_options)
         for config in missing:
             builder = builder_class(task, missing)(data_dir=str(data_dir), config=config.name)
@@ -199,7 +204,7 @@ class _Preparation:
             )
         return ordered
 
-    def check_room(self) -> None:
+    def check_room(self, num_shards: int | None) -> None:
         """Says how much will be written, and refuses a disk that has no room for it.
 
         Raises:
@@ -207,11 +212,11 @@ class _Preparation:
         """
         final = self._estimate_bytes()
         staged = sum(path.stat().st_size for path in self._folder.glob("*.tfrecord"))
-        # Finished records stand beside the shards that are put together from them.
-        needed = max(2 * final - staged, 0)
+        # Finished records stand beside the shards that they are dealt out to.
+        needed = max(final * (1 if num_shards is None else 2) - staged, 0)
         free = shutil.disk_usage(self._folder).free
         print(
-            f"{self._spec}: up to {final / 1e6:.0f} MB of records, twice that while they are made; "
+            f"{self._spec}: up to {final / 1e6:.0f} MB of records will be written; "
             f"{free / 1e9:.1f} GB are free.",
             flush=True,
         )
@@ -271,14 +276,13 @@ class _Preparation:
         for split in ("train",) if is_patches else ("train", "test"):
             names = [s.name for s in self._found.subjects if s.split == split]
             sources = [records_path(self._folder, name, config.kind) for name in names]
-            size = sum(path.stat().st_size for path in sources)
-            # A volume is never divided; there are at least as many as shards.
-            most = len(sources) if not is_patches else size
-            count = min(num_shards or max(1, round(size / SHARD_BYTES)), most)
             template = builder._get_filename_template(split)
-            shards = [Path(path) for path in template.sharded_filepaths(count)]
-            order = np.random.default_rng([config.seed, len(names)]) if is_patches else None
-            lengths, num_bytes = write_shards(sources, shards, order)
+            shards = template.sharded_filepaths(num_shards or len(sources))
+            if num_shards is None:
+                lengths, num_bytes = link_shards(sources, [Path(shard) for shard in shards])
+            else:
+                order = np.random.default_rng([config.seed, len(names)])
+                lengths, num_bytes = write_shards(sources, [Path(shard) for shard in shards], order)
             split_infos.append(
                 tfds.core.SplitInfo(
                     name=split,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ from mtseg.tasks import LabelSpace, TaskSelection
 _FRAME_BYTES = 16
 _FOOTER_BYTES = 4
 """A TFRecord's framing: length (8) and its checksum (4) before the data, a checksum (4) after."""
+
+_OTHER_FILES = 512
+"""Files that a process may have open beside its shards."""
 
 
 def prepared_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -> Path:
@@ -161,10 +165,24 @@ def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchReco
             f"mtseg-prepare {task_name}:{source} --data-dir {data_dir} --overwrite"
         )
     class_index, shard, offset = np.concatenate(columns, axis=1)
+    _allow_open_files(len(paths), folder)
     shards = tuple(os.open(path, os.O_RDONLY) for path in paths)
     records = PatchRecords(folder, shards, class_index, shard, offset)
     weakref.finalize(records, lambda: [os.close(shard) for shard in shards])
     return records
+
+
+def _allow_open_files(count: int, folder: Path) -> None:
+    """Has the system allow that many more open files, as far as it does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise InputError(
+            f"{folder}: has {count} shards, where {hard} files may be open at once. Prepare it again "
+            "with --num-shards, or raise the limit (ulimit -Hn)."
+        )
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _index_shard(path: Path) -> Iterator[np.ndarray]:

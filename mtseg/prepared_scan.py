@@ -89,7 +89,11 @@ def _make_air_zero(array: np.ndarray, is_told_ct: bool | None) -> None:
 
 
 def prepare_scan(
-    scan: Volume, spacing_mm: float | None = None, is_ct: bool | None = None
+    scan: Volume,
+    spacing_mm: float | None = None,
+    is_ct: bool | None = None,
+    *,
+    may_overwrite: bool = False,
 ) -> PreparedScan:
     """Brings a scan to the network's grid and intensities.
 
@@ -101,12 +105,14 @@ def prepare_scan(
         scan: from `read_scan`.
         spacing_mm: of the result; None is the scan's finest voxel size.
         is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
+        may_overwrite: whether the scan's own array may be used up, which spares a copy if its
+            axes are RAS+ already.
 
     Raises:
         InputError: if no voxel is > 0, or the spacing cannot be used; the caller names the file.
     """
     canonical = canonicalise(scan)
-    array = canonical.array.astype(np.float32, order="C")
+    array = canonical.array.astype(np.float32, order="C", copy=not may_overwrite)
     _make_air_zero(array, is_ct)
     foreground = array > 0
     if not foreground.any():

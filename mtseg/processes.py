@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from mtseg.errors import InputError
@@ -24,6 +26,14 @@ Result = TypeVar("Result")
 def num_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def begin_workers() -> multiprocessing.context.ForkServerContext:
+    """Begins to import what workers are forked with, while this process does other things."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mtseg.preload"])
+    forkserver.ensure_running()
+    return context
 
 
 def run_all(
@@ -43,8 +53,7 @@ def run_all(
     if num_processes == 1 or len(arguments) < 2:
         yield from map(function, arguments)
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mtseg.preload"])
+    context = begin_workers()
     with concurrent.futures.ProcessPoolExecutor(
         min(num_processes, len(arguments)), context, initializer=_begin_worker
     ) as pool:

@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
-from tensorflow_datasets.core import example_serializer
 
 from mtseg import sampling
+from mtseg.example_bytes import encode_example, raw
 from mtseg.sources import Subject, survey
 from mtseg.subject import PreparedSubject, prepare_subject
 from mtseg.task import LabelSource, Task
@@ -72,16 +72,19 @@ def record_features(task: Task, kind: str) -> tfds.features.FeaturesDict:
     return _patch_features(task) if kind == "patches" else _volume_features()
 
 
-def make_serializer(task: Task, kind: str) -> Callable[[dict[str, Any]], bytes]:
-    """What turns a record into bytes: always the same for the same record, unlike TFDS's own."""
-    features = record_features(task, kind)
-    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-
-    def serialize(example: dict[str, Any]) -> bytes:
-        proto = serializer.get_tf_example(features.encode_example(example))
-        return proto.SerializeToString(deterministic=True)
-
-    return serialize
+def encode_record(example: dict[str, Any]) -> bytes:
+    """A record's bytes, as TFDS reads them: always the same for the same record."""
+    values: dict[str, Any] = {"subject": example["subject"].encode()}
+    if "patches" in example:
+        values["patches"] = raw(example["patches"])
+        values["class_index"] = example["class_index"]
+        values["index_ijk"] = example["index_ijk"]
+    else:
+        values["affine"] = example["affine"].ravel()
+        for name in ("image", "class_index_map"):  # of any shape, which is then a field of its own
+            values[f"{name}/shape"] = example[name].shape
+            values[f"{name}/value"] = raw(example[name])
+    return encode_example(values)
 
 
 def _patch_features(task: Task) -> tfds.features.FeaturesDict:
@@ -201,8 +204,8 @@ def patch_examples(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields a subject's keyed patch records.
 
-    The voxels depend on the seed and the subject's name alone, not on the order in which
-    subjects are prepared.
+    The voxels and their order depend on the seed and the subject's name alone, not on the order in
+    which subjects are prepared.
     """
     rng = np.random.default_rng([config.seed, zlib.crc32(prepared.name.encode())])
     image = prepared.image
@@ -213,9 +216,11 @@ def patch_examples(
         num_classes=num_classes,
         rng=rng,
     )
-    padded = sampling.pad_volume(image.astype(np.float16))
-    for start in range(0, len(index_ijk), 1024):  # bounded memory, whatever patches_per_class
-        chunk = slice(start, start + 1024)
+    order = rng.permutation(len(index_ijk))
+    index_ijk, class_index = index_ijk[order], class_index[order]
+    padded = sampling.pad_volume(image, dtype=np.float16)
+    for start in range(0, len(index_ijk), 128):  # bounded memory, whatever patches_per_class
+        chunk = slice(start, start + 128)
         patches = sampling.cut_patches(padded, index_ijk[chunk])
         for n, patch in enumerate(patches, start):
             yield (

@@ -54,17 +54,23 @@ def choose_voxels(
     return index_ijk.astype(np.int64), np.concatenate(classes)
 
 
-def pad_volume(array: np.ndarray, patch_size: int = PATCH_SIZE) -> np.ndarray:
+def pad_volume(
+    array: np.ndarray, patch_size: int = PATCH_SIZE, dtype: np.typing.DTypeLike | None = None
+) -> np.ndarray:
     """Surrounds a volume with half a patch of zeros, so that every voxel can be a centre.
 
     Args:
         array: (I, J, K).
         patch_size: odd number of voxels.
+        dtype: of the result; None is the array's.
 
     Returns:
-        (I + patch_size - 1, J + patch_size - 1, K + patch_size - 1), of the same dtype.
+        (I + patch_size - 1, J + patch_size - 1, K + patch_size - 1).
     """
-    return np.pad(array, patch_size // 2)
+    half = patch_size // 2
+    padded = np.zeros([size + 2 * half for size in array.shape], dtype or array.dtype)
+    padded[tuple(slice(half, half + size) for size in array.shape)] = array
+    return padded
 
 
 def cut_patches(

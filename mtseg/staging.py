@@ -2,8 +2,8 @@
 
 Each subject is prepared once, by whichever process, into files of its own; a file that says that
 it is done is written last. So a preparation that was stopped goes on with the subjects that are
-left, and what is written does not depend on how many processes wrote it. Shards are then put
-together from the finished records, byte for byte.
+left, and what is written does not depend on how many processes wrote it. A subject's file then is
+a shard as it is, or its records are dealt out to as many shards as are asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from mtseg.checks import Reading
 from mtseg.errors import InputError
-from mtseg.records import RecordConfig, make_serializer, prepared_examples
+from mtseg.records import RecordConfig, encode_record, prepared_examples
 from mtseg.sources import Subject
 from mtseg.subject import prepare_subject
 from mtseg.task import LabelSource, Task
@@ -65,11 +65,10 @@ def stage(job: Job) -> str:
         for config in job.configs:
             if config.kind == "patches" and subject.split != "train":
                 continue
-            serialize = make_serializer(job.task, config.kind)
             path = records_path(job.folder, subject.name, config.kind)
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for _, example in prepared_examples(job.task, config, prepared):
-                    writer.write(serialize(example))
+                    writer.write(encode_record(example))
         done = {
             "files": before,
             "digest": job.reading.digest,
@@ -120,15 +119,34 @@ def _fingerprint(subject: Subject) -> list[list[Any]]:
     return found
 
 
+def link_shards(sources: Sequence[Path], shards: Sequence[Path]) -> tuple[list[int], int]:
+    """Makes every subject's file of records a shard, without copying it where the disk can.
+
+    Returns:
+        As `write_shards`.
+    """
+    lengths, num_bytes = [], 0
+    for source, shard in zip(sources, shards, strict=True):
+        try:
+            os.link(source, shard)
+        except OSError:  # not every disk has links
+            shutil.copyfile(source, shard)
+        with source.open("rb") as file:
+            sizes = [size - _FRAME_BYTES for _, size in _frames(file.fileno())]
+        lengths.append(len(sizes))
+        num_bytes += sum(sizes)
+    return lengths, num_bytes
+
+
 def write_shards(
-    sources: Sequence[Path], shards: Sequence[Path], order: np.random.Generator | None
+    sources: Sequence[Path], shards: Sequence[Path], order: np.random.Generator
 ) -> tuple[list[int], int]:
     """Puts shards together from files of records.
 
     Args:
         sources: files of records.
         shards: files to write; records are divided equally among them.
-        order: shuffles the records; None leaves them in the order of the files.
+        order: shuffles the records.
 
     Returns:
         How many records each shard has, and the bytes of all of them without their framing.
@@ -138,8 +156,7 @@ def write_shards(
         frames = [np.array(list(_frames(file)), np.int64).reshape(-1, 2) for file in files]
         number = np.repeat(np.arange(len(files)), [len(f) for f in frames])
         offset, size = np.concatenate(frames).T
-        chosen = np.arange(len(number)) if order is None else order.permutation(len(number))
-        parts = np.array_split(chosen, len(shards))
+        parts = np.array_split(order.permutation(len(number)), len(shards))
         for path, part in zip(shards, parts, strict=True):
             with path.open("wb", buffering=2**22) as shard:
                 for n in part.tolist():

@@ -13,6 +13,7 @@ from mtseg.errors import InputError
 from mtseg.prepared_scan import prepare_label_map, prepare_scan
 from mtseg.sources import Subject, read_subject
 from mtseg.task import LabelSource, Task
+from mtseg.volumes import Volume, canonicalise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +52,17 @@ def prepare_subject(
     # Checked before the slow resampling, and in the source's own values.
     where = subject.label_path or subject.name
     class_index_map = task.map_labels(label_map.array, source, where)
+    # Both in RAS+ from here, so that a large scan is in memory once.
+    label_map = canonicalise(Volume(class_index_map, image.affine))
+    image = canonicalise(image)
+    image = dataclasses.replace(image, array=np.ascontiguousarray(image.array, np.float32))
     try:
-        prepared = prepare_scan(image, task.target_spacing_mm(image.spacing_mm))
+        prepared = prepare_scan(image, task.target_spacing_mm(image.spacing_mm), may_overwrite=True)
     except InputError as error:
         raise InputError(f"{subject.image_path or subject.name}: {error}") from error
-    mapped = dataclasses.replace(label_map, array=class_index_map)
     return PreparedSubject(
         name=subject.name,
         image=prepared.volume.array,
-        class_index_map=prepare_label_map(mapped, prepared).astype(np.uint8),
+        class_index_map=prepare_label_map(label_map, prepared),
         affine=prepared.volume.affine,
     )

@@ -71,7 +71,7 @@ def open_volumes(data_dir: str | Path, task_name: str, source: str) -> VolumePat
     """
     padded, shapes, of_scans = [], [], []
     for subject in read_volumes(data_dir, task_name, source, "train"):
-        padded.append(pad_volume(subject.image.astype(np.float16)))
+        padded.append(pad_volume(subject.image, dtype=np.float16))
         shapes.append(subject.image.shape)
         foreground = np.flatnonzero(subject.image > 0)
         classes = subject.class_index_map.ravel()[foreground]

@@ -1,6 +1,7 @@
 """Records: what is written is what is read, whichever way it is read."""
 
 import dataclasses
+import resource
 import shutil
 
 import numpy as np
@@ -84,12 +85,23 @@ def test_data_that_is_not_prepared_names_the_command(tmp_path):
 def test_a_flipped_byte_is_caught_and_the_shard_named(tiny_data, tmp_path):
     data_dir = tmp_path / "data"
     shutil.copytree(tiny_data.data_dir, data_dir)
-    (shard,) = data_dir.glob("mtseg_breast/phantom_patches/*/*.tfrecord-*")
+    shard, *_ = data_dir.glob("mtseg_breast/phantom_patches/*/*.tfrecord-*")
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
     with pytest.raises(InputError, match=shard.name):
         open_patches(data_dir, "breast", "phantom")
+
+
+def test_more_shards_than_the_system_lets_be_open_are_refused(tiny_data, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 513))
+    with pytest.raises(InputError, match="2 shards, where 513 files.*--num-shards"):
+        open_patches(tiny_data.data_dir, "breast", "phantom")
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    open_patches(tiny_data.data_dir, "breast", "phantom")
+    assert asked == [(514, 4096)]
 
 
 def test_a_class_without_a_patch_is_refused_by_name(tiny_data, monkeypatch):

@@ -29,6 +29,7 @@ CORRIDOR = [
     "checks",
     "subject",
     "sampling",
+    "example_bytes",
     "records",
     "prepared",
     "progress",

@@ -12,7 +12,7 @@ class Builder(records.TaskBuilder):
     VERSION = records.TaskBuilder.VERSION
     RELEASE_NOTES = records.RELEASE_NOTES
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    `phantom_*` needs no download; it is the only source so far.
+    `phantom_*` needs no download; other sources are prepared with `mtseg-prepare`.
     """
     TASK = parse_tasks("breast").selections[0].task
     BUILDER_CONFIGS = records.record_configs(TASK)

@@ -12,7 +12,8 @@ class Builder(records.TaskBuilder):
     VERSION = records.TaskBuilder.VERSION
     RELEASE_NOTES = records.RELEASE_NOTES
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    `phantom_*` needs no download; it is the only source so far.
+    For `imagecas_*`: `N.img.nii.gz` beside `N.label.nii.gz`. For `asoca_*`: `*/CTCA/NAME.nrrd` and
+    `*/Annotations/NAME.nrrd`. `phantom_*` needs no download.
     """
     TASK = parse_tasks("cta").selections[0].task
     BUILDER_CONFIGS = records.record_configs(TASK)

@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses the patches (%(default)s)")
     parser.add_argument(
-        "--num-shards", type=positive, help="shard files of the patches (about 256 MB each)"
+        "--num-shards", type=positive, help="shard files of the patches (one a subject)"
     )
     parser.add_argument(
         "--num-processes", type=positive, help="subjects prepared at once (all cores)"
@@ -69,9 +69,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _prepare(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    from mtseg.processes import begin_workers
     from mtseg.tasks import parse_tasks
 
     label_space = parse_tasks(",".join(arguments.tasks))
+    if arguments.num_processes != 1:
+        begin_workers()  # it imports TensorFlow meanwhile
     import_tensorflow()
     from mtseg.preparation import prepare
     from mtseg.records import PATCHES_PER_CLASS
