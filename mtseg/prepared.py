@@ -178,8 +178,8 @@ def _allow_open_files(count: int, folder: Path) -> None:
     wanted = count + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise InputError(
-            f"{folder}: has {count} shards, where {hard} files may be open at once. Prepare it again "
-            "with --num-shards, or raise the limit (ulimit -Hn)."
+            f"{folder}: has {count} shards, where {hard} files may be open at once. Prepare it "
+            "again with --num-shards, or raise the limit (ulimit -Hn)."
         )
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -95,7 +95,7 @@ def test_a_flipped_byte_is_caught_and_the_shard_named(tiny_data, tmp_path):
 
 def test_more_shards_than_the_system_lets_be_open_are_refused(tiny_data, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 513))
-    with pytest.raises(InputError, match="2 shards, where 513 files.*--num-shards"):
+    with pytest.raises(InputError, match=r"2 shards, where 513 files.*--num-shards"):
         open_patches(tiny_data.data_dir, "breast", "phantom")
     asked = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
