@@ -115,6 +115,17 @@ def preprocess_with_nnunet(scans: Path, folder: Path, python: str, processes: in
     )
 
 
+def print_scale(patch_bytes: float, volume_bytes: float, core_seconds: float) -> None:
+    """What many such scans would take, by what one has taken."""
+    print("    scans  patches TB  volumes TB  core hours  shards  volumes in memory GB")
+    for count in (100, 10_000, 1_000_000):
+        # In memory a voxel takes 2 bytes of intensity and up to 4 of where it is; on disk 5.
+        print(
+            f"{count:9,}  {count * patch_bytes / 1e12:10.3g}  {count * volume_bytes / 1e12:10.3g}  "
+            f"{count * core_seconds / 3600:10.3g}  {count:6}  {count * volume_bytes * 6 / 5e9:20.3g}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manual-dir", type=Path, required=True, help="the challenge's scans")
@@ -150,7 +161,10 @@ def main() -> None:
             flush=True,
         )
         ours = prepare(arguments.manual_dir, folder, 1000, processes)
-        size = sum(p.stat().st_size for p in (folder / "data").rglob("*.tfrecord*"))
+        size, patches, volumes = (
+            sum(p.stat().st_size for p in (folder / "data").rglob(f"*{kind}/*/*.tfrecord*"))
+            for kind in ("", "_patches", "_volumes")
+        )
         command = [sys.executable, __file__, "--manual-dir", str(arguments.manual_dir)]
         command += ["--grown-in", str(folder)]
         grown = int(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -167,6 +181,8 @@ def main() -> None:
             )
             print(f"nnU-Net: {60 * len(subjects) / theirs:.1f} scans a minute", flush=True)
             ratios["nnunet_seconds_over_ours"] = theirs / ours
+    train = sum(subject.split == "train" for subject in subjects)
+    print_scale(patches / train, volumes / len(subjects), ours / len(subjects) * processes)
     floor = {"patches_per_s": written / seconds, "scans_per_min": 60 * len(subjects) / ours}
     finish("prepare", ratios, floor, 1, arguments.json)
 
