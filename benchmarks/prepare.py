@@ -122,7 +122,8 @@ def print_scale(patch_bytes: float, volume_bytes: float, core_seconds: float) ->
         # In memory a voxel takes 2 bytes of intensity and up to 4 of where it is; on disk 5.
         print(
             f"{count:9,}  {count * patch_bytes / 1e12:10.3g}  {count * volume_bytes / 1e12:10.3g}  "
-            f"{count * core_seconds / 3600:10.3g}  {count:6}  {count * volume_bytes * 6 / 5e9:20.3g}"
+            f"{count * core_seconds / 3600:10.3g}  {count:6}  "
+            f"{count * volume_bytes * 6 / 5e9:20.3g}"
         )
 
 
