@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from mtseg.machine import describe_machine, format_machine
 
 
 class Worker:
@@ -67,20 +65,6 @@ class MatrixProduct:
         return 2 * self._SIZE**3 / statistics.median(seconds_of(self._run) for _ in range(5))
 
 
-def machine() -> dict[str, Any]:
-    """The machine that the figures are of."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    flags = set(Path("/proc/cpuinfo").read_text().split())
-    return {
-        "processor": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "bfloat16": sorted(flags & {"avx512_bf16", "amx_bf16"}),
-        "python": platform.python_version(),
-        "tensorflow": importlib.metadata.version("tensorflow"),
-    }
-
-
 def median_ratio(over: list[float], ours: list[float]) -> float:
     """Median over pairs."""
     return statistics.median(a / b for a, b in zip(over, ours, strict=True))
@@ -92,11 +76,8 @@ def finish(
     """Prints the ratios and the machine, and with `--json` the line that other programs read."""
     for ratio, value in ratios.items():
         print(f"{ratio}: {value:.3g}" + (f" (median of {runs} pairs)" if runs > 1 else ""))
-    of = machine()
-    print(
-        f"{of['processor']}, {of['cores']} cores, {' '.join(of['bfloat16']) or 'no bfloat16'}; "
-        f"Python {of['python']}, TensorFlow {of['tensorflow']}"
-    )
+    of = describe_machine()
+    print(format_machine(of))
     if is_json:
         result = {"name": name, "ratios": ratios, "floor": floor, "machine": of}
         print(json.dumps(result | {"runs": runs}))

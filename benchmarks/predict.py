@@ -45,7 +45,8 @@ SIZES = {
 MEASURE = """
 import sys, time
 from pathlib import Path
-from mtseg.predict import Options, load, segment_files
+from mtseg.exported import load
+from mtseg.predict import Options, segment_files
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

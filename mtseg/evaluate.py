@@ -2,18 +2,22 @@
 
 One scan and the probabilities of one tile are in memory at a time. An `argmax` task is scored at
 the class of highest activation; an `operating_point` task at the one threshold with the highest
-Dice over its whole test set, found from counts, so that no probability has to be kept.
+Dice over its whole test set, found from counts, so that no probability has to be kept. Training
+looks at Dice alone; a complete evaluation also measures surfaces and volumes.
 
 Reference: Moeskops et al., MICCAI 2016, section 4.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
 import io
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +26,10 @@ from mtseg import metrics
 from mtseg.dense import DenseNetwork
 from mtseg.pictures import compare_slices, most_labelled_slice
 from mtseg.prepared import read_selection
+from mtseg.scan_counts import ScanCounts, count_scan
+from mtseg.stored_scan import StoredScan
 from mtseg.subject import PreparedSubject
+from mtseg.surfaces import SURFACE_TOLERANCE_MM, surface_figures
 from mtseg.task import IGNORED, Task
 from mtseg.tasks import LabelSpace
 from mtseg.tiles import Tile
@@ -54,10 +61,35 @@ class Evaluation:
     Attributes:
         rows: a figure each.
         operating_points: class name -> threshold, for the classes of `operating_point` tasks.
+        curves: class name -> counts over the test set at each of `metrics.THRESHOLDS`, for the same
+            classes: lists `num_predicted` and `num_overlap`, and `num_reference`.
+        confusion: task name -> voxels > 0 of its test scans, a list (num_classes) of lists
+            (num_classes): of a class in the reference and of a class at highest activation.
     """
 
     rows: tuple[Row, ...]
     operating_points: dict[str, float]
+    curves: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    confusion: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
+
+    def values(self, task: str, class_name: str, metric: str) -> dict[str, float | None]:
+        """One metric of one class: subject -> value."""
+        return {
+            row.subject: row.value
+            for row in self.rows
+            if (row.task, row.class_name, row.metric) == (task, class_name, metric)
+        }
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether surfaces and volumes were measured as well."""
+        return any(row.metric == "surface_dice" for row in self.rows)
+
+    @property
+    def classes(self) -> list[tuple[str, str]]:
+        """Task and name of each class that was scored."""
+        scored = [(r.task, r.class_name) for r in self.rows if r.metric == "dice"]
+        return list(dict.fromkeys(scored))
 
     def mean_dice(self) -> dict[str, float | None]:
         """`task/class` -> mean Dice over the scans that have the class; None if none has."""
@@ -75,7 +107,10 @@ class Evaluation:
             "schema": SCHEMA,
             "model": model,
             "command": command,
+            "surface_tolerance_mm": SURFACE_TOLERANCE_MM,
             "operating_points": self.operating_points,
+            "curves": self.curves,
+            "confusion": self.confusion,
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -86,7 +121,12 @@ class Evaluation:
             Row(r["task"], r["class"], r["subject"], r["metric"], r["value"])
             for r in stored["rows"]
         ]
-        return cls(tuple(rows), stored["operating_points"])
+        return cls(
+            tuple(rows),
+            stored["operating_points"],
+            stored.get("curves", {}),
+            stored.get("confusion", {}),
+        )
 
     def to_csv(self) -> str:
         """The rows as CSV text; an undefined figure is an empty field."""
@@ -97,102 +137,32 @@ class Evaluation:
             writer.writerow([row.task, row.class_name, row.subject, row.metric, row.value])
         return text.getvalue()
 
-    def table(self) -> str:
-        """Dice per class for people: mean, lowest and highest scan, and how it was decided."""
-        lines = [f"{'task':<10}{'class':<24}{'Dice':>6}{'min':>7}{'max':>7}{'scans':>7}  decision"]
-        for name, mean in self.mean_dice().items():
-            task, class_name = name.split("/")
-            values = [
-                row.value
-                for row in self.rows
-                if (row.task, row.class_name, row.metric) == (task, class_name, "dice")
-                and row.value is not None
-            ]
-            threshold = self.operating_points.get(class_name)
-            decision = "highest activation" if threshold is None else f"p >= {threshold:.2f}"
-            figures = (
-                f"{'absent':>6}{'':>14}"
-                if mean is None
-                else f"{mean:>6.3f}{min(values):>7.3f}{max(values):>7.3f}"
-            )
-            lines.append(f"{task:<10}{class_name:<24}{figures}{len(values):>7}  {decision}")
-        return "\n".join(lines)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Counts:
-    """Voxels of one scan, counted. Arrays have a place for each combined class.
-
-    Attributes:
-        reference, activated, overlap: of the class in the reference, at highest activation, both.
-        reached, reached_overlap: the same at each of `metrics.THRESHOLDS`, int64 (classes, 101).
-        foreground: all voxels > 0 of which it is known what they are.
-    """
-
-    reference: np.ndarray
-    activated: np.ndarray
-    overlap: np.ndarray
-    reached: np.ndarray
-    reached_overlap: np.ndarray
-    foreground: int
-
-    def of_class(self, class_index: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Voxels predicted at each threshold, those of them in the reference, and all in it."""
-        c = class_index
-        return self.reached[c], self.reached_overlap[c], int(self.reference[c])
-
-    def dice(self, class_index: int) -> float | None:
-        """Dice at highest activation."""
-        c = class_index
-        sizes = self.reference[c] + self.activated[c]
-        return float(2 * self.overlap[c] / sizes) if self.reference[c] else None
-
-
-def _count(
-    network: DenseNetwork, to_combined: np.ndarray, subject: PreparedSubject, shown: _Shown
-) -> _Counts:
-    """Computes a scan tile by tile, and counts each at once."""
-    num_classes, num_thresholds = network.num_classes, len(metrics.THRESHOLDS)
-    image = subject.image
-    counts = np.zeros((3, num_classes), np.int64)
-    reached = np.zeros((2, num_classes, num_thresholds), np.int64)
-    foreground = 0
-    for tile in network.plan(image).tiles:
-        probabilities = network.run(image, tile)
-        shown.keep(tile, image, probabilities)
-        own_class = subject.class_index_map[tile.core][image[tile.core] != 0]
-        is_known = own_class != IGNORED
-        if not is_known.all():
-            own_class, probabilities = own_class[is_known], probabilities[is_known]
-        foreground += len(own_class)
-        reference = to_combined[own_class]
-        activated = probabilities.argmax(axis=-1)
-        for row, classes in enumerate((reference, activated, reference[reference == activated])):
-            counts[row] += np.bincount(classes, minlength=num_classes)
-        for c in np.unique(to_combined[1:]):
-            reached[:, c] += metrics.count_above_thresholds(reference == c, probabilities[:, c])
-    return _Counts(*counts, *reached, foreground=foreground)
-
 
 def _known_classes(class_index_map: np.ndarray) -> np.ndarray:
     return np.where(class_index_map == IGNORED, 0, class_index_map)
 
 
-class _Shown:
+class _Slice:
     """Probabilities in the one slice that a picture shows, kept until thresholds are known."""
 
     def __init__(self, subject: PreparedSubject, num_classes: int) -> None:
+        self.subject = subject
         self.k = most_labelled_slice(_known_classes(subject.class_index_map))
         self.probabilities = np.zeros((*subject.image.shape[:2], num_classes), np.float32)
         self.probabilities[..., 0] = 1
 
-    def keep(self, tile: Tile, image: np.ndarray, probabilities: np.ndarray) -> None:
+    def keep(self, tile: Tile, mask: np.ndarray, probabilities: np.ndarray) -> None:
         """Keeps what a tile has in the slice."""
         i, j, k = tile.core
         if k.start <= self.k < k.stop:
-            foreground = image[tile.core] != 0
-            in_slice = np.nonzero(foreground)[2] == self.k - k.start
-            self.probabilities[i, j][foreground[..., self.k - k.start]] = probabilities[in_slice]
+            in_slice = np.nonzero(mask)[2] == self.k - k.start
+            self.probabilities[i, j][mask[..., self.k - k.start]] = probabilities[in_slice]
+
+    def picture(self, to_combined: np.ndarray, thresholds: list[float | None]) -> np.ndarray:
+        """Scan, reference and prediction side by side."""
+        labels = metrics.decide(np.moveaxis(self.probabilities, -1, 0), thresholds)
+        reference = to_combined[_known_classes(self.subject.class_index_map[..., self.k])]
+        return compare_slices(self.subject.image[..., self.k], reference, labels)
 
 
 def evaluate_task(
@@ -201,8 +171,10 @@ def evaluate_task(
     task: Task,
     subjects: Iterable[PreparedSubject],
     *,
+    is_complete: bool = False,
     on_picture: Callable[[np.ndarray], None] = lambda picture: None,
     on_scan: Callable[[str], None] = lambda name: None,
+    on_labels: Callable[[StoredScan, np.ndarray], None] = lambda scan, labels: None,
 ) -> Evaluation:
     """Scores the test scans of one task.
 
@@ -211,67 +183,127 @@ def evaluate_task(
         label_space: the network's classes.
         task: one of its tasks.
         subjects: the task's test scans.
+        is_complete: whether to measure surfaces and volumes as well, which takes longer.
         on_picture: called with a picture of the first scan.
-        on_scan: called with the name of each scan when it has been scored.
+        on_scan: called with the name of each scan when it has been computed.
+        on_labels: called with each scan and its label map, if the evaluation is complete.
 
     Returns:
-        `dice` rows per scan and class, and an `alien_share` row per scan: the share of voxels > 0
-        whose highest activation is a class of another task.
+        A row per scan and class of `dice`, `precision` and `recall`. For a class of an
+        `operating_point` task also `dice_argmax`, its Dice by highest activation, and
+        `operating_point`, the threshold that would be best for that scan alone. If complete, also
+        `hd95_mm`, `surface_dice`, `volume_reference_ml` and `volume_predicted_ml`. Per scan
+        `alien_share`: the share of voxels > 0 whose highest activation is a class of another task.
+        A figure of a class that a scan does not have is None, but for its predicted volume.
     """
     to_combined = label_space.to_combined(task.name)
-    names, counted = [], []
-    first: tuple[PreparedSubject, _Shown] | None = None
-    for subject in subjects:
-        shown = _Shown(subject, network.num_classes)
-        first = first or (subject, shown)
-        names.append(subject.name)
-        counted.append(_count(network, to_combined, subject, shown))
-        on_scan(subject.name)
-    rows, operating_points = [], {}
-    for class_index in label_space.class_indices(task.name):
-        class_name = label_space.class_names[class_index]
-        values = [counts.dice(class_index) for counts in counted]
-        if task.decision != "argmax":
-            values, threshold = _score_at_best([c.of_class(class_index) for c in counted])
-            if threshold is not None:
-                operating_points[class_name] = threshold
-        rows += [
-            Row(task.name, class_name, name, "dice", value)
-            for name, value in zip(names, values, strict=True)
-        ]
-    aliens = list(label_space.alien_indices(task.name))
-    for name, counts in zip(names, counted, strict=True):
-        share = float(counts.activated[aliens].sum() / max(counts.foreground, 1))
-        rows.append(Row(task.name, "all", name, "alien_share", share))
-    if first is not None:
-        subject, shown = first
-        thresholds = [operating_points.get(name) for name in label_space.class_names]
-        labels = metrics.decide(np.moveaxis(shown.probabilities, -1, 0), thresholds)
-        reference = to_combined[_known_classes(subject.class_index_map[..., shown.k])]
-        on_picture(compare_slices(subject.image[..., shown.k], reference, labels))
-    return Evaluation(tuple(rows), operating_points)
+    indices = label_space.class_indices(task.name)
+    at_threshold = indices if task.decision == "operating_point" else ()
+    aliens = label_space.alien_indices(task.name)
+    counted: dict[str, ScanCounts] = {}
+    stored: list[StoredScan] = []
+    shown: _Slice | None = None
+    with contextlib.ExitStack() as stack:
+        for subject in subjects:
+            observers: list[Any] = []
+            if shown is None:
+                shown = _Slice(subject, network.num_classes)
+                observers.append(shown)
+            if is_complete:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mtseg-"))
+                stored.append(StoredScan(Path(folder), subject, to_combined, at_threshold))
+                observers.append(stored[-1])
+            counted[subject.name] = count_scan(network, to_combined, subject, observers)
+            on_scan(subject.name)
+        curves = {c: _curve(counted.values(), c) for c in at_threshold}
+        points = {c: t for c, curve in curves.items() if (t := _best(**curve)) is not None}
+        rows = _count_rows(label_space, task, counted, points)
+        for scan in stored:
+            rows += _surface_rows(label_space, task, scan, points)
+            on_labels(scan, scan.labels(points))
+    for name, counts in counted.items():
+        rows.append(Row(task.name, "all", name, "alien_share", counts.share_of(aliens)))
+    names = label_space.class_names
+    if shown is not None:
+        on_picture(shown.picture(to_combined, [points.get(c) for c in range(len(names))]))
+    total = sum((c.confusion for c in counted.values()), np.zeros((len(names),) * 2, np.int64))
+    return Evaluation(
+        tuple(rows),
+        {names[c]: threshold for c, threshold in points.items()},
+        {names[c]: curve for c, curve in curves.items()},
+        {task.name: total.tolist()},
+    )
 
 
-def _score_at_best(
-    counts: list[tuple[np.ndarray, np.ndarray, int]],
-) -> tuple[list[float | None], float | None]:
-    """Dice of each scan at the threshold that is best over all of them, and that threshold."""
-    if not counts:
-        return [], None
-    predicted, overlap, reference = (sum(column) for column in zip(*counts, strict=True))
-    best = metrics.best_threshold(predicted, overlap, reference)
-    if best is None:
-        return [None] * len(counts), None
-    threshold, _ = best
-    at = int(np.argmin(np.abs(metrics.THRESHOLDS - threshold)))
-    return [float(2 * o[at] / (p[at] + r)) if r else None for p, o, r in counts], threshold
+def _curve(counts: Iterable[ScanCounts], class_index: int) -> dict[str, Any]:
+    """Counts of a class over some scans, at each threshold."""
+    c, counts = class_index, list(counts)
+    return {
+        "num_predicted": sum(n.reached[c] for n in counts).tolist() if counts else [],
+        "num_overlap": sum(n.reached_overlap[c] for n in counts).tolist() if counts else [],
+        "num_reference": int(sum(n.confusion[c].sum() for n in counts)),
+    }
+
+
+def _best(num_predicted: list, num_overlap: list, num_reference: int) -> float | None:
+    best = metrics.best_threshold(np.array(num_predicted), np.array(num_overlap), num_reference)
+    return None if best is None else best[0]
+
+
+def _count_rows(
+    label_space: LabelSpace,
+    task: Task,
+    counted: dict[str, ScanCounts],
+    points: dict[int, float],
+) -> list[Row]:
+    """The figures that follow from counts."""
+    rows = []
+    for c in label_space.class_indices(task.name):
+        class_name = label_space.class_names[c]
+        for name, counts in counted.items():
+            at_activation = metrics.overlap_figures(*counts.at_activation(c))
+            figures = at_activation
+            if task.decision == "operating_point":
+                point = points.get(c)
+                if point is not None:
+                    figures = metrics.overlap_figures(*counts.at_threshold(c, point))
+                own = _best(**_curve([counts], c))
+                figures |= {"dice_argmax": at_activation["dice"], "operating_point": own}
+            rows += [Row(task.name, class_name, name, *figure) for figure in figures.items()]
+    return rows
+
+
+def _surface_rows(
+    label_space: LabelSpace, task: Task, scan: StoredScan, points: dict[int, float]
+) -> list[Row]:
+    """The figures that need a whole scan."""
+    rows = []
+    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
+    for c in label_space.class_indices(task.name):
+        reference, predicted = scan.masks(c, points.get(c))
+        hd95_mm, surface_dice = surface_figures(reference, predicted, scan.spacing_mm)
+        has_class = bool(reference.any())
+        figures = {
+            "hd95_mm": hd95_mm,
+            "surface_dice": surface_dice,
+            "volume_reference_ml": float(reference.sum() * voxel_ml) if has_class else None,
+            "volume_predicted_ml": float(predicted.sum() * voxel_ml),
+        }
+        class_name = label_space.class_names[c]
+        rows += [Row(task.name, class_name, scan.name, *figure) for figure in figures.items()]
+    return rows
 
 
 def join(evaluations: Iterable[Evaluation]) -> Evaluation:
     """The evaluations of several tasks as one."""
-    parts = list(evaluations)
-    points = {name: t for part in parts for name, t in part.operating_points.items()}
-    return Evaluation(tuple(row for part in parts for row in part.rows), points)
+    rows: tuple[Row, ...] = ()
+    points, curves, confusion = {}, {}, {}
+    for part in evaluations:
+        rows += part.rows
+        points |= part.operating_points
+        curves |= part.curves
+        confusion |= part.confusion
+    return Evaluation(rows, points, curves, confusion)
 
 
 def evaluate_model(
@@ -280,7 +312,8 @@ def evaluate_model(
     data_dir: str,
     *,
     on_picture: Callable[[str, np.ndarray], None] = lambda task_name, picture: None,
-    on_scan: Callable[[str], None] = lambda name: None,
+    on_labels: Callable[[str, StoredScan, np.ndarray], None] = lambda task_name, scan, labels: None,
+    **how: Any,
 ) -> Evaluation:
     """Scores a network on the prepared test scans of every task of its label space.
 
@@ -289,7 +322,8 @@ def evaluate_model(
         label_space: its classes and the sources of the scans.
         data_dir: folder of prepared records.
         on_picture: called with a task's name and a picture of its first test scan.
-        on_scan: called with the name of each scan when it has been scored.
+        on_labels: called with a task's name, a scan and its label map.
+        how: as for `evaluate_task`.
     """
     return join(
         evaluate_task(
@@ -298,7 +332,8 @@ def evaluate_model(
             selection.task,
             read_selection(data_dir, selection, "test"),
             on_picture=functools.partial(on_picture, selection.task.name),
-            on_scan=on_scan,
+            on_labels=functools.partial(on_labels, selection.task.name),
+            **how,
         )
         for selection in label_space.selections
     )

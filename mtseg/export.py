@@ -9,6 +9,12 @@ rule, 0 outside the foreground. It returns `labels`, uint8 (I, J, K), combined c
 operating points, and `probabilities`, float32 (I, J, K, classes). `tile_float32` and
 `tile_bfloat16` compute a tile of a volume, as `mtseg.tile_graph.make_tile_function` says: with them
 `mtseg-predict` chooses precision and memory.
+
+Or, without TensorFlow's graphs, the weights alone, a tenth of the size, for `mtseg-predict` and
+`mtseg-evaluate`:
+
+    OUT/model.weights.h5
+    OUT/manifest.json
 """
 
 from __future__ import annotations
@@ -27,12 +33,10 @@ import tensorflow as tf
 from mtseg.dense import PRECISIONS
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
+from mtseg.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
 from mtseg.model import HALO
 from mtseg.tile_graph import make_tile_function, make_volume_function
-from mtseg.workdir import EVALUATION, TrainedModel, load_trained
-
-MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = 2
+from mtseg.workdir import EVALUATION, TrainedModel, load_trained, write_aside, write_json
 
 INTENSITY_RULE = (
     "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "
@@ -59,10 +63,7 @@ def export_model(workdir: str | Path, out: str | Path, which: str = "last") -> P
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
     evaluation = _read_evaluation(workdir)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{out}: is a file. Give a folder for the model.") from error
+    _make_folder(out)
     aside = out / f".writing-{os.getpid()}"
     try:
         _write_saved_model(trained, evaluation.operating_points, aside)
@@ -73,6 +74,40 @@ def export_model(workdir: str | Path, out: str | Path, which: str = "last") -> P
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return final
+
+
+def export_weights(workdir: str | Path, out: str | Path, which: str = "last") -> Path:
+    """Writes a network's weights and manifest, without TensorFlow's graphs.
+
+    Args:
+        workdir: folder of a training run that has been evaluated.
+        out: the model's folder; missing, empty, or of such a model, which is replaced.
+        which: `last` or `best` weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if the run has no such weights or no evaluation yet, or `out` holds other files.
+    """
+    workdir, out = Path(workdir), Path(out)
+    trained = load_trained(workdir, which)
+    manifest = _manifest(trained, _read_evaluation(workdir), which)
+    _make_folder(out)
+    if any(out.iterdir()) and not (out / WEIGHTS).is_file():
+        raise InputError(f"{out}: holds other files. Give an empty folder for the weights.")
+    # The manifest goes first and comes last: without one there is no model.
+    (out / MANIFEST).unlink(missing_ok=True)
+    write_aside(out / WEIGHTS, trained.model.save_weights)
+    write_json(out / MANIFEST, manifest)
+    return out
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{out}: is a file. Give a folder for the model.") from error
 
 
 def versions(out: Path) -> list[int]:

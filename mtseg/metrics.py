@@ -45,10 +45,7 @@ def count_above_thresholds(
         `(num_predicted, num_overlap)`, int64 (101,) each: voxels predicted at the threshold, and
         those of them that are in the reference.
     """
-    # The highest threshold that a voxel still reaches, compared in the probabilities' own
-    # precision so that it agrees with `probabilities >= threshold`.
-    thresholds = THRESHOLDS.astype(probabilities.dtype)
-    reached = np.searchsorted(thresholds, probabilities.ravel(), side="right")
+    reached = thresholds_reached(probabilities.ravel())
     overlap = reached[mask_reference.ravel()]
 
     def at_least(counts: np.ndarray) -> np.ndarray:
@@ -59,6 +56,63 @@ def count_above_thresholds(
         at_least(np.bincount(reached, minlength=size)),
         at_least(np.bincount(overlap, minlength=size)),
     )
+
+
+def threshold_number(threshold: float) -> int:
+    """The place in `THRESHOLDS` of the one nearest to a threshold."""
+    return int(np.argmin(np.abs(THRESHOLDS - threshold)))
+
+
+def thresholds_reached(probabilities: np.ndarray) -> np.ndarray:
+    """How many of `THRESHOLDS` each probability reaches, 0 to 101, int64 in the same shape.
+
+    Compared in the probabilities' own precision, so that it agrees with
+    `probabilities >= threshold`.
+    """
+    thresholds = THRESHOLDS.astype(probabilities.dtype)
+    return np.searchsorted(thresholds, probabilities, side="right")
+
+
+def overlap_figures(
+    num_predicted: int, num_overlap: int, num_reference: int
+) -> dict[str, float | None]:
+    """Dice, precision and recall from counts of voxels.
+
+    Args:
+        num_predicted: voxels predicted.
+        num_overlap: those of them that are in the reference.
+        num_reference: voxels in the reference.
+
+    Returns:
+        `dice`, `precision` and `recall`. All are None if the reference is empty, since such a scan
+        has no such tissue to find; precision also if nothing is predicted.
+    """
+    if not num_reference:
+        return {"dice": None, "precision": None, "recall": None}
+    return {
+        "dice": 2 * num_overlap / (num_predicted + num_reference),
+        "precision": num_overlap / num_predicted if num_predicted else None,
+        "recall": num_overlap / num_reference,
+    }
+
+
+def precision_recall(
+    num_predicted: Sequence[int], num_overlap: Sequence[int], num_reference: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at each of `THRESHOLDS`.
+
+    Args:
+        num_predicted: integers (101,), summed over the test set.
+        num_overlap: integers (101,), summed over the test set.
+        num_reference: voxels of the class in the whole test set, above 0.
+
+    Returns:
+        `(precision, recall)`, float64 (101,) each. Where nothing is predicted any more precision is
+        taken as 1, so that the curve ends at recall 0.
+    """
+    predicted, overlap = np.asarray(num_predicted), np.asarray(num_overlap)
+    precision = np.divide(overlap, predicted, out=np.ones(len(overlap)), where=predicted > 0)
+    return precision, overlap / num_reference
 
 
 def best_threshold(

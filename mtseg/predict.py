@@ -10,110 +10,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from mtseg import prepared_scan, volumes
-from mtseg.dense import DenseNetwork, device_chunk_positions, fastest_precision
 from mtseg.errors import InputError
-from mtseg.export import MANIFEST, MANIFEST_SCHEMA, tile_signature, versions
+from mtseg.exported import ExportedModel
 from mtseg.memory import free_bytes
 from mtseg.metrics import decide
 from mtseg.prepared_scan import PreparedScan
 from mtseg.probability_file import ProbabilityFile
 from mtseg.restoration import Restoration
 from mtseg.scan_files import is_dicom, read_scan, scan_stem
+from mtseg.scan_statistics import ScanStatistics
 from mtseg.tiles import Block, Plan, Tile
+from mtseg.verdict import Verdict, judge
+from mtseg.workdir import write_json
 
 MEMORY_SHARE = 0.5
 """Share of the free memory that is used if nothing else is asked for."""
 
 _AHEAD_SHARE = 0.3
 """Share of what is left that reading the next scan meanwhile may take."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportedModel:
-    """A SavedModel and its manifest.
-
-    Attributes:
-        path: the version's folder.
-        class_names: combined classes, background first.
-        thresholds: for each class its operating point, or None.
-        network: what computes tiles, in the precision asked for.
-        saved_model: keeps the network's variables alive.
-    """
-
-    path: Path
-    class_names: tuple[str, ...]
-    thresholds: tuple[float | None, ...]
-    network: DenseNetwork
-    saved_model: Any
-
-
-def load(path: str | Path, precision: str | None = None) -> ExportedModel:
-    """Loads an exported model.
-
-    Args:
-        path: a folder that `mtseg-export` wrote (its newest version is taken), or one version.
-        precision: `float32` or `bfloat16`; None is the faster one on this machine.
-
-    Raises:
-        InputError: if there is no model, or it is of another version of mtseg.
-    """
-    folder, precision = Path(path), precision or fastest_precision()
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
-        )
-    if not (folder / MANIFEST).is_file():
-        numbers = versions(folder)
-        if not numbers:
-            raise InputError(
-                f"{folder}: holds no exported model. Make one with: mtseg-export WORKDIR {folder}"
-            )
-        folder = folder / str(numbers[-1])
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        schema = manifest["schema"]
-        class_names = tuple(manifest["classes"])
-        points = manifest["operating_points"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / MANIFEST}: missing or unreadable. Export the model again."
-        ) from error
-    if schema != MANIFEST_SCHEMA:
-        raise InputError(
-            f"{folder / MANIFEST}: has schema {schema}, this version of mtseg reads "
-            f"{MANIFEST_SCHEMA}. Export the model again."
-        )
-    try:
-        saved_model = tf.saved_model.load(str(folder))
-        signature = saved_model.signatures[tile_signature(precision)]
-    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-        raise InputError(
-            f"{folder}: the SavedModel cannot be loaded ({type(error).__name__}). Export it again."
-        ) from error
-    return ExportedModel(
-        path=folder,
-        class_names=class_names,
-        thresholds=tuple(points.get(name) for name in class_names),
-        network=DenseNetwork(
-            lambda tile, chunk_positions: signature(tile=tile, chunk_positions=chunk_positions)[
-                "probabilities"
-            ],
-            len(class_names),
-            precision,
-            device_chunk_positions(precision),
-        ),
-        saved_model=saved_model,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +75,17 @@ class Segmentation:
 
     Attributes:
         label_path: the label file.
+        verdict_path: what is to be known about the labels, as JSON.
         volumes_ml: class name -> volume, for the classes that were found.
+        statistics: what the network makes of the scan as a whole.
+        verdict: what that says.
     """
 
     label_path: Path
+    verdict_path: Path
     volumes_ml: dict[str, float]
+    statistics: ScanStatistics
+    verdict: Verdict
 
 
 def segment_files(
@@ -175,8 +102,8 @@ def segment_files(
     Args:
         model: from `load`.
         scan_paths: files, or folders of DICOM series.
-        out_dir: `NAME_labels.nii.gz` goes here, and `NAME_probabilities.nii.gz` and
-            `NAME_labels.dcm` if asked for.
+        out_dir: `NAME_labels.nii.gz` and `NAME_verdict.json` go here, and
+            `NAME_probabilities.nii.gz` and `NAME_labels.dcm` if asked for.
         options: how.
         on_start: called with each scan and what it will take, before it is computed.
         on_flop: called after every tile with the operations done.
@@ -200,8 +127,8 @@ def segment_files(
                 plan = _plan(model, scan, left)
                 peak = budget - left + plan.tile_bytes
                 on_start(path, Work(plan, max(peak, scan.reading_bytes)))
-                labels = _compute(model, scan, plan, out_dir, options, on_flop)
-                outcome = writer.submit(_write, model, scan, labels, out_dir, options)
+                labels, statistics = _compute(model, scan, plan, out_dir, options, on_flop)
+                outcome = writer.submit(_write, model, scan, labels, statistics, out_dir, options)
             except InputError as error:
                 outcome = Future()
                 outcome.set_exception(error)
@@ -280,11 +207,12 @@ def _compute(
     out_dir: Path,
     options: Options,
     on_flop: Callable[[int], None],
-) -> np.ndarray:
+) -> tuple[np.ndarray, ScanStatistics]:
     """Computes a scan's labels, uint8 in the source's shape, and writes its probabilities."""
     out_dir.mkdir(parents=True, exist_ok=True)
     volume, restoration = scan.prepared.volume.array, scan.restoration
     labels = np.zeros(restoration.foreground.shape, np.uint8)
+    statistics = ScanStatistics(model.network.num_classes)
     with contextlib.ExitStack() as stack:
         file = None
         if options.use_probabilities:
@@ -293,6 +221,7 @@ def _compute(
             file = stack.enter_context(ProbabilityFile(path, scan.prepared.source, num_classes))
         for tile in plan.tiles:
             rows = model.network.run(volume, tile)
+            statistics.add(rows[_in_core(volume, tile)])
             targets = restoration.targets(tile.core)
             foreground = restoration.foreground[targets]
 
@@ -314,11 +243,23 @@ def _compute(
             on_flop(tile.flop)
         if file is not None:
             file.finish()
-    return volumes.decanonicalise(labels, scan.prepared.source.affine)
+    return volumes.decanonicalise(labels, scan.prepared.source.affine), statistics
+
+
+def _in_core(volume: np.ndarray, tile: Tile) -> np.ndarray:
+    """Which of the foreground voxels of `tile.computed` are in its core, booleans (voxels,)."""
+    is_core = np.zeros([s.stop - s.start for s in tile.computed], bool)
+    is_core[tuple(slice(s.stop - s.start) for s in tile.core)] = True
+    return is_core[volume[tile.computed] != 0]
 
 
 def _write(
-    model: ExportedModel, scan: _Scan, labels: np.ndarray, out_dir: Path, options: Options
+    model: ExportedModel,
+    scan: _Scan,
+    labels: np.ndarray,
+    statistics: ScanStatistics,
+    out_dir: Path,
+    options: Options,
 ) -> Segmentation:
     label_path = out_dir / f"{scan_stem(scan.path)}_labels.nii.gz"
     volumes.write_label_map(label_path, labels, scan.prepared.source)
@@ -329,11 +270,14 @@ def _write(
         write_dicom_seg(seg_path, labels, scan.path, model.class_names)
     voxel_ml = float(np.prod(scan.prepared.source.spacing_mm)) / 1000
     counts = [np.count_nonzero(labels == index) for index in range(len(model.class_names))]
-    return Segmentation(
-        label_path=label_path,
-        volumes_ml={
-            name: count * voxel_ml
-            for name, count in list(zip(model.class_names, counts, strict=True))[1:]
-            if count
-        },
-    )
+    volumes_ml = {
+        name: count * voxel_ml
+        for name, count in list(zip(model.class_names, counts, strict=True))[1:]
+        if count
+    }
+    verdict = judge(statistics, model.class_task, model.resemblance)
+    verdict_path = out_dir / f"{scan_stem(scan.path)}_verdict.json"
+    content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
+    content |= {"volumes_ml": volumes_ml} | verdict.to_json()
+    write_json(verdict_path, content)
+    return Segmentation(label_path, verdict_path, volumes_ml, statistics, verdict)

@@ -56,6 +56,14 @@ class Progress:
             text = f"{self._title}: {self._done}/{self._total} {self._unit}, {left} left"
             self.say(f"{text}, {note}" if note else text)
 
+    def skip(self, steps: int) -> None:
+        """Counts steps as done by an earlier run: they say nothing about the speed of this one."""
+        self._initial += steps
+        self._done += steps
+        if not self._bar.disable:
+            self._bar.initial += steps
+            self._bar.update(steps)
+
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
         if self._is_quiet:

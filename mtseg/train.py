@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ from mtseg.dense import make_dense_network
 from mtseg.errors import InputError, WorkerLostError
 from mtseg.evaluate import Evaluation, evaluate_model
 from mtseg.input_pipeline import make_dataset, open_balanced_samples
+from mtseg.machine import describe_machine
 from mtseg.prepared import count_test_scans
 from mtseg.progress import Progress, format_duration
 from mtseg.stopping import Stopped, StopRequest, catch_sigterm
+from mtseg.stored_scan import StoredScan
 from mtseg.strategies import Replicas, configure_devices, make_replicas
+from mtseg.summaries import write_evaluation
 from mtseg.tasks import LabelSpace, parse_tasks
 from mtseg.training_figures import TrainingFigures
 from mtseg.training_step import TrainingStep
@@ -51,7 +54,13 @@ _LOST_WORKER = (
 
 
 def train_and_evaluate(
-    config: TrainConfig, workdir: str | Path, command: str = "", *, is_profiling: bool = False
+    config: TrainConfig,
+    workdir: str | Path,
+    command: str = "",
+    *,
+    is_profiling: bool = False,
+    is_complete: bool = False,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> Evaluation | None:
     """Trains a network and evaluates it on the test scans of its tasks.
 
@@ -61,6 +70,10 @@ def train_and_evaluate(
             configuration is gone on with.
         command: the command line, kept with the figures.
         is_profiling: whether to record a few mini-batches for TensorBoard's profiler.
+        is_complete: whether the last evaluation measures surfaces and volumes as well, and keeps
+            the label maps.
+        on_step: called with the number of mini-batches seen, where the run begins or goes on, and
+            after each call.
 
     Returns:
         The evaluation after the last mini-batch; None where a SIGTERM has ended the run before
@@ -75,7 +88,7 @@ def train_and_evaluate(
     configure_devices(config.is_deterministic, config.num_threads)
     replicas = make_replicas(config.strategy)
     replicas.share(config.global_batch_size)  # Refuses one that cannot be divided.
-    run = _Run(config, workdir, replicas, command)
+    run = _Run(config, workdir, replicas, command, is_complete, on_step)
     with catch_sigterm() as stop:
         try:
             return run.go_on(stop, is_profiling)
@@ -117,9 +130,16 @@ class _Run:
     """A run's folder and state."""
 
     def __init__(
-        self, config: TrainConfig, workdir: Path, replicas: Replicas, command: str
+        self,
+        config: TrainConfig,
+        workdir: Path,
+        replicas: Replicas,
+        command: str,
+        is_complete: bool,
+        on_step: Callable[[int], None],
     ) -> None:
         self._config, self._workdir, self._command = config, workdir, command
+        self._is_complete, self._on_step = is_complete, on_step
         self._replicas = replicas
         self._label_space = label_space = parse_tasks(config.tasks)
         self._num_test_scans = count_test_scans(config.data_dir, label_space)
@@ -162,6 +182,7 @@ class _Run:
     def go_on(self, stop: StopRequest, is_profiling: bool) -> Evaluation | None:
         """Trains from the latest checkpoint to the end, and evaluates where it is due."""
         start = self._checkpoints.restore_latest()
+        self._on_step(start)
         if self._replicas.is_chief:
             self._checkpoints.clean()
         if start == 0:
@@ -201,6 +222,7 @@ class _Run:
                     patches, class_index = self._next(batches)
                 losses, is_stopping = self._step(patches, class_index, stop.is_made)
                 figures.add(losses.numpy())
+                self._on_step(step)
                 if is_profiling and number == profiled.stop - 1:
                     tf.profiler.experimental.stop()
                 is_evaluation = self._is_evaluation(step)
@@ -263,15 +285,15 @@ class _Run:
                 self._dense,
                 self._label_space,
                 self._config.data_dir,
+                is_complete=self._is_complete and step == self._total,
                 on_picture=lambda task, image: self._write_picture(step, task, image),
                 on_scan=advance,
+                on_labels=self._keep_labels,
             )
         mean_dice = evaluation.mean_dice()
         with _writing(self._workdir):
             with self._writer.as_default(step=step):
-                for name, value in mean_dice.items():
-                    if value is not None:
-                        tf.summary.scalar(f"dice/{name}", value)
+                write_evaluation(evaluation)
             self._writer.flush()
             self._keep_weights(step, evaluation)
         line = (
@@ -284,6 +306,10 @@ class _Run:
     def _write_picture(self, step: int, task: str, picture: np.ndarray) -> None:
         with self._writer.as_default(step=step):
             tf.summary.image(f"{task}: scan, reference, prediction", picture[np.newaxis])
+
+    def _keep_labels(self, task: str, scan: StoredScan, labels: np.ndarray) -> None:
+        with _writing(self._workdir):
+            folder.write_labels(self._workdir, task, scan.name, labels)
 
     def _keep_weights(self, step: int, evaluation: Evaluation) -> None:
         score = _mean(evaluation.mean_dice())
@@ -305,7 +331,8 @@ class _Run:
                 lambda aside: self._evaluated.save_weights(aside),
             )
         result = evaluation.to_json(model=str(self._workdir), command=self._command)
-        folder.write_json(self._workdir / folder.EVALUATION, result | {"minibatch": step})
+        result |= {"minibatch": step, "machine": describe_machine()}
+        folder.write_json(self._workdir / folder.EVALUATION, result)
         folder.write_json(self._workdir / folder.LEARNING_CURVE, curve)
 
     def _curve(self) -> list[dict]:
@@ -318,7 +345,11 @@ class _Run:
         if not any(point["minibatch"] == step for point in self._curve()) or not path.is_file():
             return None
         stored = json.loads(path.read_text())
-        return Evaluation.from_json(stored) if stored["minibatch"] == step else None
+        if stored["minibatch"] != step:
+            return None
+        evaluation = Evaluation.from_json(stored)
+        is_wanted = evaluation.is_complete or not self._is_complete or step < self._total
+        return evaluation if is_wanted else None
 
 
 def _claim_workdir(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> None:

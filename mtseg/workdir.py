@@ -7,6 +7,7 @@ last.weights.h5           weights after the latest evaluation
 best.weights.h5           weights with the highest mean Dice on the test scans
 learning_curve.json       Dice of every evaluation
 evaluation.json           the latest evaluation in full, with the operating points
+labels/                   label maps of the test scans, after a complete evaluation
 tensorboard/              event files
 """
 
@@ -15,14 +16,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from mtseg.config import TrainConfig
 from mtseg.errors import InputError
+from mtseg.manifest import WEIGHTS, read_manifest
 from mtseg.model import build_patch_model
 from mtseg.tasks import LabelSpace
 
@@ -30,7 +34,7 @@ CONFIG = "config.json"
 LABEL_SPACE = "label_space.json"
 LEARNING_CURVE = "learning_curve.json"
 EVALUATION = "evaluation.json"
-WEIGHTS = ("last", "best")
+LABELS = "labels"
 
 
 def weights_path(workdir: Path, which: str) -> Path:
@@ -57,6 +61,50 @@ def write_json(path: Path, content: Any) -> None:
     """Writes JSON text atomically."""
     text = json.dumps(content, indent=2) + "\n"
     write_aside(path, lambda aside: aside.write_text(text))
+
+
+def labels_path(workdir: Path, task: str, subject: str) -> Path:
+    """The file of a test scan's label map."""
+    return workdir / LABELS / task / f"{subject.replace('/', '_')}.npz"
+
+
+def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> None:
+    """Keeps the label map of a test scan, uint8 (I, J, K), on its task's grid."""
+    path = labels_path(workdir, task, subject)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, lambda aside: np.savez_compressed(aside, labels=labels))
+
+
+def read_labels(workdir: Path, task: str, subject: str) -> np.ndarray:
+    """The label map that `write_labels` kept.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = labels_path(workdir, task, subject)
+    try:
+        with np.load(path) as file:
+            return file["labels"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: is missing or unreadable. Remove {workdir / EVALUATION} and give the command "
+            "that made the run again: it evaluates anew."
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: if it is missing or unreadable.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: is missing or unreadable. Give the command that made the folder again: it "
+            "goes on where it was."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +137,24 @@ def build_model(
         keras.config.set_dtype_policy(before)
 
 
+def read_evaluation(workdir: Path) -> dict[str, Any] | None:
+    """The latest evaluation of a run, as `evaluation.json` has it; None if there is none.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    path = workdir / EVALUATION
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read. Remove it, and give the command that made the run again: it "
+            "evaluates anew."
+        ) from error
+
+
 def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     """The configuration and label space of a run.
 
@@ -108,30 +174,37 @@ def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     return config, label_space
 
 
-def load_trained(workdir: Path, which: str = "last") -> TrainedModel:
-    """The trained network of a run.
+def load_trained(path: Path, which: str = "last") -> TrainedModel:
+    """A trained network.
 
     Args:
-        workdir: the run's folder.
-        which: `last` (as the paper reports) or `best` (chosen on the test scans, so its figures
-            are slightly optimistic).
+        path: a run's folder, or a model that `mtseg.export.export_weights` wrote.
+        which: of a run, `last` (as the paper reports) or `best` (chosen on the test scans, so its
+            figures are slightly optimistic).
 
     Raises:
-        InputError: if the folder is no run, or has no such weights yet.
+        InputError: if the folder is neither, or has no such weights yet.
     """
-    config, label_space = read_config(workdir)
-    path = weights_path(workdir, which)
-    if not path.is_file():
-        raise InputError(
-            f"{workdir}: has no {which} weights yet; they are written at every evaluation. "
-            "Let mtseg-train reach one."
-        )
+    if (path / WEIGHTS).is_file():
+        manifest = read_manifest(path)
+        label_space = LabelSpace.from_json(manifest["label_space"])
+        config = TrainConfig.from_json(json.dumps(manifest["training"]))
+        weights, remedy = path / WEIGHTS, "Export the model again."
+    else:
+        config, label_space = read_config(path)
+        weights = weights_path(path, which)
+        remedy = "Run the same mtseg-train command again: it writes them at its next evaluation."
+        if not weights.is_file():
+            raise InputError(
+                f"{path}: has no {which} weights yet; they are written at every evaluation. "
+                "Let mtseg-train reach one."
+            )
     model = build_model(config, label_space)
     try:
-        model.load_weights(path)
+        model.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path}: cannot be read as weights of this network ({type(error).__name__}). Run the "
-            "same mtseg-train command again: it writes them anew at its next evaluation."
+            f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
+            f"{remedy}"
         ) from error
     return TrainedModel(config, label_space, model)

@@ -12,8 +12,8 @@ from mtseg.dense import dense_probabilities
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.export import decide, export_model, versions
+from mtseg.exported import load
 from mtseg.metrics import decide as decide_arrays
-from mtseg.predict import load
 from mtseg.sampling import PLANES, cut_patches, pad_volume
 from mtseg.tasks import parse_tasks
 
@@ -69,7 +69,7 @@ def test_the_newest_version_is_loaded_and_any_can_be_named(exported):
 
 
 def test_serving_default_names_its_input_and_outputs(exported):
-    signature = load(exported[1]).saved_model.signatures["serving_default"]
+    signature = load(exported[1]).kept_alive.signatures["serving_default"]
     assert list(signature.structured_input_signature[1]) == ["volume"]
     assert set(signature.structured_outputs) == {"labels", "probabilities"}
 
@@ -82,7 +82,7 @@ def test_a_served_voxel_is_the_patch_models(exported, shape):
     volume[rng.random(shape) < 0.3] = 0
     volume.flat[0] = 0.5
     loaded = load(out, "float32")
-    served = loaded.saved_model.signatures["serving_default"](volume=tf.constant(volume))
+    served = loaded.kept_alive.signatures["serving_default"](volume=tf.constant(volume))
     voxels = np.argwhere(volume > 0)
     voxels = voxels[rng.permutation(len(voxels))[:12]]
     patches = cut_patches(pad_volume(volume), voxels)

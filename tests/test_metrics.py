@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from mtseg.metrics import THRESHOLDS, best_threshold, count_above_thresholds, decide, dice
+from mtseg.metrics import (
+    THRESHOLDS,
+    best_threshold,
+    count_above_thresholds,
+    decide,
+    dice,
+    overlap_figures,
+    precision_recall,
+)
 
 
 def test_dice_of_two_overlapping_pairs_is_a_half():
@@ -72,3 +81,34 @@ def test_decide_is_the_highest_activation_for_argmax_tasks_alone():
     probabilities = rng.dirichlet(np.ones(7), size=200).astype(np.float32)
     labels = decide(probabilities.T, (None,) * 7)
     np.testing.assert_array_equal(labels, probabilities.argmax(axis=1))
+
+
+def test_overlap_figures_by_hand():
+    # Four predicted, five in the reference, three in both.
+    figures = overlap_figures(4, 3, 5)
+    assert figures == {"dice": pytest.approx(6 / 9), "precision": 0.75, "recall": 0.6}
+
+
+def test_what_nobody_could_find_or_nobody_found_is_undefined():
+    assert overlap_figures(4, 0, 0) == {"dice": None, "precision": None, "recall": None}
+    assert overlap_figures(0, 0, 5) == {"dice": 0, "precision": None, "recall": 0}
+
+
+def test_precision_and_recall_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    reference = rng.random(5000) < 0.1
+    # In steps of 1/200, so that many lie on a threshold exactly.
+    scores = np.round(np.clip(rng.normal(0.3 + 0.3 * reference, 0.2), 0, 1) * 200) / 200
+    predicted, overlap = count_above_thresholds(reference, scores)
+    precision, recall = precision_recall(predicted, overlap, int(reference.sum()))
+    for number, threshold in enumerate(THRESHOLDS):
+        by_threshold = scores >= threshold
+        expected = precision_recall_fscore_support(
+            reference, by_threshold, average="binary", zero_division=1.0
+        )
+        assert precision[number] == pytest.approx(expected[0])
+        assert recall[number] == pytest.approx(expected[1])
+    threshold, dice_there = best_threshold(predicted, overlap, int(reference.sum()))
+    best = max(f1_score(reference, scores >= t) for t in THRESHOLDS)
+    assert dice_there == pytest.approx(best)
+    assert f1_score(reference, scores >= threshold) == pytest.approx(best)

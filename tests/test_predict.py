@@ -9,8 +9,9 @@ import pytest
 from mtseg import tiles, volumes
 from mtseg.dense import DenseNetwork, dense_probabilities, make_dense_network
 from mtseg.errors import InputError
+from mtseg.exported import ExportedModel
 from mtseg.metrics import decide
-from mtseg.predict import ExportedModel, Options, segment_files
+from mtseg.predict import Options, segment_files
 from mtseg.prepared_scan import prepare_scan
 from mtseg.resampling import LINEAR, interpolate
 from mtseg.scan_files import read_scan
@@ -24,7 +25,12 @@ def model(tmp_path_factory):
     network = make_dense_network(make_patch_model(), "float32")
     names = ("background", "a", "b", "vessel")
     return ExportedModel(
-        tmp_path_factory.mktemp("none"), names, (None, None, None, 0.2), network, None
+        path=tmp_path_factory.mktemp("none"),
+        class_names=names,
+        class_task=(None, "organ", "organ", "vessels"),
+        thresholds=(None, None, None, 0.2),
+        network=network,
+        kept_alive=None,
     )
 
 

@@ -1,4 +1,4 @@
-"""mtseg-evaluate: a trained network's Dice on its test scans."""
+"""mtseg-evaluate: a trained network's figures on its test scans."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-evaluate",
-        description="Score a trained network on the test scans of its tasks: Dice per scan and "
-        "class, at the task's own decision rule.",
+        description="Score a trained network on the test scans of its tasks, at each task's own "
+        "decision rule: Dice, precision, recall, surface distances and volumes per scan and class, "
+        "and how much of a scan gets a class of another task.",
     )
-    parser.add_argument("workdir", metavar="WORKDIR", help="folder of a run of mtseg-train")
-    parser.add_argument("--weights", choices=("last", "best"), default="last", help="(%(default)s)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="folder of a run of mtseg-train, or weights that mtseg-export wrote (the model that "
+        "comes with the package)",
+    )
+    parser.add_argument(
+        "--weights", choices=("last", "best"), default="last", help="of a run (%(default)s)"
+    )
     parser.add_argument("--data-dir", help="prepared records, if they have moved since training")
     parser.add_argument(
         "--precision",
@@ -40,11 +49,17 @@ def _evaluate(argv: list[str]) -> int:
     from mtseg import workdir as folder
     from mtseg.dense import make_dense_network
     from mtseg.evaluate import evaluate_model
+    from mtseg.manifest import PACKAGED, WEIGHTS
     from mtseg.prepared import count_test_scans
     from mtseg.progress import Progress
+    from mtseg.tables import complete_table, dice_table
 
-    workdir = Path(arguments.workdir)
-    trained = folder.load_trained(workdir, arguments.weights)
+    path = Path(arguments.model or PACKAGED)
+    trained = folder.load_trained(path, arguments.weights)
+    name = str(path) if (path / WEIGHTS).is_file() else f"{path} ({arguments.weights})"
+    if arguments.model is None:
+        name = "the model that comes with mtseg"
+        print(f"No model named: {name} is scored.", flush=True)
     data_dir = arguments.data_dir or trained.config.data_dir
     total = count_test_scans(data_dir, trained.label_space)
     network = make_dense_network(
@@ -55,12 +70,11 @@ def _evaluate(argv: list[str]) -> int:
             network,
             trained.label_space,
             data_dir,
+            is_complete=True,
             on_scan=lambda name: progress.advance(note=name),
         )
-    print(evaluation.table())
-    result = evaluation.to_json(
-        model=f"{workdir} ({arguments.weights})", command=command_line("mtseg-evaluate", argv)
-    )
+    print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
+    result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
     if arguments.json:
         folder.write_json(Path(arguments.json), result)
     if arguments.csv:

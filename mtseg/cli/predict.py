@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from mtseg.predict import Work
 
 
+PACKAGED_MODEL = (
+    "No model named: the one that comes with mtseg is used. For research only; it knows "
+    "skull-stripped brain MR, and breast MR and coronary CT angiography from synthetic scans alone."
+)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
@@ -28,7 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SCAN",
         help="files (NIfTI, MGH, NRRD, MetaImage, DICOM) or folders of a DICOM series",
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="from mtseg-export")
+    parser.add_argument(
+        "--model", metavar="DIR", help="from mtseg-export (the model that comes with the package)"
+    )
     parser.add_argument(
         "-o", "--out", required=True, metavar="OUT", help="folder of the label files"
     )
@@ -88,7 +96,8 @@ def _predict(argv: list[str]) -> int:
         raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
 
     import_tensorflow()
-    from mtseg.predict import Options, load, scan_stem, segment_files
+    from mtseg.exported import load
+    from mtseg.predict import Options, scan_stem, segment_files
 
     names = [scan_stem(scan) for scan in scans]
     if clash := next((name for name in names if names.count(name) > 1), None):
@@ -96,6 +105,8 @@ def _predict(argv: list[str]) -> int:
             f"{clash}: two scans have this name and would share a label file. Give them one at a "
             "time, with different -o folders."
         )
+    if arguments.model is None:
+        print(PACKAGED_MODEL, flush=True)
     model = load(arguments.model, None if arguments.precision == "auto" else arguments.precision)
     options = Options(
         spacing_mm=arguments.spacing_mm,
@@ -117,6 +128,9 @@ def _predict(argv: list[str]) -> int:
         else:
             found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
             bars.say(f"{scan} -> {outcome.label_path}: {found or 'background only'}")
+            bars.say(f"  {outcome.verdict.describe()}; in full: {outcome.verdict_path}")
+            if outcome.verdict.warning:
+                print(f"warning: {scan}: {outcome.verdict.warning}", file=sys.stderr)
     if failures:
         print(f"{failures} of {len(scans)} scans failed.", file=sys.stderr)
     if failures == len(scans):

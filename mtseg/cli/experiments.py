@@ -1,0 +1,98 @@
+"""mtseg-experiments: a network for every set of tasks, and how they compare."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from mtseg.cli import DONE, command_line, import_tensorflow, run
+from mtseg.cli.training_flags import add_training_flags, prepare_phantoms, read_training_flags
+from mtseg.config import TrainConfig
+from mtseg.errors import InputError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="mtseg-experiments",
+        description="Train a network for each task alone, for each set of tasks, and the first "
+        "once more; evaluate and compare them. With three tasks: the paper's seven experiments.",
+        epilog="The same command again goes on where it was stopped. Then: mtseg-report OUT",
+    )
+    parser.add_argument(
+        "--out",
+        default="mtseg_experiments",
+        help="folder of the experiments, a run in each of its folders (%(default)s)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="budget for all experiments and their evaluations, in place of "
+        "--minibatches-per-task: speeds are measured first",
+    )
+    add_training_flags(parser, strategies=("default", "mirrored"))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command."""
+    return run(_experiments, argv)
+
+
+def _experiments(argv: list[str]) -> int:
+    arguments = vars(make_parser().parse_args(argv))
+    out, minutes = Path(arguments.pop("out")), arguments.pop("minutes")
+    if minutes is not None:
+        _check_budget(minutes, arguments)
+    config, may_prepare = read_training_flags(arguments)
+    import_tensorflow()
+    if may_prepare:
+        prepare_phantoms(config)
+    from mtseg.experiments import COMPARISON, comparison_table, plan_experiments, run_experiments
+    from mtseg.workdir import read_json
+
+    if minutes is not None:
+        config = _fit_minutes(config, out, minutes)
+    experiments = plan_experiments(config)
+    print(
+        f"{len(experiments)} experiments, {config.minibatches_per_task} mini-batches of "
+        f"{config.global_batch_size} per task, {config.precision}: "
+        f"{', '.join(e.name for e in experiments)}; results in {out}.",
+        flush=True,
+    )
+    if run_experiments(config, out, command_line("mtseg-experiments", argv)) is None:
+        return DONE
+    print(f"\n{comparison_table(read_json(out / COMPARISON))}\n")
+    print(f"Report:  mtseg-report {out}")
+    return DONE
+
+
+def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
+    if not 0 < minutes < float("inf"):
+        raise InputError(f"--minutes: {minutes} is no length of time. Give a number above 0.")
+    for name in ("minibatches_per_task", "evaluate_every"):
+        if arguments[name] is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')}: follows from --minutes. Leave one of the two out."
+            )
+
+
+def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
+    """The configuration that the minutes allow: measured once, then kept in the plan."""
+    from mtseg.budget import fit_budget, measure_costs
+    from mtseg.experiments import claim_folder, read_plan
+
+    stored = read_plan(out)
+    if stored is not None and stored[1] == minutes:
+        fitted, _ = stored
+        return dataclasses.replace(
+            config,
+            minibatches_per_task=fitted.minibatches_per_task,
+            evaluate_every=fitted.evaluate_every,
+        )
+    print("Measuring how fast this machine is …", flush=True)
+    config = fit_budget(config, minutes, measure_costs(config))
+    claim_folder(out, config, minutes)
+    return config

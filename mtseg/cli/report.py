@@ -1,0 +1,100 @@
+"""mtseg-report: finished experiments to a page that people read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mtseg.cli import DONE, import_tensorflow, run
+from mtseg.errors import InputError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="mtseg-report",
+        description="Write a report of the experiments: one HTML file that needs no network, its "
+        "figures as PNG and SVG beside it, and Markdown on request.",
+    )
+    parser.add_argument("experiments", metavar="OUT", help="folder of mtseg-experiments")
+    parser.add_argument(
+        "-o", "--html", metavar="FILE", help="the page (OUT/report.html); figures go beside it"
+    )
+    parser.add_argument(
+        "--markdown", metavar="FILE", help="also write Markdown, with its PNG figures beside it"
+    )
+    parser.add_argument(
+        "--unlabelled",
+        action="append",
+        default=[],
+        metavar="TASK=SCAN",
+        help="a scan without labels, to be segmented by the network for all tasks: how much of it "
+        "gets a class of another task; may be repeated",
+    )
+    parser.add_argument("--notes", metavar="FILE", help="text to be set below the summary")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command."""
+    return run(_report, argv)
+
+
+def _report(argv: list[str]) -> int:
+    arguments = make_parser().parse_args(argv)
+    path = Path(arguments.experiments)
+    page = Path(arguments.html) if arguments.html else path / "report.html"
+    scans = [_task_and_scan(text) for text in arguments.unlabelled]
+    notes = _read_notes(arguments.notes)
+    _check_libraries()
+    import_tensorflow()
+    from mtseg.experiments import read_results
+    from mtseg.report import TITLE, make_report
+    from mtseg.report_page import save_figures, to_html, to_markdown
+    from mtseg.unlabelled import segment_unlabelled
+    from mtseg.workdir import write_aside
+
+    results = read_results(path)
+    unlabelled = segment_unlabelled(results, path, scans)
+    blocks = make_report(results, path, unlabelled, notes)
+    try:
+        save_figures(blocks, page.parent / f"{page.stem}_figures", ("png", "svg"))
+        write_aside(page, lambda aside: aside.write_text(to_html(TITLE, blocks)))
+        print(f"Wrote {page}.")
+        if arguments.markdown:
+            markdown = Path(arguments.markdown)
+            save_figures(blocks, markdown.parent / markdown.stem, ("png",))
+            text = to_markdown(TITLE, blocks, markdown.stem)
+            write_aside(markdown, lambda aside: aside.write_text(text))
+            print(f"Wrote {markdown}.")
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error
+    return DONE
+
+
+def _task_and_scan(text: str) -> tuple[str, Path]:
+    task, equals, scan = text.partition("=")
+    if not equals or not task:
+        raise InputError(f"--unlabelled: {text!r} is not TASK=SCAN, such as breast=scan.nii.gz.")
+    if not Path(scan).exists():
+        raise InputError(f"{scan}: no such file. Give the path of a scan.")
+    return task, Path(scan)
+
+
+def _read_notes(path: str | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text. Give a file of notes.") from error
+
+
+def _check_libraries() -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import plotly  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"a report needs {error.name}, which is not installed. Run: pip install 'mtseg[report]'"
+        ) from error

@@ -1,0 +1,310 @@
+"""The experiments: some tasks and a budget come in, a network for every set of them leaves.
+
+With three tasks these are the seven experiments of the paper, each task alone, each pair and all
+three, and the first of them repeated with other random numbers, to show what chance alone makes.
+
+    FOLDER/plan.json             what is run
+    FOLDER/brain+breast/ ...     a run each, as `mtseg.workdir` says
+    FOLDER/comparison.json       single-task networks against the others, paired over scans
+
+Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from mtseg import workdir as folder
+from mtseg.comparisons import CONFIDENCE, MARGIN, compare, mean_over_classes
+from mtseg.config import TrainConfig
+from mtseg.errors import InputError
+from mtseg.evaluate import Evaluation
+from mtseg.progress import Progress
+from mtseg.tasks import LabelSpace, TaskSelection, parse_tasks
+from mtseg.train import train_and_evaluate
+
+PLAN = "plan.json"
+COMPARISON = "comparison.json"
+SCHEMA = 1
+
+REPEATED = "again"
+"""Ends the name of the repeat of the first experiment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One network to be trained.
+
+    Attributes:
+        number: from 1, in the paper's order.
+        name: the names of its tasks, joined by `+`; also of its folder.
+        config: its training run.
+    """
+
+    number: int
+    name: str
+    config: TrainConfig
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks that it is trained for."""
+        return tuple(self.name.removesuffix(f"_{REPEATED}").split("+"))
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether it repeats another experiment with another seed."""
+        return self.name.endswith(f"_{REPEATED}")
+
+    @property
+    def num_minibatches(self) -> int:
+        """Mini-batches of the whole run."""
+        return self.config.minibatches_per_task * len(self.task_names)
+
+
+def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
+    """The experiments of a set of tasks: every subset, the smaller first, and a repeat.
+
+    Args:
+        config: of the network for all tasks; the others differ in their tasks, the repeat in its
+            seed.
+
+    Example:
+        >>> from mtseg.config import configure
+        >>> [e.name for e in plan_experiments(configure("fast", "breast,cta", "mtseg_data"))]
+        ['breast', 'cta', 'breast+cta', 'breast_again']
+    """
+    selections = parse_tasks(config.tasks).selections
+    subsets: Iterator[Sequence[TaskSelection]] = itertools.chain.from_iterable(
+        itertools.combinations(selections, count + 1) for count in range(len(selections))
+    )
+    planned = [("+".join(s.task.name for s in subset), subset, config.seed) for subset in subsets]
+    name, subset, seed = planned[0]
+    planned.append((f"{name}_{REPEATED}", subset, seed + 1))
+    return tuple(
+        Experiment(
+            number,
+            name,
+            dataclasses.replace(config, tasks=LabelSpace(tuple(subset)).spec, seed=seed),
+        )
+        for number, (name, subset, seed) in enumerate(planned, start=1)
+    )
+
+
+def claim_folder(path: Path, config: TrainConfig, minutes: float | None = None) -> None:
+    """Writes the plan into a new folder, or checks that an old one has the same.
+
+    Args:
+        path: of the experiments.
+        config: of the network for all tasks.
+        minutes: that were asked for, if the budget was one of time.
+
+    Raises:
+        InputError: if the folder holds other experiments; the message says what differs.
+    """
+    stored = read_plan(path)
+    if stored is None:
+        path.mkdir(parents=True, exist_ok=True)
+        plan = {"schema": SCHEMA, "minutes": minutes, "config": dataclasses.asdict(config)}
+        folder.write_json(path / PLAN, plan)
+        return
+    differences = stored[0].differences(config)
+    if differences:
+        raise InputError(
+            f"{path}: holds other experiments (there / now: {'; '.join(differences)}). Give the "
+            "same flags to go on with them, or another --out."
+        )
+
+
+def read_plan(path: Path) -> tuple[TrainConfig, float | None] | None:
+    """The configuration and the minutes of the experiments in a folder; None if there are none.
+
+    Raises:
+        InputError: if the plan cannot be read.
+    """
+    file = path / PLAN
+    try:
+        stored = json.loads(file.read_text())
+        return TrainConfig.from_json(json.dumps(stored["config"])), stored["minutes"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: cannot be read as a plan of this version of mtseg. Remove it, and give the "
+            "flags that it was made with, or another --out."
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished experiment.
+
+    Attributes:
+        experiment: which.
+        workdir: its folder.
+        evaluation: after its last mini-batch, complete.
+        curve: the points of its learning curve, as `learning_curve.json` has them.
+    """
+
+    experiment: Experiment
+    workdir: Path
+    evaluation: Evaluation
+    curve: list[dict[str, Any]]
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The network's classes."""
+        return folder.read_config(self.workdir)[1]
+
+
+def read_results(path: Path) -> list[Result]:
+    """The experiments of a folder that are finished, in the paper's order.
+
+    Raises:
+        InputError: if the folder holds no experiments.
+    """
+    plan = read_plan(path)
+    if plan is None:
+        raise InputError(f"{path}: holds no experiments. Run: mtseg-experiments --out {path}")
+    results = []
+    for experiment in plan_experiments(plan[0]):
+        workdir = path / experiment.name
+        stored = folder.read_evaluation(workdir)
+        if stored is None or stored["minibatch"] != experiment.num_minibatches:
+            continue
+        evaluation = Evaluation.from_json(stored)
+        if evaluation.is_complete:
+            curve = json.loads((workdir / folder.LEARNING_CURVE).read_text())
+            results.append(Result(experiment, workdir, evaluation, curve))
+    return results
+
+
+def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[Result] | None:
+    """Trains and evaluates every network that is not finished yet.
+
+    Args:
+        config: of the network for all tasks.
+        path: folder of the experiments; the same call again goes on where they were.
+        command: the command line, kept with the figures.
+
+    Returns:
+        All results; None where a SIGTERM has ended the work before (it is saved).
+
+    Raises:
+        InputError: as `mtseg.train.train_and_evaluate`, or if the folder holds other experiments.
+    """
+    claim_folder(path, config)
+    experiments = plan_experiments(config)
+    finished = {result.experiment.name for result in read_results(path)}
+    total = sum(e.num_minibatches for e in experiments)
+    with Progress("All experiments", total, "mini-batches") as progress:
+        for experiment in experiments:
+            if experiment.name in finished:
+                progress.skip(experiment.num_minibatches)
+        for experiment in experiments:
+            if experiment.name in finished:
+                continue
+            progress.say(f"Experiment {experiment.number} of {len(experiments)}: {experiment.name}")
+            evaluation = train_and_evaluate(
+                experiment.config,
+                path / experiment.name,
+                command,
+                is_complete=True,
+                on_step=_Steps(progress),
+            )
+            keras.backend.clear_session()
+            if evaluation is None:
+                return None
+    results = read_results(path)
+    folder.write_json(path / COMPARISON, compare_networks(results))
+    return results
+
+
+class _Steps:
+    """Turns the mini-batches that one run has seen into progress of all."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._seen: int | None = None
+
+    def __call__(self, step: int) -> None:
+        if self._seen is None:
+            self._progress.skip(step)
+        else:
+            self._progress.advance(step - self._seen)
+        self._seen = step
+
+
+def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
+    """Compares, for every task and class, its own network with each other one for that task.
+
+    Args:
+        results: finished experiments.
+
+    Returns:
+        One JSON object: `margin`, `confidence`, and `rows` of `task`, `class` (`all` is the mean
+        over a task's classes), `network` (the experiment compared with the task's own), the mean
+        Dice of both, `difference`, `interval` and `verdict` as in `mtseg.comparisons.Comparison`.
+    """
+    rows = []
+    own = {r.experiment.name: r for r in results if len(r.experiment.task_names) == 1}
+    for single in own.values():
+        if single.experiment.is_repeat:
+            continue
+        (task,) = single.experiment.task_names
+        others = [r for r in results if task in r.experiment.task_names and r is not single]
+        for other in others:
+            names = [name for of, name in single.evaluation.classes if of == task]
+            first, second = (
+                [r.evaluation.values(task, name, "dice") for name in names] for r in (single, other)
+            )
+            pairs = [*zip(names, first, second, strict=True)]
+            pairs.append(("all", mean_over_classes(first), mean_over_classes(second)))
+            for name, a, b in pairs:
+                comparison = dataclasses.asdict(compare(a, b))
+                rows.append(
+                    {"task": task, "class": name, "network": other.experiment.name}
+                    | {"single": _mean(a), "multiple": _mean(b)}
+                    | comparison
+                )
+    return {"schema": SCHEMA, "margin": MARGIN, "confidence": CONFIDENCE, "rows": rows}
+
+
+def _mean(values: dict[str, float | None]) -> float | None:
+    known = [value for value in values.values() if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def comparison_table(comparison: dict[str, Any]) -> str:
+    """The comparison for people."""
+    lines = [
+        f"{'task':<9}{'class':<24}{'network':<20}{'alone':>7}{'here':>7}"
+        f"{'difference, 95 % interval':>30}  verdict"
+    ]
+    for row in comparison["rows"]:
+        lines.append(
+            f"{row['task']:<9}{row['class']:<24}{row['network']:<20}"
+            f"{_figure(row['single'])}{_figure(row['multiple'])}"
+            f"{format_difference(row):>30}  {row['verdict']}"
+        )
+    return "\n".join(lines)
+
+
+def format_difference(row: dict[str, Any]) -> str:
+    """A row's difference and interval, such as `+0.004 (-0.002 to +0.010)`."""
+    if row["difference"] is None:
+        return "–"
+    text = f"{row['difference']:+.3f}"
+    if row["interval"] is not None:
+        text += " ({:+.3f} to {:+.3f})".format(*row["interval"])
+    return text
+
+
+def _figure(value: float | None) -> str:
+    return f"{'–':>7}" if value is None else f"{value:>7.3f}"

@@ -1,0 +1,122 @@
+"""Exported models: a folder comes in, a network that computes tiles and its classes leave."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from mtseg.dense import (
+    DenseNetwork,
+    device_chunk_positions,
+    fastest_precision,
+    make_dense_network,
+)
+from mtseg.errors import InputError
+from mtseg.export import tile_signature, versions
+from mtseg.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest
+from mtseg.tasks import LabelSpace
+from mtseg.verdict import Resemblance
+from mtseg.workdir import load_trained
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedModel:
+    """A trained network and its manifest.
+
+    Attributes:
+        path: the version's folder.
+        class_names: combined classes, background first.
+        class_task: the name of the task of each of them; None for the background.
+        thresholds: for each class its operating point, or None.
+        network: what computes tiles, in the precision asked for.
+        kept_alive: what holds the network's variables.
+        resemblance: how scans like those of training look to it; None if that was not measured.
+    """
+
+    path: Path
+    class_names: tuple[str, ...]
+    class_task: tuple[str | None, ...]
+    thresholds: tuple[float | None, ...]
+    network: DenseNetwork
+    kept_alive: Any
+    resemblance: Resemblance | None = None
+
+
+def load(path: str | Path | None = None, precision: str | None = None) -> ExportedModel:
+    """Loads a model.
+
+    Args:
+        path: a folder that `mtseg-export` wrote (its newest version is taken), or one version.
+            None is the model that comes with the package.
+        precision: `float32` or `bfloat16`; None is the faster one on this machine.
+
+    Raises:
+        InputError: if there is no model, or it is of another version of mtseg.
+    """
+    folder, precision = Path(path or PACKAGED), precision or fastest_precision()
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
+        )
+    if (folder / WEIGHTS).is_file():
+        kept_alive = load_trained(folder).model
+        network = make_dense_network(kept_alive, precision)
+    else:
+        folder = _newest_version(folder)
+        kept_alive = _load_saved_model(folder)
+        network = _network_of(kept_alive, folder, precision)
+    manifest = read_manifest(folder)
+    class_names = tuple(manifest["classes"])
+    points, stored = manifest["operating_points"], manifest.get("resemblance")
+    return ExportedModel(
+        path=folder,
+        class_names=class_names,
+        class_task=LabelSpace.from_json(manifest["label_space"]).class_task,
+        thresholds=tuple(points.get(name) for name in class_names),
+        network=network,
+        kept_alive=kept_alive,
+        resemblance=None if stored is None else Resemblance.from_json(stored),
+    )
+
+
+def _newest_version(folder: Path) -> Path:
+    if (folder / MANIFEST).is_file():
+        return folder
+    numbers = versions(folder)
+    if not numbers:
+        raise InputError(
+            f"{folder}: holds no exported model. Make one with: mtseg-export WORKDIR {folder}"
+        )
+    return folder / str(numbers[-1])
+
+
+def _load_saved_model(folder: Path) -> Any:
+    read_manifest(folder)  # before the long work
+    try:
+        return tf.saved_model.load(str(folder))
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise _not_loaded(folder, error) from error
+
+
+def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
+    try:
+        signature = saved_model.signatures[tile_signature(precision)]
+    except KeyError as error:
+        raise _not_loaded(folder, error) from error
+    return DenseNetwork(
+        lambda tile, chunk_positions: signature(tile=tile, chunk_positions=chunk_positions)[
+            "probabilities"
+        ],
+        len(read_manifest(folder)["classes"]),
+        precision,
+        device_chunk_positions(precision),
+    )
+
+
+def _not_loaded(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{folder}: the SavedModel cannot be loaded ({type(error).__name__}). Export it again."
+    )

@@ -1,0 +1,39 @@
+"""Manifests: what stands beside an exported model comes in, checked values leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mtseg.errors import InputError
+
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = 2
+
+WEIGHTS = "model.weights.h5"
+"""The network's weights where a model is exported as such, without TensorFlow's graph."""
+
+PACKAGED = Path(__file__).parent / "trained"
+"""The model that comes with the package."""
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a model's folder.
+
+    Raises:
+        InputError: if it is missing, unreadable or of another version of mtseg.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        schema, _, _ = manifest["schema"], manifest["classes"], manifest["operating_points"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path / MANIFEST}: missing or unreadable. Export the model again."
+        ) from error
+    if schema != MANIFEST_SCHEMA:
+        raise InputError(
+            f"{path / MANIFEST}: has schema {schema}, this version of mtseg reads "
+            f"{MANIFEST_SCHEMA}. Export the model again."
+        )
+    return manifest

@@ -1,0 +1,154 @@
+"""Parts of the report that are tables: all figures, the paper beside ours, times and commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mtseg import workdir as folder
+from mtseg.comparisons import bootstrap_interval
+from mtseg.experiments import Result, read_plan
+from mtseg.machine import format_machine
+from mtseg.prepared import prepared_dir, prepared_settings
+from mtseg.progress import format_duration
+from mtseg.report_figures import label_of
+from mtseg.report_page import Block, Code, Heading, Paragraph, Table
+from mtseg.surfaces import SURFACE_TOLERANCE_MM
+from mtseg.tables import decision, known_values
+from mtseg.task_file import GENERATED
+from mtseg.tasks import TaskSelection, parse_tasks
+
+_PAPER_ALIEN_PERCENT = 0.0005
+"""Median share of a scan's voxels with a class of another task, less than this for all three tasks
+(Moeskops et al., MICCAI 2016, section 4)."""
+
+
+def split_sizes(directory: Path) -> list[int]:
+    """How many training and test scans a folder of prepared volumes holds."""
+    splits = folder.read_json(directory / "dataset_info.json")["splits"]
+    sizes = {s["name"]: sum(int(n) for n in s["shardLengths"]) for s in splits}
+    return [sizes.get("train", 0), sizes.get("test", 0)]
+
+
+def class_blocks(largest: Result) -> list[Block]:
+    """All figures of one network, class by class."""
+    evaluation = largest.evaluation
+    rows = []
+    for task, name in evaluation.classes:
+        dice = known_values(evaluation, task, name, "dice")
+        interval = bootstrap_interval(dice)
+        shown = f"{np.mean(dice):.3f}" if dice else "absent"
+        shown += " ({:.3f} to {:.3f})".format(*interval) if interval else ""
+        others = [("median", 3), ("precision", 3), ("recall", 3), ("hd95_mm", 2)]
+        others += [("surface_dice", 3), ("volume_predicted_ml", 1), ("volume_reference_ml", 1)]
+        cells = []
+        for metric, digits in others:
+            values = dice if metric == "median" else known_values(evaluation, task, name, metric)
+            cells.append(f"{np.median(values):.{digits}f}" if values else "–")
+        rows.append([task, name.replace("_", " "), decision(evaluation, name), shown, *cells])
+    return [
+        Heading("Every figure of the network for all tasks"),
+        Table(
+            "Mean Dice with its 95 % bootstrap interval over scans, else medians over scans. "
+            "HD95: 95th percentile of the Hausdorff distance. Surface Dice at a tolerance of "
+            f"{SURFACE_TOLERANCE_MM:g} mm.",
+            ("task", "class", "decision", "Dice", "median", "precision", "recall", "HD95 mm",
+             "surface Dice", "ml", "ml, reference"),
+            rows,
+            num_text_columns=3,
+        ),
+    ]  # fmt: skip
+
+
+def paper_blocks(largest: Result, selections: Sequence[TaskSelection]) -> list[Block]:
+    """What the paper states beside what was done; nothing for other tasks than its three."""
+    config = largest.experiment.config
+    names = {s.task.name for s in selections}
+    if names != {"brain", "breast", "cta"}:
+        return []
+    medians = [
+        f"{100 * np.median(known_values(largest.evaluation, t, 'all', 'alien_share')):.5f} ({t})"
+        for t in sorted(names)
+    ]
+    sizes = [
+        split_sizes(prepared_dir(config.data_dir, s.task.name, source, "volumes"))
+        for s in selections
+        for source in s.sources
+    ]
+    return [
+        Heading("Beside the paper"),
+        Table(
+            "What the paper states, and what it is here. It shows Dice in figures alone.",
+            ("", "paper", "here"),
+            [
+                ["training / test scans", "14/20, 14/20, 6/4",
+                 ", ".join(f"{train}/{test}" for train, test in sizes)],
+                ["mini-batches per task", "25,000 of 210",
+                 f"{config.minibatches_per_task:,} of {config.global_batch_size}"],
+                ["samples per task", f"{25_000 * 210:,}",
+                 f"{config.minibatches_per_task * config.global_batch_size:,}"],
+                ["learning rate", "Adam",
+                 f"Adam, {config.schedule}, highest {config.learning_rate:g}"],
+                ["scores", "as classes are drawn", f"class priors: {config.class_priors}"],
+                ["other tasks' classes, median %", f"< {_PAPER_ALIEN_PERCENT} (all)",
+                 ", ".join(medians)],
+            ],
+            num_text_columns=3,
+        ),
+    ]  # fmt: skip
+
+
+def run_blocks(results: Sequence[Result], path: Path) -> list[Block]:
+    """How long it took, on what, and by which commands."""
+    rows, commands, machines = [], {}, {}
+    for result in results:
+        stored = folder.read_evaluation(result.workdir) or {}
+        config, seconds = result.experiment.config, result.curve[-1]["training_seconds"]
+        samples = result.experiment.num_minibatches * config.global_batch_size
+        rows.append(
+            [
+                label_of(result.experiment.name),
+                f"{result.experiment.num_minibatches:,}",
+                f"{samples:,}",
+                format_duration(seconds),
+                f"{samples / seconds:.0f}",
+            ]
+        )
+        commands[stored.get("command", "")] = None
+        if "machine" in stored:
+            machines[format_machine(stored["machine"])] = None
+    config, minutes = read_plan(path) or (results[0].experiment.config, None)
+    prepare = "\n".join(_prepare_commands(config.tasks, config.data_dir))
+    total = sum(result.curve[-1]["training_seconds"] for result in results)
+    budget = f" Their budget was {minutes:g} minutes." if minutes else ""
+    return [
+        Heading("Times, machine and commands"),
+        Table(
+            f"Training took {format_duration(total)} in all, evaluations not counted.{budget}",
+            ("network", "mini-batches", "samples", "training", "samples/s"),
+            rows,
+        ),
+        Paragraph(f"{'; '.join(machines)}; precision {config.precision}."),
+        Code("\n".join([prepare, *(command for command in commands if command)])),
+        Paragraph("The configuration of the network for all tasks:"),
+        Code(config.to_json().strip()),
+    ]
+
+
+def _prepare_commands(tasks: str, data_dir: str) -> list[str]:
+    """The commands that make the records, from the settings that are kept beside them."""
+    commands = []
+    for selection in parse_tasks(tasks).selections:
+        for source in selection.sources:
+            directory = prepared_dir(data_dir, selection.task.name, source, "patches")
+            command = f"mtseg-prepare {selection.task.name}:{source} --data-dir {data_dir}"
+            if source != GENERATED:
+                command += " --manual-dir SCANS"
+            settings = prepared_settings(directory)
+            for name in ("size", "num_train", "num_test", "patches_per_class", "seed"):
+                if settings.get(name) is not None:
+                    command += f" --{name.replace('_', '-')} {settings[name]}"
+            commands.append(command)
+    return commands

@@ -1,0 +1,39 @@
+"""What a network makes of a scan as a whole: probabilities come in tile by tile, shares leave."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ScanStatistics:
+    """Sums over the voxels > 0 of a scan.
+
+    Args:
+        num_classes: of the network.
+
+    Attributes:
+        num_voxels: int64 (num_classes,), voxels whose highest activation is each class.
+        confidence: float64 (num_classes,), sums of that activation.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_voxels = np.zeros(num_classes, np.int64)
+        self.confidence = np.zeros(num_classes)
+
+    def add(self, probabilities: np.ndarray) -> None:
+        """Adds voxels: float32 (voxels, num_classes)."""
+        activated = probabilities.argmax(axis=-1)
+        highest = probabilities[np.arange(len(activated)), activated]
+        size = len(self.num_voxels)
+        self.num_voxels += np.bincount(activated, minlength=size)
+        self.confidence += np.bincount(activated, weights=highest, minlength=size)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of the voxels that has each class, float64 (num_classes,); 0 without a voxel."""
+        return self.num_voxels / max(int(self.num_voxels.sum()), 1)
+
+    @property
+    def mean_confidence(self) -> float:
+        """Mean of the highest activation; 0 without a voxel."""
+        return float(self.confidence.sum() / max(int(self.num_voxels.sum()), 1))

@@ -1,0 +1,76 @@
+"""Tables of an evaluation for people: figures come in, lines of text leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mtseg.comparisons import bootstrap_interval
+from mtseg.evaluate import Evaluation
+
+_COLUMNS = ("mean", "median", "min", "max")
+
+
+def known_values(evaluation: Evaluation, task: str, class_name: str, metric: str) -> list[float]:
+    """The figures of one metric and class over the scans in which it is defined."""
+    values = evaluation.values(task, class_name, metric).values()
+    return [value for value in values if value is not None]
+
+
+def dice_table(evaluation: Evaluation) -> str:
+    """Dice per class over the test scans, and how it was decided."""
+    heads = "".join(f"{name:>8}" for name in _COLUMNS)
+    lines = [f"{'task':<10}{'class':<24}{heads}{'scans':>7}  decision"]
+    for task, class_name in evaluation.classes:
+        values = known_values(evaluation, task, class_name, "dice")
+        figures = [np.mean, np.median, min, max]
+        shown = "".join(f"{f(values):>8.3f}" for f in figures) if values else f"{'absent':>32}"
+        lines.append(
+            f"{task:<10}{class_name:<24}{shown}{len(values):>7}  {decision(evaluation, class_name)}"
+        )
+    return "\n".join(lines)
+
+
+def decision(evaluation: Evaluation, class_name: str) -> str:
+    """How a class is decided, in words."""
+    threshold = evaluation.operating_points.get(class_name)
+    return "highest activation" if threshold is None else f"p >= {threshold:.2f}"
+
+
+def complete_table(evaluation: Evaluation) -> str:
+    """What a complete evaluation adds: intervals, surfaces, volumes; and confusion of tasks."""
+    lines = [
+        f"{'class':<24}{'Dice, 95 % interval':>22}{'precision':>10}{'recall':>8}{'HD95 mm':>9}"
+        f"{'surface':>9}{'ml':>9}{'ml, ref.':>10}"
+    ]
+    for task, class_name in evaluation.classes:
+        dice = known_values(evaluation, task, class_name, "dice")
+        interval = bootstrap_interval(dice)
+        shown = "" if not dice else f"{np.mean(dice):.3f}"
+        if interval is not None:
+            shown += " ({:.3f} to {:.3f})".format(*interval)
+        lines.append(
+            f"{class_name:<24}{shown or 'absent':>22}"
+            + _median(evaluation, task, class_name, "precision", 10, 3)
+            + _median(evaluation, task, class_name, "recall", 8, 3)
+            + _median(evaluation, task, class_name, "hd95_mm", 9, 2)
+            + _median(evaluation, task, class_name, "surface_dice", 9, 3)
+            + _median(evaluation, task, class_name, "volume_predicted_ml", 9, 1)
+            + _median(evaluation, task, class_name, "volume_reference_ml", 10, 1)
+        )
+    lines.append("Dice is the mean over scans, all else the median.")
+    for task in dict.fromkeys(task for task, _ in evaluation.classes):
+        shares = known_values(evaluation, task, "all", "alien_share")
+        lines.append(
+            f"{task}: a median of {100 * np.median(shares):.4f} % of a scan's voxels has a class "
+            f"of another task (at most {100 * max(shares):.4f} %)."
+        )
+    return "\n".join(lines)
+
+
+def _median(
+    evaluation: Evaluation, task: str, class_name: str, metric: str, width: int, digits: int
+) -> str:
+    values: Sequence[float] = known_values(evaluation, task, class_name, metric)
+    return f"{np.median(values):>{width}.{digits}f}" if values else f"{'–':>{width}}"

@@ -1,0 +1,84 @@
+"""Scans without labels: a network for all tasks segments them, and its aliens are counted.
+
+Whether a label is right nobody can say of such a scan, but a class of another task is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mtseg.errors import InputError
+from mtseg.experiments import Result
+from mtseg.export import export_weights
+from mtseg.exported import load
+from mtseg.predict import segment_files
+from mtseg.workdir import write_json
+
+UNLABELLED = "unlabelled.json"
+
+
+def segment_unlabelled(
+    results: Sequence[Result], path: Path, scans: Sequence[tuple[str, Path]]
+) -> list[dict[str, Any]]:
+    """Segments scans as `mtseg-predict` does.
+
+    What has been computed is kept beside the experiments, so that a second report is quick.
+
+    Args:
+        results: finished experiments; the network for most tasks is taken.
+        path: their folder.
+        scans: name of the task that each scan is for, and its file.
+
+    Returns:
+        For each scan a dictionary: `scan`, `task`, `num_voxels` > 0, `own_share` and `alien_share`
+        of them with a class of the task or of another, by highest activation, and
+        `mean_confidence`.
+
+    Raises:
+        InputError: if a scan cannot be segmented, or the network has no such task.
+    """
+    if not results or not scans:
+        return []
+    largest = max(results, key=lambda r: len(r.experiment.task_names))
+    label_space = largest.label_space
+    kept = path / UNLABELLED
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    weights = largest.workdir / "last.weights.h5"
+    version = os.stat(weights).st_mtime_ns
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="mtseg-") as folder:
+        model = None
+        for task, scan in scans:
+            own = list(label_space.class_indices(task))
+            aliens = list(label_space.alien_indices(task))
+            key = f"{scan.resolve()} {scan.stat().st_mtime_ns} {version}"
+            if key not in known:
+                if model is None:
+                    model = load(export_weights(largest.workdir, Path(folder) / "model"))
+                print(f"Segmenting {scan.name} …", flush=True)
+                ((_, outcome),) = segment_files(model, [scan], Path(folder))
+                if isinstance(outcome, InputError):
+                    raise outcome
+                known[key] = {
+                    "num_voxels": outcome.statistics.num_voxels.tolist(),
+                    "mean_confidence": outcome.statistics.mean_confidence,
+                }
+                write_json(kept, known)
+            counts, confidence = known[key]["num_voxels"], known[key]["mean_confidence"]
+            total = sum(counts)
+            rows.append(
+                {
+                    "scan": scan.name,
+                    "task": task,
+                    "num_voxels": total,
+                    "own_share": sum(counts[c] for c in own) / max(total, 1),
+                    "alien_share": sum(counts[c] for c in aliens) / max(total, 1),
+                    "mean_confidence": confidence,
+                }
+            )
+    return rows

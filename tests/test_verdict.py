@@ -1,0 +1,85 @@
+"""Verdicts: sums over voxels that a person can add up."""
+
+import numpy as np
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.scan_statistics import ScanStatistics
+from mtseg.verdict import Resemblance, judge, learn_familiar, scan_features
+
+CLASS_TASK = (None, "brain", "brain", "vessels")
+
+
+def statistics(*shares, confidence=0.9):
+    """A scan of a thousand voxels, each sure of its class to the same degree."""
+    found = ScanStatistics(len(CLASS_TASK))
+    for class_index, share in enumerate(shares):
+        rows = np.full((round(1000 * share), len(CLASS_TASK)), (1 - confidence) / 3, np.float32)
+        rows[:, class_index] = confidence
+        found.add(rows)
+    return found
+
+
+def test_sums_over_tiles_are_sums_over_the_scan():
+    whole = statistics(0.5, 0.3, 0.2, 0)
+    np.testing.assert_array_equal(whole.num_voxels, [500, 300, 200, 0])
+    assert whole.mean_confidence == pytest.approx(0.9)
+    assert whole.shares.tolist() == [0.5, 0.3, 0.2, 0]
+
+
+def test_a_scan_without_a_voxel_is_defined():
+    empty = ScanStatistics(len(CLASS_TASK))
+    assert empty.mean_confidence == 0
+    verdict = judge(empty, CLASS_TASK)
+    assert verdict.task is None
+    assert "background only" in verdict.describe()
+
+
+def test_the_task_is_that_of_most_labels_and_the_rest_is_mixture():
+    verdict = judge(statistics(0.5, 0.3, 0.15, 0.05), CLASS_TASK)
+    assert verdict.task == "brain"
+    assert verdict.task_shares == pytest.approx({"brain": 0.45, "vessels": 0.05})
+    assert verdict.mixture_share == pytest.approx(0.05)
+    assert verdict.warning is None  # nothing was calibrated
+
+
+def familiar():
+    scans = {
+        "brain": [statistics(0.1, 0.5, 0.4, 0), statistics(0.1, 0.45, 0.45, 0)],
+        "vessels": [statistics(0.97, 0, 0, 0.03), statistics(0.96, 0, 0, 0.04)],
+    }
+    return Resemblance(learn_familiar(scans, CLASS_TASK), threshold=4.0)
+
+
+def test_a_scan_like_those_of_training_is_not_warned_of():
+    verdict = judge(statistics(0.1, 0.48, 0.42, 0), CLASS_TASK, familiar())
+    assert verdict.resembles == "brain"
+    assert verdict.score < 1
+    assert verdict.warning is None
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        statistics(0.1, 0.45, 0.4, 0.05),  # half of nothing, half of another task
+        statistics(0.1, 0.48, 0.42, 0, confidence=0.5),  # sure of nothing
+        statistics(1.0, 0, 0, 0),  # nothing found
+        statistics(0.1, 0.9, 0, 0),  # a brain of one tissue
+    ],
+)
+def test_a_scan_unlike_all_of_them_is(scan):
+    verdict = judge(scan, CLASS_TASK, familiar())
+    assert verdict.score > 4
+    assert "resembles none" in verdict.warning
+    assert verdict.to_json()["warning"] == verdict.warning
+
+
+def test_features_are_logarithms_by_hand():
+    features = scan_features(statistics(0.9, 0, 0, 0.1), CLASS_TASK, "vessels")
+    np.testing.assert_allclose(features, [-1, -4, np.log10(0.9), -1], atol=1e-6)
+
+
+def test_what_is_stored_comes_back():
+    assert Resemblance.from_json(familiar().to_json()) == familiar()
+    with pytest.raises(InputError, match="Export the model again"):
+        Resemblance.from_json({"tasks": 3})
