@@ -21,9 +21,10 @@ INPUTS = ("patches", "volumes")
 AUGMENTATIONS = ("flip", "intensity")
 SCHEDULES = ("constant", "cosine")
 CLASS_PRIORS = ("drawn", "natural")
+OPTIMIZERS = ("adam", "muon")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
-_MAY_CHANGE = ("checkpoint_every", "keep", "strategy", "steps_per_call")
+_MAY_CHANGE = ("checkpoint_every", "evaluate_every", "keep", "strategy", "steps_per_call")
 """What may differ when a run is gone on with: it does not decide what is computed."""
 
 
@@ -36,9 +37,11 @@ class TrainConfig:
         data_dir: folder of prepared records.
         minibatches_per_task: the run has this many mini-batches times the number of tasks.
         global_batch_size: samples in a mini-batch over all replicas.
-        learning_rate: Adam's, or the schedule's highest (the paper is silent).
+        learning_rate: the optimiser's, or the schedule's highest (the paper is silent).
         schedule: `constant`, or `cosine` to zero over the run (the paper is silent).
         warmup_minibatches: mini-batches of linear rise to `learning_rate` (the paper has none).
+        optimizer: `adam`, as in the paper, or `muon`: the weights of convolutions and fully
+            connected layers move in orthogonal directions (see `mtseg.optimizers`).
         adam_beta_2: decay of Adam's second moment (Keras's default).
         dropout_rate: on both 192-node layers (the paper gives no rate).
         batch_norm_momentum: of the moving statistics (Keras's default; short runs want less).
@@ -71,6 +74,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     schedule: str = "constant"
     warmup_minibatches: int = 0
+    optimizer: str = "adam"
     adam_beta_2: float = 0.999
     dropout_rate: float = 0.5
     batch_norm_momentum: float = 0.99
@@ -107,6 +111,7 @@ class TrainConfig:
         if not math.isfinite(self.learning_rate):
             raise InputError(f"learning_rate: must be finite, not {self.learning_rate}.")
         _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("class_priors", self.class_priors, CLASS_PRIORS)
         _check_choice("input", self.input, INPUTS)
         for name in self.augmentations:

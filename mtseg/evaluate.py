@@ -27,6 +27,7 @@ from mtseg.dense import DenseNetwork
 from mtseg.pictures import compare_slices, most_labelled_slice
 from mtseg.prepared import read_selection
 from mtseg.scan_counts import ScanCounts, count_scan
+from mtseg.scan_statistics import ScanStatistics
 from mtseg.stored_scan import StoredScan
 from mtseg.subject import PreparedSubject
 from mtseg.surfaces import SURFACE_TOLERANCE_MM, surface_figures
@@ -65,12 +66,16 @@ class Evaluation:
             classes: lists `num_predicted` and `num_overlap`, and `num_reference`.
         confusion: task name -> voxels > 0 of its test scans, a list (num_classes) of lists
             (num_classes): of a class in the reference and of a class at highest activation.
+        statistics: task name -> subject -> `mtseg.scan_statistics.ScanStatistics` of the scan.
     """
 
     rows: tuple[Row, ...]
     operating_points: dict[str, float]
     curves: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
+    statistics: dict[str, dict[str, ScanStatistics]] = dataclasses.field(
+        default_factory=dict, compare=False
+    )
 
     def values(self, task: str, class_name: str, metric: str) -> dict[str, float | None]:
         """One metric of one class: subject -> value."""
@@ -111,6 +116,10 @@ class Evaluation:
             "operating_points": self.operating_points,
             "curves": self.curves,
             "confusion": self.confusion,
+            "statistics": {
+                task: {subject: of.to_json() for subject, of in scans.items()}
+                for task, scans in self.statistics.items()
+            },
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -126,6 +135,10 @@ class Evaluation:
             stored["operating_points"],
             stored.get("curves", {}),
             stored.get("confusion", {}),
+            {
+                task: {subject: ScanStatistics.from_json(of) for subject, of in scans.items()}
+                for task, scans in stored.get("statistics", {}).items()
+            },
         )
 
     def to_csv(self) -> str:
@@ -232,6 +245,7 @@ def evaluate_task(
         {names[c]: threshold for c, threshold in points.items()},
         {names[c]: curve for c, curve in curves.items()},
         {task.name: total.tolist()},
+        {task.name: {name: counts.statistics for name, counts in counted.items()}},
     )
 
 
@@ -297,13 +311,14 @@ def _surface_rows(
 def join(evaluations: Iterable[Evaluation]) -> Evaluation:
     """The evaluations of several tasks as one."""
     rows: tuple[Row, ...] = ()
-    points, curves, confusion = {}, {}, {}
+    points, curves, confusion, statistics = {}, {}, {}, {}
     for part in evaluations:
         rows += part.rows
         points |= part.operating_points
         curves |= part.curves
         confusion |= part.confusion
-    return Evaluation(rows, points, curves, confusion)
+        statistics |= part.statistics
+    return Evaluation(rows, points, curves, confusion, statistics)
 
 
 def evaluate_model(

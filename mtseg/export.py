@@ -36,6 +36,7 @@ from mtseg.evaluate import Evaluation
 from mtseg.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
 from mtseg.model import HALO
 from mtseg.tile_graph import make_tile_function, make_volume_function
+from mtseg.verdict import calibrate
 from mtseg.workdir import EVALUATION, TrainedModel, load_trained, write_aside, write_json
 
 INTENSITY_RULE = (
@@ -192,6 +193,8 @@ def decide(probabilities: tf.Tensor, thresholds: list[float | None]) -> tf.Tenso
 
 def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict[str, Any]:
     label_space = trained.label_space
+    scans = {task: list(of_task.values()) for task, of_task in evaluation.statistics.items()}
+    resemblance = calibrate(scans, label_space.class_task)
     return {
         "schema": MANIFEST_SCHEMA,
         "mtseg_version": importlib.metadata.version("mtseg"),
@@ -203,5 +206,6 @@ def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict
         "intensity_rule": INTENSITY_RULE,
         "halo_voxels": HALO,
         "mean_dice_on_test_scans": evaluation.mean_dice(),
+        "resemblance": None if resemblance is None else resemblance.to_json(),
         "training": json.loads(trained.config.to_json()),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,34 @@ from mtseg.tasks import TaskSelection, parse_tasks
 _PAPER_ALIEN_PERCENT = 0.0005
 """Median share of a scan's voxels with a class of another task, less than this for all three tasks
 (Moeskops et al., MICCAI 2016, section 4)."""
+
+
+def to_csv(results: Sequence[Result]) -> str:
+    """Every figure of every network as CSV text; an undefined figure is an empty field.
+
+    `minibatch` is empty for the figures after the last one; for earlier ones there is mean Dice
+    over the scans, whose `subject` is `all`.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["network", "minibatch", "task", "class", "subject", "metric", "value"])
+    for result in results:
+        name = result.experiment.name
+        for point in result.curve[:-1]:
+            for key, value in point["dice"].items():
+                task, class_name = key.split("/")
+                writer.writerow(
+                    [name, point["minibatch"], task, class_name, "all", "dice", _rounded(value)]
+                )
+        for row in result.evaluation.rows:
+            writer.writerow(
+                [name, "", row.task, row.class_name, row.subject, row.metric, _rounded(row.value)]
+            )
+    return text.getvalue()
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 def split_sizes(directory: Path) -> list[int]:

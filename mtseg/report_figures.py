@@ -86,7 +86,7 @@ def learning_curves(results: Sequence[Result]) -> Figure:
     figure.supxlabel("mini-batches per task", fontsize=9)
     figure.supylabel("Dice", fontsize=9)
     handles = [Line2D([], [], label=label_of(r.experiment.name), **style_of(r)) for r in results]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

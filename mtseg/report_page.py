@@ -120,7 +120,7 @@ figure { margin: 1.5rem 0; break-inside: avoid; }
 figure img { max-width: 100%; height: auto; }
 figcaption, caption { color: #444; font-size: .9rem; text-align: left; }
 caption { padding-bottom: .4rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: 1.2rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th { text-align: left; } td.figure, th.figure { text-align: right; }

@@ -14,6 +14,7 @@ import numpy as np
 
 from mtseg import metrics
 from mtseg.dense import DenseNetwork
+from mtseg.scan_statistics import ScanStatistics
 from mtseg.subject import PreparedSubject
 from mtseg.task import IGNORED
 from mtseg.tiles import Tile
@@ -42,11 +43,13 @@ class ScanCounts:
         reached: int64 (num_classes, 101), voxels whose probability of the task's own class reaches
             each of `metrics.THRESHOLDS`.
         reached_overlap: likewise, those of them that have the class in the reference.
+        statistics: of all voxels > 0, also those of which it is not known what they are.
     """
 
     confusion: np.ndarray
     reached: np.ndarray
     reached_overlap: np.ndarray
+    statistics: ScanStatistics
 
     def at_activation(self, class_index: int) -> tuple[int, int, int]:
         """Voxels predicted by highest activation, those that are right, and all of the class."""
@@ -82,9 +85,11 @@ def count_scan(
     num_classes = network.num_classes
     confusion = np.zeros(num_classes**2, np.int64)
     reached = np.zeros((2, num_classes, len(metrics.THRESHOLDS)), np.int64)
+    statistics = ScanStatistics(num_classes)
     for tile in network.plan(subject.image).tiles:
         mask = subject.image[tile.core] != 0
         probabilities = network.run(subject.image, tile)
+        statistics.add(probabilities)
         for observer in observers:
             observer.keep(tile, mask, probabilities)
         own_class = subject.class_index_map[tile.core][mask]
@@ -96,4 +101,4 @@ def count_scan(
         confusion += np.bincount(reference * num_classes + activated, minlength=len(confusion))
         for c in np.unique(to_combined[1:]):
             reached[:, c] += metrics.count_above_thresholds(reference == c, probabilities[:, c])
-    return ScanCounts(confusion.reshape(num_classes, num_classes), *reached)
+    return ScanCounts(confusion.reshape(num_classes, num_classes), *reached, statistics)

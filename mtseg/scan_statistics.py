@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 
@@ -27,6 +30,21 @@ class ScanStatistics:
         size = len(self.num_voxels)
         self.num_voxels += np.bincount(activated, minlength=size)
         self.confidence += np.bincount(activated, weights=highest, minlength=size)
+
+    def to_json(self) -> dict[str, list]:
+        """The sums as plain values."""
+        return {
+            "num_voxels": self.num_voxels.tolist(),
+            "confidence": self.confidence.round(3).tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> ScanStatistics:
+        """What `to_json` gave."""
+        found = cls(len(stored["num_voxels"]))
+        found.num_voxels[:] = stored["num_voxels"]
+        found.confidence[:] = stored["confidence"]
+        return found
 
     @property
     def shares(self) -> np.ndarray:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mtseg.config import TrainConfig
 from mtseg.model import patch_logits_model
+from mtseg.optimizers import make_optimizer
 from mtseg.sampling import PLANES
 from mtseg.strategies import Replicas
 from mtseg.tasks import LabelSpace
@@ -28,7 +29,7 @@ class TrainingStep:
 
     Attributes:
         model: the patch model.
-        optimizer: Adam, with a scaled loss for float16.
+        optimizer: the configuration's, with a scaled loss for float16.
     """
 
     def __init__(self, config: TrainConfig, label_space: LabelSpace, replicas: Replicas) -> None:
@@ -41,9 +42,10 @@ class TrainingStep:
                 config, label_space, precision=config.precision, replicas=replicas.num_replicas
             )
             self._logits = patch_logits_model(self.model)
-            adam = keras.optimizers.Adam(_learning_rate(config, total), beta_2=config.adam_beta_2)
-            is_scaled = config.precision == "mixed_float16"
-            self.optimizer = keras.optimizers.LossScaleOptimizer(adam) if is_scaled else adam
+            optimizer = make_optimizer(config, _learning_rate(config, total))
+            if config.precision == "mixed_float16":
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            self.optimizer = optimizer
             self.optimizer.build(self.model.trainable_variables)
         self._compute = tf.function(self._compute_call)
 

@@ -28,6 +28,13 @@ SMALLEST_DEVIATION = 0.1
 others will be."""
 
 
+FEWEST_SCANS = 3
+"""Of each task, to say what its scans have in common."""
+
+SAFETY = 1.25
+"""How much more unlike than any scan that was seen a scan has to be for a warning."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Familiar:
     """How scans of a task look to a network: mean and deviation of each of their features."""
@@ -43,18 +50,14 @@ class Resemblance:
     Attributes:
         tasks: task name -> its scans.
         threshold: a score above it is a warning.
-        num_familiar: scans that the threshold was calibrated on.
-        false_alarms: how many of them are above it.
-        num_foreign: scans of other kinds that it was tried on.
-        detected: how many of them are above it.
+        num_scans: that the threshold follows from.
+        false_alarms: how many of them would be warned of, were they left out.
     """
 
     tasks: dict[str, Familiar]
     threshold: float
-    num_familiar: int = 0
+    num_scans: int = 0
     false_alarms: int = 0
-    num_foreign: int = 0
-    detected: int = 0
 
     def score(
         self, statistics: ScanStatistics, class_task: Sequence[str | None]
@@ -138,6 +141,37 @@ def learn_familiar(
         deviation = np.maximum(features.std(axis=0), SMALLEST_DEVIATION)
         familiar[task] = Familiar(tuple(features.mean(axis=0).tolist()), tuple(deviation.tolist()))
     return familiar
+
+
+def calibrate(
+    scans: Mapping[str, Sequence[ScanStatistics]], class_task: Sequence[str | None]
+) -> Resemblance | None:
+    """Learns what familiar scans look like, and how unlike each other they are.
+
+    Every scan is scored against the others of all tasks, as a new one will be; the threshold is
+    `SAFETY` times the highest such score.
+
+    Args:
+        scans: task name -> its test scans.
+        class_task: the task of each combined class; None for the background.
+
+    Returns:
+        None if a task has fewer than `FEWEST_SCANS` scans, which say too little.
+    """
+    if not scans or min(map(len, scans.values())) < FEWEST_SCANS:
+        return None
+    familiar = learn_familiar(scans, class_task)
+    scores = []
+    for task, of_task in scans.items():
+        for number, statistics in enumerate(of_task):
+            others = [*of_task[:number], *of_task[number + 1 :]]
+            without = familiar | learn_familiar({task: others}, class_task)
+            scores.append(Resemblance(without, 0.0).score(statistics, class_task)[0])
+    # A scan left out altogether would have changed the threshold as well.
+    highest = sorted(scores)
+    limits = [highest[-2] if score == highest[-1] else highest[-1] for score in scores]
+    alarms = sum(score > SAFETY * limit for score, limit in zip(scores, limits, strict=True))
+    return Resemblance(familiar, SAFETY * highest[-1], len(scores), alarms)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Shares that a person can count, and Bayes' rule on two classes."""
+"""Shares that a person can count, and Bayes' rule on two classes and two tasks."""
 
 import numpy as np
 import pytest
@@ -8,30 +8,38 @@ from mtseg.subject import PreparedSubject
 from mtseg.tasks import parse_tasks
 
 
-def test_drawn_shares_are_what_the_balance_gives():
-    # Three tasks of 7, 2 and 2 classes; the background is drawn for each.
-    shares = class_priors.drawn_shares(parse_tasks("brain,breast,cta"))
-    np.testing.assert_allclose(shares[1:7], 1 / 21)
-    np.testing.assert_allclose(shares[7:], 1 / 6)
-    assert shares[0] == pytest.approx(1 / 21 + 1 / 6 + 1 / 6)
-    assert shares.sum() == pytest.approx(1)
-
-
-def test_natural_shares_count_foreground_voxels_and_weigh_tasks_equally(monkeypatch):
-    maps = {"breast": [[1, 0, 0, 0], [1, 1, 0, 0]], "cta": [[1, 0]]}
+def prepare(monkeypatch, **maps):
+    """Training scans of a row of voxels each, whose last one is no foreground."""
 
     def read(_, selection, *__):
         for classes in maps[selection.task.name]:
             class_index_map = np.array(classes, np.uint8).reshape(1, 1, -1)
             image = np.ones(class_index_map.shape, np.float32)
-            image[..., -1] = 0  # the last voxel is no foreground
+            image[..., -1] = 0
             yield PreparedSubject("s", image, class_index_map, np.eye(4))
 
     monkeypatch.setattr(class_priors, "read_selection", read)
-    label_space = parse_tasks("breast,cta")
-    shares = class_priors.natural_shares("data", label_space)
-    # Breast: 3 of 6 voxels are muscle. CTA: its one foreground voxel is artery, and background is
-    # taken to occur once.
-    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25])
-    shift = class_priors.score_shift("data", label_space)
-    np.testing.assert_allclose(shift, np.log([0.5 / 0.5, 0.25 / 0.25, 0.25 / 0.25]), atol=1e-6)
+
+
+def test_natural_shares_count_foreground_voxels(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0], [1, 1, 0, 0]], cta=[[1, 0]])
+    breast, cta = parse_tasks("breast,cta").selections
+    np.testing.assert_allclose(class_priors.natural_shares("data", breast), [0.5, 0.5])
+    # One foreground voxel, an artery: background is taken to occur once.
+    np.testing.assert_allclose(class_priors.natural_shares("data", cta), [0.5, 0.5])
+
+
+def test_the_shift_of_one_task_is_bayes_rule(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]])
+    shift = class_priors.score_shift("data", parse_tasks("breast"))
+    # A sample that was as likely drawn from either is three times as likely background.
+    odds = np.exp(shift[1] - shift[0])
+    assert odds == pytest.approx(1 / 3)
+
+
+def test_a_task_is_shifted_as_if_it_were_alone(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
+    together = class_priors.score_shift("data", parse_tasks("breast,cta"))
+    alone = [class_priors.score_shift("data", parse_tasks(name)) for name in ("breast", "cta")]
+    np.testing.assert_allclose(together, [0, alone[0][1], alone[1][1]])
+    np.testing.assert_allclose(np.exp(together), [1, 1 / 3, 3], rtol=1e-6)

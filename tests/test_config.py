@@ -13,6 +13,7 @@ def test_the_defaults_are_the_papers():
     assert config.evaluate_every == 1_000
     assert config.learning_rate == 1e-3
     assert config.dropout_rate == 0.5
+    assert config.optimizer == "adam"
     assert configure("paper", "brain:phantom", "data") == config
 
 

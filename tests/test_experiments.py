@@ -57,7 +57,7 @@ def test_a_folder_keeps_its_plan_and_refuses_another(tmp_path):
 
 def test_a_plan_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(InputError, match="plan.json"):
+    with pytest.raises(InputError, match=r"plan\.json"):
         read_results(tmp_path)
     with pytest.raises(InputError, match="mtseg-experiments"):
         read_results(tmp_path / "elsewhere")

@@ -5,7 +5,7 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.scan_statistics import ScanStatistics
-from mtseg.verdict import Resemblance, judge, learn_familiar, scan_features
+from mtseg.verdict import Resemblance, calibrate, judge, learn_familiar, scan_features
 
 CLASS_TASK = (None, "brain", "brain", "vessels")
 
@@ -72,6 +72,26 @@ def test_a_scan_unlike_all_of_them_is(scan):
     assert verdict.score > 4
     assert "resembles none" in verdict.warning
     assert verdict.to_json()["warning"] == verdict.warning
+
+
+def test_the_threshold_follows_from_how_unlike_each_other_familiar_scans_are():
+    brains = [statistics(0.1, 0.5 - s, 0.4 + s, 0) for s in (0.0, 0.01, 0.02, 0.05)]
+    vessels = [statistics(0.97 - s, 0, 0, 0.03 + s) for s in (0.0, 0.002, 0.004)]
+    found = calibrate({"brain": brains, "vessels": vessels}, CLASS_TASK)
+    assert (found.num_scans, found.false_alarms) == (7, 0)
+    for scan in (*brains, *vessels):
+        assert judge(scan, CLASS_TASK, found).warning is None
+    assert judge(statistics(0.1, 0.9, 0, 0), CLASS_TASK, found).warning
+
+
+def test_one_scan_unlike_the_rest_would_have_been_a_false_alarm():
+    brains = [statistics(0.1, 0.5, 0.4, 0)] * 3 + [statistics(0.1, 0.05, 0.85, 0)]
+    assert calibrate({"brain": brains}, CLASS_TASK).false_alarms == 1
+
+
+def test_too_few_scans_say_nothing():
+    assert calibrate({"brain": [statistics(0.1, 0.5, 0.4, 0)] * 2}, CLASS_TASK) is None
+    assert calibrate({}, CLASS_TASK) is None
 
 
 def test_features_are_logarithms_by_hand():

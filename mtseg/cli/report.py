@@ -31,6 +31,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="a scan without labels, to be segmented by the network for all tasks: how much of it "
         "gets a class of another task; may be repeated",
     )
+    parser.add_argument(
+        "--csv", metavar="FILE", help="also write every figure of every network as CSV"
+    )
     parser.add_argument("--notes", metavar="FILE", help="text to be set below the summary")
     return parser
 
@@ -50,6 +53,7 @@ def _report(argv: list[str]) -> int:
     import_tensorflow()
     from mtseg.experiments import read_results
     from mtseg.report import TITLE, make_report
+    from mtseg.report_facts import to_csv
     from mtseg.report_page import save_figures, to_html, to_markdown
     from mtseg.unlabelled import segment_unlabelled
     from mtseg.workdir import write_aside
@@ -61,6 +65,9 @@ def _report(argv: list[str]) -> int:
         save_figures(blocks, page.parent / f"{page.stem}_figures", ("png", "svg"))
         write_aside(page, lambda aside: aside.write_text(to_html(TITLE, blocks)))
         print(f"Wrote {page}.")
+        if arguments.csv:
+            write_aside(Path(arguments.csv), lambda aside: aside.write_text(to_csv(results)))
+            print(f"Wrote {arguments.csv}.")
         if arguments.markdown:
             markdown = Path(arguments.markdown)
             save_figures(blocks, markdown.parent / markdown.stem, ("png",))

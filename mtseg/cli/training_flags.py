@@ -11,6 +11,7 @@ from mtseg.config import (
     CLASS_PRIORS,
     DEMO_PHANTOMS,
     INPUTS,
+    OPTIMIZERS,
     PRECISIONS,
     PRESETS,
     SCHEDULES,
@@ -46,9 +47,10 @@ def add_training_flags(
     )
     parser.add_argument("--minibatches-per-task", type=int, help="length of the run (25000)")
     parser.add_argument("--global-batch-size", type=int, help="samples in a mini-batch (210)")
-    parser.add_argument("--learning-rate", type=float, help="Adam's (0.001)")
+    parser.add_argument("--learning-rate", type=float, help="the optimiser's (0.001)")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate (constant)")
     parser.add_argument("--warmup-minibatches", type=int, help="linear rise of the rate (0)")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="of the weights (adam)")
     parser.add_argument("--adam-beta-2", type=float, help="second moment's decay (0.999)")
     parser.add_argument("--dropout-rate", type=float, help="on the 192-node layers (0.5)")
     parser.add_argument("--batch-norm-momentum", type=float, help="of moving statistics (0.99)")
