@@ -9,8 +9,6 @@ import numpy as np
 from mtseg.comparisons import bootstrap_interval
 from mtseg.evaluate import Evaluation
 
-_COLUMNS = ("mean", "median", "min", "max")
-
 
 def known_values(evaluation: Evaluation, task: str, class_name: str, metric: str) -> list[float]:
     """The figures of one metric and class over the scans in which it is defined."""
@@ -20,12 +18,14 @@ def known_values(evaluation: Evaluation, task: str, class_name: str, metric: str
 
 def dice_table(evaluation: Evaluation) -> str:
     """Dice per class over the test scans, and how it was decided."""
-    heads = "".join(f"{name:>8}" for name in _COLUMNS)
-    lines = [f"{'task':<10}{'class':<24}{heads}{'scans':>7}  decision"]
+    lines = [f"{'task':<10}{'class':<24}{'Dice':>6}{'min':>7}{'max':>7}{'scans':>7}  decision"]
     for task, class_name in evaluation.classes:
         values = known_values(evaluation, task, class_name, "dice")
-        figures = [np.mean, np.median, min, max]
-        shown = "".join(f"{f(values):>8.3f}" for f in figures) if values else f"{'absent':>32}"
+        shown = (
+            f"{np.mean(values):>6.3f}{min(values):>7.3f}{max(values):>7.3f}"
+            if values
+            else f"{'absent':>6}{'':>14}"
+        )
         lines.append(
             f"{task:<10}{class_name:<24}{shown}{len(values):>7}  {decision(evaluation, class_name)}"
         )
@@ -41,7 +41,7 @@ def decision(evaluation: Evaluation, class_name: str) -> str:
 def complete_table(evaluation: Evaluation) -> str:
     """What a complete evaluation adds: intervals, surfaces, volumes; and confusion of tasks."""
     lines = [
-        f"{'class':<24}{'Dice, 95 % interval':>22}{'precision':>10}{'recall':>8}{'HD95 mm':>9}"
+        f"{'class':<24}{'Dice, 95 % interval':>24}{'median':>8}{'precision':>10}{'recall':>8}{'HD95 mm':>9}"
         f"{'surface':>9}{'ml':>9}{'ml, ref.':>10}"
     ]
     for task, class_name in evaluation.classes:
@@ -51,7 +51,8 @@ def complete_table(evaluation: Evaluation) -> str:
         if interval is not None:
             shown += " ({:.3f} to {:.3f})".format(*interval)
         lines.append(
-            f"{class_name:<24}{shown or 'absent':>22}"
+            f"{class_name:<24}{shown or 'absent':>24}"
+            + _median(evaluation, task, class_name, "dice", 8, 3)
             + _median(evaluation, task, class_name, "precision", 10, 3)
             + _median(evaluation, task, class_name, "recall", 8, 3)
             + _median(evaluation, task, class_name, "hd95_mm", 9, 2)
@@ -59,7 +60,7 @@ def complete_table(evaluation: Evaluation) -> str:
             + _median(evaluation, task, class_name, "volume_predicted_ml", 9, 1)
             + _median(evaluation, task, class_name, "volume_reference_ml", 10, 1)
         )
-    lines.append("Dice is the mean over scans, all else the median.")
+    lines.append("Dice is the mean over scans with its interval, all else the median.")
     for task in dict.fromkeys(task for task, _ in evaluation.classes):
         shares = known_values(evaluation, task, "all", "alien_share")
         lines.append(

@@ -183,7 +183,7 @@ def test_csv_leaves_an_undefined_figure_empty():
 
 def test_table_shows_mean_range_and_absence():
     table = dice_table(small_evaluation()).splitlines()
-    assert "0.600   0.600   0.500   0.700      2  highest activation" in table[1]
+    assert "0.600  0.500  0.700      2  highest activation" in table[1]
     assert "absent" in table[2]
 
 

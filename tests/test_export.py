@@ -11,7 +11,7 @@ from mtseg.config import TrainConfig
 from mtseg.dense import dense_probabilities
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
-from mtseg.export import decide, export_model, versions
+from mtseg.export import decide, export_model, export_weights, versions
 from mtseg.exported import load
 from mtseg.metrics import decide as decide_arrays
 from mtseg.sampling import PLANES, cut_patches, pad_volume
@@ -53,6 +53,25 @@ def exported(tmp_path_factory):
     folder.write_json(workdir / folder.EVALUATION, evaluation)
     paths = [export_model(workdir, out), export_model(workdir, out)]
     return workdir, out, paths, model
+
+
+def test_weights_alone_give_the_same_network(exported, tmp_path):
+    workdir, _, _, model = exported
+    path = export_weights(workdir, tmp_path / "weights")
+    loaded = load(path, "float32")
+    for here, there in zip(model.get_weights(), loaded.kept_alive.get_weights(), strict=True):
+        np.testing.assert_array_equal(here, there)
+    assert loaded.thresholds[-2:] == (0.1, 0.2)
+    assert loaded.class_task[-2:] == ("breast", "cta")
+    export_weights(workdir, path)  # replaces them
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "model.weights.h5"]
+
+
+def test_weights_do_not_go_among_other_files(exported, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        export_weights(exported[0], tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_versions_count_up_and_nothing_else_is_left(exported):

@@ -1,6 +1,7 @@
 """From scan files to label files: the same labels however the work is divided."""
 
 import dataclasses
+import json
 
 import nibabel as nib
 import numpy as np
@@ -125,13 +126,37 @@ def test_several_scans_come_in_order_and_a_bad_one_stops_none(model, tmp_path):
     assert "bad.nii" in str(outcomes[0][1])
     assert "empty.nii" in str(outcomes[2][1])
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["0_labels.nii.gz", "1_labels.nii.gz", "2_labels.nii.gz"]
+    assert written == [
+        f"{n}_{what}" for n in range(3) for what in ("labels.nii.gz", "verdict.json")
+    ]
     for number in range(3):
         segment(model, [scans[number]], tmp_path / "alone")
         name = f"{number}_labels.nii.gz"
         np.testing.assert_array_equal(
             read(tmp_path / "out" / name), read(tmp_path / "alone" / name)
         )
+
+
+def test_a_verdict_is_written_beside_the_labels(model, tmp_path):
+    path = save_scan(tmp_path / "scan.nii")
+    ((_, result),) = segment(model, [path], tmp_path, Options(spacing_mm=2.0))
+    verdict = json.loads((tmp_path / "scan_verdict.json").read_text())
+    assert verdict["volumes_ml"] == result.volumes_ml
+    assert verdict["task"] in ("organ", "vessels")
+    assert 0 < verdict["mean_confidence"] < 1
+    assert verdict["warning"] is None
+    assert "score" in verdict
+
+
+def test_statistics_do_not_depend_on_how_the_scan_is_divided(model, tmp_path):
+    path = save_scan(tmp_path / "scan.nii")
+    ((_, whole),) = segment(model, [path], tmp_path, Options(spacing_mm=1.1))
+    ((_, parts),) = segment(model, [path], tmp_path, Options(spacing_mm=1.1, memory_bytes=0.23e9))
+    np.testing.assert_array_equal(
+        whole.statistics.num_voxels.sum(), parts.statistics.num_voxels.sum()
+    )
+    np.testing.assert_allclose(whole.statistics.shares, parts.statistics.shares, atol=1e-3)
+    assert whole.verdict.mean_confidence == pytest.approx(parts.verdict.mean_confidence, abs=1e-4)
 
 
 def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp_path):

@@ -10,11 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mtseg.manifest import PACKAGED
 from mtseg.phantoms import make_phantom
 
 pytestmark = pytest.mark.slow
-
-COMMANDS = ("prepare", "train", "evaluate", "export", "predict")
 
 
 def mtseg(command, *arguments, code=0):
@@ -155,7 +154,54 @@ def test_one_bad_scan_does_not_stop_the_rest(run, tmp_path):
         "--model", folder / "model", "-o", tmp_path / "out", code=3,
     )  # fmt: skip
     assert "bad.nii.gz" in result.stderr
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good_labels.nii.gz"]
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert written == {"good_labels.nii.gz", "good_verdict.json"}
+
+
+def test_weights_alone_are_a_model_too(run, tmp_path):
+    folder, _ = run
+    mtseg("export", folder / "run", tmp_path / "weights", "--format", "weights")
+    assert {p.name for p in (tmp_path / "weights").iterdir()} == {
+        "model.weights.h5",
+        "manifest.json",
+    }
+    phantom = make_phantom("breast", seed=53, size=32)
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")
+    for model, out in ((folder / "model", "a"), (tmp_path / "weights", "b")):
+        mtseg("predict", tmp_path / "scan.nii", "--model", model, "-o", tmp_path / out,
+              "--precision", "float32")  # fmt: skip
+    a, b = (np.asarray(nib.load(tmp_path / n / "scan_labels.nii.gz").dataobj) for n in "ab")
+    np.testing.assert_array_equal(a, b)
+    # The figures of the test scans come from it as from the run.
+    by_run = mtseg("evaluate", folder / "run").stdout
+    by_weights = mtseg("evaluate", tmp_path / "weights").stdout
+    assert by_run.splitlines()[-12:] == by_weights.splitlines()[-12:]
+
+
+def test_without_a_model_the_packaged_one_is_used_and_named(tmp_path):
+    phantom = make_phantom("breast", seed=54, size=48)
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")
+    result = mtseg("predict", tmp_path / "scan.nii", "-o", tmp_path)
+    assert "the one that comes with mtseg is used. For research only" in result.stdout
+    verdict = json.loads((tmp_path / "scan_verdict.json").read_text())
+    assert verdict["task"] == "breast"
+    assert verdict["volumes_ml"]["pectoral_muscle"] > 0
+    assert verdict["threshold"] > 0
+    reference = phantom.label_map == 1
+    predicted = np.asarray(nib.load(tmp_path / "scan_labels.nii.gz").dataobj)
+    muscle = json.loads((PACKAGED / "manifest.json").read_text())["classes"].index(
+        "pectoral_muscle"
+    )
+    overlap = 2 * (reference & (predicted == muscle)).sum()
+    assert overlap / (reference.sum() + (predicted == muscle).sum()) > 0.7
+
+
+def test_a_scan_of_nothing_it_knows_is_warned_of(tmp_path):
+    noise = np.random.default_rng(0).integers(1, 1000, (48, 48, 32)).astype(np.int16)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "noise.nii")
+    result = mtseg("predict", tmp_path / "noise.nii", "-o", tmp_path)
+    assert "warning:" in result.stderr
+    assert "resembles none" in result.stderr
 
 
 def test_memory_that_does_not_suffice_is_one_line(run, tmp_path):

@@ -12,8 +12,11 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("prepare", "train", "evaluate", "export", "predict")
+COMMANDS = (
+    "check", "prepare", "train", "evaluate", "export", "predict", "experiments", "report",
+)  # fmt: skip
 DATA_FILES = [
+    *(f"mtseg/trained/{name}" for name in ("README.md", "manifest.json", "model.weights.h5")),
     *(f"mtseg/task_files/{task}.toml" for task in ("brain", "breast", "cta")),
     *(
         f"mtseg_datasets/mtseg_{task}/{name}"
