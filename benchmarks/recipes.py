@@ -28,6 +28,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "mini-batches of 105": {"global-batch-size": 105},
     "batch-norm momentum 0.99": {"batch-norm-momentum": 0.99},
     "dropout 0.2": {"dropout-rate": 0.2},
+    "dropout 0.1, Muon, rate 0.005": {
+        "dropout-rate": 0.1, "optimizer": "muon", "learning-rate": 5e-3,
+    },
     "whole volumes": {"input": "volumes"},
     "whole volumes, flipped": {"input": "volumes", "augment": "flip"},
 }  # fmt: skip

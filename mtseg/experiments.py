@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from mtseg.config import TrainConfig
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.progress import Progress
-from mtseg.tasks import LabelSpace, TaskSelection, parse_tasks
+from mtseg.tasks import LabelSpace, parse_tasks
 from mtseg.train import train_and_evaluate
 
 PLAN = "plan.json"
@@ -45,22 +45,16 @@ class Experiment:
     Attributes:
         number: from 1, in the paper's order.
         name: the names of its tasks, joined by `+`; also of its folder.
+        task_names: the tasks that it is trained for.
         config: its training run.
+        is_repeat: whether it repeats another experiment with another seed.
     """
 
     number: int
     name: str
+    task_names: tuple[str, ...]
     config: TrainConfig
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """Names of the tasks that it is trained for."""
-        return tuple(self.name.removesuffix(f"_{REPEATED}").split("+"))
-
-    @property
-    def is_repeat(self) -> bool:
-        """Whether it repeats another experiment with another seed."""
-        return self.name.endswith(f"_{REPEATED}")
+    is_repeat: bool = False
 
     @property
     def num_minibatches(self) -> int:
@@ -81,20 +75,27 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
         ['breast', 'cta', 'breast+cta', 'breast_again']
     """
     selections = parse_tasks(config.tasks).selections
-    subsets: Iterator[Sequence[TaskSelection]] = itertools.chain.from_iterable(
-        itertools.combinations(selections, count + 1) for count in range(len(selections))
-    )
-    planned = [("+".join(s.task.name for s in subset), subset, config.seed) for subset in subsets]
-    name, subset, seed = planned[0]
-    planned.append((f"{name}_{REPEATED}", subset, seed + 1))
-    return tuple(
-        Experiment(
-            number,
-            name,
-            dataclasses.replace(config, tasks=LabelSpace(tuple(subset)).spec, seed=seed),
+    subsets = [
+        subset
+        for count in range(1, len(selections) + 1)
+        for subset in itertools.combinations(selections, count)
+    ]
+    experiments = []
+    for number, subset in enumerate([*subsets, subsets[0]], start=1):
+        task_names = tuple(selection.task.name for selection in subset)
+        is_repeat = number > len(subsets)
+        experiments.append(
+            Experiment(
+                number,
+                "+".join(task_names) + (f"_{REPEATED}" if is_repeat else ""),
+                task_names,
+                dataclasses.replace(
+                    config, tasks=LabelSpace(subset).spec, seed=config.seed + is_repeat
+                ),
+                is_repeat,
+            )
         )
-        for number, (name, subset, seed) in enumerate(planned, start=1)
-    )
+    return tuple(experiments)
 
 
 def claim_folder(path: Path, config: TrainConfig, minutes: float | None = None) -> None:

@@ -41,7 +41,8 @@ def decision(evaluation: Evaluation, class_name: str) -> str:
 def complete_table(evaluation: Evaluation) -> str:
     """What a complete evaluation adds: intervals, surfaces, volumes; and confusion of tasks."""
     lines = [
-        f"{'class':<24}{'Dice, 95 % interval':>24}{'median':>8}{'precision':>10}{'recall':>8}{'HD95 mm':>9}"
+        f"{'class':<24}{'Dice, 95 % interval':>24}{'median':>8}{'precision':>10}{'recall':>8}"
+        f"{'HD95 mm':>9}"
         f"{'surface':>9}{'ml':>9}{'ml, ref.':>10}"
     ]
     for task, class_name in evaluation.classes:

@@ -63,7 +63,7 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path):
         read_results(tmp_path / "elsewhere")
 
 
-def result(name, seed=0, **dice):
+def result(name, **dice):
     """A finished experiment with the Dice of each class over its scans."""
     rows = [
         Row(task, class_name, str(scan), "dice", value)
@@ -71,8 +71,9 @@ def result(name, seed=0, **dice):
         for task, class_name in [key.split("__")]
         for scan, value in enumerate(values)
     ]
-    config = dataclasses.replace(CONFIG, seed=seed)
-    return Result(Experiment(1, name, config), Path("none"), Evaluation(tuple(rows), {}), [])
+    names = tuple(name.removesuffix("_again").split("+"))
+    experiment = Experiment(1, name, names, CONFIG, name.endswith("_again"))
+    return Result(experiment, Path("none"), Evaluation(tuple(rows), {}), [])
 
 
 def test_networks_are_compared_with_the_one_for_the_task_alone():
