@@ -180,8 +180,10 @@ def read_results(path: Path) -> list[Result]:
         if stored is None or stored["minibatch"] != experiment.num_minibatches:
             continue
         evaluation = Evaluation.from_json(stored)
-        if evaluation.is_complete:
-            curve = json.loads((workdir / folder.LEARNING_CURVE).read_text())
+        curve = folder.read_curve(workdir)
+        # A run that was killed between the two files goes on to write the second.
+        is_whole = any(point["minibatch"] == experiment.num_minibatches for point in curve)
+        if evaluation.is_complete and is_whole:
             results.append(Result(experiment, workdir, evaluation, curve))
     return results
 

@@ -6,6 +6,7 @@ https://kellerjordan.github.io/posts/muon/; Liu et al., 2025, arXiv:2502.16982.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -56,4 +57,6 @@ class KernelMuon(keras.optimizers.Muon):
         ahead = ops.add(gradient, ops.multiply(m, self.momentum))  # Nesterov's
         matrix = ops.reshape(ahead, (-1, variable.shape[-1]))
         update = self.zeropower_via_newtonschulz5(matrix, self.ns_steps)
-        self.assign_sub(variable, ops.reshape(self.lr_adjust(lr * update), variable.shape))
+        # As long as Adam's steps (Liu et al., 2025). Keras's own scaling is of float32 alone.
+        length = self.rms_rate * math.sqrt(max(matrix.shape))
+        self.assign_sub(variable, ops.reshape(lr * length * update, variable.shape))

@@ -6,6 +6,7 @@ Every figure and sentence in it follows from the folders of the experiments.
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,20 @@ def _summary(
 ) -> str:
     config = largest.experiment.config
     rows = [r for r in comparison["rows"] if r["class"] == "all"]
-    of_largest = {r["task"]: r for r in rows if r["network"] == largest.experiment.name}
+    alone = {r["task"]: r["single"] for r in rows if r["network"] == largest.experiment.name}
+    means = {
+        s.task.name: [
+            mean
+            for name, mean in largest.evaluation.mean_dice().items()
+            if mean is not None and name.split("/")[0] == s.task.name
+        ]
+        for s in selections
+    }
     reached = ", ".join(
-        f"{task} {row['multiple']:.3f} (alone {row['single']:.3f})"
-        for task, row in of_largest.items()
-        if row["multiple"] is not None and row["single"] is not None
+        f"{task} {np.mean(of_classes):.3f}"
+        + (f" (alone {alone[task]:.3f})" if alone.get(task) is not None else "")
+        for task, of_classes in means.items()
+        if of_classes
     )
     several = [r for r in rows if "+" in r["network"] and r["difference"] is not None]
     within = [r for r in several if r["difference"] >= -MARGIN]
@@ -134,14 +144,17 @@ def _summary(
     )
     first = (
         f"**{len(results)} networks were trained with {config.minibatches_per_task:,} "
-        f"mini-batches of {config.global_batch_size} per task; the one for all {len(selections)} "
-        f"tasks reaches a mean Dice of {reached or 'no defined value'} on the test scans.**"
+        f"mini-batches of {config.global_batch_size} per task; the one for "
+        f"{' and '.join(means)} reaches a mean Dice of {reached or 'no defined value'} on the test "
+        "scans.**"
     )
-    second = (
-        f"Of {len(several)} comparisons of a network for several tasks with the one for a task "
-        f"alone, {len(within)} lose no more than {MARGIN} Dice on average, and in {len(proven)} "
-        "the whole 95 % interval says so."
-    )
+    second = "There is no network for several tasks to compare with one for a task alone."
+    if several:
+        second = (
+            f"Of {len(several)} comparisons of a network for several tasks with the one for a task "
+            f"alone, {len(within)} lose no more than {MARGIN} Dice on average, and in "
+            f"{len(proven)} the whole 95 % interval says so."
+        )
     third = (
         f"At most {100 * worst:.4f} % of the voxels of the median scan of a task get a class of "
         "another task from the network for all of them."
@@ -251,8 +264,8 @@ def _viewer_blocks(examples: Sequence[Example]) -> list[Block]:
         name = example.selection.task.name
         network, labels = example.predicted[-1]
         content.append(
-            f"<h3>{name}, test scan {example.subject}</h3><p>Scan, reference, and the network "
-            f"{label_of(network)}. Scroll, drag the slider, or use the arrow keys.</p>"
+            f"<h3>{name}, test scan {html.escape(example.subject)}</h3><p>Scan, reference, and "
+            f"the network {label_of(network)}. Scroll, drag the slider, or use the arrow keys.</p>"
         )
         content.append(slice_viewer(name, example.image, example.reference, labels))
     return [Interactive("\n".join(content))]

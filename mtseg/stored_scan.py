@@ -28,7 +28,6 @@ class StoredScan:
 
     Attributes:
         name: the subject's.
-        image: float32 (I, J, K), mapped from a file.
         reference: uint8 (I, J, K), combined class index, or `IGNORED` where it is not known.
         activated: uint8 (I, J, K), combined class index of highest activation.
         affine: (4, 4), voxel to RAS+ world in mm.
@@ -44,17 +43,15 @@ class StoredScan:
         self.name, self.affine = subject.name, subject.affine
         shape = subject.image.shape
 
-        def on_disk(name: str, dtype: type) -> np.ndarray:
-            return np.memmap(folder / name, dtype, "w+", shape=shape)
+        def on_disk(name: str) -> np.ndarray:
+            return np.memmap(folder / name, np.uint8, "w+", shape=shape)
 
         lookup = np.full(256, IGNORED, np.uint8)
         lookup[: len(to_combined)] = to_combined
-        self.reference = on_disk("reference", np.uint8)
+        self.reference = on_disk("reference")
         self.reference[:] = lookup[subject.class_index_map]
-        self.image = on_disk("image", np.float32)
-        self.image[:] = subject.image
-        self.activated = on_disk("activated", np.uint8)
-        self._reached = {c: on_disk(f"reached_{c}", np.uint8) for c in class_indices}
+        self.activated = on_disk("activated")
+        self._reached = {c: on_disk(f"reached_{c}") for c in class_indices}
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

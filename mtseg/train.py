@@ -9,7 +9,6 @@ Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -314,7 +313,7 @@ class _Run:
     def _keep_weights(self, step: int, evaluation: Evaluation) -> None:
         score = _mean(evaluation.mean_dice())
         # A run that went on from an earlier checkpoint comes here a second time.
-        curve = [point for point in self._curve() if point["minibatch"] < step]
+        curve = [p for p in folder.read_curve(self._workdir) if p["minibatch"] < step]
         is_best = all(score > point["mean_dice"] for point in curve)
         seconds = float(self._seconds.numpy())
         curve.append(
@@ -335,17 +334,12 @@ class _Run:
         folder.write_json(self._workdir / folder.EVALUATION, result)
         folder.write_json(self._workdir / folder.LEARNING_CURVE, curve)
 
-    def _curve(self) -> list[dict]:
-        path = self._workdir / folder.LEARNING_CURVE
-        return json.loads(path.read_text()) if path.is_file() else []
-
     def _stored_evaluation(self, step: int) -> Evaluation | None:
         """The evaluation after that mini-batch, if it was finished."""
-        path = self._workdir / folder.EVALUATION
-        if not any(point["minibatch"] == step for point in self._curve()) or not path.is_file():
-            return None
-        stored = json.loads(path.read_text())
-        if stored["minibatch"] != step:
+        stored = folder.read_evaluation(self._workdir)
+        curve = folder.read_curve(self._workdir)
+        is_finished = any(point["minibatch"] == step for point in curve)
+        if stored is None or not is_finished or stored["minibatch"] != step:
             return None
         evaluation = Evaluation.from_json(stored)
         is_wanted = evaluation.is_complete or not self._is_complete or step < self._total

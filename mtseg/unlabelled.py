@@ -5,8 +5,6 @@ Whether a label is right nobody can say of such a scan, but a class of another t
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from mtseg.experiments import Result
 from mtseg.export import export_weights
 from mtseg.exported import load
 from mtseg.predict import segment_files
-from mtseg.workdir import write_json
+from mtseg.workdir import read_json, weights_path, write_json
 
 UNLABELLED = "unlabelled.json"
 
@@ -47,9 +45,8 @@ def segment_unlabelled(
     largest = max(results, key=lambda r: len(r.experiment.task_names))
     label_space = largest.label_space
     kept = path / UNLABELLED
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    weights = largest.workdir / "last.weights.h5"
-    version = os.stat(weights).st_mtime_ns
+    known = read_json(kept) if kept.is_file() else {}
+    version = weights_path(largest.workdir, "last").stat().st_mtime_ns
     rows = []
     with tempfile.TemporaryDirectory(prefix="mtseg-") as folder:
         model = None

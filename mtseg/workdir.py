@@ -155,6 +155,16 @@ def read_evaluation(workdir: Path) -> dict[str, Any] | None:
         ) from error
 
 
+def read_curve(workdir: Path) -> list[dict[str, Any]]:
+    """The points of a run's learning curve, as `learning_curve.json` has them; [] without one.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    path = workdir / LEARNING_CURVE
+    return read_json(path) if path.is_file() else []
+
+
 def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     """The configuration and label space of a run.
 

@@ -59,8 +59,11 @@ def test_calls_end_where_something_is_due():
     assert plan_calls(7, 7, 1, 10) == []
 
 
-def test_a_stopped_run_that_goes_on_has_the_same_weights(tiny_data, tmp_path, without_evaluation):
-    config = make_config(tiny_data)
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_stopped_run_that_goes_on_has_the_same_weights(
+    tiny_data, tmp_path, without_evaluation, optimizer
+):
+    config = make_config(tiny_data, optimizer=optimizer)
     train_and_evaluate(config, tmp_path / "whole")
 
     class Killed(Exception):
@@ -136,22 +139,21 @@ mtseg.train.train_and_evaluate(TrainConfig.from_json({config.to_json()!r}), {str
 
 
 @pytest.mark.parametrize(
-    ("precision", "dropout_rate", "count", "tolerance"),
+    ("precision", "optimizer", "count", "tolerance"),
     [
         # In float64, where 20 steps do not yet make rounding visible. Masks are drawn for the
         # mini-batch, so dropout may be on.
-        ("float64", 0.5, 20, 1e-5),
+        ("float64", "adam", 20, 1e-5),
+        ("float64", "muon", 8, 1e-5),
         # Normalising four samples enlarges rounding, and Adam divides by the gradient's size, also
         # where that is nothing but rounding: a second step would differ more.
-        ("float32", 0.5, 1, 5e-4),
-        ("mixed_bfloat16", 0.5, 1, 0.1),
+        ("float32", "adam", 1, 5e-4),
+        ("mixed_bfloat16", "adam", 1, 0.1),
     ],
 )
-def test_two_replicas_are_one_device(
-    tiny_data, tmp_path, precision, dropout_rate, count, tolerance
-):
+def test_two_replicas_are_one_device(tiny_data, tmp_path, precision, optimizer, count, tolerance):
     config = make_config(
-        tiny_data, precision=precision, dropout_rate=dropout_rate, minibatches_per_task=count,
+        tiny_data, precision=precision, optimizer=optimizer, minibatches_per_task=count,
         evaluate_every=count, checkpoint_every=1,
     )  # fmt: skip
     one, two = (losses_on(name, config, tmp_path / name) for name in ("default", "mirrored"))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mtseg.cli import DONE, command_line, import_tensorflow, run
+from mtseg.errors import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -75,8 +76,12 @@ def _evaluate(argv: list[str]) -> int:
         )
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
-    if arguments.json:
-        folder.write_json(Path(arguments.json), result)
-    if arguments.csv:
-        folder.write_aside(Path(arguments.csv), lambda aside: aside.write_text(evaluation.to_csv()))
+    try:
+        if arguments.json:
+            folder.write_json(Path(arguments.json), result)
+        if arguments.csv:
+            text = evaluation.to_csv()
+            folder.write_aside(Path(arguments.csv), lambda aside: aside.write_text(text))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error
     return DONE
