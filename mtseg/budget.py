@@ -10,9 +10,10 @@ import math
 import time
 
 import keras
+import numpy as np
 
 from mtseg.config import TrainConfig
-from mtseg.dense import make_dense_network
+from mtseg.dense import dense_probabilities, make_dense_network
 from mtseg.errors import InputError
 from mtseg.evaluate import evaluate_task
 from mtseg.experiments import plan_experiments
@@ -58,7 +59,13 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
     configure_devices(config.is_deterministic, config.num_threads)
     replicas = make_replicas(config.strategy)
     label_space = parse_tasks(config.tasks)
-    samples = open_balanced_samples(config.data_dir, label_space, config.seed, kind=config.input)
+    samples = open_balanced_samples(
+        config.data_dir,
+        label_space,
+        config.seed,
+        kind=config.input,
+        augmentations=config.augmentations,
+    )
     batches = replicas.deal_out(
         lambda shares: make_dataset(
             samples,
@@ -76,6 +83,7 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
         losses.numpy()
     minibatch_seconds = (time.monotonic() - started) / num_steps
     network = make_dense_network(build_model(config, label_space))
+    dense_probabilities(network, np.ones((8, 8, 8), np.float32))  # compiles
     evaluation_seconds = {}
     for selection in label_space.selections:
         scan = next(read_selection(config.data_dir, selection, "test"))

@@ -64,8 +64,9 @@ class Evaluation:
         operating_points: class name -> threshold, for the classes of `operating_point` tasks.
         curves: class name -> counts over the test set at each of `metrics.THRESHOLDS`, for the same
             classes: lists `num_predicted` and `num_overlap`, and `num_reference`.
-        confusion: task name -> voxels > 0 of its test scans, a list (num_classes) of lists
-            (num_classes): of a class in the reference and of a class at highest activation.
+        confusion: task name -> voxels > 0 of its test scans, if it is known what they are, a list
+            (num_classes) of lists (num_classes): of a class in the reference and of a class at
+            highest activation.
         statistics: task name -> subject -> `mtseg.scan_statistics.ScanStatistics` of the scan.
     """
 
@@ -206,16 +207,26 @@ def evaluate_task(
         `operating_point` task also `dice_argmax`, its Dice by highest activation, and
         `operating_point`, the threshold that would be best for that scan alone. If complete, also
         `hd95_mm`, `surface_dice`, `volume_reference_ml` and `volume_predicted_ml`. Per scan
-        `alien_share`: the share of voxels > 0 whose highest activation is a class of another task.
-        A figure of a class that a scan does not have is None, but for its predicted volume.
+        `alien_share`: the share of voxels > 0, of which it is known what they are, whose highest
+        activation is a class of another task. A figure of a class that a scan does not have is
+        None, but for its predicted volume.
     """
     to_combined = label_space.to_combined(task.name)
     indices = label_space.class_indices(task.name)
     at_threshold = indices if task.decision == "operating_point" else ()
     aliens = label_space.alien_indices(task.name)
     counted: dict[str, ScanCounts] = {}
-    stored: list[StoredScan] = []
+    surface_rows: list[Row] = []
+    waiting: list[tuple[StoredScan, tempfile.TemporaryDirectory]] = []
     shown: _Slice | None = None
+
+    def score_waiting(points: dict[int, float]) -> None:
+        while waiting:
+            scan, folder = waiting.pop(0)
+            with folder:
+                surface_rows.extend(_surface_rows(label_space, task, scan, points))
+                on_labels(scan, scan.labels(points))
+
     with contextlib.ExitStack() as stack:
         for subject in subjects:
             observers: list[Any] = []
@@ -223,17 +234,19 @@ def evaluate_task(
                 shown = _Slice(subject, network.num_classes)
                 observers.append(shown)
             if is_complete:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mtseg-"))
-                stored.append(StoredScan(Path(folder), subject, to_combined, at_threshold))
-                observers.append(stored[-1])
+                folder = tempfile.TemporaryDirectory(prefix="mtseg-")
+                stack.callback(folder.cleanup)
+                scan = StoredScan(Path(folder.name), subject, to_combined, at_threshold)
+                waiting.append((scan, folder))
+                observers.append(scan)
             counted[subject.name] = count_scan(network, to_combined, subject, observers)
             on_scan(subject.name)
+            if not at_threshold:
+                score_waiting({})
         curves = {c: _curve(counted.values(), c) for c in at_threshold}
         points = {c: t for c, curve in curves.items() if (t := _best(**curve)) is not None}
-        rows = _count_rows(label_space, task, counted, points)
-        for scan in stored:
-            rows += _surface_rows(label_space, task, scan, points)
-            on_labels(scan, scan.labels(points))
+        score_waiting(points)
+    rows = _count_rows(label_space, task, counted, points) + surface_rows
     for name, counts in counted.items():
         rows.append(Row(task.name, "all", name, "alien_share", counts.share_of(aliens)))
     names = label_space.class_names
@@ -301,7 +314,7 @@ def _surface_rows(
             "hd95_mm": hd95_mm,
             "surface_dice": surface_dice,
             "volume_reference_ml": float(reference.sum() * voxel_ml) if has_class else None,
-            "volume_predicted_ml": float(predicted.sum() * voxel_ml),
+            "volume_predicted_ml": scan.count_predicted(c, points.get(c)) * voxel_ml,
         }
         class_name = label_space.class_names[c]
         rows += [Row(task.name, class_name, scan.name, *figure) for figure in figures.items()]

@@ -12,10 +12,11 @@ Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mtseg.config import TrainConfig
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.progress import Progress
+from mtseg.stopping import catch_sigterm
 from mtseg.tasks import LabelSpace, parse_tasks
 from mtseg.train import train_and_evaluate
 
@@ -95,7 +97,24 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
                 is_repeat,
             )
         )
+    names = [experiment.name for experiment in experiments]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(
+            f"task {twice}: the repeat of an experiment is called so. Rename the task."
+        )
     return tuple(experiments)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what goes wrong with the folder of the experiments into a line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}). Make room or give another --out; the "
+            "same command goes on from there."
+        ) from error
 
 
 def claim_folder(path: Path, config: TrainConfig, minutes: float | None = None) -> None:
@@ -111,9 +130,10 @@ def claim_folder(path: Path, config: TrainConfig, minutes: float | None = None) 
     """
     stored = read_plan(path)
     if stored is None:
-        path.mkdir(parents=True, exist_ok=True)
         plan = {"schema": SCHEMA, "minutes": minutes, "config": dataclasses.asdict(config)}
-        folder.write_json(path / PLAN, plan)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            folder.write_json(path / PLAN, plan)
         return
     differences = stored[0].differences(config)
     if differences:
@@ -164,8 +184,12 @@ class Result:
         return folder.read_config(self.workdir)[1]
 
 
-def read_results(path: Path) -> list[Result]:
+def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
     """The experiments of a folder that are finished, in the paper's order.
+
+    Args:
+        path: the folder.
+        data_dir: where the prepared records are, if they have moved since.
 
     Raises:
         InputError: if the folder holds no experiments.
@@ -174,7 +198,8 @@ def read_results(path: Path) -> list[Result]:
     if plan is None:
         raise InputError(f"{path}: holds no experiments. Run: mtseg-experiments --out {path}")
     results = []
-    for experiment in plan_experiments(plan[0]):
+    config = plan[0] if data_dir is None else dataclasses.replace(plan[0], data_dir=data_dir)
+    for experiment in plan_experiments(config):
         workdir = path / experiment.name
         stored = folder.read_evaluation(workdir)
         if stored is None or stored["minibatch"] != experiment.num_minibatches:
@@ -206,7 +231,7 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
     experiments = plan_experiments(config)
     finished = {result.experiment.name for result in read_results(path)}
     total = sum(e.num_minibatches for e in experiments)
-    with Progress("All experiments", total, "mini-batches") as progress:
+    with catch_sigterm() as stop, Progress("All experiments", total, "mini-batches") as progress:
         for experiment in experiments:
             if experiment.name in finished:
                 progress.skip(experiment.num_minibatches)
@@ -222,10 +247,11 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
                 on_step=_Steps(progress),
             )
             keras.backend.clear_session()
-            if evaluation is None:
+            if evaluation is None or stop.is_made:
                 return None
     results = read_results(path)
-    folder.write_json(path / COMPARISON, compare_networks(results))
+    with writing(path):
+        folder.write_json(path / COMPARISON, compare_networks(results))
     return results
 
 

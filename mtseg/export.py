@@ -37,7 +37,14 @@ from mtseg.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
 from mtseg.model import HALO
 from mtseg.tile_graph import make_tile_function, make_volume_function
 from mtseg.verdict import calibrate
-from mtseg.workdir import EVALUATION, TrainedModel, load_trained, write_aside, write_json
+from mtseg.workdir import (
+    BEST_EVALUATION,
+    EVALUATION,
+    TrainedModel,
+    load_trained,
+    write_aside,
+    write_json,
+)
 
 INTENSITY_RULE = (
     "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "
@@ -59,12 +66,15 @@ def export_model(workdir: str | Path, out: str | Path, which: str = "last") -> P
         The new version's folder. It appears whole, by one rename.
 
     Raises:
-        InputError: if the run has no such weights or no evaluation yet, or `out` is a file.
+        InputError: if the run has no such weights or no evaluation yet, or `out` is a file or holds
+            a model's weights alone.
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    evaluation = _read_evaluation(workdir)
+    evaluation = _read_evaluation(workdir, which)
     _make_folder(out)
+    if (out / WEIGHTS).exists():
+        raise InputError(f"{out}: holds a model's weights alone. Give another folder.")
     aside = out / f".writing-{os.getpid()}"
     try:
         _write_saved_model(trained, evaluation.operating_points, aside)
@@ -93,9 +103,10 @@ def export_weights(workdir: str | Path, out: str | Path, which: str = "last") ->
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    manifest = _manifest(trained, _read_evaluation(workdir), which)
+    manifest = _manifest(trained, _read_evaluation(workdir, which), which)
     _make_folder(out)
-    if any(out.iterdir()) and not (out / WEIGHTS).is_file():
+    others = [path for path in out.iterdir() if not path.name.startswith(".")]
+    if others and not (out / WEIGHTS).is_file():
         raise InputError(f"{out}: holds other files. Give an empty folder for the weights.")
     # The manifest goes first and comes last: without one there is no model.
     (out / MANIFEST).unlink(missing_ok=True)
@@ -116,12 +127,14 @@ def versions(out: Path) -> list[int]:
     return sorted(int(p.name) for p in out.iterdir() if p.is_dir() and p.name.isdecimal())
 
 
-def _read_evaluation(workdir: Path) -> Evaluation:
+def _read_evaluation(workdir: Path, which: str) -> Evaluation:
+    """The evaluation of those weights."""
+    name = {"last": EVALUATION, "best": BEST_EVALUATION}[which]
     try:
-        return Evaluation.from_json(json.loads((workdir / EVALUATION).read_text()))
+        return Evaluation.from_json(json.loads((workdir / name).read_text()))
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise InputError(
-            f"{workdir}: has no readable {EVALUATION}, which holds the operating points. Let "
+            f"{workdir}: has no readable {name}, which holds the operating points. Let "
             "mtseg-train finish an evaluation."
         ) from error
 

@@ -26,7 +26,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        schema, _, _ = manifest["schema"], manifest["classes"], manifest["operating_points"]
+        schema = manifest["schema"]
+        for name in ("classes", "operating_points", "label_space", "training"):
+            manifest[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path / MANIFEST}: missing or unreadable. Export the model again."

@@ -95,13 +95,20 @@ def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
     """How many test scans the tasks of a label space have together.
 
     Raises:
-        InputError: if a task is not prepared.
+        InputError: if a task is not prepared, or has no test scan.
     """
     count = 0
     for selection in label_space.selections:
         for source in selection.sources:
             path = prepared_dir(data_dir, selection.task.name, source, "volumes")
-            count += tfds.builder_from_directory(path).info.splits["test"].num_examples
+            splits = tfds.builder_from_directory(path).info.splits
+            of_source = splits["test"].num_examples if "test" in splits else 0
+            if not of_source:
+                raise InputError(
+                    f"{path}: holds no test scan. Prepare {selection.task.name}:{source} with a "
+                    "split that has one."
+                )
+            count += of_source
     return count
 
 

@@ -157,7 +157,7 @@ def _summary(
         )
     third = (
         f"At most {100 * worst:.4f} % of the voxels of the median scan of a task get a class of "
-        "another task from the network for all of them."
+        "another task from that network."
     )
     return f"{first} {second} {third}"
 
@@ -237,7 +237,9 @@ def _example(results: Sequence[Result], largest: Result, selection: TaskSelectio
     names = largest.label_space.class_names
     predicted = []
     for result in results:
-        if task in result.experiment.task_names and not result.experiment.is_repeat:
+        # While experiments are missing, the largest may lack classes that another has.
+        is_shown = set(result.experiment.task_names) <= set(largest.experiment.task_names)
+        if is_shown and task in result.experiment.task_names and not result.experiment.is_repeat:
             labels = folder.read_labels(result.workdir, task, subject.name)
             to_largest = np.array(
                 [names.index(n) for n in result.label_space.class_names], np.uint8
@@ -331,6 +333,8 @@ def _confusion_blocks(
     rows = []
     for selection in selections:
         shares = known_values(largest.evaluation, selection.task.name, "all", "alien_share")
+        if not shares:
+            continue
         shares = [100 * share for share in shares]
         median, highest = f"{np.median(shares):.5f}", f"{max(shares):.5f}"
         rows.append([selection.task.name, str(len(shares)), median, highest])
@@ -344,18 +348,19 @@ def _confusion_blocks(
     if unlabelled:
         blocks += [
             Paragraph(
-                "Scans without labels, of people and scanners that no training scan is of: nothing "
-                "says whether their labels are right, but a class of another task is wrong."
+                "Scans that nobody has labelled: nothing says whether the network's labels are "
+                "right, but a class of another task than the scan's is wrong."
             ),
             Table(
-                "Real scans without labels, by the same network, at the voxel size that "
-                "`mtseg-predict` takes.",
-                ("scan", "taken for", "voxels > 0", "other tasks' classes, %", "own classes, %",
-                 "mean confidence"),
+                "Scans without labels, by the same network, at the voxel size that mtseg-predict "
+                "takes. Own classes: those of the scan's task.",
+                ("scan", "task", "taken for", "voxels > 0", "other tasks' classes, %",
+                 "own classes, %", "mean confidence"),
                 [
                     [
                         row["scan"],
                         row["task"],
+                        row["taken_for"] or "none",
                         f"{row['num_voxels']:,}",
                         f"{100 * row['alien_share']:.4f}",
                         f"{100 * row['own_share']:.2f}",
@@ -363,7 +368,7 @@ def _confusion_blocks(
                     ]
                     for row in unlabelled
                 ],
-                num_text_columns=2,
+                num_text_columns=3,
             ),
         ]  # fmt: skip
     return blocks

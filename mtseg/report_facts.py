@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from mtseg.progress import format_duration
 from mtseg.report_figures import label_of
 from mtseg.report_page import Block, Code, Heading, Paragraph, Table
 from mtseg.surfaces import SURFACE_TOLERANCE_MM
-from mtseg.tables import decision, known_values
+from mtseg.tables import decision, format_median, known_values
 from mtseg.task_file import GENERATED
 from mtseg.tasks import TaskSelection, parse_tasks
 
@@ -71,19 +73,17 @@ def class_blocks(largest: Result) -> list[Block]:
         interval = bootstrap_interval(dice)
         shown = f"{np.mean(dice):.3f}" if dice else "absent"
         shown += " ({:.3f} to {:.3f})".format(*interval) if interval else ""
-        others = [("median", 3), ("precision", 3), ("recall", 3), ("hd95_mm", 2)]
+        others = [("dice", 3), ("precision", 3), ("recall", 3), ("hd95_mm", 2)]
         others += [("surface_dice", 3), ("volume_predicted_ml", 1), ("volume_reference_ml", 1)]
-        cells = []
-        for metric, digits in others:
-            values = dice if metric == "median" else known_values(evaluation, task, name, metric)
-            cells.append(f"{np.median(values):.{digits}f}" if values else "–")
+        cells = [format_median(evaluation, task, name, *column) for column in others]
         rows.append([task, name.replace("_", " "), decision(evaluation, name), shown, *cells])
     return [
         Heading("Every figure of the network for all tasks"),
         Table(
             "Mean Dice with its 95 % bootstrap interval over scans, else medians over scans. "
             "HD95: 95th percentile of the Hausdorff distance. Surface Dice at a tolerance of "
-            f"{SURFACE_TOLERANCE_MM:g} mm.",
+            f"{SURFACE_TOLERANCE_MM:g} mm. Where a class was not found at all, precision and HD95 "
+            "are not defined: it is then said of how many scans the figure is.",
             ("task", "class", "decision", "Dice", "median", "precision", "recall", "HD95 mm",
              "surface Dice", "ml", "ml, reference"),
             rows,
@@ -111,7 +111,7 @@ def paper_blocks(largest: Result, selections: Sequence[TaskSelection]) -> list[B
         Heading("Beside the paper"),
         Table(
             "What the paper states, and what it is here. It shows Dice in figures alone.",
-            ("", "paper", "here"),
+            ("what", "paper", "here"),
             [
                 ["training / test scans", "14/20, 14/20, 6/4",
                  ", ".join(f"{train}/{test}" for train, test in sizes)],
@@ -120,7 +120,8 @@ def paper_blocks(largest: Result, selections: Sequence[TaskSelection]) -> list[B
                 ["samples per task", f"{25_000 * 210:,}",
                  f"{config.minibatches_per_task * config.global_batch_size:,}"],
                 ["learning rate", "Adam",
-                 f"Adam, {config.schedule}, highest {config.learning_rate:g}"],
+                 f"{config.optimizer.capitalize()}, {config.schedule}, highest "
+                 f"{config.learning_rate:g}"],
                 ["scores", "as classes are drawn", f"class priors: {config.class_priors}"],
                 ["other tasks' classes, median %", f"< {_PAPER_ALIEN_PERCENT} (all)",
                  ", ".join(medians)],
@@ -149,7 +150,8 @@ def run_blocks(results: Sequence[Result], path: Path) -> list[Block]:
         commands[stored.get("command", "")] = None
         if "machine" in stored:
             machines[format_machine(stored["machine"])] = None
-    config, minutes = read_plan(path) or (results[0].experiment.config, None)
+    config = max(results, key=lambda r: len(r.experiment.task_names)).experiment.config
+    _, minutes = read_plan(path) or (None, None)
     prepare = "\n".join(_prepare_commands(config.tasks, config.data_dir))
     total = sum(result.curve[-1]["training_seconds"] for result in results)
     budget = f" Their budget was {minutes:g} minutes." if minutes else ""
@@ -173,12 +175,14 @@ def _prepare_commands(tasks: str, data_dir: str) -> list[str]:
     for selection in parse_tasks(tasks).selections:
         for source in selection.sources:
             directory = prepared_dir(data_dir, selection.task.name, source, "patches")
-            command = f"mtseg-prepare {selection.task.name}:{source} --data-dir {data_dir}"
+            # As it was named: a task's name, or the path of its file.
+            named = dataclasses.replace(selection, sources=(source,)).spec
+            command = ["mtseg-prepare", named, "--data-dir", data_dir]
             if source != GENERATED:
-                command += " --manual-dir SCANS"
+                command += ["--manual-dir", "SCANS"]
             settings = prepared_settings(directory)
             for name in ("size", "num_train", "num_test", "patches_per_class", "seed"):
                 if settings.get(name) is not None:
-                    command += f" --{name.replace('_', '-')} {settings[name]}"
-            commands.append(command)
+                    command += [f"--{name.replace('_', '-')}", str(settings[name])]
+            commands.append(shlex.join(command))
     return commands

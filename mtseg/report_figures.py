@@ -44,7 +44,8 @@ def style_of(result: Result) -> dict[str, Any]:
         return {"color": _COLOURS[0], "linestyle": "--", "marker": "o", "markerfacecolor": "none"}
     return {
         "color": _COLOURS[number % len(_COLOURS)],
-        "linestyle": "-" if number == 0 else _LINES[number % len(_LINES)],
+        # Colours and markers come again after eight, with another line.
+        "linestyle": _LINES[(number + number // len(_COLOURS)) % len(_LINES)],
         "marker": _MARKERS[number % len(_MARKERS)],
     }
 
@@ -152,7 +153,7 @@ def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
 
 
 def confusion_matrix(result: Result) -> Figure:
-    """Percent of the voxels > 0 of each task's scans that have each class, rows by reference."""
+    """Percent of the voxels > 0 of each task's scans, a row, that get each class, a column."""
     names = result.label_space.class_names
     tasks = list(result.evaluation.confusion)
     shares = np.array([_class_shares(result, task) for task in tasks])

@@ -173,7 +173,7 @@ def _block_to_html(block: Block) -> str:
 def _table_to_html(table: Table) -> str:
     def cell(tag: str, column: int, text: str, scope: str = "") -> str:
         kind = ' class="figure"' if column >= table.num_text_columns else ""
-        return f"<{tag}{scope}{kind}>{_inline(text)}</{tag}>"
+        return f"<{tag}{scope}{kind}>{html.escape(text)}</{tag}>"
 
     head = "".join(cell("th", c, text, ' scope="col"') for c, text in enumerate(table.head))
     rows = "".join(
@@ -184,13 +184,14 @@ def _table_to_html(table: Table) -> str:
         for row in table.rows
     )
     return (
-        f'<div class="scroll" tabindex="0"><table><caption>{_inline(table.caption)}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.caption)}">'
+        f"<table><caption>{_inline(table.caption)}</caption>"
         f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
     )
 
 
 def _inline(text: str) -> str:
-    text = html.escape(text, quote=False)
+    text = html.escape(text)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     text = re.sub(r"\[([^\]]+)\]\((https?:[^)]+)\)", r'<a href="\2">\1</a>', text)
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)

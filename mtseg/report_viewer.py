@@ -27,23 +27,30 @@ _JPEG_QUALITY = 80
 _KEYS_AND_WHEEL = """
 (() => {
   const plot = document.getElementById('{plot_id}');
+  const steps = plot.layout.sliders[0].steps;
+  const tell = (at) => {
+    plot.setAttribute('aria-valuenow', at);
+    plot.setAttribute('aria-valuetext', 'axial slice ' + steps[at].label);
+  };
   const show = (by) => {
-    const {steps, active} = plot.layout.sliders[0];
-    const next = Math.min(Math.max((active || 0) + by, 0), steps.length - 1);
+    const active = plot.layout.sliders[0].active || 0;
+    const next = Math.min(Math.max(active + by, 0), steps.length - 1);
+    if (next === active) return false;
     Plotly.animate(plot, [steps[next].args[0][0]], steps[next].args[1]);
     Plotly.relayout(plot, {'sliders[0].active': next});
-    plot.setAttribute('aria-valuetext', 'slice ' + steps[next].label);
-    plot.setAttribute('aria-valuenow', next);
+    tell(next);
+    return true;
   };
   plot.tabIndex = 0;
   plot.setAttribute('role', 'slider');
+  plot.setAttribute('aria-label', 'Slices of ' + plot.id.replace('viewer-', ''));
   plot.setAttribute('aria-valuemin', 0);
-  plot.setAttribute('aria-valuemax', plot.layout.sliders[0].steps.length - 1);
-  plot.setAttribute('aria-valuenow', plot.layout.sliders[0].active);
-  plot.setAttribute('aria-label', plot.dataset.title || 'slice');
+  plot.setAttribute('aria-valuemax', steps.length - 1);
+  tell(plot.layout.sliders[0].active);
+  plot.on('plotly_sliderchange', () => tell(plot.layout.sliders[0].active));
   plot.addEventListener('wheel', (event) => {
-    event.preventDefault();
-    show(Math.sign(event.deltaY));
+    // At the first and last slice the page scrolls on.
+    if (show(Math.sign(event.deltaY))) event.preventDefault();
   }, {passive: false});
   plot.addEventListener('keydown', (event) => {
     const by = {ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1}[event.key];
@@ -51,6 +58,7 @@ _KEYS_AND_WHEEL = """
   });
 })();
 """
+"""Plotly's slider alone is moved by dragging; this adds the wheel, the keys and screen readers."""
 
 
 def plotly_script() -> str:

@@ -63,9 +63,10 @@ class ScanCounts:
         reference = int(self.confusion[c].sum())
         return int(self.reached[c, place]), int(self.reached_overlap[c, place]), reference
 
-    def share_of(self, class_indices: Sequence[int]) -> float:
-        """Share of the voxels whose highest activation is one of some classes."""
-        return float(self.confusion[:, list(class_indices)].sum() / max(self.confusion.sum(), 1))
+    def share_of(self, class_indices: Sequence[int]) -> float | None:
+        """Share of the voxels whose highest activation is one of some classes; None without any."""
+        total = int(self.confusion.sum())
+        return float(self.confusion[:, list(class_indices)].sum() / total) if total else None
 
 
 def count_scan(

@@ -41,3 +41,5 @@ def catch_sigterm() -> Iterator[StopRequest]:
         yield request
     finally:
         signal.signal(signal.SIGTERM, before)
+    if request.is_made and callable(before):
+        before(signal.SIGTERM, None)  # whoever waits for it around this has to know as well

@@ -6,12 +6,15 @@ waits in files, a byte a voxel and class, so that memory holds one scan whatever
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mtseg import metrics
+from mtseg.errors import InputError
 from mtseg.subject import PreparedSubject
 from mtseg.task import IGNORED
 from mtseg.tiles import Tile
@@ -19,6 +22,9 @@ from mtseg.tiles import Tile
 
 class StoredScan:
     """What a network says of every voxel of a scan, as far as scores need it.
+
+    Raises:
+        InputError: if there is no room for it on the disk.
 
     Args:
         folder: where its files go; whoever gives it removes it.
@@ -42,6 +48,12 @@ class StoredScan:
     ) -> None:
         self.name, self.affine = subject.name, subject.affine
         shape = subject.image.shape
+        needed, free = (2 + len(class_indices)) * math.prod(shape), shutil.disk_usage(folder).free
+        if needed > free:  # a mapped file that finds no room ends the process
+            raise InputError(
+                f"{folder}: {needed / 1e9:.1f} GB are needed there until the scans are scored, and "
+                f"{free / 1e9:.1f} GB are free. Make room, or set TMPDIR to a folder that has it."
+            )
 
         def on_disk(name: str) -> np.ndarray:
             return np.memmap(folder / name, np.uint8, "w+", shape=shape)
@@ -76,16 +88,26 @@ class StoredScan:
         predicted = self._predicted(class_index, threshold) & is_known
         return np.asarray(self.reference == class_index), predicted
 
+    def count_predicted(self, class_index: int, threshold: float | None) -> int:
+        """Voxels predicted to be of a class, also where the truth is not known."""
+        return int(np.count_nonzero(self._predicted(class_index, threshold)))
+
     def labels(self, thresholds: Mapping[int, float]) -> np.ndarray:
         """The label map, uint8 (I, J, K), combined class index.
 
-        A class with a threshold is where its probability reaches it; elsewhere the class of
-        highest activation stands.
+        A class with a threshold is where its probability reaches it; if several do, the one that
+        exceeds it by the largest factor. Elsewhere the class of highest activation stands, or
+        background if that one has a threshold.
         """
         labels = np.array(self.activated)
+        labels[np.isin(labels, list(thresholds))] = 0
+        best = np.zeros(labels.shape, np.float32)
         for class_index, threshold in thresholds.items():
-            labels[labels == class_index] = 0
-            labels[self._predicted(class_index, threshold)] = class_index
+            number = metrics.threshold_number(threshold)
+            factor = self._reached[class_index] / np.float32(max(number, 0.5))
+            is_better = self._predicted(class_index, threshold) & (factor > best)
+            labels[is_better] = class_index
+            best[is_better] = factor[is_better]
         return labels
 
     def _predicted(self, class_index: int, threshold: float | None) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from mtseg.comparisons import bootstrap_interval
@@ -53,17 +51,19 @@ def complete_table(evaluation: Evaluation) -> str:
             shown += " ({:.3f} to {:.3f})".format(*interval)
         lines.append(
             f"{class_name:<24}{shown or 'absent':>24}"
-            + _median(evaluation, task, class_name, "dice", 8, 3)
-            + _median(evaluation, task, class_name, "precision", 10, 3)
-            + _median(evaluation, task, class_name, "recall", 8, 3)
-            + _median(evaluation, task, class_name, "hd95_mm", 9, 2)
-            + _median(evaluation, task, class_name, "surface_dice", 9, 3)
-            + _median(evaluation, task, class_name, "volume_predicted_ml", 9, 1)
-            + _median(evaluation, task, class_name, "volume_reference_ml", 10, 1)
+            + f"{format_median(evaluation, task, class_name, 'dice', 3):>8}"
+            + f"{format_median(evaluation, task, class_name, 'precision', 3):>10}"
+            + f"{format_median(evaluation, task, class_name, 'recall', 3):>8}"
+            + f"{format_median(evaluation, task, class_name, 'hd95_mm', 2):>9}"
+            + f"{format_median(evaluation, task, class_name, 'surface_dice', 3):>9}"
+            + f"{format_median(evaluation, task, class_name, 'volume_predicted_ml', 1):>9}"
+            + f"{format_median(evaluation, task, class_name, 'volume_reference_ml', 1):>10}"
         )
     lines.append("Dice is the mean over scans with its interval, all else the median.")
     for task in dict.fromkeys(task for task, _ in evaluation.classes):
         shares = known_values(evaluation, task, "all", "alien_share")
+        if not shares:
+            continue
         lines.append(
             f"{task}: a median of {100 * np.median(shares):.4f} % of a scan's voxels has a class "
             f"of another task (at most {100 * max(shares):.4f} %)."
@@ -71,8 +71,19 @@ def complete_table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _median(
-    evaluation: Evaluation, task: str, class_name: str, metric: str, width: int, digits: int
+def format_median(
+    evaluation: Evaluation, task: str, class_name: str, metric: str, digits: int
 ) -> str:
-    values: Sequence[float] = known_values(evaluation, task, class_name, metric)
-    return f"{np.median(values):>{width}.{digits}f}" if values else f"{'–':>{width}}"
+    """The median of a figure over the scans that have the class.
+
+    Where it is not defined for all of them, as the distance to a class that was not found, it is
+    said for how many it is.
+    """
+    dice = evaluation.values(task, class_name, "dice")
+    of_all = evaluation.values(task, class_name, metric)
+    present = [of_all.get(scan) for scan, value in dice.items() if value is not None]
+    values = [value for value in present if value is not None]
+    if not values:
+        return "–"
+    text = f"{np.median(values):.{digits}f}"
+    return text if len(values) == len(present) else f"{text} ({len(values)} of {len(present)})"

@@ -280,6 +280,11 @@ class _Run:
                 stop.raise_if_made()
                 scans.advance(note=name)
 
+            def keep_labels(task: str, scan: StoredScan, labels: np.ndarray) -> None:
+                stop.raise_if_made()
+                with _writing(self._workdir):
+                    folder.write_labels(self._workdir, task, scan.name, labels)
+
             evaluation = evaluate_model(
                 self._dense,
                 self._label_space,
@@ -287,7 +292,7 @@ class _Run:
                 is_complete=self._is_complete and step == self._total,
                 on_picture=lambda task, image: self._write_picture(step, task, image),
                 on_scan=advance,
-                on_labels=self._keep_labels,
+                on_labels=keep_labels,
             )
         mean_dice = evaluation.mean_dice()
         with _writing(self._workdir):
@@ -305,10 +310,6 @@ class _Run:
     def _write_picture(self, step: int, task: str, picture: np.ndarray) -> None:
         with self._writer.as_default(step=step):
             tf.summary.image(f"{task}: scan, reference, prediction", picture[np.newaxis])
-
-    def _keep_labels(self, task: str, scan: StoredScan, labels: np.ndarray) -> None:
-        with _writing(self._workdir):
-            folder.write_labels(self._workdir, task, scan.name, labels)
 
     def _keep_weights(self, step: int, evaluation: Evaluation) -> None:
         score = _mean(evaluation.mean_dice())
@@ -331,6 +332,8 @@ class _Run:
             )
         result = evaluation.to_json(model=str(self._workdir), command=self._command)
         result |= {"minibatch": step, "machine": describe_machine()}
+        if is_best:
+            folder.write_json(self._workdir / folder.BEST_EVALUATION, result)
         folder.write_json(self._workdir / folder.EVALUATION, result)
         folder.write_json(self._workdir / folder.LEARNING_CURVE, curve)
 

@@ -15,6 +15,8 @@ from mtseg.experiments import Result
 from mtseg.export import export_weights
 from mtseg.exported import load
 from mtseg.predict import segment_files
+from mtseg.scan_statistics import ScanStatistics
+from mtseg.verdict import judge
 from mtseg.workdir import read_json, weights_path, write_json
 
 UNLABELLED = "unlabelled.json"
@@ -33,8 +35,8 @@ def segment_unlabelled(
         scans: name of the task that each scan is for, and its file.
 
     Returns:
-        For each scan a dictionary: `scan`, `task`, `num_voxels` > 0, `own_share` and `alien_share`
-        of them with a class of the task or of another, by highest activation, and
+        For each scan a dictionary: `scan`, `task`, `taken_for`, `num_voxels` > 0, `own_share` and
+        `alien_share` of them with a class of the task or of another, by highest activation, and
         `mean_confidence`.
 
     Raises:
@@ -50,6 +52,8 @@ def segment_unlabelled(
     rows = []
     with tempfile.TemporaryDirectory(prefix="mtseg-") as folder:
         model = None
+        for task, _ in scans:
+            label_space.offset(task)  # before the long work: is it one of the network's?
         for task, scan in scans:
             own = list(label_space.class_indices(task))
             aliens = list(label_space.alien_indices(task))
@@ -61,21 +65,19 @@ def segment_unlabelled(
                 ((_, outcome),) = segment_files(model, [scan], Path(folder))
                 if isinstance(outcome, InputError):
                     raise outcome
-                known[key] = {
-                    "num_voxels": outcome.statistics.num_voxels.tolist(),
-                    "mean_confidence": outcome.statistics.mean_confidence,
-                }
+                known[key] = outcome.statistics.to_json()
                 write_json(kept, known)
-            counts, confidence = known[key]["num_voxels"], known[key]["mean_confidence"]
-            total = sum(counts)
+            statistics = ScanStatistics.from_json(known[key])
+            shares = statistics.shares
             rows.append(
                 {
                     "scan": scan.name,
                     "task": task,
-                    "num_voxels": total,
-                    "own_share": sum(counts[c] for c in own) / max(total, 1),
-                    "alien_share": sum(counts[c] for c in aliens) / max(total, 1),
-                    "mean_confidence": confidence,
+                    "taken_for": judge(statistics, label_space.class_task).task,
+                    "num_voxels": int(statistics.num_voxels.sum()),
+                    "own_share": float(shares[own].sum()),
+                    "alien_share": float(shares[aliens].sum()),
+                    "mean_confidence": statistics.mean_confidence,
                 }
             )
     return rows

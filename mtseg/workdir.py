@@ -7,6 +7,7 @@ last.weights.h5           weights after the latest evaluation
 best.weights.h5           weights with the highest mean Dice on the test scans
 learning_curve.json       Dice of every evaluation
 evaluation.json           the latest evaluation in full, with the operating points
+best_evaluation.json      the evaluation that the best weights had
 labels/                   label maps of the test scans, after a complete evaluation
 tensorboard/              event files
 """
@@ -34,6 +35,7 @@ CONFIG = "config.json"
 LABEL_SPACE = "label_space.json"
 LEARNING_CURVE = "learning_curve.json"
 EVALUATION = "evaluation.json"
+BEST_EVALUATION = "best_evaluation.json"
 LABELS = "labels"
 
 
@@ -65,7 +67,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def labels_path(workdir: Path, task: str, subject: str) -> Path:
     """The file of a test scan's label map."""
-    return workdir / LABELS / task / f"{subject.replace('/', '_')}.npz"
+    return workdir / LABELS / task / f"{subject}.npz"
 
 
 def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> None:

@@ -37,6 +37,7 @@ def test_a_notebook_runs_clean(path, monkeypatch, tmp_path):
         output
         for cell in notebook.cells
         for output in cell.get("outputs", [])
-        if output.output_type == "stream" and "error:" in output.text
+        if output.output_type == "stream"
+        and any(line.startswith("error:") for line in output.text.splitlines())
     ]
     assert not printed

@@ -32,6 +32,10 @@ def test_the_card_says_what_it_is_made_of(text):
     assert text in CARD
 
 
+def test_nothing_was_left_to_be_filled_in():
+    assert "@@" not in CARD
+
+
 def test_the_figures_of_the_card_are_those_of_its_manifest():
     for name, mean in read_manifest(PACKAGED)["mean_dice_on_test_scans"].items():
         task, class_name = name.split("/")

@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    for file in filter(None, (arguments.json, arguments.csv)):
+        if not Path(file).parent.is_dir():  # before the long work
+            raise InputError(f"{Path(file).parent}: no such folder. Make it, or name another file.")
     import_tensorflow()
     from mtseg import workdir as folder
     from mtseg.dense import make_dense_network
@@ -56,6 +59,10 @@ def _evaluate(argv: list[str]) -> int:
     from mtseg.tables import complete_table, dice_table
 
     path = Path(arguments.model or PACKAGED)
+    if arguments.weights == "best" and (path / WEIGHTS).is_file():
+        raise InputError(
+            f"{path}: is a model, not a run: it has one set of weights. Leave out --weights."
+        )
     trained = folder.load_trained(path, arguments.weights)
     name = str(path) if (path / WEIGHTS).is_file() else f"{path} ({arguments.weights})"
     if arguments.model is None:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.cli import DONE, command_line, import_tensorflow, run
-from mtseg.cli.training_flags import add_training_flags, prepare_phantoms, read_training_flags
+from mtseg.cli.training_flags import (
+    add_training_flags,
+    announce_kind,
+    prepare_phantoms,
+    read_training_flags,
+)
 from mtseg.config import TrainConfig
 from mtseg.errors import InputError
 
@@ -62,6 +67,7 @@ def _experiments(argv: list[str]) -> int:
         f"{', '.join(e.name for e in experiments)}; results in {out}.",
         flush=True,
     )
+    announce_kind(config)
     if run_experiments(config, out, command_line("mtseg-experiments", argv)) is None:
         return DONE
     print(f"\n{comparison_table(read_json(out / COMPARISON))}\n")
@@ -82,7 +88,7 @@ def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
 def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
     """The configuration that the minutes allow: measured once, then kept in the plan."""
     from mtseg.budget import fit_budget, measure_costs
-    from mtseg.experiments import claim_folder, read_plan
+    from mtseg.experiments import claim_folder, read_plan, writing
 
     stored = read_plan(out)
     if stored is not None and stored[1] == minutes:
@@ -92,6 +98,8 @@ def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
             minibatches_per_task=fitted.minibatches_per_task,
             evaluate_every=fitted.evaluate_every,
         )
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     print("Measuring how fast this machine is …", flush=True)
     config = fit_budget(config, minutes, measure_costs(config))
     claim_folder(out, config, minutes)

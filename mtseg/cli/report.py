@@ -24,6 +24,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--markdown", metavar="FILE", help="also write Markdown, with its PNG figures beside it"
     )
     parser.add_argument(
+        "--data-dir", help="prepared records, if they have moved since the experiments"
+    )
+    parser.add_argument(
         "--unlabelled",
         action="append",
         default=[],
@@ -58,21 +61,21 @@ def _report(argv: list[str]) -> int:
     from mtseg.unlabelled import segment_unlabelled
     from mtseg.workdir import write_aside
 
-    results = read_results(path)
+    results = read_results(path, arguments.data_dir)
     unlabelled = segment_unlabelled(results, path, scans)
     blocks = make_report(results, path, unlabelled, notes)
     try:
         save_figures(blocks, page.parent / f"{page.stem}_figures", ("png", "svg"))
-        write_aside(page, lambda aside: aside.write_text(to_html(TITLE, blocks)))
+        write_aside(page, lambda aside: _write(aside, to_html(TITLE, blocks)))
         print(f"Wrote {page}.")
         if arguments.csv:
-            write_aside(Path(arguments.csv), lambda aside: aside.write_text(to_csv(results)))
+            write_aside(Path(arguments.csv), lambda aside: _write(aside, to_csv(results)))
             print(f"Wrote {arguments.csv}.")
         if arguments.markdown:
             markdown = Path(arguments.markdown)
             save_figures(blocks, markdown.parent / markdown.stem, ("png",))
             text = to_markdown(TITLE, blocks, markdown.stem)
-            write_aside(markdown, lambda aside: aside.write_text(text))
+            write_aside(markdown, lambda aside: _write(aside, text))
             print(f"Wrote {markdown}.")
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error
@@ -88,11 +91,15 @@ def _task_and_scan(text: str) -> tuple[str, Path]:
     return task, Path(scan)
 
 
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
 def _read_notes(path: str | None) -> str:
     if path is None:
         return ""
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text. Give a file of notes.") from error
 

@@ -9,7 +9,12 @@ import traceback
 from pathlib import Path
 
 from mtseg.cli import DEFECT, DONE, command_line, import_tensorflow, run
-from mtseg.cli.training_flags import add_training_flags, prepare_phantoms, read_training_flags
+from mtseg.cli.training_flags import (
+    add_training_flags,
+    announce_kind,
+    prepare_phantoms,
+    read_training_flags,
+)
 from mtseg.config import TrainConfig
 
 
@@ -80,13 +85,4 @@ def _announce(config: TrainConfig, workdir: Path) -> None:
         f"{config.global_batch_size}, {config.precision}; records in {config.data_dir}, "
         f"results in {workdir}."
     )
-    phantoms = [spec for spec in specs if spec.endswith(":phantom")]
-    if phantoms:
-        print(f"Synthetic scans (phantoms) are used for {', '.join(phantoms)}.")
-    if config.preset == "paper":
-        print(
-            "This is the paper's run: days on a processor; the estimate follows after a few "
-            "mini-batches. Shorter: --preset demo (minutes) or --preset fast. "
-            "Real scans: mtseg-prepare brain:miccai2012 --manual-dir FOLDER, then "
-            "--tasks brain:miccai2012."
-        )
+    announce_kind(config)

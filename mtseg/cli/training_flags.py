@@ -118,6 +118,20 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     return configure(preset, tasks, data_dir or default_data_dir, **fields), data_dir is None
 
 
+def announce_kind(config: TrainConfig) -> None:
+    """Says which scans are synthetic, and what the paper's preset means."""
+    phantoms = [spec for spec in config.tasks.split(",") if spec.endswith(":phantom")]
+    if phantoms:
+        print(f"Synthetic scans (phantoms) are used for {', '.join(phantoms)}.")
+    if config.preset == "paper":
+        print(
+            "This is the paper's preset: days on a processor; the estimate follows after a few "
+            "mini-batches. Shorter: --preset demo (minutes) or --preset fast. "
+            "Real scans: mtseg-prepare brain:miccai2012 --manual-dir FOLDER, then "
+            "--tasks brain:miccai2012."
+        )
+
+
 def prepare_phantoms(config: TrainConfig) -> None:
     """Phantoms need no download, so a run without --data-dir makes those that are missing."""
     from mtseg.preparation import prepare
