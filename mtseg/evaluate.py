@@ -10,14 +10,11 @@ Reference: Moeskops et al., MICCAI 2016, section 4.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import functools
 import io
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -217,35 +214,30 @@ def evaluate_task(
     aliens = label_space.alien_indices(task.name)
     counted: dict[str, ScanCounts] = {}
     surface_rows: list[Row] = []
-    waiting: list[tuple[StoredScan, tempfile.TemporaryDirectory]] = []
+    waiting: list[StoredScan] = []
     shown: _Slice | None = None
 
     def score_waiting(points: dict[int, float]) -> None:
         while waiting:
-            scan, folder = waiting.pop(0)
-            with folder:
-                surface_rows.extend(_surface_rows(label_space, task, scan, points))
-                on_labels(scan, scan.labels(points))
+            scan = waiting.pop(0)
+            surface_rows.extend(_surface_rows(label_space, task, scan, points))
+            on_labels(scan, scan.labels(points))
 
-    with contextlib.ExitStack() as stack:
-        for subject in subjects:
-            observers: list[Any] = []
-            if shown is None:
-                shown = _Slice(subject, network.num_classes)
-                observers.append(shown)
-            if is_complete:
-                folder = tempfile.TemporaryDirectory(prefix="mtseg-")
-                stack.callback(folder.cleanup)
-                scan = StoredScan(Path(folder.name), subject, to_combined, at_threshold)
-                waiting.append((scan, folder))
-                observers.append(scan)
-            counted[subject.name] = count_scan(network, to_combined, subject, observers)
-            on_scan(subject.name)
-            if not at_threshold:
-                score_waiting({})
-        curves = {c: _curve(counted.values(), c) for c in at_threshold}
-        points = {c: t for c, curve in curves.items() if (t := _best(**curve)) is not None}
-        score_waiting(points)
+    for subject in subjects:
+        observers: list[Any] = []
+        if shown is None:
+            shown = _Slice(subject, network.num_classes)
+            observers.append(shown)
+        if is_complete:
+            waiting.append(StoredScan(subject, to_combined, at_threshold))
+            observers.append(waiting[-1])
+        counted[subject.name] = count_scan(network, to_combined, subject, observers)
+        on_scan(subject.name)
+        if not at_threshold:
+            score_waiting({})
+    curves = {c: _curve(counted.values(), c) for c in at_threshold}
+    points = {c: t for c, curve in curves.items() if (t := _best(**curve)) is not None}
+    score_waiting(points)
     rows = _count_rows(label_space, task, counted, points) + surface_rows
     for name, counts in counted.items():
         rows.append(Row(task.name, "all", name, "alien_share", counts.share_of(aliens)))

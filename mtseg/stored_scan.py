@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +27,6 @@ class StoredScan:
         InputError: if there is no room for it on the disk.
 
     Args:
-        folder: where its files go; whoever gives it removes it.
         subject: the scan.
         to_combined: combined class index, uint8, at each of the task's own class indices.
         class_indices: combined class indices that a threshold decides.
@@ -41,29 +40,31 @@ class StoredScan:
 
     def __init__(
         self,
-        folder: Path,
         subject: PreparedSubject,
         to_combined: np.ndarray,
         class_indices: Sequence[int] = (),
     ) -> None:
         self.name, self.affine = subject.name, subject.affine
         shape = subject.image.shape
-        needed, free = (2 + len(class_indices)) * math.prod(shape), shutil.disk_usage(folder).free
+        needed, folder = (2 + len(class_indices)) * math.prod(shape), tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
         if needed > free:  # a mapped file that finds no room ends the process
             raise InputError(
-                f"{folder}: {needed / 1e9:.1f} GB are needed there until the scans are scored, and "
-                f"{free / 1e9:.1f} GB are free. Make room, or set TMPDIR to a folder that has it."
+                f"{folder}: {needed / 1e9:.1f} GB are needed there until the scans are scored, "
+                f"and {free / 1e9:.1f} GB are free. Make room, or set TMPDIR to another folder."
             )
 
-        def on_disk(name: str) -> np.ndarray:
-            return np.memmap(folder / name, np.uint8, "w+", shape=shape)
+        def on_disk() -> np.ndarray:
+            # A file without a name: nothing is left of it, however this process ends.
+            with tempfile.TemporaryFile() as file:
+                return np.memmap(file, np.uint8, "w+", shape=shape)
 
         lookup = np.full(256, IGNORED, np.uint8)
         lookup[: len(to_combined)] = to_combined
-        self.reference = on_disk("reference")
+        self.reference = on_disk()
         self.reference[:] = lookup[subject.class_index_map]
-        self.activated = on_disk("activated")
-        self._reached = {c: on_disk(f"reached_{c}") for c in class_indices}
+        self.activated = on_disk()
+        self._reached = {c: on_disk() for c in class_indices}
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
