@@ -18,6 +18,8 @@ from mtseg.checkpoints import Checkpoints
 from mtseg.config import TrainConfig
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
+from mtseg.export import export_weights
+from mtseg.manifest import read_manifest
 from mtseg.train import plan_calls, train_and_evaluate
 from mtseg.training_step import TrainingStep
 from tests.event_files import scalars_of
@@ -248,9 +250,15 @@ def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monke
     assert [point["minibatch"] for point in curve] == [1, 2, 3]
     assert [point["mean_dice"] for point in curve] == [0.2, 0.6, 0.4]
     last, best = (
-        folder.load_trained(tmp_path, which).model.get_weights() for which in folder.WEIGHTS
+        folder.load_trained(tmp_path, which).model.get_weights() for which in ("last", "best")
     )
     assert any((a != b).any() for a, b in zip(last, best, strict=True))
+    # What goes out with weights is the evaluation that they had.
+    dice = {}
+    for which in ("last", "best"):
+        path = export_weights(tmp_path, tmp_path / which, which)
+        dice[which] = read_manifest(path)["mean_dice_on_test_scans"]["breast/pectoral_muscle"]
+    assert dice == {"last": 0.4, "best": 0.6}
 
 
 def test_a_damaged_weights_file_is_one_clear_line(tiny_data, tmp_path, without_evaluation):
