@@ -145,7 +145,7 @@ def _summary(
     first = (
         f"**{len(results)} networks were trained with {config.minibatches_per_task:,} "
         f"mini-batches of {config.global_batch_size} per task; the one for "
-        f"{' and '.join(means)} reaches a mean Dice of {reached or 'no defined value'} on the test "
+        f"{', '.join(means)} reaches a mean Dice of {reached or 'no defined value'} on the test "
         "scans.**"
     )
     second = "There is no network for several tasks to compare with one for a task alone."
