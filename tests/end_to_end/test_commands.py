@@ -179,7 +179,7 @@ def test_weights_alone_are_a_model_too(run, tmp_path):
 
 
 def test_without_a_model_the_packaged_one_is_used_and_named(tmp_path):
-    phantom = make_phantom("breast", seed=54, size=48)
+    phantom = make_phantom("breast", seed=9000, size=96)
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")
     result = mtseg("predict", tmp_path / "scan.nii", "-o", tmp_path)
     assert "the one that comes with mtseg is used. For research only" in result.stdout
