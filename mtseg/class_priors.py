@@ -5,11 +5,14 @@ they occur equally often and finds too much of the rare ones, most of all after 
 Adding the logarithm of (natural share / drawn share) to the scores before the softmax undoes it by
 Bayes' rule. The paper does not; `--class-priors natural` does.
 
-The background is one class for all tasks, but its shares are each task's own: nearly all of a heart
-scan and hardly any of a skull-stripped brain. Whatever a voxel may be, it is of one task, so the
-shift has to be right between the background and the classes of that task. It therefore leaves the
-background's score as it is, and shifts each other class by its task's ratio over that of the task's
-background.
+The background's shares are each task's own: nearly all of a heart scan and hardly any of a
+skull-stripped brain. Where each task's background has a score of its own (`--backgrounds by-task`),
+each is shifted by its task's shares, and the rule is exact. Where one score serves all, it does not
+say whose background a voxel may be. Since every voxel is of one task, the shift then is at least
+made right between the background and the classes of each task: the background's score stays as it
+is, and each other class is shifted by its task's ratio over that of the task's background. The
+price is that classes of a task with little background are found too often in the background of
+others.
 """
 
 from __future__ import annotations
@@ -41,15 +44,21 @@ def natural_shares(data_dir: str, selection: TaskSelection) -> np.ndarray:
     return counts / counts.sum()
 
 
-def score_shift(data_dir: str, label_space: LabelSpace) -> np.ndarray:
-    """What to add to the scores before the softmax, float32 (num_classes,); 0 for the background.
+def score_shift(data_dir: str, label_space: LabelSpace, backgrounds: str) -> np.ndarray:
+    """What to add to the scores before the softmax, float32 (scores,); 0 for a shared background.
 
-    A task's classes, its background among them, are drawn equally often, so only their natural
-    shares matter.
+    Tasks are drawn equally often, and so are a task's classes, its background among them.
+
+    Args:
+        data_dir: the folder of prepared records.
+        label_space: the network's tasks.
+        backgrounds: `shared` or `by-task` (see `mtseg.config.TrainConfig`).
     """
-    shift = np.zeros(label_space.num_classes, np.float32)
+    num_backgrounds = label_space.num_backgrounds(backgrounds)
+    shift = np.zeros(num_backgrounds + label_space.num_classes - 1, np.float32)
     for selection in label_space.selections:
         shares = natural_shares(data_dir, selection)
-        indices = list(label_space.class_indices(selection.task.name))
-        shift[indices] = np.log(shares[1:] / shares[0])
+        scores = label_space.to_scores(selection.task.name, backgrounds)
+        of_drawn = shares * len(shares)
+        shift[scores] = np.log(of_drawn if num_backgrounds > 1 else of_drawn / of_drawn[0])
     return shift

@@ -21,6 +21,7 @@ INPUTS = ("patches", "volumes")
 AUGMENTATIONS = ("flip", "intensity")
 SCHEDULES = ("constant", "cosine")
 CLASS_PRIORS = ("drawn", "natural")
+BACKGROUNDS = ("shared", "by-task")
 OPTIMIZERS = ("adam", "muon")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
@@ -47,6 +48,9 @@ class TrainConfig:
         batch_norm_momentum: of the moving statistics (Keras's default; short runs want less).
         class_priors: `drawn`, as in the paper, or `natural`: scores are shifted from how often
             classes are drawn to how often they occur (see `mtseg.class_priors`).
+        backgrounds: `shared`, as in the paper: one score for the background of all tasks; or
+            `by-task`: one for each task, summed after the softmax, so that the network also learns
+            whose background a voxel is, and natural priors are exact for each.
         input: `patches`, the prepared patch records, or `volumes`: whole prepared scans in memory,
             of which every voxel may be drawn, as the paper does.
         augment: comma list of `flip` (left and right, where the task's anatomy allows it) and
@@ -79,6 +83,7 @@ class TrainConfig:
     dropout_rate: float = 0.5
     batch_norm_momentum: float = 0.99
     class_priors: str = "drawn"
+    backgrounds: str = "shared"
     input: str = "patches"
     augment: str = ""
     evaluate_every: int = 1_000
@@ -113,6 +118,7 @@ class TrainConfig:
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("class_priors", self.class_priors, CLASS_PRIORS)
+        _check_choice("backgrounds", self.backgrounds, BACKGROUNDS)
         _check_choice("input", self.input, INPUTS)
         for name in self.augmentations:
             _check_choice("augment", name, AUGMENTATIONS)

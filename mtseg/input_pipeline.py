@@ -62,6 +62,7 @@ class BalancedSamples:
         data: of each task, for each of its sources, patch records or volumes.
         seed: decides the order of the samples.
         augmentations: names of `mtseg.augmentation`.
+        backgrounds: `shared` or `by-task` (see `mtseg.config.TrainConfig`).
 
     Attributes:
         num_samples: for each task, how many different samples each of its classes has.
@@ -77,11 +78,12 @@ class BalancedSamples:
         data: Sequence[Sequence[PatchRecords | VolumePatches]],
         seed: int,
         augmentations: tuple[str, ...] = (),
+        backgrounds: str = "shared",
     ) -> None:
         tasks = [selection.task for selection in label_space.selections]
         self._data, self._seed, self._augmentations = data, seed, augmentations
         self._num_classes = tuple(task.num_classes for task in tasks)
-        self._to_combined = [label_space.to_combined(task.name) for task in tasks]
+        self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
         self._is_symmetric = np.array([task.is_symmetric for task in tasks])
         # [task][source][class]: the records that show it, or how many voxels do.
         self._rows = [
@@ -99,7 +101,7 @@ class BalancedSamples:
     def minibatch(
         self, n: int, global_batch_size: int, rows: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Patches and classes of mini-batch n.
+        """Patches and scores of mini-batch n.
 
         Args:
             n: its number, from 0.
@@ -107,17 +109,18 @@ class BalancedSamples:
             rows: those wanted.
 
         Returns:
-            `(patches, class_index)`: float16 (rows, 3, 51, 51) and int32 (rows,), combined.
+            `(patches, score_index)`: float16 (rows, 3, 51, 51) and int32 (rows,), which of the
+            network's scores ought to be the highest: with a shared background, the combined class.
         """
         task, class_index, ordinal = assign_slots(n, global_batch_size, self._num_classes)
         draws = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
         is_symmetric = self._is_symmetric[task]
         task, class_index, ordinal = task[rows], class_index[rows], ordinal[rows]
         patches = np.empty((len(task), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
-        combined = np.empty(len(task), np.int32)
+        score_index = np.empty(len(task), np.int32)
         for t, of_task in enumerate(self._data):
             of_this = np.flatnonzero(task == t)
-            combined[of_this] = self._to_combined[t][class_index[of_this]]
+            score_index[of_this] = self._to_scores[t][class_index[of_this]]
             source, turn = self._take_turns(t, class_index[of_this], ordinal[of_this])
             for s, data in enumerate(of_task):
                 mine, turns = of_this[source == s], turn[source == s]
@@ -131,7 +134,7 @@ class BalancedSamples:
         if self._augmentations:
             rng = np.random.default_rng([self._seed, n, 1])
             augment(patches, is_symmetric, rows, self._augmentations, rng)
-        return patches, combined
+        return patches, score_index
 
     def _take_turns(
         self, task: int, class_index: np.ndarray, ordinal: np.ndarray
@@ -179,6 +182,7 @@ def open_balanced_samples(
     *,
     kind: str = "patches",
     augmentations: tuple[str, ...] = (),
+    backgrounds: str = "shared",
 ) -> BalancedSamples:
     """Opens the prepared training data of every task of a label space.
 
@@ -188,6 +192,7 @@ def open_balanced_samples(
         seed: decides the order of the samples.
         kind: `patches` or `volumes`.
         augmentations: names of `mtseg.augmentation`.
+        backgrounds: `shared` or `by-task` (see `mtseg.config.TrainConfig`).
 
     Raises:
         InputError: if a task is not prepared, a shard is damaged, or a class has no sample.
@@ -197,7 +202,7 @@ def open_balanced_samples(
         [open_data(data_dir, s.task.name, source) for source in s.sources]
         for s in label_space.selections
     ]
-    samples = BalancedSamples(label_space, data, seed, augmentations)
+    samples = BalancedSamples(label_space, data, seed, augmentations, backgrounds)
     for selection, sizes in zip(label_space.selections, samples.num_samples, strict=True):
         for name, size in zip(selection.task.class_names, sizes, strict=True):
             if size == 0:
@@ -226,8 +231,8 @@ def make_dataset(
             call gives one element for each of them in turn.
 
     Returns:
-        Elements `(patches, class_index)`: float16 (mini-batches, rows, 3, 51, 51), of the three
-        planes in the order of `PLANES`, and int32 (mini-batches, rows) in the combined label space.
+        Elements `(patches, score_index)`: float16 (mini-batches, rows, 3, 51, 51), of the three
+        planes in the order of `PLANES`, and int32 (mini-batches, rows), as `minibatch` gives them.
     """
     num_rows = len(range(*shares[0].indices(global_batch_size)))
     of_element = [(start, stop, rows) for start, stop in calls for rows in shares]
@@ -239,17 +244,17 @@ def make_dataset(
         except InputError as error:
             samples.refusal = error
             raise
-        patches, class_index = zip(*parts, strict=True)
+        patches, score_index = zip(*parts, strict=True)
         # One mini-batch to a call is the rule, and is spared a copy.
         is_one = len(parts) == 1
-        return patches[0][np.newaxis] if is_one else np.stack(patches), np.stack(class_index)
+        return patches[0][np.newaxis] if is_one else np.stack(patches), np.stack(score_index)
 
     def read(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        patches, class_index = tf.numpy_function(compute, [element], (tf.float16, tf.int32))
+        patches, score_index = tf.numpy_function(compute, [element], (tf.float16, tf.int32))
         # Fixed shapes spare the training step a second trace.
         patches.set_shape([None, num_rows, len(PLANES), PATCH_SIZE, PATCH_SIZE])
-        class_index.set_shape([None, num_rows])
-        return patches, class_index
+        score_index.set_shape([None, num_rows])
+        return patches, score_index
 
     return (
         tf.data.Dataset.range(len(of_element))

@@ -24,18 +24,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, unreadable or of another version of mtseg.
     """
+    refusal = InputError(f"{path / MANIFEST}: missing or unreadable. Export the model again.")
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         schema = manifest["schema"]
-        for name in ("classes", "operating_points", "label_space", "training"):
-            manifest[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path / MANIFEST}: missing or unreadable. Export the model again."
-        ) from error
+        raise refusal from error
     if schema != MANIFEST_SCHEMA:
         raise InputError(
             f"{path / MANIFEST}: has schema {schema}, this version of mtseg reads "
             f"{MANIFEST_SCHEMA}. Export the model again."
         )
+    for name in ("classes", "operating_points", "label_space", "training"):
+        if name not in manifest:
+            raise refusal
     return manifest

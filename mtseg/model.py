@@ -56,6 +56,7 @@ _SHARED_STACK = "shared_convolutions"
 def build_patch_model(
     num_classes: int,
     *,
+    num_backgrounds: int = 1,
     dropout_rate: float = DROPOUT_RATE,
     batch_norm_momentum: float = 0.99,
     is_synchronized: bool = False,
@@ -64,6 +65,8 @@ def build_patch_model(
 
     Args:
         num_classes: classes of all tasks together, the one shared background included.
+        num_backgrounds: scores that the background has. The paper's is 1; with one for each task
+            the network also learns whose background a voxel is, and their probabilities are summed.
         dropout_rate: share of outputs left out after each fully connected layer in training.
         batch_norm_momentum: share of a moving average that a training step keeps. The default is
             Keras's.
@@ -74,7 +77,8 @@ def build_patch_model(
         (batch, rows, columns, 1), intensities as prepared and zero beyond the scan's border. It
         gives float32 probabilities (batch, rows - 50, columns - 50, num_classes), so
         (batch, 1, 1, num_classes) for patches of 51 × 51. The layer `logits` holds what goes into
-        the softmax. With 9 classes there are 283,241 parameters.
+        the softmax: the backgrounds' scores, then those of the other classes. With 9 classes and
+        one background there are 283,241 parameters.
 
     Example:
         >>> model = build_patch_model(9)
@@ -101,9 +105,17 @@ def build_patch_model(
             x = layer(x)
     # Under a mixed precision policy the scores and the softmax stay float32.
     full = keras.config.dtype_policy().variable_dtype
-    x = layers.Conv2D(num_classes, 1, dtype=full, name="logits")(x)
+    x = layers.Conv2D(num_backgrounds + num_classes - 1, 1, dtype=full, name="logits")(x)
     outputs = layers.Softmax(dtype=full, name="probabilities")(x)
+    if num_backgrounds > 1:
+        outputs = sum_backgrounds(outputs, num_backgrounds)
     return keras.Model(inputs, outputs, name="patch_model")
+
+
+def sum_backgrounds(probabilities: Any, num_backgrounds: int) -> Any:
+    """Makes one background of several: (..., backgrounds + others) to (..., 1 + others)."""
+    background = ops.sum(probabilities[..., :num_backgrounds], axis=-1, keepdims=True)
+    return ops.concatenate([background, probabilities[..., num_backgrounds:]], axis=-1)
 
 
 def _build_shared_convolutions(batch_norm: dict[str, Any]) -> keras.Sequential:
@@ -159,13 +171,15 @@ class FoldedNetwork(NamedTuple):
         stack: kernel (3, 3, features in, 32) and bias (32,) of every shared convolution.
         head: kernel (features in, 192) and bias (192,) of both fully connected layers. The first
             takes the features of the axial, coronal and sagittal plane in turn, 32 each.
-        logits: kernel (192, num_classes) and bias (num_classes,) of the last layer.
+        logits: kernel (192, scores) and bias (scores,) of the last layer.
+        num_backgrounds: how many of the scores, the first ones, are the background's.
         means: (32,) for every shared convolution, of the features that it gives.
     """
 
     stack: tuple[tuple[Any, Any], ...]
     head: tuple[tuple[Any, Any], ...]
     logits: tuple[Any, Any]
+    num_backgrounds: int
     means: tuple[Any, ...]
 
 
@@ -211,6 +225,7 @@ def fold(patch_model: keras.Model) -> FoldedNetwork:
         ),
         head=tuple(head),
         logits=(without_window(ops.convert_to_tensor(logits.kernel)), logits.bias),
+        num_backgrounds=logits.filters - patch_model.output.shape[-1] + 1,
         means=tuple(
             mean_after_elu(stack.get_layer(f"batch_norm_{n}"))
             for n in range(1, NUM_CONVOLUTIONS + 1)

@@ -124,6 +124,33 @@ class LabelSpace:
         """Combined class index, uint8, at each of a task's own class indices."""
         return np.array([0, *self.class_indices(task_name)], np.uint8)
 
+    def num_backgrounds(self, backgrounds: str) -> int:
+        """Scores that a network has for the background: 1, or one for each task.
+
+        Args:
+            backgrounds: `shared` or `by-task` (see `mtseg.config.TrainConfig`).
+        """
+        return len(self.selections) if backgrounds == "by-task" else 1
+
+    def to_scores(self, task_name: str, backgrounds: str) -> np.ndarray:
+        """Which of the network's scores, uint16, is of each of a task's own class indices.
+
+        Scores stand in the order of combined class indices, but for the backgrounds, which come
+        first, in the order of tasks.
+
+        Args:
+            task_name: the task.
+            backgrounds: `shared` or `by-task`.
+
+        Example:
+            >>> parse_tasks("breast,cta").to_scores("cta", "by-task").tolist()
+            [1, 3]
+        """
+        count = self.num_backgrounds(backgrounds)
+        own = [selection.task.name for selection in self.selections].index(task_name)
+        others = [index + count - 1 for index in self.class_indices(task_name)]
+        return np.array([own if count > 1 else 0, *others], np.uint16)
+
     def class_indices(self, task_name: str) -> tuple[int, ...]:
         """Combined class indices of a task, without the background."""
         first = self.offset(task_name) + 1

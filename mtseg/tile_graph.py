@@ -16,7 +16,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtseg.model import HALO, KERNEL_SIZE, NUM_FEATURES, PLANE_NORMALS, FoldedNetwork, fold
+from mtseg.model import (
+    HALO,
+    KERNEL_SIZE,
+    NUM_FEATURES,
+    PLANE_NORMALS,
+    FoldedNetwork,
+    fold,
+    sum_backgrounds,
+)
 from mtseg.tiles import EXTENT_STEP, chunk_positions_for
 
 VOLUME_TILE_EDGE = 128
@@ -247,7 +255,10 @@ def _classify(features: tf.Tensor, network: FoldedNetwork) -> tf.Tensor:
         x = tf.matmul(x, tf.cast(kernel, x.dtype))
         x = tf.nn.elu(tf.nn.bias_add(x, tf.cast(bias, x.dtype)))
     kernel, bias = network.logits
-    return tf.nn.softmax(tf.matmul(tf.cast(x, tf.float32), kernel) + bias)
+    probabilities = tf.nn.softmax(tf.matmul(tf.cast(x, tf.float32), kernel) + bias)
+    if network.num_backgrounds == 1:
+        return probabilities
+    return sum_backgrounds(probabilities, network.num_backgrounds)
 
 
 def make_volume_function(

@@ -148,6 +148,7 @@ class _Run:
             config.seed,
             kind=config.input,
             augmentations=config.augmentations,
+            backgrounds=config.backgrounds,
         )
         num_tasks = len(label_space.selections)
         self._total = config.minibatches_per_task * num_tasks
@@ -165,13 +166,13 @@ class _Run:
         # Evaluated as it will be used: with float32 weights, whatever the precision of training.
         self._evaluated = folder.build_model(config, label_space)
         self._dense = make_dense_network(self._evaluated)
-        self._score_shift = np.zeros(label_space.num_classes, np.float32)
+        self._score_shift = np.zeros(1, np.float32)
         self._writer = tf.summary.create_noop_writer()
         if replicas.is_chief:
             with _writing(workdir):
                 self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
             if config.class_priors == "natural":
-                self._score_shift = score_shift(config.data_dir, label_space)
+                self._score_shift = score_shift(config.data_dir, label_space, config.backgrounds)
 
     def say(self, line: str) -> None:
         """Prints a line, in the first worker alone."""
@@ -218,8 +219,8 @@ class _Run:
                 if is_profiling and number == profiled.start:
                     tf.profiler.experimental.start(str(self._workdir / "tensorboard"))
                 with figures.waiting():
-                    patches, class_index = self._next(batches)
-                losses, is_stopping = self._step(patches, class_index, stop.is_made)
+                    patches, score_index = self._next(batches)
+                losses, is_stopping = self._step(patches, score_index, stop.is_made)
                 figures.add(losses.numpy())
                 self._on_step(step)
                 if is_profiling and number == profiled.stop - 1:

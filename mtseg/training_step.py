@@ -57,53 +57,53 @@ class TrainingStep:
         return {"model": self.model, "optimizer": self.optimizer, "dropout": dropout}
 
     def __call__(
-        self, patches: Any, class_index: Any, is_stopping: bool = False
+        self, patches: Any, score_index: Any, is_stopping: bool = False
     ) -> tuple[tf.Tensor, bool]:
         """Trains on the mini-batches of one call.
 
         Args:
             patches: from `mtseg.input_pipeline.make_dataset`, dealt out to the replicas.
-            class_index: likewise.
+            score_index: likewise.
             is_stopping: whether this process has been asked to stop.
 
         Returns:
             The mean cross-entropy of each mini-batch, float32 (mini-batches,), and whether any of
             the processes has been asked to stop.
         """
-        losses, stopping = self._compute(patches, class_index, tf.constant(float(is_stopping)))
+        losses, stopping = self._compute(patches, score_index, tf.constant(float(is_stopping)))
         return losses, bool(stopping > 0)
 
     def _compute_call(
-        self, patches: Any, class_index: Any, is_stopping: tf.Tensor
+        self, patches: Any, score_index: Any, is_stopping: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         if self._config.steps_per_call == 1:
-            loss, stopping = self._compute_minibatch(patches, class_index, 0, is_stopping)
+            loss, stopping = self._compute_minibatch(patches, score_index, 0, is_stopping)
             return loss[tf.newaxis], stopping
-        (own_class_index, *_) = self._strategy.experimental_local_results(class_index)
-        count = tf.shape(own_class_index)[0]
+        (own_score_index, *_) = self._strategy.experimental_local_results(score_index)
+        count = tf.shape(own_score_index)[0]
         losses = tf.TensorArray(tf.float32, count)
         stopping = tf.constant(0.0)
         for number in tf.range(count):
-            loss, stopping = self._compute_minibatch(patches, class_index, number, is_stopping)
+            loss, stopping = self._compute_minibatch(patches, score_index, number, is_stopping)
             losses = losses.write(number, loss)
         return losses.stack(), stopping
 
     def _compute_minibatch(
-        self, patches: Any, class_index: Any, number: Any, is_stopping: tf.Tensor
+        self, patches: Any, score_index: Any, number: Any, is_stopping: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        def compute(patches: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
-            loss = self._compute_share(patches[number], class_index[number])
+        def compute(patches: tf.Tensor, score_index: tf.Tensor) -> tf.Tensor:
+            loss = self._compute_share(patches[number], score_index[number])
             return tf.stack([loss, is_stopping])
 
-        both = self._strategy.run(compute, args=(patches, class_index))
+        both = self._strategy.run(compute, args=(patches, score_index))
         return tf.unstack(self._strategy.reduce(tf.distribute.ReduceOp.SUM, both, axis=None))
 
-    def _compute_share(self, patches: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
+    def _compute_share(self, patches: tf.Tensor, score_index: tf.Tensor) -> tf.Tensor:
         """One replica's share of a mini-batch: forward, backward, update.
 
         Args:
             patches: float16 (n, 3, 51, 51).
-            class_index: int32 (n,), combined.
+            score_index: int32 (n,), which score ought to be the highest.
 
         Returns:
             Its part of the mini-batch's mean cross-entropy.
@@ -114,7 +114,7 @@ class TrainingStep:
         with tf.GradientTape() as tape:
             logits = self._logits(planes, training=True)[:, 0, 0, :]
             losses = keras.losses.sparse_categorical_crossentropy(
-                class_index, logits, from_logits=True
+                score_index, logits, from_logits=True
             )
             # Divided by the global size, so that summing over replicas gives the mean.
             loss = tf.reduce_sum(losses) / self._config.global_batch_size

@@ -131,6 +131,7 @@ def build_model(
     try:
         return build_patch_model(
             label_space.num_classes,
+            num_backgrounds=label_space.num_backgrounds(config.backgrounds),
             dropout_rate=config.dropout_rate,
             batch_norm_momentum=config.batch_norm_momentum,
             is_synchronized=replicas > 1,

@@ -31,7 +31,7 @@ def test_natural_shares_count_foreground_voxels(monkeypatch):
 
 def test_the_shift_of_one_task_is_bayes_rule(monkeypatch):
     prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]])
-    shift = class_priors.score_shift("data", parse_tasks("breast"))
+    shift = class_priors.score_shift("data", parse_tasks("breast"), "shared")
     # A sample that was as likely drawn from either is three times as likely background.
     odds = np.exp(shift[1] - shift[0])
     assert odds == pytest.approx(1 / 3)
@@ -39,7 +39,18 @@ def test_the_shift_of_one_task_is_bayes_rule(monkeypatch):
 
 def test_a_task_is_shifted_as_if_it_were_alone(monkeypatch):
     prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
-    together = class_priors.score_shift("data", parse_tasks("breast,cta"))
-    alone = [class_priors.score_shift("data", parse_tasks(name)) for name in ("breast", "cta")]
+    together, *alone = (
+        class_priors.score_shift("data", parse_tasks(names), "shared")
+        for names in ("breast,cta", "breast", "cta")
+    )
     np.testing.assert_allclose(together, [0, alone[0][1], alone[1][1]])
     np.testing.assert_allclose(np.exp(together), [1, 1 / 3, 3], rtol=1e-6)
+
+
+def test_backgrounds_by_task_are_shifted_by_their_own_shares(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
+    shift = class_priors.score_shift("data", parse_tasks("breast,cta"), "by-task")
+    # Backgrounds of breast and CTA, then muscle and arteries: natural shares over drawn ones.
+    np.testing.assert_allclose(
+        np.exp(shift), [0.75 / 0.5, 0.25 / 0.5, 0.25 / 0.5, 0.75 / 0.5], rtol=1e-6
+    )

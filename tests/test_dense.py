@@ -29,10 +29,10 @@ NUM_CLASSES = 4
 TOLERANCE = 1e-4
 
 
-def make_patch_model(seed=0):
+def make_patch_model(seed=0, num_backgrounds=1):
     """A network with weights and moving averages as random as those of a trained one."""
     keras.utils.set_random_seed(seed)
-    model = build_patch_model(NUM_CLASSES)
+    model = build_patch_model(NUM_CLASSES, num_backgrounds=num_backgrounds)
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if weight.name in ("gamma", "moving_variance"):
@@ -107,6 +107,14 @@ def test_patch_and_dense_agree(shape, patch_model, networks, volume_function):
     assert_close(volume_function(volume), whole)
     # Random weights and random scans are the hardest case: 25 layers of 8 binary digits each.
     assert_close(dense_probabilities(networks["bfloat16"], volume)[at], expected, atol=0.1)
+
+
+def test_backgrounds_of_several_tasks_are_one_class():
+    model, volume = make_patch_model(num_backgrounds=3), make_volume((6, 5, 7))
+    voxels = some_foreground(volume)
+    probabilities = dense_probabilities(make_dense_network(model, "float32"), volume)
+    assert probabilities.shape == (6, 5, 7, NUM_CLASSES)
+    assert_close(probabilities[tuple(voxels.T)], patch_probabilities(model, volume, voxels))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

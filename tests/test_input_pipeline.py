@@ -77,6 +77,16 @@ def test_a_pass_shows_every_patch_of_a_class_once(tiny_data):
     assert len(shown) == len(set(shown)) == size
 
 
+def test_each_tasks_background_may_have_a_score_of_its_own(tiny_data):
+    data_dir, space = str(tiny_data.data_dir), tiny_data.label_space
+    shared = open_balanced_samples(data_dir, space, 0)
+    by_task = open_balanced_samples(data_dir, space, 0, backgrounds="by-task")
+    (patches, combined), (same, scores) = shared.minibatch(2, 27), by_task.minibatch(2, 27)
+    np.testing.assert_array_equal(patches, same)
+    of_task = 27 * 2 + np.arange(27)  # Samples go through the tasks in turn.
+    np.testing.assert_array_equal(scores, np.where(combined == 0, of_task % 3, combined + 2))
+
+
 @pytest.mark.parametrize("kind", ["patches", "volumes"])
 @pytest.mark.parametrize("augmentations", [(), ("flip", "intensity")])
 def test_a_share_of_a_minibatch_is_those_rows_of_it(tiny_data, kind, augmentations):

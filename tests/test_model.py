@@ -60,6 +60,16 @@ def test_a_patch_gives_one_distribution_and_a_larger_one_gives_more(patch_model)
     assert patch_model(random_planes(1, size=53)).shape == (1, 3, 3, 3)
 
 
+def test_backgrounds_of_several_tasks_are_one_class():
+    model = build_patch_model(4, num_backgrounds=3)
+    planes = random_planes(2)
+    scores = tf.nn.softmax(patch_logits_model(model)(planes)).numpy()
+    assert scores.shape == (2, 1, 1, 6)  # Three backgrounds, three tissues.
+    probabilities = model(planes).numpy()
+    np.testing.assert_allclose(probabilities[..., 0], scores[..., :3].sum(-1), atol=1e-6)
+    np.testing.assert_allclose(probabilities[..., 1:], scores[..., 3:], atol=1e-6)
+
+
 def test_the_softmax_of_the_logits_is_the_probability(patch_model):
     planes = random_planes(2)
     logits = patch_logits_model(patch_model)(planes)

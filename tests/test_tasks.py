@@ -155,6 +155,17 @@ def test_a_tasks_own_classes_land_at_their_combined_places():
     assert space.to_combined("brain")[own].tolist() == [[0, 7], [2, 0]]
 
 
+def test_scores_of_a_task_follow_the_backgrounds():
+    space = parse_tasks("breast,brain,cta")
+    assert space.num_backgrounds("shared") == 1
+    assert space.to_scores("brain", "shared").tolist() == [0, 2, 3, 4, 5, 6, 7]
+    assert space.num_backgrounds("by-task") == 3
+    assert space.to_scores("breast", "by-task").tolist() == [0, 3]
+    assert space.to_scores("brain", "by-task").tolist() == [1, 4, 5, 6, 7, 8, 9]
+    assert space.to_scores("cta", "by-task").tolist() == [2, 10]
+    assert parse_tasks("cta").to_scores("cta", "by-task").tolist() == [0, 1]
+
+
 def test_a_task_that_the_network_lacks_is_refused():
     assert "cta" in refused(parse_tasks("brain,breast").offset, "cta")
 

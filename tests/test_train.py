@@ -180,6 +180,17 @@ def test_several_steps_a_call_are_the_same_steps(tiny_data, tmp_path, without_ev
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+def test_backgrounds_by_task_leave_as_one_class(tiny_data, tmp_path):
+    config = make_config(tiny_data, backgrounds="by-task", class_priors="natural")
+    config = dataclasses.replace(config, tasks="breast:phantom,cta:phantom")
+    evaluation = train_and_evaluate(config, tmp_path / "run")
+    assert len(evaluation.mean_dice()) == 2
+    export_weights(tmp_path / "run", tmp_path / "model")
+    trained = folder.load_trained(tmp_path / "model")
+    assert trained.model.get_layer("logits").filters == 4
+    assert trained.model.output.shape[-1] == len(trained.label_space.class_names) == 3
+
+
 def test_whole_volumes_and_augmentation_train_too(tiny_data, tmp_path, without_evaluation):
     config = make_config(tiny_data, input="volumes", augment="flip,intensity")
     train_and_evaluate(config, tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mtseg.config import (
     AUGMENTATIONS,
+    BACKGROUNDS,
     CLASS_PRIORS,
     DEMO_PHANTOMS,
     INPUTS,
@@ -56,6 +57,11 @@ def add_training_flags(
     parser.add_argument("--batch-norm-momentum", type=float, help="of moving statistics (0.99)")
     parser.add_argument(
         "--class-priors", choices=CLASS_PRIORS, help="that the scores assume (drawn)"
+    )
+    parser.add_argument(
+        "--backgrounds",
+        choices=BACKGROUNDS,
+        help="one score for all tasks', or each its own (shared)",
     )
     parser.add_argument(
         "--input",
