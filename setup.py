@@ -21,7 +21,7 @@ setup(
         *(f"mtseg_datasets.{name}" for name in BUILDERS),
     ],
     package_data={
-        "mtseg": ["py.typed", "trained/*"],
+        "mtseg": ["py.typed", "trained/*", "serving_files/*"],
         "mtseg.task_files": ["*.toml"],
         **{f"mtseg_datasets.{name}": BUILDER_FILES for name in BUILDERS},
     },

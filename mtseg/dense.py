@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -75,8 +75,13 @@ class DenseNetwork:
             The probabilities of the foreground voxels of `tile.computed`, float32 (voxels,
             num_classes), in C order.
         """
-        block = tf.constant(_with_halo(volume, tile))
+        block = tf.constant(with_halo(volume, tile))
         return self.function(block, tf.constant(self.chunk_positions)).numpy()
+
+    def run_all(self, volume: np.ndarray, plan: Plan) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Computes the tiles of a plan one after the other; see `run`."""
+        for tile in plan.tiles:
+            yield tile, self.run(volume, tile)
 
 
 def _gpu_bytes() -> int | None:
@@ -144,12 +149,12 @@ def dense_probabilities(
     """
     probabilities = np.zeros((*volume.shape, network.num_classes), np.float32)
     probabilities[..., 0] = 1
-    for tile in network.plan(volume, memory_bytes).tiles:
-        probabilities[tile.core][volume[tile.core] != 0] = network.run(volume, tile)
+    for tile, rows in network.run_all(volume, network.plan(volume, memory_bytes)):
+        probabilities[tile.core][volume[tile.core] != 0] = rows
     return probabilities
 
 
-def _with_halo(volume: np.ndarray, tile: Tile) -> np.ndarray:
+def with_halo(volume: np.ndarray, tile: Tile) -> np.ndarray:
     """A tile's voxels and those that its patches reach, zeros beyond the volume."""
     low = [max(s.start - HALO, 0) for s in tile.computed]
     high = [min(s.stop + HALO, n) for s, n in zip(tile.computed, volume.shape, strict=True)]

@@ -4,11 +4,8 @@
     OUT/1/variables/
     OUT/1/manifest.json       classes, operating points, and the rules that prepare a scan
 
-`serving_default` takes `volume`, float32 (I, J, K): an isotropic RAS+ scan after the intensity
-rule, 0 outside the foreground. It returns `labels`, uint8 (I, J, K), combined class index at the
-operating points, and `probabilities`, float32 (I, J, K, classes). `tile_float32` and
-`tile_bfloat16` compute a tile of a volume, as `mtseg.tile_graph.make_tile_function` says: with them
-`mtseg-predict` chooses precision and memory.
+Its signatures are those of `mtseg.serving_graph`. With `segment_tile` and `segment_tile_bfloat16`
+`mtseg-predict` chooses precision and memory, here or on a server.
 
 Or, without TensorFlow's graphs, the weights alone, a tenth of the size, for `mtseg-predict` and
 `mtseg-evaluate`:
@@ -19,6 +16,7 @@ Or, without TensorFlow's graphs, the weights alone, a tenth of the size, for `mt
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -28,14 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
+import numpy as np
 
-from mtseg.dense import PRECISIONS
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
 from mtseg.model import HALO
-from mtseg.tile_graph import make_tile_function, make_volume_function
+from mtseg.serving_graph import add_signatures
 from mtseg.verdict import calibrate
 from mtseg.workdir import (
     BEST_EVALUATION,
@@ -54,13 +51,19 @@ INTENSITY_RULE = (
 SPACING_RULE = "Isotropic at the scan's finest voxel size, axes flipped to RAS+."
 
 
-def export_model(workdir: str | Path, out: str | Path, which: str = "last") -> Path:
+def export_model(
+    workdir: str | Path,
+    out: str | Path,
+    which: str = "last",
+    finish: Callable[[Path], None] = lambda aside: None,
+) -> Path:
     """Writes the next version of a SavedModel.
 
     Args:
         workdir: folder of a training run that has been evaluated.
         out: the model's folder; versions 1, 2, 3 … are folders in it.
         which: `last` or `best` weights.
+        finish: adds to the version's folder before it is put in place.
 
     Returns:
         The new version's folder. It appears whole, by one rename.
@@ -77,9 +80,10 @@ def export_model(workdir: str | Path, out: str | Path, which: str = "last") -> P
         raise InputError(f"{out}: holds a model's weights alone. Give another folder.")
     aside = out / f".writing-{os.getpid()}"
     try:
-        _write_saved_model(trained, evaluation.operating_points, aside)
         manifest = _manifest(trained, evaluation, which)
+        _write_saved_model(trained, manifest, aside)
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        finish(aside)
         final = out / str(max(versions(out), default=0) + 1)
         aside.rename(final)
     finally:
@@ -139,69 +143,13 @@ def _read_evaluation(workdir: Path, which: str) -> Evaluation:
         ) from error
 
 
-def _write_saved_model(
-    trained: TrainedModel, operating_points: dict[str, float], path: Path
-) -> None:
-    thresholds = [operating_points.get(name) for name in trained.label_space.class_names]
-    dense = make_volume_function(trained.model, "float32")
-
-    def segment(volume: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = dense(volume)
-        return {"labels": decide(probabilities, thresholds), "probabilities": probabilities}
-
+def _write_saved_model(trained: TrainedModel, manifest: dict[str, Any], path: Path) -> None:
+    points = manifest["operating_points"]
+    thresholds = [points.get(name) for name in trained.label_space.class_names]
     archive = keras.export.ExportArchive()
     archive.track(trained.model)
-    archive.add_endpoint(
-        "segment",
-        segment,
-        input_signature=[tf.TensorSpec([None, None, None], tf.float32, name="volume")],
-    )
-    for precision in PRECISIONS:
-        compute = make_tile_function(trained.model, precision)
-        archive.add_endpoint(
-            tile_signature(precision), _named(compute), input_signature=compute.input_signature
-        )
+    add_signatures(archive, trained.model, thresholds, json.dumps(manifest))
     archive.write_out(str(path), verbose=False)
-
-
-def _named(compute: Callable[..., tf.Tensor]) -> Callable[..., dict[str, tf.Tensor]]:
-    def compute_tile(tile: tf.Tensor, chunk_positions: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": compute(tile, chunk_positions)}
-
-    return compute_tile
-
-
-def tile_signature(precision: str) -> str:
-    """The name of the SavedModel's signature that computes a tile in a precision."""
-    return f"tile_{precision}"
-
-
-def decide(probabilities: tf.Tensor, thresholds: list[float | None]) -> tf.Tensor:
-    """The rule of `mtseg.metrics.decide`, inside a graph.
-
-    Args:
-        probabilities: float32 (..., classes).
-        thresholds: for each class its operating point, or None.
-
-    Returns:
-        uint8 (...), combined class index.
-    """
-    at_argmax = [c for c, t in enumerate(thresholds) if t is None and c > 0]
-    at_threshold = [c for c, t in enumerate(thresholds) if t is not None]
-    others = tf.gather(probabilities, [0, *at_threshold], axis=-1)
-    labels = tf.zeros(tf.shape(probabilities)[:-1], tf.uint8)
-    if at_threshold:
-        points = tf.constant([thresholds[c] for c in at_threshold], probabilities.dtype)
-        candidates = others[..., 1:]
-        factors = tf.where(candidates >= points, candidates / tf.maximum(points, 1e-6), 0.0)
-        best = tf.gather(tf.constant(at_threshold, tf.uint8), tf.argmax(factors, axis=-1))
-        labels = tf.where(tf.reduce_max(factors, axis=-1) > 0, best, labels)
-    if at_argmax:
-        candidates = tf.gather(probabilities, at_argmax, axis=-1)
-        best = tf.gather(tf.constant(at_argmax, tf.uint8), tf.argmax(candidates, axis=-1))
-        is_higher = tf.reduce_max(candidates, axis=-1) > tf.reduce_max(others, axis=-1)
-        labels = tf.where(is_higher, best, labels)
-    return labels
 
 
 def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict[str, Any]:
@@ -210,6 +158,7 @@ def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict
     resemblance = calibrate(scans, label_space.class_task)
     return {
         "schema": MANIFEST_SCHEMA,
+        "model_id": _model_id(trained.model.get_weights(), evaluation.operating_points),
         "mtseg_version": importlib.metadata.version("mtseg"),
         "weights": which,
         "label_space": label_space.to_json(),
@@ -222,3 +171,11 @@ def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict
         "resemblance": None if resemblance is None else resemblance.to_json(),
         "training": json.loads(trained.config.to_json()),
     }
+
+
+def _model_id(weights: list[np.ndarray], operating_points: dict[str, float]) -> str:
+    """What tells models apart that label otherwise: a digest of all that decides a label."""
+    digest = hashlib.sha256(json.dumps(operating_points, sort_keys=True).encode())
+    for array in weights:
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

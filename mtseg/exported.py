@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from mtseg.dense import (
@@ -15,11 +17,34 @@ from mtseg.dense import (
     make_dense_network,
 )
 from mtseg.errors import InputError
-from mtseg.export import tile_signature, versions
+from mtseg.export import versions
 from mtseg.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest
+from mtseg.serving_graph import tile_signature
 from mtseg.tasks import LabelSpace
+from mtseg.tiles import Plan, Tile
 from mtseg.verdict import Resemblance
 from mtseg.workdir import load_trained
+
+
+class Network(Protocol):
+    """What computes the tiles of a volume, here or on a server.
+
+    The methods are those of `mtseg.dense.DenseNetwork`.
+    """
+
+    @property
+    def num_classes(self) -> int:
+        """Its classes."""
+
+    @property
+    def precision(self) -> str:
+        """In which its convolutions run."""
+
+    def plan(self, volume: np.ndarray, memory_bytes: float | None = None, **how: Any) -> Plan:
+        """Divides a volume into tiles."""
+
+    def run_all(self, volume: np.ndarray, plan: Plan) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Computes them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,22 +52,26 @@ class ExportedModel:
     """A trained network and its manifest.
 
     Attributes:
-        path: the version's folder.
+        path: the version's folder, or a server's address.
         class_names: combined classes, background first.
         class_task: the name of the task of each of them; None for the background.
         thresholds: for each class its operating point, or None.
         network: what computes tiles, in the precision asked for.
         kept_alive: what holds the network's variables.
+        model_id: what tells it from models that label otherwise; None if it has none.
         resemblance: how scans like those of training look to it; None if that was not measured.
+        renew: of a served model, gives its newest version.
     """
 
-    path: Path
+    path: Path | str
     class_names: tuple[str, ...]
     class_task: tuple[str | None, ...]
     thresholds: tuple[float | None, ...]
-    network: DenseNetwork
+    network: Network
     kept_alive: Any
+    model_id: str | None = None
     resemblance: Resemblance | None = None
+    renew: Callable[[], ExportedModel] | None = None
 
 
 def load(path: str | Path | None = None, precision: str | None = None) -> ExportedModel:
@@ -68,16 +97,23 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
         folder = _newest_version(folder)
         kept_alive = _load_saved_model(folder)
         network = _network_of(kept_alive, folder, precision)
-    manifest = read_manifest(folder)
+    return make_exported(folder, read_manifest(folder), network, kept_alive)
+
+
+def make_exported(
+    path: Path | str, manifest: dict[str, Any], network: Network, kept_alive: Any
+) -> ExportedModel:
+    """Joins a network with what its manifest says; see `ExportedModel`."""
     class_names = tuple(manifest["classes"])
     points, stored = manifest["operating_points"], manifest.get("resemblance")
     return ExportedModel(
-        path=folder,
+        path=path,
         class_names=class_names,
         class_task=LabelSpace.from_json(manifest["label_space"]).class_task,
         thresholds=tuple(points.get(name) for name in class_names),
         network=network,
         kept_alive=kept_alive,
+        model_id=manifest.get("model_id"),
         resemblance=None if stored is None else Resemblance.from_json(stored),
     )
 
@@ -106,10 +142,17 @@ def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
         signature = saved_model.signatures[tile_signature(precision)]
     except KeyError as error:
         raise _not_loaded(folder, error) from error
+
+    def compute(tile: tf.Tensor, chunk_positions: tf.Tensor) -> tf.Tensor:
+        result = signature(
+            tile=tile[tf.newaxis],
+            intensity_scale=tf.constant([1.0]),
+            chunk_positions=chunk_positions[tf.newaxis],
+        )
+        return result["probabilities"][0]
+
     return DenseNetwork(
-        lambda tile, chunk_positions: signature(tile=tile, chunk_positions=chunk_positions)[
-            "probabilities"
-        ],
+        compute,
         len(read_manifest(folder)["classes"]),
         precision,
         device_chunk_positions(precision),

@@ -24,18 +24,29 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, unreadable or of another version of mtseg.
     """
-    refusal = InputError(f"{path / MANIFEST}: missing or unreadable. Export the model again.")
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        schema = manifest["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise refusal from error
-    if schema != MANIFEST_SCHEMA:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{path / MANIFEST}: has schema {schema}, this version of mtseg reads "
+            f"{path / MANIFEST}: missing or unreadable. Export the model again."
+        ) from error
+    check_manifest(manifest, str(path / MANIFEST))
+    return manifest
+
+
+def check_manifest(manifest: Any, where: str) -> None:
+    """Refuses what is no manifest of this version.
+
+    Raises:
+        InputError: naming where it is from.
+    """
+    if not isinstance(manifest, dict) or "schema" not in manifest:
+        raise InputError(f"{where}: is no manifest of a model. Export the model again.")
+    if manifest["schema"] != MANIFEST_SCHEMA:
+        raise InputError(
+            f"{where}: has schema {manifest['schema']}, this version of mtseg reads "
             f"{MANIFEST_SCHEMA}. Export the model again."
         )
     for name in ("classes", "operating_points", "label_space", "training"):
         if name not in manifest:
-            raise refusal
-    return manifest
+            raise InputError(f"{where}: lacks {name}. Export the model again.")

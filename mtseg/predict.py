@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mtseg import prepared_scan, volumes
+from mtseg import done_scans, prepared_scan, volumes
 from mtseg.errors import InputError
 from mtseg.exported import ExportedModel
 from mtseg.memory import free_bytes
@@ -26,6 +27,7 @@ from mtseg.probability_file import ProbabilityFile
 from mtseg.restoration import Restoration
 from mtseg.scan_files import is_dicom, read_scan, scan_stem
 from mtseg.scan_statistics import ScanStatistics
+from mtseg.server_connection import ModelGoneError, ServerError
 from mtseg.tiles import Block, Plan, Tile
 from mtseg.verdict import Verdict, judge
 from mtseg.workdir import write_json
@@ -54,6 +56,12 @@ class Options:
     use_probabilities: bool = False
     use_dicom_seg: bool = False
     memory_bytes: float | None = None
+
+    def deciding(self) -> dict[str, Any]:
+        """Those that decide what is written, as plain values."""
+        fields = dataclasses.asdict(self)
+        del fields["memory_bytes"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +102,7 @@ def segment_files(
     out_dir: Path,
     options: Options = Options(),
     *,
+    folders: Mapping[Path, Path] | None = None,
     on_start: Callable[[Path, Work], None] = lambda path, work: None,
     on_flop: Callable[[int], None] = lambda flop: None,
 ) -> Iterator[tuple[Path, Segmentation | InputError]]:
@@ -105,13 +114,22 @@ def segment_files(
         out_dir: `NAME_labels.nii.gz` and `NAME_verdict.json` go here, and
             `NAME_probabilities.nii.gz` and `NAME_labels.dcm` if asked for.
         options: how.
+        folders: for scans whose results go into a folder below `out_dir`, which.
         on_start: called with each scan and what it will take, before it is computed.
         on_flop: called after every tile with the operations done.
 
     Yields:
         For each scan in turn what was written, or why it could not be segmented.
+
+    Raises:
+        ServerError: if a served model's server does not answer as it should; the scans before that
+            have been written.
     """
     budget = options.memory_bytes or MEMORY_SHARE * free_bytes()
+
+    def stem_of(path: Path) -> Path:
+        return out_dir / (folders or {}).get(path, Path()) / scan_stem(path)
+
     pending: list[tuple[Path, Future]] = []
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead: Future | None = None
@@ -127,8 +145,26 @@ def segment_files(
                 plan = _plan(model, scan, left)
                 peak = budget - left + plan.tile_bytes
                 on_start(path, Work(plan, max(peak, scan.reading_bytes)))
-                labels, statistics = _compute(model, scan, plan, out_dir, options, on_flop)
-                outcome = writer.submit(_write, model, scan, labels, statistics, out_dir, options)
+                try:
+                    labels, statistics = _compute(
+                        model, scan, plan, stem_of(path), options, on_flop
+                    )
+                except ModelGoneError:
+                    if model.renew is None:
+                        raise
+                    # Newer versions have taken its place: the scan is begun anew with the newest.
+                    model = model.renew()
+                    on_start(path, Work(plan, max(peak, scan.reading_bytes)))
+                    labels, statistics = _compute(
+                        model, scan, plan, stem_of(path), options, on_flop
+                    )
+                outcome = writer.submit(
+                    _write, model, scan, labels, statistics, stem_of(path), options
+                )
+            except ServerError:
+                for done, future in pending:
+                    yield done, _result(future)
+                raise
             except InputError as error:
                 outcome = Future()
                 outcome.set_exception(error)
@@ -180,7 +216,9 @@ def _read(path: Path, options: Options, memory_bytes: float) -> _Scan:
             f"{memory_bytes / 1e9:.1f} GB may be used. Give a larger --memory-gb or --spacing-mm."
         )
     try:
-        prepared = prepared_scan.prepare_scan(read_scan(path), options.spacing_mm, options.is_ct)
+        prepared = prepared_scan.prepare_scan(
+            read_scan(path), options.spacing_mm, options.is_ct, may_overwrite=True
+        )
     except InputError as error:
         if str(path) in str(error):
             raise
@@ -204,23 +242,22 @@ def _compute(
     model: ExportedModel,
     scan: _Scan,
     plan: Plan,
-    out_dir: Path,
+    stem: Path,
     options: Options,
     on_flop: Callable[[int], None],
 ) -> tuple[np.ndarray, ScanStatistics]:
     """Computes a scan's labels, uint8 in the source's shape, and writes its probabilities."""
-    out_dir.mkdir(parents=True, exist_ok=True)
+    stem.parent.mkdir(parents=True, exist_ok=True)
     volume, restoration = scan.prepared.volume.array, scan.restoration
     labels = np.zeros(restoration.foreground.shape, np.uint8)
     statistics = ScanStatistics(model.network.num_classes)
     with contextlib.ExitStack() as stack:
         file = None
         if options.use_probabilities:
-            path = out_dir / f"{scan_stem(scan.path)}_probabilities.nii.gz"
+            path = stem.with_name(f"{stem.name}_probabilities.nii.gz")
             num_classes = model.network.num_classes
             file = stack.enter_context(ProbabilityFile(path, scan.prepared.source, num_classes))
-        for tile in plan.tiles:
-            rows = model.network.run(volume, tile)
+        for tile, rows in model.network.run_all(volume, plan):
             statistics.add(rows[_in_core(volume, tile)])
             targets = restoration.targets(tile.core)
             foreground = restoration.foreground[targets]
@@ -258,15 +295,16 @@ def _write(
     scan: _Scan,
     labels: np.ndarray,
     statistics: ScanStatistics,
-    out_dir: Path,
+    stem: Path,
     options: Options,
 ) -> Segmentation:
-    label_path = out_dir / f"{scan_stem(scan.path)}_labels.nii.gz"
+    label_path, verdict_path = done_scans.label_path(stem), done_scans.verdict_path(stem)
+    verdict_path.unlink(missing_ok=True)  # it comes last, and says that all else is there
     volumes.write_label_map(label_path, labels, scan.prepared.source)
     if options.use_dicom_seg:
         from mtseg.dicom_seg import write_dicom_seg
 
-        seg_path = out_dir / f"{scan_stem(scan.path)}_labels.dcm"
+        seg_path = stem.with_name(f"{stem.name}_labels.dcm")
         write_dicom_seg(seg_path, labels, scan.path, model.class_names)
     voxel_ml = float(np.prod(scan.prepared.source.spacing_mm)) / 1000
     counts = [np.count_nonzero(labels == index) for index in range(len(model.class_names))]
@@ -276,8 +314,10 @@ def _write(
         if count
     }
     verdict = judge(statistics, model.class_task, model.resemblance)
-    verdict_path = out_dir / f"{scan_stem(scan.path)}_verdict.json"
     content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
     content |= {"volumes_ml": volumes_ml} | verdict.to_json()
+    content["made_from"] = done_scans.made_from(
+        scan.path, model.model_id, model.network.precision, options.deciding()
+    )
     write_json(verdict_path, content)
     return Segmentation(label_path, verdict_path, volumes_ml, statistics, verdict)

@@ -87,9 +87,8 @@ def count_scan(
     confusion = np.zeros(num_classes**2, np.int64)
     reached = np.zeros((2, num_classes, len(metrics.THRESHOLDS)), np.int64)
     statistics = ScanStatistics(num_classes)
-    for tile in network.plan(subject.image).tiles:
+    for tile, probabilities in network.run_all(subject.image, network.plan(subject.image)):
         mask = subject.image[tile.core] != 0
-        probabilities = network.run(subject.image, tile)
         statistics.add(probabilities)
         for observer in observers:
             observer.keep(tile, mask, probabilities)

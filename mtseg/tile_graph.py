@@ -262,8 +262,10 @@ def _classify(features: tf.Tensor, network: FoldedNetwork) -> tf.Tensor:
 
 
 def make_volume_function(
-    patch_model: keras.Model, precision: str
-) -> tf.types.experimental.PolymorphicFunction:
+    patch_model: keras.Model,
+    precision: str,
+    finish: Callable[[tf.Tensor], dict[str, tf.Tensor]] = lambda rows: {"probabilities": rows},
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Makes whole-volume inference one graph, for a SavedModel.
 
     It computes a tile of `VOLUME_TILE_EDGE` at a time, so beside its input and its result the
@@ -272,45 +274,55 @@ def make_volume_function(
     Args:
         patch_model: from `mtseg.model.build_patch_model`; see `make_tile_function`.
         precision: `float32` or `bfloat16`.
+        finish: what is wanted of a tile, by name: it takes probabilities, float32 (voxels,
+            num_classes), and gives a row a voxel for each.
 
     Returns:
-        A `tf.function` with one signature: `volume`, float32 (I, J, K) of any size, to
-        probabilities, float32 (I, J, K, num_classes), as `dense_probabilities` gives them.
+        A function to be used in a graph: volume, float32 (I, J, K) of any size, 0 outside the
+        foreground, to what `finish` gives at every voxel, (I, J, K, …); for the background it is
+        given probability 1 outside the foreground.
     """
     compute_tile = make_tile_function(patch_model, precision)
-    num_classes = patch_model.output.shape[-1]
+    outside = finish(tf.one_hot([0], patch_model.output.shape[-1]))
+    shapes = {name: value.shape[1:] for name, value in outside.items()}
+    types = {name: value.dtype for name, value in outside.items()}
 
-    @tf.function(input_signature=[tf.TensorSpec([None] * 3, tf.float32, name="volume")])
-    def volume_probabilities(volume: tf.Tensor) -> tf.Tensor:
+    def compute_volume(volume: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.shape(volume)
         padded = tf.pad(volume, [[HALO, HALO]] * 3)
         counts = -(-shape // VOLUME_TILE_EDGE)
         count = tf.reduce_prod(counts)
 
-        def body(
-            number: tf.Tensor, places: tf.TensorArray, rows: tf.TensorArray
-        ) -> tuple[Any, ...]:
+        def body(number: tf.Tensor, places: tf.TensorArray, rows: Any) -> tuple[Any, ...]:
             corner = tf.unravel_index(number, counts) * VOLUME_TILE_EDGE
             size = tf.minimum(VOLUME_TILE_EDGE, shape - corner)
             tile = tf.slice(padded, corner, size + 2 * HALO)
             inside = tf.where(tf.slice(volume, corner, size) != 0)
             place = tf.cast(inside, tf.int32) + corner
-            computed = compute_tile(tile, chunk_positions_for(precision))
-            return number + 1, places.write(number, place), rows.write(number, computed)
+            computed = finish(compute_tile(tile, chunk_positions_for(precision)))
+            rows = {name: parts.write(number, computed[name]) for name, parts in rows.items()}
+            return number + 1, places.write(number, place), rows
 
-        def parts(width: int, dtype: tf.DType) -> tf.TensorArray:
-            return tf.TensorArray(dtype, count, infer_shape=False, element_shape=[None, width])
+        def parts(dtype: tf.DType, shape: Any) -> tf.TensorArray:
+            return tf.TensorArray(dtype, count, infer_shape=False, element_shape=[None, *shape])
 
         _, places, rows = tf.while_loop(
             lambda number, *_: number < count,
             body,
-            (0, parts(3, tf.int32), parts(num_classes, tf.float32)),
+            (0, parts(tf.int32, [3]), {name: parts(types[name], shapes[name]) for name in shapes}),
             parallel_iterations=1,
         )
-        probabilities = tf.scatter_nd(
-            places.concat(), rows.concat(), tf.concat([shape, [num_classes]], axis=0)
-        )
-        background = tf.one_hot(0, num_classes)
-        return tf.where(volume[..., None] != 0, probabilities, background)
+        places = places.concat()
+        # Outside the foreground one value serves all voxels: what the background gives.
+        return {
+            name: tf.tensor_scatter_nd_update(
+                tf.broadcast_to(
+                    tf.constant(outside[name].numpy()[0]), tf.concat([shape, shapes[name]], axis=0)
+                ),
+                places,
+                rows[name].concat(),
+            )
+            for name in shapes
+        }
 
-    return volume_probabilities
+    return compute_volume

@@ -87,6 +87,25 @@ class Plan:
         return sum(tile.flop for tile in self.tiles)
 
 
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """What a server and its client exchange for a tile.
+
+    Attributes:
+        most_bytes: largest message.
+        value_bytes: of a number; 4, or more where numbers are written as text.
+        label_bytes: of a voxel's label, where answers hold them unasked for.
+        in_flight: requests that are under way at once.
+        fixed_bytes: beside numbers and labels.
+    """
+
+    most_bytes: int
+    value_bytes: float = 4
+    label_bytes: float = 0
+    in_flight: int = 1
+    fixed_bytes: int = 1000
+
+
 def plan_tiles(
     volume: np.ndarray,
     num_classes: int,
@@ -96,6 +115,7 @@ def plan_tiles(
     is_interpolated: bool = False,
     target_voxels_per_voxel: float = 1.0,
     chunk_positions: int | None = None,
+    message: Message | None = None,
 ) -> Plan:
     """Divides a volume into tiles that each fit in memory, with as little double work as can be.
 
@@ -108,6 +128,8 @@ def plan_tiles(
             voxel below the foreground and every tile is computed one voxel beyond its core.
         target_voxels_per_voxel: voxels that the results are brought to, over the volume's own.
         chunk_positions: as the tiles will be computed with; None is `chunk_positions_for`.
+        message: where a server computes them, in what its messages are; `memory_bytes` is then for
+            what is done with its answers.
 
     Returns:
         The plan. A volume without foreground has no tiles.
@@ -125,14 +147,22 @@ def plan_tiles(
     beyond = int(is_interpolated)
 
     def bytes_of(shape: Sequence[int], num_foreground: float) -> int:
-        return _tile_bytes(shape, num_foreground, num_classes, precision, target_voxels_per_voxel)
+        sizes = (shape, num_foreground, num_classes)
+        if message is None:
+            return _tile_bytes(*sizes, precision, target_voxels_per_voxel)
+        return _answer_bytes(*sizes, target_voxels_per_voxel, message.in_flight)
+
+    def fits(shape: Sequence[int], num_foreground: float) -> bool:
+        return message is None or (
+            _message_bytes(shape, num_foreground, num_classes, message) <= message.most_bytes
+        )
 
     # Foreground is spread unevenly. If tiles of its mean density turn out not to fit, those that
     # fit when full do.
     mean_density = np.count_nonzero(foreground[box]) / foreground[box].size
     for density in (min(1.0, 1.2 * mean_density), 1.0):
-        edges = _cheapest_edges(box, beyond, bytes_of, density, memory_bytes)
-        tiles, most = [], 0
+        edges = _cheapest_edges(box, beyond, bytes_of, fits, density, memory_bytes)
+        tiles, most, is_within = [], 0, True
         for core in _divide(box, edges):
             computed = tuple(
                 slice(c.start, min(c.stop + beyond, b.stop)) for c, b in zip(core, box, strict=True)
@@ -141,9 +171,10 @@ def plan_tiles(
             if num_foreground := int(np.count_nonzero(mask)):
                 tiles.append(Tile(core, computed, count_flop(mask, num_classes, chunk_positions)))
                 most = max(most, bytes_of(mask.shape, num_foreground))
+                is_within = is_within and fits(mask.shape, num_foreground)
         if len(tiles) > 1:
             most = int(most * _KEPT_BETWEEN_TILES)
-        if most <= memory_bytes:
+        if most <= memory_bytes and is_within:
             break
     # The largest first: what it took serves the others, since TensorFlow keeps what it has got.
     return Plan(tuple(sorted(tiles, key=lambda tile: -tile.flop)), most)
@@ -176,6 +207,7 @@ def _cheapest_edges(
     box: Block,
     beyond: int,
     bytes_of: Callable[[Sequence[int], float], int],
+    fits: Callable[[Sequence[int], float], bool],
     density: float,
     memory_bytes: float,
 ) -> tuple[int, ...]:
@@ -196,12 +228,19 @@ def _cheapest_edges(
         if cost >= best_cost:
             continue
         shape = [min(e + beyond, n) for e, n in zip(edges, sizes, strict=True)]
-        needed = bytes_of(shape, density * math.prod(shape))
+        num_foreground = density * math.prod(shape)
+        if not fits(shape, num_foreground):
+            continue
+        needed = bytes_of(shape, num_foreground)
         if count > 1:
             needed = int(needed * _KEPT_BETWEEN_TILES)
         least = min(least, needed)
         if needed <= memory_bytes:
             best, best_cost = edges, cost
+    if best is None and math.isinf(least):
+        raise InputError(
+            "not even a small part of the scan fits into a message. Give a larger --message-mb."
+        )
     if best is None:
         raise InputError(
             f"needs at least {least / 1e9:.1f} GB more to be computed, where "
@@ -226,6 +265,32 @@ def _tile_bytes(
     rows = num_foreground * num_classes * 4
     deciding = rows + 4 * voxels + int(_DECIDING_BYTES * voxels * target_voxels_per_voxel)
     return int(_FIXED_BYTES + in_graph + max(4 * with_halo, deciding))
+
+
+def _message_bytes(
+    sizes: Sequence[int], num_foreground: float, num_classes: int, message: Message
+) -> float:
+    """The larger one of a tile's request and its answer."""
+    request = message.value_bytes * math.prod(n + 2 * HALO for n in sizes)
+    answer = message.value_bytes * num_classes * num_foreground
+    answer += message.label_bytes * math.prod(sizes)
+    return max(request, answer) + message.fixed_bytes
+
+
+def _answer_bytes(
+    sizes: Sequence[int],
+    num_foreground: float,
+    num_classes: int,
+    target_voxels_per_voxel: float,
+    in_flight: int,
+) -> int:
+    """Highest memory that a client takes for tiles under way and the one that it decides."""
+    voxels, with_halo = math.prod(sizes), math.prod(n + 2 * HALO for n in sizes)
+    rows = 4 * num_foreground * num_classes
+    # A message is there as arrays, as a protocol buffer and as bytes.
+    messages = (in_flight + 1) * 3 * max(4 * with_halo, rows)
+    deciding = rows + 4 * voxels + int(_DECIDING_BYTES * voxels * target_voxels_per_voxel)
+    return int(messages + deciding)
 
 
 def chunk_positions_for(precision: str, chunk_bytes: int = CHUNK_BYTES) -> int:

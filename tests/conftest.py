@@ -48,6 +48,45 @@ def tiny_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def random_run(tmp_path_factory):
+    """The folder of a run whose weights and moving statistics are random, and its patch model."""
+    import numpy as np
+
+    from mtseg import workdir as folder
+    from mtseg.config import TrainConfig
+    from mtseg.evaluate import Evaluation
+    from mtseg.tasks import parse_tasks
+
+    workdir = tmp_path_factory.mktemp("random_run")
+    label_space = parse_tasks("brain,breast,cta")
+    config = TrainConfig(label_space.spec, "data")
+    model = folder.build_model(config, label_space)
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if "moving" in variable.path or "gamma" in variable.path:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif "beta" in variable.path or "bias" in variable.path:
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+    folder.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
+    (workdir / folder.CONFIG).write_text(config.to_json())
+    model.save_weights(folder.weights_path(workdir, "last"))
+    points = {"pectoral_muscle": 0.1, "coronary_arteries": 0.2}
+    evaluation = Evaluation((), points).to_json(model="m", command="c")
+    folder.write_json(workdir / folder.EVALUATION, evaluation)
+    return workdir, model
+
+
+@pytest.fixture(scope="session")
+def serving_folder(random_run, tmp_path_factory):
+    """What `mtseg-export --serving` writes, of that run: version 1 of the model `mtseg`."""
+    from mtseg.serving_folder import export_serving
+
+    folder = tmp_path_factory.mktemp("serving")
+    export_serving(random_run[0], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data():
     """The folder of real scans; tests that want it are skipped where it is missing."""
     root = Path(__file__).parents[1]

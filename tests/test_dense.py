@@ -71,6 +71,14 @@ def some_foreground(volume, n=8, seed=3):
     return np.vstack([voxels[chosen], [[0, 0, 0]], [np.array(volume.shape) - 1]])
 
 
+def whole_volume_function(patch_model):
+    compute = make_volume_function(patch_model, "float32")
+    return tf.function(
+        lambda volume: compute(volume)["probabilities"],
+        input_signature=[tf.TensorSpec([None] * 3, tf.float32)],
+    )
+
+
 @pytest.fixture(scope="module")
 def patch_model():
     return make_patch_model()
@@ -83,7 +91,7 @@ def networks(patch_model):
 
 @pytest.fixture(scope="module")
 def volume_function(patch_model):
-    return make_volume_function(patch_model, "float32")
+    return whole_volume_function(patch_model)
 
 
 def assert_close(actual, expected, atol=TOLERANCE):
@@ -146,7 +154,7 @@ def test_foregrounds_apart_and_at_every_border(patch_model, networks):
 def test_a_whole_volume_in_one_graph_is_divided_too(networks, patch_model, monkeypatch):
     monkeypatch.setattr(tile_graph, "VOLUME_TILE_EDGE", 7)
     volume = make_volume((9, 8, 15))
-    divided = make_volume_function(patch_model, "float32")(volume)
+    divided = whole_volume_function(patch_model)(volume)
     assert_close(divided, dense_probabilities(networks["float32"], volume), atol=1e-6)
 
 

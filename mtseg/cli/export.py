@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mtseg.cli import DONE, import_tensorflow, run
+from mtseg.cli import DONE, import_tensorflow, positive, run
+from mtseg.errors import InputError
+from mtseg.server_address import MODEL_NAME
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -15,7 +17,9 @@ def make_parser() -> argparse.ArgumentParser:
         "mtseg-predict and TensorFlow Serving load.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="folder of a run of mtseg-train")
-    parser.add_argument("out", metavar="OUT", help="the model's folder; versions go into it")
+    parser.add_argument(
+        "out", metavar="OUT", nargs="?", help="the model's folder; versions go into it"
+    )
     parser.add_argument("--weights", choices=("last", "best"), default="last", help="(%(default)s)")
     parser.add_argument(
         "--format",
@@ -23,6 +27,18 @@ def make_parser() -> argparse.ArgumentParser:
         default="savedmodel",
         help="weights: a tenth of the size, for mtseg-predict and mtseg-evaluate alone "
         "(%(default)s)",
+    )
+    parser.add_argument(
+        "--serving",
+        metavar="DIR",
+        help="instead of OUT: the model and all that TensorFlow Serving wants beside it, with a "
+        "README",
+    )
+    parser.add_argument(
+        "--name", default=MODEL_NAME, help="of the model, with --serving (%(default)s)"
+    )
+    parser.add_argument(
+        "--keep", type=positive, metavar="N", help="with --serving: remove all but N versions"
     )
     return parser
 
@@ -34,11 +50,40 @@ def main(argv: list[str] | None = None) -> int:
 
 def _export(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    if (arguments.out is None) == (arguments.serving is None):
+        raise InputError("give one of OUT, a folder for the model, and --serving DIR.")
+    if arguments.serving is None and (arguments.keep or arguments.name != MODEL_NAME):
+        raise InputError("--keep and --name go with --serving DIR.")
+    if arguments.serving is not None and arguments.format != "savedmodel":
+        raise InputError("--serving: TensorFlow Serving takes no other --format than savedmodel.")
     import_tensorflow()
+    if arguments.serving is not None:
+        return _export_serving(arguments)
     from mtseg.export import export_model, export_weights
 
     export = {"savedmodel": export_model, "weights": export_weights}[arguments.format]
     path = export(arguments.workdir, arguments.out, arguments.weights)
     print(f"Wrote {path}.")
     print(f"Use it: mtseg-predict SCAN.nii.gz --model {arguments.out} -o predictions")
+    return DONE
+
+
+def _export_serving(arguments: argparse.Namespace) -> int:
+    from mtseg.serving_folder import export_serving
+
+    path, removed = export_serving(
+        arguments.workdir,
+        arguments.serving,
+        arguments.weights,
+        name=arguments.name,
+        keep=arguments.keep,
+    )
+    print(f"Wrote {path}.")
+    if removed:
+        print(f"Removed version {', '.join(str(version) for version in removed)}.")
+    print(f"Serve it: {arguments.serving}/README.md says how; for example docker compose up -d")
+    print(
+        f"Use it: mtseg-predict SCAN.nii.gz --server grpc://127.0.0.1:8500/{arguments.name} "
+        "-o predictions"
+    )
     return DONE

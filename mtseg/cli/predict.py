@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtseg.cli import BAD_INPUT, DONE, SOME_FAILED, import_tensorflow, run
+from mtseg import load
+from mtseg.cli import BAD_INPUT, DONE, SOME_FAILED, import_tensorflow, positive, run
+from mtseg.done_scans import is_done, made_from
 from mtseg.errors import InputError
 from mtseg.progress import Progress
+from mtseg.scan_lists import ListedScan, list_scans, take_part
+from mtseg.server_address import MESSAGE_BYTES, ServerOptions, parse_address
 
 if TYPE_CHECKING:
+    from mtseg.exported import ExportedModel
     from mtseg.predict import Work
 
 
@@ -32,10 +38,16 @@ def make_parser() -> argparse.ArgumentParser:
         "scans",
         nargs="+",
         metavar="SCAN",
-        help="files (NIfTI, MGH, NRRD, MetaImage, DICOM) or folders of a DICOM series",
+        help="files (NIfTI, MGH, NRRD, MetaImage, DICOM), folders of a DICOM series, other "
+        "folders, which are searched, or a .txt file with one of these a line",
     )
     parser.add_argument(
         "--model", metavar="DIR", help="from mtseg-export (the model that comes with the package)"
+    )
+    parser.add_argument(
+        "--server",
+        metavar="ADDRESS",
+        help="a server computes: grpc://HOST:PORT[/MODEL[/VERSION]], or grpcs, http or https",
     )
     parser.add_argument(
         "-o", "--out", required=True, metavar="OUT", help="folder of the label files"
@@ -57,7 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="of the convolutions; auto: the faster one on this machine (%(default)s)",
+        help="of the convolutions; auto: the faster one on this machine, and float32 on a server "
+        "(%(default)s)",
     )
     parser.add_argument(
         "--memory-gb",
@@ -72,6 +85,44 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="whether intensities are Hounsfield units; auto: below -500 means CT (%(default)s)",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="compute scans again that have results of this model and these options",
+    )
+    jobs = parser.add_argument_group("for several jobs that share the scans")
+    jobs.add_argument("--num-parts", type=positive, default=1, help="jobs (%(default)s)")
+    jobs.add_argument("--part-id", type=int, default=0, help="which one, from 0 (%(default)s)")
+    server = parser.add_argument_group("with --server")
+    server.add_argument(
+        "--message-mb",
+        type=float,
+        default=MESSAGE_BYTES / 1e6,
+        metavar="MB",
+        help="largest message, 1e6 bytes each (%(default)g)",
+    )
+    server.add_argument(
+        "--in-flight", type=positive, default=2, help="requests at once (%(default)s)"
+    )
+    server.add_argument(
+        "--deadline-s",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="how long an answer may take (%(default)g)",
+    )
+    server.add_argument(
+        "--retries",
+        type=int,
+        default=5,
+        help="further attempts if it is unavailable or has too much to do (%(default)s)",
+    )
+    server.add_argument(
+        "--token-file", type=Path, help="holds a bearer token (environment: MTSEG_TOKEN)"
+    )
+    server.add_argument(
+        "--ca-certificate", type=Path, metavar="PEM", help="who vouches for the server (system's)"
+    )
     return parser
 
 
@@ -82,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _predict(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    scans, out = [Path(scan) for scan in arguments.scans], Path(arguments.out)
+    out = Path(arguments.out)
     if arguments.spacing_mm is not None and not 0.05 <= arguments.spacing_mm <= 20:
         raise InputError(
             f"--spacing-mm: {arguments.spacing_mm} is no voxel size in mm. Give 0.05 to 20."
@@ -91,23 +142,32 @@ def _predict(argv: list[str]) -> int:
         raise InputError(f"--memory-gb: {arguments.memory_gb} is no memory. Give a number above 0.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Give a folder for the label files.")
-    missing = [str(scan) for scan in scans if not scan.exists()]
+    server_options = None
+    if arguments.server is not None:
+        if arguments.model is not None:
+            raise InputError("--model and --server: give one of them.")
+        parse_address(arguments.server)  # is it one, before TensorFlow is loaded?
+        server_options = _server_options(arguments)
+    scans = list_scans(Path(scan) for scan in arguments.scans)
+    missing = [str(scan.path) for scan in scans if not scan.path.exists()]
     if len(missing) == len(scans):  # nothing to do: say so before TensorFlow is loaded
         raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
+    scans = take_part(scans, arguments.num_parts, arguments.part_id)
 
     import_tensorflow()
-    from mtseg.exported import load
-    from mtseg.predict import Options, scan_stem, segment_files
-
-    names = [scan_stem(scan) for scan in scans]
-    if clash := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(
-            f"{clash}: two scans have this name and would share a label file. Give them one at a "
-            "time, with different -o folders."
-        )
-    if arguments.model is None:
+    if arguments.model is None and arguments.server is None:
         print(PACKAGED_MODEL, flush=True)
-    model = load(arguments.model, None if arguments.precision == "auto" else arguments.precision)
+    precision = None if arguments.precision == "auto" else arguments.precision
+    model = load(arguments.server or arguments.model, precision, server_options)
+    return _segment(model, scans, out, arguments)
+
+
+def _segment(
+    model: ExportedModel, scans: list[ListedScan], out: Path, arguments: argparse.Namespace
+) -> int:
+    from mtseg.predict import Options, segment_files
+    from mtseg.server_connection import ServerError
+
     options = Options(
         spacing_mm=arguments.spacing_mm,
         is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
@@ -115,27 +175,86 @@ def _predict(argv: list[str]) -> int:
         use_dicom_seg=arguments.dicom_seg,
         memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
     )
-    bars = _Bars(len(scans), model.network.precision)
-    failures = 0
-    for scan, outcome in segment_files(
-        model, scans, out, options, on_start=bars.start, on_flop=bars.advance
-    ):
-        if isinstance(outcome, InputError):
-            if len(scans) == 1:
-                raise outcome
-            failures += 1
-            print(f"error: {outcome}", file=sys.stderr)
-        else:
+    to_do = scans
+    if not arguments.overwrite:
+        made = (model.model_id, model.network.precision, options.deciding())
+        to_do = [
+            scan
+            for scan in scans
+            if not (scan.path.exists() and is_done(out / scan.stem, made_from(scan.path, *made)))
+        ]
+        if num_done := len(scans) - len(to_do):
+            print(
+                f"{num_done} of {len(scans)} scans have their results already, of this model and "
+                "these options; --overwrite computes them again.",
+                flush=True,
+            )
+    bars = _Bars(len(to_do), model.network.precision)
+    num_written, failed = 0, []
+    try:
+        for scan, outcome in segment_files(
+            model,
+            [scan.path for scan in to_do],
+            out,
+            options,
+            folders=dict(to_do),
+            on_start=bars.start,
+            on_flop=bars.advance,
+        ):
+            if isinstance(outcome, InputError):
+                if len(scans) == 1:
+                    raise outcome
+                failed.append(str(scan))
+                print(f"error: {outcome}", file=sys.stderr)
+                continue
+            num_written += 1
             found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
             bars.say(f"{scan} -> {outcome.label_path}: {found or 'background only'}")
             bars.say(f"  {outcome.verdict.describe()}; in full: {outcome.verdict_path}")
             if outcome.verdict.warning:
                 print(f"warning: {scan}: {outcome.verdict.warning}", file=sys.stderr)
-    if failures:
-        print(f"{failures} of {len(scans)} scans failed.", file=sys.stderr)
-    if failures == len(scans):
+    except ServerError as error:
+        if len(scans) == 1:
+            raise
+        num_there = len(scans) - len(to_do) + num_written
+        raise InputError(
+            f"{error} {num_there} of {len(scans)} scans have their results; the same command goes "
+            "on from there."
+        ) from error
+    if failed:
+        print(f"{len(failed)} of {len(scans)} scans failed: {', '.join(failed)}", file=sys.stderr)
+    if len(failed) == len(scans):
         return BAD_INPUT
-    return SOME_FAILED if failures else DONE
+    return SOME_FAILED if failed else DONE
+
+
+def _server_options(arguments: argparse.Namespace) -> ServerOptions:
+    for name, most in (("message_mb", 2000), ("deadline_s", 86_400)):
+        if not 0 < getattr(arguments, name) <= most:
+            flag = name.replace("_", "-")
+            raise InputError(
+                f"--{flag}: {getattr(arguments, name):g} is not above 0 and up to {most}."
+            )
+    if arguments.retries < 0:
+        raise InputError(f"--retries: must not be negative, not {arguments.retries}.")
+    token = os.environ.get("MTSEG_TOKEN")
+    if arguments.token_file is not None:
+        try:
+            token = arguments.token_file.read_text()
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{arguments.token_file}: cannot be read. Give a file that holds a token."
+            ) from error
+    if token is not None and (not token.strip().isascii() or len(token.split()) != 1):
+        raise InputError("the token of --token-file or MTSEG_TOKEN is not one word of ASCII.")
+    return ServerOptions(
+        message_bytes=int(arguments.message_mb * 1e6),
+        in_flight=arguments.in_flight,
+        deadline_seconds=arguments.deadline_s,
+        retries=arguments.retries,
+        ca_path=arguments.ca_certificate,
+        token=None if token is None else token.strip(),
+    )
 
 
 class _Bars:

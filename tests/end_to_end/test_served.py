@@ -1,0 +1,450 @@
+"""Scans segmented by a server in another process: the labels of a local model, or one clear line.
+
+The server is `tests.serving_front`. `MTSEG_TF_SERVING=127.0.0.1:GRPC_PORT:REST_PORT` names a
+TensorFlow Serving that is asked instead; it has to serve the folder `MTSEG_TF_SERVING_FOLDER`.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mtseg
+from mtseg.errors import InputError
+from mtseg.export import versions
+from mtseg.phantoms import make_phantom
+from mtseg.predict import segment_files
+from mtseg.server_address import ServerOptions, parse_address
+from mtseg.server_connection import ModelGoneError, ServerError, connect
+from mtseg.serving_folder import prune
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass
+class Front:
+    """A server's process and where it listens."""
+
+    process: subprocess.Popen | None
+    grpc_port: int
+    rest_port: int
+    fault_file: Path
+
+    def address(self, scheme="grpc", path="mtseg"):
+        port = self.grpc_port if scheme.startswith("grpc") else self.rest_port
+        return f"{scheme}://127.0.0.1:{port}/{path}"
+
+    @contextlib.contextmanager
+    def fault(self, text):
+        self.fault_file.write_text(text)
+        yield
+        self.fault_file.unlink()
+
+
+@contextlib.contextmanager
+def start_front(folder, fault_file, *arguments):
+    command = [sys.executable, "-m", "tests.serving_front", folder, "--fault-file", fault_file]
+    process = subprocess.Popen(
+        [*map(str, command), *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        ports = process.stdout.readline().split()
+        yield Front(process, int(ports[0]), int(ports[1]), fault_file)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def folder(serving_folder, tmp_path_factory):
+    """The served folder: `mtseg`, and `other`, which is no model of this project."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(serving_folder / "mtseg", folder / "mtseg")
+    other = tf.Module()
+    other.double = tf.function(
+        lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([None], tf.float32, name="x")]
+    )
+    tf.saved_model.save(other, str(folder / "other" / "1"), signatures={"double": other.double})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def front(folder, tmp_path_factory):
+    if named := os.environ.get("MTSEG_TF_SERVING"):
+        host, grpc_port, rest_port = named.split(":")
+        assert host in ("127.0.0.1", "localhost")
+        yield Front(None, int(grpc_port), int(rest_port), Path("none"))
+    else:
+        fault_file = tmp_path_factory.mktemp("fault") / "fault"
+        with start_front(folder, fault_file) as front:
+            yield front
+
+
+@pytest.fixture
+def misbehaving(front):
+    if front.process is None:
+        pytest.skip("faults need the tests' own server")
+    return front
+
+
+@pytest.fixture(scope="module")
+def local(folder):
+    named = os.environ.get("MTSEG_TF_SERVING_FOLDER")
+    return mtseg.load(Path(named) / "mtseg" if named else folder / "mtseg" / "1", "float32")
+
+
+def save(path, array, affine):
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Phantoms of the three tasks, and an oblique scan of odd shape with unequal voxels."""
+    folder = tmp_path_factory.mktemp("scans")
+    paths = []
+    for task in ("brain", "breast", "cta"):
+        phantom = make_phantom(task, 1000, 32)
+        paths.append(save(folder / f"{task}.nii.gz", phantom.image, phantom.affine))
+    array = np.random.default_rng(0).integers(0, 500, (23, 9, 14)).astype(np.int16)
+    affine = np.array([[0, 0, -1.2, 3], [-1.0, 0.1, 0, 5], [0, 1.5, 0, 7], [0, 0, 0, 1]])
+    paths.append(save(folder / "odd.nii", array, affine))
+    return paths
+
+
+# Tiles of about 16 voxels over gRPC and of 14 over HTTP, so that every scan has several.
+SMALL = {"grpc": 1_300_000, "http": 7_000_000}
+
+
+def options(scheme="grpc", **changes):
+    return ServerOptions(**{"message_bytes": SMALL[scheme], "retries": 1, **changes})
+
+
+def read(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def segment(model, scans, out, **how):
+    outcomes = dict(segment_files(model, scans, out, **how))
+    for outcome in outcomes.values():
+        assert not isinstance(outcome, InputError), outcome
+    return [read(outcome.label_path) for outcome in outcomes.values()]
+
+
+def assert_parity(front, local, scans, scheme, out):
+    tiles = []
+    here = segment(local, scans, out / "here")
+    model = mtseg.load(front.address(scheme), options=options(scheme))
+    there = segment(
+        model, scans, out / "there", on_start=lambda _, work: tiles.append(len(work.plan.tiles))
+    )
+    assert sum(tiles) > len(tiles) + 2
+    for one, other in zip(here, there, strict=True):
+        assert one.any()
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_served_in_tiles_the_labels_are_the_local_models(front, local, scans, scheme, tmp_path):
+    assert_parity(front, local, scans, scheme, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_and_so_are_those_of_a_real_scan(front, local, real_data, scheme, tmp_path):
+    whole = nib.load(sorted((real_data / "brain_miccai2012").glob("*_SS.nii.gz"))[0])
+    centre = np.array(whole.shape) // 2
+    part = whole.slicer[tuple(slice(c - 11, c + 12) for c in centre)]
+    nib.save(part, tmp_path / "brain.nii.gz")
+    assert_parity(front, local, [tmp_path / "brain.nii.gz"], scheme, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_served_whole_the_labels_are_the_local_models(front, local, scans, scheme, tmp_path):
+    connection = connect(parse_address(front.address(scheme)), ServerOptions())
+    for number, scan in enumerate(scans[:3]):
+        # Equal voxels, so that there is nothing to resample; from right to left.
+        path = save(tmp_path / f"{number}.nii", read(scan)[:19, 2:23, :13], np.diag([-1, 1, 1, 1]))
+        volume = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj, np.float32)
+        answer = connection.predict(
+            "segment", {"volume": volume[np.newaxis]}, ("labels", "probabilities")
+        )
+        assert answer.version == 1
+        (labels,) = segment(local, [path], tmp_path)
+        np.testing.assert_array_equal(answer.outputs["labels"][0], labels[::-1])
+        sums = answer.outputs["probabilities"].astype(np.float32).sum(axis=-1)
+        np.testing.assert_allclose(sums, 1, atol=5e-3)
+
+
+def run_command(*arguments, code):
+    script = "import sys; from mtseg.cli.predict import main; sys.exit(main())"
+    # Without a log level of one's own, as most users are.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def test_the_command_writes_what_it_writes_locally(front, folder, scans, tmp_path):
+    run_command(
+        *scans[:2], "--server", front.address(), "--precision", "float32", "-o",
+        tmp_path / "there", code=0,
+    )  # fmt: skip
+    model = folder / "mtseg"
+    run_command(
+        *scans[:2], "--model", model, "--precision", "float32", "-o", tmp_path / "here", code=0
+    )
+    names = sorted(path.name for path in (tmp_path / "here").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "there").iterdir())
+    for name in (name for name in names if name.endswith(".gz")):
+        np.testing.assert_array_equal(
+            read(tmp_path / "here" / name), read(tmp_path / "there" / name)
+        )
+
+
+def refusal(front, scan, out, path="mtseg", scheme="grpc", **changes):
+    """The line that ends the work, with nothing written."""
+
+    def attempt():
+        model = mtseg.load(front.address(scheme, path), options=options(scheme, **changes))
+        ((_, outcome),) = segment_files(model, [scan], out)
+        raise outcome
+
+    started = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        attempt()
+    assert time.monotonic() - started < 30
+    assert "\n" not in str(caught.value)
+    assert not out.exists() or not list(out.iterdir())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_an_absent_server(front, scans, tmp_path, scheme):
+    absent = dataclasses.replace(front, grpc_port=9, rest_port=9)
+    text = refusal(absent, scans[0], tmp_path / "out", scheme=scheme)
+    assert "no answer in 2 attempts" in text
+    assert "127.0.0.1:9" in text
+
+
+def test_an_absent_server_ends_the_command_with_code_2(front, scans, tmp_path):
+    absent = dataclasses.replace(front, grpc_port=9)
+    result = run_command(
+        scans[0], "--server", absent.address(), "--retries", 0, "-o", tmp_path / "out", code=2
+    )
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Is the server running" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("nobody", "the server has no such model"),
+        ("mtseg/7", "the server has no such model"),
+        ("other", "Serve a model that mtseg-export of this version wrote"),
+    ],
+)
+def test_a_wrong_model_a_missing_version_or_a_wrong_signature(
+    front, scans, tmp_path, scheme, path, expected
+):
+    assert expected in refusal(front, scans[0], tmp_path / "out", path, scheme)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("hang", "no answer within 3 s"),
+        ("values", "its answer is not the probabilities of"),
+        ("shape", "its answer is not the probabilities of"),
+    ],
+)
+def test_a_server_that_answers_not_or_wrongly(
+    misbehaving, scans, tmp_path, scheme, fault, expected
+):
+    with misbehaving.fault(fault):
+        text = refusal(misbehaving, scans[0], tmp_path / "out", scheme=scheme, deadline_seconds=3.0)
+    assert expected in text
+    assert re.search(r"0 of \d+ tiles were done", text)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_an_answer_that_is_none(misbehaving, scans, tmp_path, scheme):
+    with misbehaving.fault("bytes"):
+        text = refusal(misbehaving, scans[0], tmp_path / "out", scheme=scheme)
+    assert "refused the request" in text or "is no JSON" in text
+
+
+def test_a_message_that_is_too_small_for_any_part_of_a_scan(front, scans, tmp_path):
+    text = refusal(front, scans[0], tmp_path / "out", message_bytes=300_000)
+    assert "larger --message-mb" in text
+    assert scans[0].name in text
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_that_takes_smaller_messages(folder, scans, tmp_path, scheme):
+    with start_front(folder, tmp_path / "fault", "--most-mb", "0.5") as front:
+        text = refusal(front, scans[0], tmp_path / "out", scheme=scheme)
+    assert "Give a smaller --message-mb" in text
+
+
+@pytest.mark.parametrize("fault", ["busy:2", "exhausted:2"])
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_what_is_temporary_is_tried_again(misbehaving, local, scans, tmp_path, scheme, fault):
+    (expected,) = segment(local, scans[:1], tmp_path / "here")
+    with misbehaving.fault(fault):
+        model = mtseg.load(misbehaving.address(scheme), options=options(scheme, retries=3))
+        (labels,) = segment(model, scans[:1], tmp_path / "there")
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_killed_amid_a_volume(folder, scans, tmp_path):
+    fault_file = tmp_path / "fault"
+    with start_front(folder, fault_file) as front:
+        fault_file.write_text("die-after:2")
+        text = refusal(front, scans[0], tmp_path / "out", in_flight=1)
+    assert re.search(r"no answer in 2 attempts .* 2 of \d+ tiles were done", text)
+
+
+def test_scans_before_the_servers_end_are_kept_and_the_others_are_not_tried(
+    folder, local, scans, tmp_path
+):
+    fault_file, counts = tmp_path / "fault", []
+    for path in scans[:2]:
+        list(segment_files(local, [path], tmp_path / "here"))
+    with start_front(folder, fault_file) as front:
+        model = mtseg.load(front.address(), options=options(in_flight=1))
+        done = []
+
+        def start(path, work):
+            counts.append(len(work.plan.tiles))
+            if len(counts) == 1:
+                fault_file.write_text(f"die-after:{counts[0] + 1}")
+
+        def work():
+            for path, outcome in segment_files(model, scans, tmp_path / "there", on_start=start):
+                done.append((path, read(outcome.label_path)))
+
+        with pytest.raises(ServerError, match="1 of"):
+            work()
+    assert len(counts) == 2
+    ((path, labels),) = done
+    assert path == scans[0]
+    np.testing.assert_array_equal(labels, read(tmp_path / "here" / "brain_labels.nii.gz"))
+    names = {name.split("_")[0] for name in os.listdir(tmp_path / "there")}
+    assert names == {"brain"}
+
+
+def test_twenty_clients_at_once(front, local, scans, tmp_path):
+    expected = segment(local, scans, tmp_path / "here")
+
+    def client(number):
+        model = mtseg.load(front.address(), options=ServerOptions(message_bytes=10_000_000))
+        which = number % len(scans)
+        (labels,) = segment(model, [scans[which]], tmp_path / str(number))
+        np.testing.assert_array_equal(labels, expected[which])
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(client, range(20)))
+
+
+def test_a_token_is_wanted_and_given(misbehaving, scans, tmp_path):
+    token_file = tmp_path / "token"
+    token_file.write_text("open-sesame\n")
+    flags = [scans[0], "--server", misbehaving.address(), "-o", tmp_path / "out"]
+    with misbehaving.fault("denied"):
+        result = run_command(*flags, code=2)
+        assert "access denied" in result.stderr
+        result = run_command(*flags, "--token-file", token_file, code=0)
+    assert "sesame" not in result.stdout + result.stderr
+
+
+def test_a_token_does_not_travel_unencrypted():
+    with pytest.raises(InputError, match="would travel unencrypted") as caught:
+        mtseg.load("grpc://scans.example:8500", options=ServerOptions(token="open-sesame"))
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
+def test_an_encrypted_connection(folder, local, scans, tmp_path):
+    key, certificate, both = (tmp_path / name for name in ("key.pem", "cert.pem", "both.pem"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    both.write_bytes(key.read_bytes() + certificate.read_bytes())
+    with start_front(folder, tmp_path / "fault", "--certificate", str(both)) as front:
+        trusting = options(ca_path=certificate, token="open-sesame")
+        model = mtseg.load(front.address("grpcs"), options=trusting)
+        (labels,) = segment(model, scans[:1], tmp_path / "there")
+        with pytest.raises(InputError, match="no answer in 2 attempts"):
+            mtseg.load(front.address("grpcs"), options=options())
+    (expected,) = segment(local, scans[:1], tmp_path / "here")
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_new_versions_come_while_a_client_loops(serving_folder, local, scans, tmp_path):
+    folder = tmp_path / "served"
+    shutil.copytree(serving_folder / "mtseg", folder / "mtseg")
+    (expected,) = segment(local, scans[:1], tmp_path / "here")
+    is_over, seen, problems = threading.Event(), [], []
+    with start_front(folder, tmp_path / "fault") as front:
+        model = mtseg.load(front.address(), options=options())
+
+        def client():
+            try:
+                while not is_over.is_set():
+                    (labels,) = segment(model, scans[:1], tmp_path / "out")
+                    np.testing.assert_array_equal(labels, expected)
+                    seen.append(len(versions(folder / "mtseg")))
+            except Exception as error:
+                problems.append(error)
+
+        thread = threading.Thread(target=client)
+        thread.start()
+        for number in (2, 3, 4):
+            aside = folder / "mtseg" / ".writing"
+            shutil.copytree(folder / "mtseg" / str(number - 1), aside)
+            aside.rename(folder / "mtseg" / str(number))
+            prune(folder / "mtseg", 2)
+            before = len(seen)
+            while len(seen) < before + 2 and not problems:
+                time.sleep(0.1)
+        is_over.set()
+        thread.join()
+        assert problems == []
+        # By now the version that the client began with is long gone.
+        with pytest.raises(ModelGoneError):
+            mtseg.load(front.address(path="mtseg/1"), options=options())
+
+
+def test_the_health_check_of_the_container(front, serving_folder):
+    lines = (serving_folder / "compose.yaml").read_text().split("- >-")[1].splitlines()[1:4]
+    check = " ".join(line.strip() for line in lines)
+    assert "interval" not in check
+    here = check.replace("/8501", f"/{front.rest_port}")
+    assert subprocess.run(["bash", "-c", here], check=False).returncode == 0
+    there = check.replace("/8501", "/9")
+    assert subprocess.run(["bash", "-c", there], check=False, capture_output=True).returncode != 0
