@@ -111,8 +111,11 @@ def prepare_scan(
     Raises:
         InputError: if no voxel is > 0, or the spacing cannot be used; the caller names the file.
     """
-    canonical = canonicalise(scan)
+    canonical, affine, header = canonicalise(scan), scan.affine, scan.header
     array = canonical.array.astype(np.float32, order="C", copy=not may_overwrite)
+    # Where scans are large, each array counts: the scan's own is not kept if nobody else does.
+    canonical = Volume(array, canonical.affine)
+    del scan
     _make_air_zero(array, is_ct)
     foreground = array > 0
     if not foreground.any():
@@ -120,16 +123,17 @@ def prepare_scan(
     spacing = min(canonical.spacing_mm) if spacing_mm is None else spacing_mm
     lowest = array.min(where=foreground, initial=np.inf)
     highest = array.max(where=foreground, initial=0)
-    image = resample(Volume(array, canonical.affine), spacing, CUBIC)
-    del array  # where scans are large, each array counts
-    mask = resample(Volume(foreground.view(np.uint8), canonical.affine), spacing, NEAREST)
+    mask_affine = canonical.affine
+    image = resample(canonical, spacing, CUBIC)
+    del array, canonical
+    mask = resample(Volume(foreground.view(np.uint8), mask_affine), spacing, NEAREST)
     inside = mask.array > 0
     values = np.clip(image.array, lowest, highest, out=image.array)
     values[~inside] = 0
     if inside.any():  # a foreground of single voxels may fall between those of a coarse grid
         scale = np.percentile(values[inside], NORMALISING_PERCENTILE, overwrite_input=True)
         values /= scale.astype(np.float32)
-    source = Volume(decanonicalise(foreground, scan.affine), scan.affine, scan.header)
+    source = Volume(decanonicalise(foreground, affine), affine, header)
     return PreparedScan(Volume(values, image.affine), source)
 
 

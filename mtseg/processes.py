@@ -79,6 +79,23 @@ def run_on_beam(
     Raises:
         InputError: if Beam is missing, the runner is unknown, or a call has raised one.
     """
+    with make_pipeline(runner, options) as pipeline:
+        import apache_beam as beam
+
+        # Dealt out anew, or a runner would keep all of them with the worker that listed them.
+        _ = pipeline | beam.Create(list(arguments)) | beam.Reshuffle() | beam.Map(function)
+
+
+_DIRECT_RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+"""What computes on this machine; Beam's own choice may download another."""
+
+
+def make_pipeline(runner: str, options: Sequence[str]) -> Any:
+    """An empty pipeline; see `run_on_beam`.
+
+    Raises:
+        InputError: if Beam is missing or the runner is unknown.
+    """
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -86,15 +103,13 @@ def run_on_beam(
         raise InputError(
             f"runner {runner}: needs Apache Beam. Install it: pip install 'mtseg[beam]'"
         ) from error
+    path = _DIRECT_RUNNER if runner == "DirectRunner" else runner
     try:
-        pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))
+        return beam.Pipeline(options=PipelineOptions([f"--runner={path}", *options]))
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"runner {runner}: Apache Beam has none of this name ({error})."
         ) from error
-    with pipeline:
-        # Dealt out anew, or a runner would keep all of them with the worker that listed them.
-        _ = pipeline | beam.Create(list(arguments)) | beam.Reshuffle() | beam.Map(function)
 
 
 def _begin_worker() -> None:

@@ -224,7 +224,7 @@ class GrpcConnection(Connection):
         if version is not None:
             request.model_spec.version.value = version
         for name, array in inputs.items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+            _fill(request.inputs[name], array, tf.as_dtype(array.dtype).as_datatype_enum)
         request.output_filter.extend(outputs)
         try:
             response = self._stub().Predict(
@@ -352,6 +352,14 @@ class RestConnection(Connection):
         if error.code == 413:
             return self._too_large(text)
         return self._refused(f"HTTP {error.code}: {text}")
+
+
+def _fill(proto: Any, array: np.ndarray, dtype: int) -> None:
+    """Puts numbers into a tensor's protocol buffer, with one copy less than TensorFlow's way."""
+    proto.dtype = dtype
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    proto.tensor_content = array.tobytes()
 
 
 def _to_array(column: Any) -> np.ndarray:

@@ -84,6 +84,7 @@ CORRIDOR = [
     "restoration",
     "probability_file",
     "predict",
+    "beam_prediction",
     "unlabelled",
     "report_figures",
     "report_viewer",

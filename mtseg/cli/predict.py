@@ -18,7 +18,7 @@ from mtseg.server_address import MESSAGE_BYTES, ServerOptions, parse_address
 
 if TYPE_CHECKING:
     from mtseg.exported import ExportedModel
-    from mtseg.predict import Work
+    from mtseg.predict import Options, Work
 
 
 PACKAGED_MODEL = (
@@ -93,6 +93,16 @@ def make_parser() -> argparse.ArgumentParser:
     jobs = parser.add_argument_group("for several jobs that share the scans")
     jobs.add_argument("--num-parts", type=positive, default=1, help="jobs (%(default)s)")
     jobs.add_argument("--part-id", type=int, default=0, help="which one, from 0 (%(default)s)")
+    jobs.add_argument(
+        "--beam-runner", metavar="NAME", help="segment on the workers of an Apache Beam runner"
+    )
+    jobs.add_argument(
+        "--beam-option",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
+        help="an option of that runner; may be repeated",
+    )
     server = parser.add_argument_group("with --server")
     server.add_argument(
         "--message-mb",
@@ -189,6 +199,8 @@ def _segment(
                 "these options; --overwrite computes them again.",
                 flush=True,
             )
+    if arguments.beam_runner is not None:
+        return _segment_on_beam(to_do, out, options, arguments)
     bars = _Bars(len(to_do), model.network.precision)
     num_written, failed = 0, []
     try:
@@ -221,11 +233,38 @@ def _segment(
             f"{error} {num_there} of {len(scans)} scans have their results; the same command goes "
             "on from there."
         ) from error
+    return _sum_up(failed, len(scans))
+
+
+def _sum_up(failed: list[str], num_scans: int) -> int:
     if failed:
-        print(f"{len(failed)} of {len(scans)} scans failed: {', '.join(failed)}", file=sys.stderr)
-    if len(failed) == len(scans):
+        print(f"{len(failed)} of {num_scans} scans failed: {', '.join(failed)}", file=sys.stderr)
+    if num_scans and len(failed) == num_scans:
         return BAD_INPUT
     return SOME_FAILED if failed else DONE
+
+
+def _segment_on_beam(
+    scans: list[ListedScan], out: Path, options: Options, arguments: argparse.Namespace
+) -> int:
+    from mtseg.beam_prediction import segment_on_beam
+
+    if arguments.server is not None:
+        raise InputError("--beam-runner: its workers compute; --server does not go with it.")
+    print(f"{len(scans)} scans on {arguments.beam_runner}.", flush=True)
+    failures = segment_on_beam(
+        scans,
+        None if arguments.model is None else Path(arguments.model).absolute(),
+        out.absolute(),
+        options,
+        None if arguments.precision == "auto" else arguments.precision,
+        arguments.beam_runner,
+        arguments.beam_option,
+    )
+    for message in failures.values():
+        print(f"error: {message}", file=sys.stderr)
+    print(f"{len(scans) - len(failures)} of {len(scans)} scans segmented into {out}.")
+    return _sum_up(list(failures), len(scans))
 
 
 def _server_options(arguments: argparse.Namespace) -> ServerOptions:

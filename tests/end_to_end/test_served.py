@@ -368,6 +368,37 @@ def test_twenty_clients_at_once(front, local, scans, tmp_path):
         list(pool.map(client, range(20)))
 
 
+def test_a_large_volume_in_small_messages_and_little_memory(folder, tmp_path):
+    """512 × 512 × 320 voxels, with a limit of 64 MB on both sides and 2 GB for the client."""
+    rng = np.random.default_rng(0)
+    scan = np.zeros((512, 512, 320), np.int16)
+    scan[100:124, 200:224, 10:310] = rng.integers(50, 900, (24, 24, 300))
+    scan[400:420, 50:70, 100:120] = rng.integers(50, 900, (20, 20, 20))
+    scan[0, 0, 0] = scan[-1, -1, -1] = 100
+    path = save(tmp_path / "scan.nii.gz", scan, np.diag([0.5, 0.5, 0.5, 1]))
+    script = """
+import resource, sys
+from mtseg.cli.predict import main
+code = main()
+print("peak", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+    command = [sys.executable, "-c", script, path, "--precision", "float32"]
+    with start_front(folder, tmp_path / "fault", "--most-mb", "64") as front:
+        run = subprocess.run(
+            [*map(str, command), "--server", front.address(), "-o", str(tmp_path / "there")],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert re.search(r" [2-9] tiles", run.stdout)
+    assert int(run.stdout.split()[-1]) < 2e9
+    local = [*map(str, command), "--model", str(folder / "mtseg"), "-o", str(tmp_path / "here")]
+    assert subprocess.run(local, capture_output=True).returncode == 0
+    here, there = (read(tmp_path / where / "scan_labels.nii.gz") for where in ("here", "there"))
+    assert here.any()
+    np.testing.assert_array_equal(there, here)
+
+
 def test_a_token_is_wanted_and_given(misbehaving, scans, tmp_path):
     token_file = tmp_path / "token"
     token_file.write_text("open-sesame\n")
