@@ -57,7 +57,7 @@ def make_stack(patch_model: object, precision: str) -> object:
         network = tile_graph._round_weights(network, tf.bfloat16)
     planes = tf.random.uniform((NUM_PLANES, PLANE_SIZE, PLANE_SIZE, 1))
     convolve = tf.function(
-        lambda x: tile_graph._convolve(x, network, tf.as_dtype(precision)),
+        lambda x: tile_graph.convolve(x, network, tf.as_dtype(precision)),
     )
     return lambda: float(tf.cast(convolve(planes)[0, 0, 0, 0], tf.float32))
 

@@ -39,7 +39,6 @@ from mtseg.workdir import (
     EVALUATION,
     TrainedModel,
     load_trained,
-    write_aside,
     write_json,
 )
 
@@ -92,12 +91,27 @@ def export_model(
 
 
 def export_weights(workdir: str | Path, out: str | Path, which: str = "last") -> Path:
-    """Writes a network's weights and manifest, without TensorFlow's graphs.
+    """Writes a network's weights and manifest, without TensorFlow's graphs; see `export_file`."""
+    return export_file(
+        workdir, out, which, WEIGHTS, lambda trained, path: trained.model.save_weights(path)
+    )
+
+
+def export_file(
+    workdir: str | Path,
+    out: str | Path,
+    which: str,
+    name: str,
+    write: Callable[[TrainedModel, Path], None],
+) -> Path:
+    """Writes a model that is one file, and its manifest.
 
     Args:
         workdir: folder of a training run that has been evaluated.
         out: the model's folder; missing, empty, or of such a model, which is replaced.
         which: `last` or `best` weights.
+        name: of the file.
+        write: writes it.
 
     Returns:
         The folder.
@@ -110,11 +124,16 @@ def export_weights(workdir: str | Path, out: str | Path, which: str = "last") ->
     manifest = _manifest(trained, _read_evaluation(workdir, which), which)
     _make_folder(out)
     others = [path for path in out.iterdir() if not path.name.startswith(".")]
-    if others and not (out / WEIGHTS).is_file():
-        raise InputError(f"{out}: holds other files. Give an empty folder for the weights.")
-    # The manifest goes first and comes last: without one there is no model.
-    (out / MANIFEST).unlink(missing_ok=True)
-    write_aside(out / WEIGHTS, trained.model.save_weights)
+    if others and not (out / name).is_file():
+        raise InputError(f"{out}: holds other files. Give an empty folder for the model.")
+    aside = out / f".{os.getpid()}.{name}"
+    try:
+        write(trained, aside)
+        # The manifest goes first and comes last: without one there is no model.
+        (out / MANIFEST).unlink(missing_ok=True)
+        aside.replace(out / name)
+    finally:
+        aside.unlink(missing_ok=True)
     write_json(out / MANIFEST, manifest)
     return out
 

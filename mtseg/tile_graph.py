@@ -78,12 +78,12 @@ def make_tile_function(
                 features = over_chunks(plane, _as_they_are, (NUM_FEATURES, dtype))
             kept.append((features, _numbers_in_order_of(core != 0, PLANE_NORMALS[plane])))
 
-        def classify(sagittal: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+        def join(sagittal: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
             stop = start + tf.shape(sagittal)[0]
             planes = [tf.gather(features, numbers[start:stop]) for features, numbers in kept]
-            return _classify(tf.concat([*planes, sagittal], axis=-1), network)
+            return classify(tf.concat([*planes, sagittal], axis=-1), network)
 
-        return over_chunks("sagittal", classify, (num_classes, tf.float32))
+        return over_chunks("sagittal", join, (num_classes, tf.float32))
 
     return foreground_probabilities
 
@@ -132,7 +132,7 @@ def _over_chunks(
         top, bottom = _extent(tf.reduce_any(mask, axis=[0, 2]), shape[1])
         left, right = _extent(tf.reduce_any(mask, axis=[0, 1]), shape[2])
         cropped = images[:, top : bottom + 2 * HALO, left : right + 2 * HALO]
-        features = _convolve(cropped[..., None], network, dtype)
+        features = convolve(cropped[..., None], network, dtype)
         return compute(tf.boolean_mask(features, mask[:, top:bottom, left:right]), start)
 
     def body(chunk: tf.Tensor, start: tf.Tensor, parts: tf.TensorArray) -> tuple[Any, ...]:
@@ -189,7 +189,7 @@ def _numbers_in_order_of(mask: tf.Tensor, normal: int) -> tf.Tensor:
     return tf.boolean_mask(tf.transpose(tf.reshape(counted, tf.shape(turned)), back), mask)
 
 
-def _convolve(images: tf.Tensor, network: FoldedNetwork, dtype: tf.DType) -> tf.Tensor:
+def convolve(images: tf.Tensor, network: FoldedNetwork, dtype: tf.DType) -> tf.Tensor:
     """The shared stack: (n, rows + 50, columns + 50, 1) to features (n, rows, columns, 32)."""
     x = images
     if dtype != tf.float32:
@@ -248,7 +248,7 @@ def _round_weights(network: FoldedNetwork, dtype: tf.DType) -> FoldedNetwork:
     )
 
 
-def _classify(features: tf.Tensor, network: FoldedNetwork) -> tf.Tensor:
+def classify(features: tf.Tensor, network: FoldedNetwork) -> tf.Tensor:
     """The head: features (voxels, 96) to float32 probabilities (voxels, num_classes)."""
     x = features
     for kernel, bias in network.head:

@@ -76,6 +76,7 @@ CORRIDOR = [
     "verdict",
     "serving_graph",
     "export",
+    "portable",
     "server_address",
     "serving_folder",
     "exported",

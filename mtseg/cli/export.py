@@ -1,4 +1,4 @@
-"""mtseg-export: a trained network to a SavedModel, or to its weights alone."""
+"""mtseg-export: a trained network to a SavedModel, its weights alone, or another runtime's file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", choices=("last", "best"), default="last", help="(%(default)s)")
     parser.add_argument(
         "--format",
-        choices=("savedmodel", "weights"),
+        choices=("savedmodel", "weights", "onnx", "litert"),
         default="savedmodel",
-        help="weights: a tenth of the size, for mtseg-predict and mtseg-evaluate alone "
-        "(%(default)s)",
+        help="weights: a fifth of the size, for mtseg-predict and mtseg-evaluate alone; onnx and "
+        "litert: a graph of a tile, for other runtimes (%(default)s)",
     )
     parser.add_argument(
         "--serving",
@@ -59,6 +59,14 @@ def _export(argv: list[str]) -> int:
     import_tensorflow()
     if arguments.serving is not None:
         return _export_serving(arguments)
+    if arguments.format in ("onnx", "litert"):
+        from mtseg.portable import export_portable
+
+        path = export_portable(
+            arguments.workdir, arguments.out, arguments.format, arguments.weights
+        )
+        print(f"Wrote {path}: input tile, output probabilities; see the manifest in it.")
+        return DONE
     from mtseg.export import export_model, export_weights
 
     export = {"savedmodel": export_model, "weights": export_weights}[arguments.format]
