@@ -1,0 +1,110 @@
+"""What it costs to have a scan computed by a server, and what requests in flight bring.
+
+    mtseg-export WORKDIR --serving served
+    python benchmarks/serving.py served SCAN.nii.gz
+
+Each pair segments the scan with the model in this process and then by the server, both warm. The
+server is the tests' own, a process on this machine, unless `--server` names TensorFlow Serving with
+the same model. Throughput is measured in messages of `--small-mb`, so that a scan has many tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from comparison import finish, median_ratio
+
+import mtseg
+from mtseg.exported import ExportedModel
+from mtseg.predict import segment_files
+from mtseg.server_address import MODEL_NAME, ServerOptions
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """The tests' server; gives its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.serving_front", str(folder)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield f"grpc://127.0.0.1:{process.stdout.readline().split()[0]}/{MODEL_NAME}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def segment(model: ExportedModel, scan: Path, out: Path) -> tuple[float, int, np.ndarray]:
+    """Seconds, tiles and labels of a scan."""
+    tiles: list[int] = []
+    started = time.perf_counter()
+    ((_, outcome),) = segment_files(
+        model, [scan], out, on_start=lambda _, work: tiles.append(len(work.plan.tiles))
+    )
+    seconds = time.perf_counter() - started
+    return seconds, tiles[0], np.asarray(nib.load(outcome.label_path).dataobj)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="from mtseg-export --serving")
+    parser.add_argument("scan", type=Path)
+    parser.add_argument("--server", help="address of a server of that folder (the tests' own)")
+    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--pairs", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--in-flight", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--small-mb", type=float, default=12.0, help="(%(default)s)")
+    parser.add_argument("--json", action="store_true", help="also print a line of JSON")
+    arguments = parser.parse_args()
+    folder, precision = arguments.folder.absolute(), arguments.precision
+    local = mtseg.load(folder / MODEL_NAME, precision)
+    server = contextlib.nullcontext(arguments.server) if arguments.server else serve(folder)
+    seconds: dict[str, list[float]] = {"local": [], "served": []}
+    throughput = {}
+    with tempfile.TemporaryDirectory() as out, server as address:
+        served = mtseg.load(address, precision)
+        _, _, expected = segment(local, arguments.scan, Path(out))  # warm
+        segment(served, arguments.scan, Path(out))
+        for pair in range(arguments.pairs):
+            for name, model in (("local", local), ("served", served)):
+                taken, tiles, labels = segment(model, arguments.scan, Path(out))
+                assert np.array_equal(labels, expected), "labels differ"
+                seconds[name].append(taken)
+            print(
+                f"pair {pair + 1}: local {seconds['local'][-1]:.1f} s, served "
+                f"{seconds['served'][-1]:.1f} s in {tiles} tiles",
+                flush=True,
+            )
+        for in_flight in arguments.in_flight:
+            options = ServerOptions(
+                message_bytes=int(arguments.small_mb * 1e6), in_flight=in_flight
+            )
+            model = mtseg.load(address, precision, options)
+            taken, tiles, _ = segment(model, arguments.scan, Path(out))
+            throughput[in_flight] = tiles / taken
+            print(f"{in_flight} in flight: {tiles} tiles in {taken:.1f} s, {tiles / taken:.2f}/s")
+    ratios = {"local_seconds_over_served": median_ratio(seconds["local"], seconds["served"])}
+    ratios |= {
+        f"throughput_of_{n}_over_1_in_flight": rate / throughput[1]
+        for n, rate in throughput.items()
+        if 1 in throughput and n != 1
+    }
+    floor = {f"{name}_seconds": float(np.median(values)) for name, values in seconds.items()}
+    finish("serving", ratios, floor, arguments.pairs, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
