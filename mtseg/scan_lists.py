@@ -17,6 +17,9 @@ from mtseg.scan_files import DICOM_ENDING, ENDINGS, scan_stem
 
 LIST_ENDING = ".txt"
 
+_LOOKED_AT = 10
+"""Files of a folder that are asked whether they are DICOM."""
+
 
 class ListedScan(NamedTuple):
     """A scan and where its results go.
@@ -122,12 +125,12 @@ def _expand(path: Path) -> list[ListedScan]:
 
 
 def _is_series(folder: Path) -> bool:
-    """Whether a folder holds DICOM files, whose names often have no ending."""
+    """Whether a folder holds DICOM files; their names often are numbers without an ending."""
     try:
         files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     except OSError:
         return False
-    others = [path for path in files if "." not in path.name]
-    return any(path.name.endswith(DICOM_ENDING) for path in files) or (
-        bool(others) and dicom.is_dicom(others[0])
+    others = [path for path in files if not path.name.endswith(ENDINGS)]
+    return any(
+        path.name.endswith(DICOM_ENDING) or dicom.is_dicom(path) for path in others[:_LOOKED_AT]
     )

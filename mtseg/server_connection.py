@@ -49,6 +49,15 @@ class Answer(NamedTuple):
     version: int | None
 
 
+class _Question(NamedTuple):
+    """What `Connection.predict` is asked, with the version that it comes down to."""
+
+    signature: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: tuple[str, ...]
+    version: int | None
+
+
 class _Temporary(Exception):
     """What may be otherwise a moment later."""
 
@@ -92,12 +101,13 @@ class Connection:
             ServerError: if there is no answer, or none that can be used.
         """
         wanted = self.address.version if version is None else version
+        question = _Question(signature, inputs, outputs, wanted)
         seconds = min(self.options.deadline_seconds, _CONNECT_SECONDS if is_first else float("inf"))
         for attempt in range(self.options.retries + 1):
             if attempt:
                 time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
             try:
-                answer = self._ask(signature, inputs, outputs, wanted, seconds)
+                answer = self._ask(question, seconds)
             except _Temporary as error:
                 reason = str(error)
                 continue
@@ -111,14 +121,7 @@ class Connection:
             "server running, and is this its address?"
         )
 
-    def _ask(
-        self,
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        outputs: tuple[str, ...],
-        version: int | None,
-        seconds: float,
-    ) -> Answer:
+    def _ask(self, question: _Question, seconds: float) -> Answer:
         """One attempt; raises `_Temporary` where another may be worth it."""
         raise NotImplementedError
 
@@ -206,26 +209,19 @@ class GrpcConnection(Connection):
         if channel is not None:
             channel.close()
 
-    def _ask(
-        self,
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        outputs: tuple[str, ...],
-        version: int | None,
-        seconds: float,
-    ) -> Answer:
+    def _ask(self, question: _Question, seconds: float) -> Answer:
         import grpc
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
         request = predict_pb2.PredictRequest()
         request.model_spec.name = self.address.model
-        request.model_spec.signature_name = signature
-        if version is not None:
-            request.model_spec.version.value = version
-        for name, array in inputs.items():
+        request.model_spec.signature_name = question.signature
+        if question.version is not None:
+            request.model_spec.version.value = question.version
+        for name, array in question.inputs.items():
             _fill(request.inputs[name], array, tf.as_dtype(array.dtype).as_datatype_enum)
-        request.output_filter.extend(outputs)
+        request.output_filter.extend(question.outputs)
         try:
             response = self._stub().Predict(
                 request, timeout=seconds, metadata=tuple(self._token.items())
@@ -266,36 +262,34 @@ class RestConnection(Connection):
                 text = _read_certificates(options).decode("ascii", "replace")
                 try:
                     self._context.load_verify_locations(cadata=text)
-                except ssl.SSLError as error:
+                except (ssl.SSLError, ValueError) as error:
                     raise InputError(
                         f"{options.ca_path}: holds no certificates. Give a PEM file."
                     ) from error
 
-    def _ask(
-        self,
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        outputs: tuple[str, ...],
-        version: int | None,
-        seconds: float,
-    ) -> Answer:
+    def _ask(self, question: _Question, seconds: float) -> Answer:
         where = f"/v1/models/{self.address.model}"
-        where += "" if version is None else f"/versions/{version}"
-        columns = {name: array.tolist() for name, array in inputs.items()}
-        body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
+        where += "" if question.version is None else f"/versions/{question.version}"
+        columns = {name: array.tolist() for name, array in question.inputs.items()}
+        body = json.dumps({"signature_name": question.signature, "inputs": columns}).encode()
         if len(body) > self.options.message_bytes:
             raise self._too_large(f"{len(body) / 1e6:.0f} MB of JSON")
         answer = self._read(f"{where}:predict", body, seconds)
         columns = answer.get("outputs")
-        if len(outputs) == 1 and not isinstance(columns, dict):
-            columns = {outputs[0]: columns}  # of a signature with one output the name is left out
+        if len(question.outputs) == 1 and not isinstance(columns, dict):
+            columns = {
+                question.outputs[0]: columns
+            }  # of a signature with one output the name is left out
         if not isinstance(columns, dict):
             raise ServerError(f"{self.address}: its answer is not that of TensorFlow Serving.")
         try:
-            arrays = {name: _to_array(columns[name]) for name in outputs if name in columns}
+            arrays = {
+                name: _to_array(columns[name]) for name in question.outputs if name in columns
+            }
         except ValueError as error:
             raise ServerError(f"{self.address}: its answer holds no arrays ({error}).") from error
-        return Answer(arrays, version if version is not None else self._newest_version(seconds))
+        version = question.version
+        return Answer(arrays, self._newest_version(seconds) if version is None else version)
 
     def _newest_version(self, seconds: float) -> int | None:
         status = self._read(f"/v1/models/{self.address.model}", None, seconds)

@@ -56,3 +56,22 @@ def test_two_workers_write_what_one_command_does(archive, capfd):
 def test_an_unknown_runner_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match="Apache Beam has none of this name"):
         segment_on_beam([], None, tmp_path, Options(), None, "NoRunner")
+
+
+def test_two_jobs_share_the_scans_and_a_third_goes_on(archive, tmp_path, capfd):
+    scans = archive / "scans" / "brain"
+    flags = ["--model", str(archive / "model"), str(scans), "-o", str(tmp_path / "out")]
+    for part_id in ("0", "1"):
+        assert command.main([*flags, "--num-parts", "2", "--part-id", part_id]) == 0
+        labels = list((tmp_path / "out").glob("*_labels.nii.gz"))
+        assert len(labels) == {"0": 2, "1": 4}[part_id]
+    # As if a job had been killed between a scan's labels and its verdict.
+    (tmp_path / "out" / "3_verdict.json").unlink()
+    capfd.readouterr()
+    assert command.main(flags) == 0
+    printed = capfd.readouterr().out
+    assert "3 of 4 scans have their results already" in printed
+    assert "3.nii ->" in printed
+    assert "6.nii ->" not in printed
+    assert command.main([*flags, "--overwrite"]) == 0
+    assert "6.nii ->" in capfd.readouterr().out

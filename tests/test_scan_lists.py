@@ -13,11 +13,11 @@ def archive(tmp_path):
     """Scans, a DICOM series with and one without endings, and what is none of these."""
     for name in (
         "b/two.nii.gz", "a/one.mha", "zero.nii", "a/notes.txt", "a/.hidden.nii", ".cache/x.nii",
-        "series/1.dcm", "series/2.dcm", "old/s1",
+        "series/1.dcm", "series/2.dcm", "old/1.2.840.1",
     ):  # fmt: skip
         path = tmp_path / "archive" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(128) + b"DICM" if "." not in name else b"")
+        path.write_bytes(bytes(128) + b"DICM" if name.startswith("old") else b"")
     return tmp_path / "archive"
 
 

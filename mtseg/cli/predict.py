@@ -301,7 +301,7 @@ class _Bars:
 
     def __init__(self, num_scans: int, precision: str) -> None:
         self._num_scans, self._precision = num_scans, precision
-        self._number = 0
+        self._number, self._path = 0, Path()
         self._bar: Progress | None = None
         self._left = 0.0
 
@@ -312,7 +312,8 @@ class _Bars:
             f"{path}: {work.plan.flop / 1e12:.2f} TFLOP in {self._precision}, {num_tiles} "
             f"tile{'s' * (num_tiles != 1)}, at most {work.peak_bytes / 1e9:.2f} GB."
         )
-        self._number += 1
+        self._number += path != self._path  # a scan may be begun anew
+        self._path = path
         title = f"{path.name} ({self._number} of {self._num_scans})"
         self._bar = Progress(title, round(work.plan.flop / 1e9), "GFLOP")
         self._left = 0.0
