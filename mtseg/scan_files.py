@@ -28,6 +28,16 @@ ENDINGS = (*NIFTI_ENDINGS, *MGH_ENDINGS, *ITK_ENDINGS)
 
 DICOM_ENDING = ".dcm"
 
+_LARGEST_INTENSITY = 1e30
+"""What is beyond is damaged, and sums of it would not be finite."""
+
+_LEAST_DETERMINANT = 0.05
+"""Of the axes' directions: 1 where they are perpendicular. Less is no scanner's, gantry tilt
+included."""
+
+_LARGEST_MM, _MOST_UNEQUAL = 100, 100
+"""Largest voxel size, and how many times longer than wide a voxel may be."""
+
 _MOST_INFLATED = 1032
 """Deflating makes nothing smaller than this many times."""
 
@@ -91,9 +101,14 @@ def read_scan(path: str | Path) -> Volume:
 
 
 def require_finite(scan: Volume, path: str | Path) -> None:
-    """Refuses a scan with voxels that are NaN or infinite."""
+    """Refuses a scan with voxels that are NaN or infinite, or nearly so."""
     if not_finite := np.count_nonzero(~np.isfinite(scan.array)):
         raise InputError(f"{path}: {not_finite} voxels are NaN or infinite. Convert it again.")
+    largest = max(-float(scan.array.min()), float(scan.array.max()))
+    if largest > _LARGEST_INTENSITY:
+        raise InputError(
+            f"{path}: has an intensity of {largest:.2g}, which none is. Convert it again."
+        )
 
 
 def read_label_map(path: str | Path) -> Volume:
@@ -149,12 +164,15 @@ def open_scan(path: str | Path) -> ScanFile:
         _check(path, series.shape, np.dtype(np.float32), series.affine)
         return ScanFile(path, series.shape, series.affine, None, series.read_array)
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: is no file. Give a scan ({', '.join(ENDINGS)}).")
         path.open("rb").close()
-        if path.name.endswith(ITK_ENDINGS):
-            return _open_itk(path)
-        if path.name.endswith(MGH_ENDINGS):
-            return _open_mgh(path)
-        return _open_nifti(path)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
+            if path.name.endswith(ITK_ENDINGS):
+                return _open_itk(path)
+            if path.name.endswith(MGH_ENDINGS):
+                return _open_mgh(path)
+            return _open_nifti(path)
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -248,12 +266,16 @@ def _check(
     claims = too_large(shape, max(4, dtype.itemsize))
     with np.errstate(all="ignore"):  # NaN fails the comparison, as it should
         columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        is_placed = np.isfinite(affine).all() and abs(np.linalg.det(columns)) > 1e-6
+        is_placed = np.isfinite(affine).all() and abs(np.linalg.det(columns)) > _LEAST_DETERMINANT
+        sizes_mm = np.linalg.norm(affine[:3, :3], axis=0)
+        is_measured = max(sizes_mm) <= min(_LARGEST_MM, _MOST_UNEQUAL * min(sizes_mm))
+    sizes = " × ".join(f"{size:.3g}" for size in sizes_mm)
     for is_sound, fault in (
         (is_scan, f"has shape {shape}, not three dimensions. Split or convert it"),
         (dtype.kind in "iuf", f"has voxels of type {dtype}. Convert it to plain numbers"),
         (not claims, f"its header claims {claims}. Check the file, or crop it"),
         (is_sized and is_placed, "has a voxel size of 0 or a singular affine. Convert it again"),
+        (is_measured, f"has voxels of {sizes} mm. Correct the header"),
     ):
         if not is_sound:
             raise InputError(f"{path}: {fault}.")
