@@ -8,10 +8,10 @@ import numpy as np
 
 FIELDS = {
     "sizeof_hdr": (0, "i", 1), "dim": (40, "h", 8), "datatype": (70, "h", 1),
-    "bitpix": (72, "h", 1), "pixdim": (76, "f", 8), "vox_offset": (108, "f", 1), "scl_slope": (112, "f", 1),
-    "scl_inter": (116, "f", 1), "xyzt_units": (123, "B", 1), "qform_code": (252, "h", 1),
-    "sform_code": (254, "h", 1), "quaternion": (256, "f", 6), "srow": (280, "f", 12),
-    "magic": (344, "B", 4), "extension": (348, "B", 4),
+    "bitpix": (72, "h", 1), "pixdim": (76, "f", 8), "vox_offset": (108, "f", 1),
+    "scl_slope": (112, "f", 1), "scl_inter": (116, "f", 1), "xyzt_units": (123, "B", 1),
+    "qform_code": (252, "h", 1), "sform_code": (254, "h", 1), "quaternion": (256, "f", 6),
+    "srow": (280, "f", 12), "magic": (344, "B", 4), "extension": (348, "B", 4),
 }  # fmt: skip
 """Where each field of a NIfTI-1 header is, its type and how many numbers it has."""
 
