@@ -19,6 +19,7 @@ __all__ = [
     "command_line",
     "import_tensorflow",
     "positive",
+    "print_error",
     "run",
 ]
 
@@ -36,14 +37,19 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return BAD_INPUT
     except WorkerLostError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return SOME_FAILED
     except KeyboardInterrupt:
         print("interrupted: the same command again goes on from here.", file=sys.stderr)
         return INTERRUPTED
+
+
+def print_error(message: object) -> None:
+    """Prints what is wrong, on one line, whatever is in a file's name."""
+    print(f"error: {message}".replace("\n", "\\n"), file=sys.stderr)
 
 
 def positive(text: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtseg import load
-from mtseg.cli import BAD_INPUT, DONE, SOME_FAILED, import_tensorflow, positive, run
+from mtseg.cli import BAD_INPUT, DONE, SOME_FAILED, import_tensorflow, positive, print_error, run
 from mtseg.done_scans import is_done, made_from
 from mtseg.errors import InputError
 from mtseg.progress import Progress
@@ -217,7 +217,7 @@ def _segment(
                 if len(scans) == 1:
                     raise outcome
                 failed.append(str(scan))
-                print(f"error: {outcome}", file=sys.stderr)
+                print_error(outcome)
                 continue
             num_written += 1
             found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
@@ -262,7 +262,7 @@ def _segment_on_beam(
         arguments.beam_option,
     )
     for message in failures.values():
-        print(f"error: {message}", file=sys.stderr)
+        print_error(message)
     print(f"{len(scans) - len(failures)} of {len(scans)} scans segmented into {out}.")
     return _sum_up(list(failures), len(scans))
 

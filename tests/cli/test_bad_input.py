@@ -177,3 +177,10 @@ def test_two_scans_that_would_share_a_label_file(tmp_path, scan, capsys):
     scans = [tmp_path / "a/scan.nii.gz", tmp_path / "b/scan.nii.gz"]
     outcome = run(predict, capsys, *scans, "--model", tmp_path, "-o", tmp_path / "out")
     expect_refusal(outcome, "scan", "would share its results")
+
+
+def test_a_name_with_a_line_break_is_still_one_line(tmp_path, capsys):
+    scan = tmp_path / "line\nbreak.nii"
+    scan.write_bytes(b"no scan")
+    assert predict.main([str(scan), "-o", str(tmp_path / "out")]) == 2
+    assert "line\\nbreak.nii" in capsys.readouterr().err.splitlines()[-1]
