@@ -103,13 +103,20 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
 def make_exported(
     path: Path | str, manifest: dict[str, Any], network: Network, kept_alive: Any
 ) -> ExportedModel:
-    """Joins a network with what its manifest says; see `ExportedModel`."""
+    """Joins a network with what its manifest says; see `ExportedModel`.
+
+    Raises:
+        InputError: if the manifest contradicts itself.
+    """
     class_names = tuple(manifest["classes"])
+    label_space = LabelSpace.from_json(manifest["label_space"])
     points, stored = manifest["operating_points"], manifest.get("resemblance")
+    if class_names != label_space.class_names or not set(points) <= set(class_names):
+        raise InputError(f"{path}: its manifest contradicts itself. Export the model again.")
     return ExportedModel(
         path=path,
         class_names=class_names,
-        class_task=LabelSpace.from_json(manifest["label_space"]).class_task,
+        class_task=label_space.class_task,
         thresholds=tuple(points.get(name) for name in class_names),
         network=network,
         kept_alive=kept_alive,
@@ -143,6 +150,13 @@ def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
     except KeyError as error:
         raise _not_loaded(folder, error) from error
 
+    num_classes = len(read_manifest(folder)["classes"])
+    if signature.structured_outputs["probabilities"].shape[-1] != num_classes:
+        raise InputError(
+            f"{folder}: its manifest names {num_classes} classes, its network has others. Export "
+            "the model again."
+        )
+
     def compute(tile: tf.Tensor, chunk_positions: tf.Tensor) -> tf.Tensor:
         result = signature(
             tile=tile[tf.newaxis],
@@ -153,7 +167,7 @@ def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
 
     return DenseNetwork(
         compute,
-        len(read_manifest(folder)["classes"]),
+        num_classes,
         precision,
         device_chunk_positions(precision),
     )

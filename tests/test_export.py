@@ -1,6 +1,7 @@
 """The exported graph decides as the arrays do, and a served voxel is the patch model's voxel."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -68,6 +69,21 @@ def test_manifest_of_another_schema_is_refused(exported, tmp_path):
         json.dumps({"schema": 99, "classes": [], "operating_points": {}})
     )
     with pytest.raises(InputError, match="schema 99"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"classes": ["background", "liver"]}, "has others"),
+        ({"operating_points": {"liver": 0.5}}, "contradicts itself"),
+    ],
+)
+def test_a_manifest_of_another_model_is_refused(exported, tmp_path, change, expected):
+    shutil.copytree(exported[2][0], tmp_path / "1")
+    path = tmp_path / "1" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=expected):
         load(tmp_path)
 
 
