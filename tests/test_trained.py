@@ -18,7 +18,9 @@ def test_it_knows_the_papers_tasks():
     assert [s.task.name for s in label_space.selections] == ["brain", "breast", "cta"]
     assert set(manifest["operating_points"]) == {"pectoral_muscle", "coronary_arteries"}
     assert Resemblance.from_json(manifest["resemblance"]).threshold > 0
-    assert load_trained(PACKAGED).model.count_params() == 283_627  # two backgrounds more than the paper's
+    assert (
+        load_trained(PACKAGED).model.count_params() == 283_627
+    )  # two backgrounds more than the paper's
 
 
 def test_it_is_small():

@@ -231,7 +231,7 @@ def refusal(front, scan, out, path="mtseg", scheme="grpc", **changes):
     started = time.monotonic()
     with pytest.raises(InputError) as caught:
         attempt()
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 90  # it does not hang
     assert "\n" not in str(caught.value)
     assert not out.exists() or not list(out.iterdir())
     return str(caught.value)
@@ -282,8 +282,11 @@ def test_a_wrong_model_a_missing_version_or_a_wrong_signature(
 def test_a_server_that_answers_not_or_wrongly(
     misbehaving, scans, tmp_path, scheme, fault, expected
 ):
+    seconds = 3.0 if fault == "hang" else 60.0
     with misbehaving.fault(fault):
-        text = refusal(misbehaving, scans[0], tmp_path / "out", scheme=scheme, deadline_seconds=3.0)
+        text = refusal(
+            misbehaving, scans[0], tmp_path / "out", scheme=scheme, deadline_seconds=seconds
+        )
     assert expected in text
     assert re.search(r"0 of \d+ tiles were done", text)
 
