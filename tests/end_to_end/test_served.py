@@ -389,7 +389,8 @@ sys.exit(code)
     command = [sys.executable, "-c", script, path, "--precision", "float32"]
     with start_front(folder, tmp_path / "fault", "--most-mb", "64") as front:
         run = subprocess.run(
-            [*map(str, command), "--server", front.address(), "-o", str(tmp_path / "there")],
+            [*map(str, command), "--server", front.address(), "--message-mb", "64",
+             "-o", str(tmp_path / "there")],
             capture_output=True, text=True,
         )  # fmt: skip
     assert run.returncode == 0, run.stderr
