@@ -26,7 +26,7 @@ from comparison import finish, median_ratio
 import mtseg
 from mtseg.exported import ExportedModel
 from mtseg.predict import segment_files
-from mtseg.server_address import MODEL_NAME, ServerOptions
+from mtseg.server_address import MESSAGE_BYTES, MODEL_NAME, ServerOptions
 
 
 @contextlib.contextmanager
@@ -65,6 +65,9 @@ def main() -> None:
     parser.add_argument("--server", help="address of a server of that folder (the tests' own)")
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--pairs", type=int, default=3, help="(%(default)s)")
+    parser.add_argument(
+        "--message-mb", type=float, default=MESSAGE_BYTES / 1e6, help="(%(default)g)"
+    )
     parser.add_argument("--in-flight", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--small-mb", type=float, default=12.0, help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="also print a line of JSON")
@@ -75,7 +78,8 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"local": [], "served": []}
     throughput = {}
     with tempfile.TemporaryDirectory() as out, server as address:
-        served = mtseg.load(address, precision)
+        options = ServerOptions(message_bytes=int(arguments.message_mb * 1e6))
+        served = mtseg.load(address, precision, options)
         _, _, expected = segment(local, arguments.scan, Path(out))  # warm
         segment(served, arguments.scan, Path(out))
         for pair in range(arguments.pairs):

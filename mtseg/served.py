@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from mtseg.dense import with_halo
 from mtseg.errors import InputError
 from mtseg.exported import ExportedModel, make_exported
 from mtseg.manifest import MANIFEST_SCHEMA, check_manifest
+from mtseg.model import HALO
 from mtseg.server_address import ServerOptions, parse_address
 from mtseg.server_connection import Connection, ServerError, connect
 from mtseg.serving_graph import DESCRIBE, tile_signature
@@ -82,7 +84,10 @@ class ServedNetwork:
         return plan
 
     def _refuse_large(self, volume: np.ndarray, plan: Plan) -> None:
-        blocks = [with_halo(volume, tile).size for tile in plan.tiles]
+        blocks = [
+            math.prod(part.stop - part.start + 2 * HALO for part in tile.computed)
+            for tile in plan.tiles
+        ]
         answers = [np.count_nonzero(volume[tile.computed]) for tile in plan.tiles]
         num_bytes = _JSON_VALUE_BYTES * (sum(blocks) + self.num_classes * sum(answers))
         if num_bytes > MOST_JSON_BYTES:

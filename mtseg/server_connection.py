@@ -6,6 +6,7 @@ everything else is one clear line.
 
 from __future__ import annotations
 
+import abc
 import http.client
 import json
 import random
@@ -62,7 +63,7 @@ class _Temporary(Exception):
     """What may be otherwise a moment later."""
 
 
-class Connection:
+class Connection(abc.ABC):
     """A server, asked for one model.
 
     Args:
@@ -121,10 +122,11 @@ class Connection:
             "server running, and is this its address?"
         )
 
+    @abc.abstractmethod
     def _ask(self, question: _Question, seconds: float) -> Answer:
         """One attempt; raises `_Temporary` where another may be worth it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Ends the connection; the next request makes another."""
 
@@ -290,6 +292,9 @@ class RestConnection(Connection):
             raise ServerError(f"{self.address}: its answer holds no arrays ({error}).") from error
         version = question.version
         return Answer(arrays, self._newest_version(seconds) if version is None else version)
+
+    def close(self) -> None:
+        """Does nothing: every request is a connection of its own."""
 
     def _newest_version(self, seconds: float) -> int | None:
         status = self._read(f"/v1/models/{self.address.model}", None, seconds)

@@ -152,8 +152,8 @@ def prune(model: Path, keep: int) -> list[int]:
     removed = versions(model)[:-keep]
     for version in removed:
         # Out of the server's sight first, so that it never sees half a version.
-        aside = model / f".removing-{version}"
-        (model / str(version)).rename(aside)
+        (model / str(version)).rename(model / f".removing-{version}")
+    for aside in model.glob(".removing-*"):  # those of a process that was killed among them
         shutil.rmtree(aside)
     return removed
 

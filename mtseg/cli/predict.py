@@ -156,6 +156,8 @@ def _predict(argv: list[str]) -> int:
     if arguments.server is not None:
         if arguments.model is not None:
             raise InputError("--model and --server: give one of them.")
+        if arguments.beam_runner is not None:
+            raise InputError("--beam-runner: its workers compute; --server does not go with it.")
         parse_address(arguments.server)  # is it one, before TensorFlow is loaded?
         server_options = _server_options(arguments)
     scans = list_scans(Path(scan) for scan in arguments.scans)
@@ -249,8 +251,6 @@ def _segment_on_beam(
 ) -> int:
     from mtseg.beam_prediction import segment_on_beam
 
-    if arguments.server is not None:
-        raise InputError("--beam-runner: its workers compute; --server does not go with it.")
     print(f"{len(scans)} scans on {arguments.beam_runner}.", flush=True)
     failures = segment_on_beam(
         scans,
