@@ -7,11 +7,11 @@ Each worker process loads the model once, by Beam's own RunInference, and writes
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtseg.aside import place_aside, remove
 from mtseg.errors import InputError
 from mtseg.exported import ExportedModel, load
 from mtseg.predict import Options, segment_files
@@ -96,21 +96,23 @@ def segment_on_beam(
     from apache_beam.ml.inference.base import RunInference
 
     out.mkdir(parents=True, exist_ok=True)
-    outcomes = out / f".outcomes-{os.getpid()}"
+    outcomes = place_aside(out / "outcomes")
     absolute = [ListedScan(scan.path.absolute(), scan.folder) for scan in scans]
-    with pipeline:
-        _ = (
-            pipeline
-            | beam.Create(absolute)
-            | beam.Reshuffle()
-            | RunInference(ScanHandler(model, out, options, precision))
-            | beam.io.WriteToText(str(outcomes))
-        )
     failures = {}
-    for shard in sorted(out.glob(f"{outcomes.name}-*")):
-        for line in shard.read_text().splitlines():
-            outcome = json.loads(line)
-            if outcome["error"] is not None:
-                failures[outcome["scan"]] = outcome["error"]
-        shard.unlink()
+    try:
+        with pipeline:
+            _ = (
+                pipeline
+                | beam.Create(absolute)
+                | beam.Reshuffle()
+                | RunInference(ScanHandler(model, out, options, precision))
+                | beam.io.WriteToText(str(outcomes / "outcomes"))
+            )
+        for shard in sorted(outcomes.iterdir()):
+            for line in shard.read_text().splitlines():
+                outcome = json.loads(line)
+                if outcome["error"] is not None:
+                    failures[outcome["scan"]] = outcome["error"]
+    finally:
+        remove(outcomes)
     return failures

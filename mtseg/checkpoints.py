@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mtseg.aside import written_aside
 from mtseg.errors import InputError
 
 _FILE = "state"
@@ -74,18 +75,15 @@ class Checkpoints:
         Raises:
             OSError, tf.errors.OpError: if it cannot be written; the checkpoints before stay.
         """
-        aside = self._folder / f"{_HIDDEN}{os.getpid()}.step-{step}"
-        aside.mkdir(parents=True)
-        try:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with written_aside(self._path(step)) as aside:
+            aside.mkdir()
             self._checkpoint.write(str(aside / _FILE))
             for path in aside.iterdir():
                 _flush(path)
             # A run that went on from an earlier checkpoint may meet a damaged one here.
             self._delete(self._path(step))
-            aside.rename(self._path(step))
-            _flush(self._folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        _flush(self._folder)
         for old in self.steps()[: -self._keep]:
             self._delete(self._path(old))
 

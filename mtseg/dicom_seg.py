@@ -6,14 +6,13 @@ Reference: DICOM PS3.3, A.51 (Segmentation IOD), written by highdicom.
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 import mtseg
+from mtseg.aside import written_aside
 from mtseg.dicom import open_series
 from mtseg.errors import InputError
 
@@ -95,8 +94,7 @@ def write_dicom_seg(
             "series as the scanner wrote it, or leave out --dicom-seg."
         ) from error
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as aside:
-            segmentation.save_as(Path(aside) / path.name)
-            os.replace(Path(aside) / path.name, path)
+        with written_aside(path) as aside:
+            segmentation.save_as(aside)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}).") from error

@@ -23,6 +23,7 @@ from typing import Any
 import keras
 
 from mtseg import workdir as folder
+from mtseg.aside import hold
 from mtseg.comparisons import CONFIDENCE, MARGIN, compare, mean_over_classes
 from mtseg.config import TrainConfig
 from mtseg.errors import InputError
@@ -227,8 +228,20 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
     Raises:
         InputError: as `mtseg.train.train_and_evaluate`, or if the folder holds other experiments.
     """
-    claim_folder(path, config)
     experiments = plan_experiments(config)
+    with contextlib.ExitStack() as held:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(
+                hold(path, f"{path}: another command runs experiments here. Wait for it.")
+            )
+        claim_folder(path, config)
+        return _run_experiments(experiments, path, command)
+
+
+def _run_experiments(
+    experiments: Sequence[Experiment], path: Path, command: str
+) -> list[Result] | None:
     finished = {result.experiment.name for result in read_results(path)}
     total = sum(e.num_minibatches for e in experiments)
     with catch_sigterm() as stop, Progress("All experiments", total, "mini-batches") as progress:

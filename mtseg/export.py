@@ -16,18 +16,19 @@ Or, without TensorFlow's graphs, the weights alone, a tenth of the size, for `mt
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from mtseg.aside import hold, written_aside
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
@@ -74,19 +75,15 @@ def export_model(
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
     evaluation = _read_evaluation(workdir, which)
-    _make_folder(out)
-    if (out / WEIGHTS).exists():
-        raise InputError(f"{out}: holds a model's weights alone. Give another folder.")
-    aside = out / f".writing-{os.getpid()}"
-    try:
-        manifest = _manifest(trained, evaluation, which)
-        _write_saved_model(trained, manifest, aside)
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        finish(aside)
+    with exporting_to(out):
+        if (out / WEIGHTS).exists():
+            raise InputError(f"{out}: holds a model's weights alone. Give another folder.")
         final = out / str(max(versions(out), default=0) + 1)
-        aside.rename(final)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        manifest = _manifest(trained, evaluation, which)
+        with written_aside(final) as aside:
+            _write_saved_model(trained, manifest, aside)
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            finish(aside)
     return final
 
 
@@ -122,27 +119,36 @@ def export_file(
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
     manifest = _manifest(trained, _read_evaluation(workdir, which), which)
-    _make_folder(out)
-    others = [path for path in out.iterdir() if not path.name.startswith(".")]
-    if others and not (out / name).is_file():
-        raise InputError(f"{out}: holds other files. Give an empty folder for the model.")
-    aside = out / f".{os.getpid()}.{name}"
-    try:
-        write(trained, aside)
-        # The manifest goes first and comes last: without one there is no model.
-        (out / MANIFEST).unlink(missing_ok=True)
-        aside.replace(out / name)
-    finally:
-        aside.unlink(missing_ok=True)
-    write_json(out / MANIFEST, manifest)
+    with exporting_to(out):
+        others = [path for path in out.iterdir() if not path.name.startswith(".")]
+        if others and not (out / name).is_file():
+            raise InputError(f"{out}: holds other files. Give an empty folder for the model.")
+        with written_aside(out / name) as aside:
+            write(trained, aside)
+            # The manifest goes first and comes last: without one there is no model.
+            (out / MANIFEST).unlink(missing_ok=True)
+        write_json(out / MANIFEST, manifest)
     return out
 
 
-def _make_folder(out: Path) -> None:
+@contextlib.contextmanager
+def exporting_to(out: Path) -> Iterator[None]:
+    """Makes a folder for models, and holds it.
+
+    Raises:
+        InputError: if it is a file, cannot be written, or another command is exporting to it.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with hold(out, f"{out}: another command is exporting to here. Wait for it."):
+            yield
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{out}: is a file. Give a folder for the model.") from error
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"{out}: cannot be written ({reason}). Make room or give another folder."
+        ) from error
 
 
 def versions(out: Path) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mtseg.aside import LOCK
 from mtseg.checks import Reading, check_readings, check_subject, format_flaws
 from mtseg.errors import InputError
 from mtseg.memory import free_bytes
@@ -82,11 +83,14 @@ def prepare(
             other settings are there.
     """
     spec = f"{task.name}:{source}"
+    configs = [
+        RecordConfig(name=f"{source}_{kind}", source=source, kind=kind, **settings)
+        for kind in KINDS
+    ]
     missing = []
-    for kind in KINDS:
-        config = RecordConfig(name=f"{source}_{kind}", source=source, kind=kind, **settings)
+    for config in configs:
         if _is_prepared(task, data_dir, config, is_overwrite):
-            print(f"{spec}: {kind} are there already in {data_dir}.", flush=True)
+            print(f"{spec}: {config.kind} are there already in {data_dir}.", flush=True)
         else:
             missing.append(config)
     folder = Path(data_dir) / f"mtseg_{task.name}" / f".preparing_{source}"
@@ -109,7 +113,7 @@ def prepare(
         preparing.check_room(num_shards)
         preparing.stage(readings, num_processes, beam_runner, beam_options)
         for config in missing:
-            builder = builder_class(task, missing)(data_dir=str(data_dir), config=config.name)
+            builder = builder_class(task, configs)(data_dir=str(data_dir), config=config.name)
             shards = num_shards if config.kind == "patches" else None
             builder.write_splits = functools.partial(preparing.write_splits, num_shards=shards)
             download_config = tfds.download.DownloadConfig(
@@ -169,7 +173,7 @@ class _Preparation:
         path = self._folder / "settings.json"
         if not path.is_file() or path.read_text() != settings:
             for left in self._folder.iterdir():
-                if left.name != "lock":
+                if left.name != LOCK:
                     left.unlink()
             path.write_text(settings)
 

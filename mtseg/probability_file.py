@@ -11,12 +11,12 @@ import gzip
 import math
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from mtseg.aside import place_aside, remove
 from mtseg.errors import InputError
 from mtseg.tiles import Block
 from mtseg.volumes import Volume, canonicalise, make_header
@@ -45,11 +45,12 @@ class ProbabilityFile:
     def __init__(self, path: Path, source: Volume, num_classes: int) -> None:
         self._path, self._source = path, source
         self._shape = (*source.array.shape, num_classes)
+        self._folder = place_aside(path)
+        self._raw = self._folder / "raw"
 
     def __enter__(self) -> ProbabilityFile:
         try:
-            self._aside = tempfile.TemporaryDirectory(prefix=".", dir=self._path.parent)
-            self._raw = Path(self._aside.name) / "raw"
+            self._folder.mkdir()
             with self._raw.open("wb") as file:
                 # Background until told otherwise; what is skipped over reads as zeros.
                 voxels = math.prod(self._shape[:3])
@@ -75,11 +76,15 @@ class ProbabilityFile:
 
     def finish(self) -> None:
         """Compresses the file and puts it in its place."""
-        whole = Path(self._aside.name) / self._path.name
+        whole = self._folder / self._path.name
         header = make_header(self._source, self._shape, np.uint8)
         header.set_slope_inter(1 / _STEPS, 0)
         header.set_data_offset(_DATA_OFFSET)
-        with gzip.open(whole, "wb", compresslevel=1) as file, self._raw.open("rb") as raw:
+        # Without the time, so that the same scan gives the same bytes.
+        with (
+            gzip.GzipFile(whole, "wb", compresslevel=1, mtime=0) as file,
+            self._raw.open("rb") as raw,
+        ):
             file.write(header.binaryblock.ljust(_DATA_OFFSET, b"\0"))
             shutil.copyfileobj(raw, file, _CHUNK_BYTES)
         os.replace(whole, self._path)
@@ -93,6 +98,6 @@ class ProbabilityFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._aside.cleanup()
+        remove(self._folder)
         if isinstance(error, OSError):
             raise self._unwritable(error) from error

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mtseg.aside import written_aside
 from mtseg.errors import InputError
-from mtseg.export import export_model, versions
+from mtseg.export import export_model, exporting_to, versions
 from mtseg.model import HALO, PATCH_SIZE, PLANE_NORMALS
 from mtseg.server_address import MODEL_NAME
 from mtseg.serving_graph import CLASSIFY, segment_signature, tile_signature
-from mtseg.workdir import write_aside
 
 SERVED_VERSIONS = 2
 """Versions that are served at once: whoever is amid a scan ends it with the one it began with."""
@@ -71,11 +71,12 @@ def export_serving(
             f"--name {name!r}: is no model's name. Use letters, digits, dots, dashes and "
             "underscores, and not digits alone."
         )
-    version = export_model(
-        workdir, folder / name, which, finish=lambda aside: write_warm_up(aside, name)
-    )
-    write_configurations(folder)
-    return version, [] if keep is None else prune(folder / name, keep)
+    with exporting_to(folder):
+        version = export_model(
+            workdir, folder / name, which, finish=lambda aside: write_warm_up(aside, name)
+        )
+        write_configurations(folder)
+        return version, [] if keep is None else prune(folder / name, keep)
 
 
 def write_warm_up(version: Path, name: str) -> None:
@@ -136,7 +137,8 @@ def write_configurations(folder: Path) -> None:
     for template in sorted(_TEMPLATES.iterdir()):
         files[template.name] = template.read_text().replace("MODEL", names[0])
     for file, text in files.items():
-        write_aside(folder / file, lambda aside, text=text: aside.write_text(text))
+        with written_aside(folder / file) as aside:
+            aside.write_text(text)
 
 
 def prune(model: Path, keep: int) -> list[int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mtseg.aside import hold, written_aside
 from mtseg.checks import Reading
 from mtseg.errors import InputError
 from mtseg.records import RecordConfig, encode_record, prepared_examples
@@ -74,9 +74,8 @@ def stage(job: Job) -> str:
             "digest": job.reading.digest,
             "num_voxels": job.reading.num_voxels,
         }
-        aside = job.folder / f".{subject.name}.done"
-        aside.write_text(json.dumps(done))
-        os.replace(aside, _done_path(job.folder, subject.name))
+        with written_aside(_done_path(job.folder, subject.name)) as aside:
+            aside.write_text(json.dumps(done))
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
@@ -182,19 +181,14 @@ def claim(folder: Path) -> Iterator[None]:
     Raises:
         InputError: if another process holds it, or it cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}). Give another --data-dir."
-        ) from error
-    with lock:
+    refusal = f"{folder.parent}: another command is preparing the same source here. Wait for it."
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(folder, refusal))
         except OSError as error:
             raise InputError(
-                f"{folder.parent}: another command is preparing the same source here. Wait for it."
+                f"{folder}: cannot be written ({error.strerror}). Give another --data-dir."
             ) from error
         try:
             yield

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtseg import workdir as folder
+from mtseg.aside import hold, written_aside
 from mtseg.checkpoints import Checkpoints
 from mtseg.class_priors import score_shift
 from mtseg.config import TrainConfig
@@ -87,8 +88,8 @@ def train_and_evaluate(
     configure_devices(config.is_deterministic, config.num_threads)
     replicas = make_replicas(config.strategy)
     replicas.share(config.global_batch_size)  # Refuses one that cannot be divided.
-    run = _Run(config, workdir, replicas, command, is_complete, on_step)
-    with catch_sigterm() as stop:
+    with contextlib.ExitStack() as held, catch_sigterm() as stop:
+        run = _Run(config, workdir, replicas, command, is_complete, on_step, held)
         try:
             return run.go_on(stop, is_profiling)
         except Stopped:
@@ -136,6 +137,7 @@ class _Run:
         command: str,
         is_complete: bool,
         on_step: Callable[[int], None],
+        held: contextlib.ExitStack,
     ) -> None:
         self._config, self._workdir, self._command = config, workdir, command
         self._is_complete, self._on_step = is_complete, on_step
@@ -155,6 +157,10 @@ class _Run:
         self._evaluate_every = config.evaluate_every * num_tasks
         if replicas.is_chief:
             with _writing(workdir):
+                workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(
+                    hold(workdir, f"{workdir}: another command is training here. Wait for it.")
+                )
                 _claim_workdir(workdir, config, label_space)
         else:
             print("The first worker reports on the run and writes its folder.", flush=True)
@@ -327,10 +333,8 @@ class _Run:
             }
         )
         for which in ("last", "best") if is_best else ("last",):
-            folder.write_aside(
-                folder.weights_path(self._workdir, which),
-                lambda aside: self._evaluated.save_weights(aside),
-            )
+            with written_aside(folder.weights_path(self._workdir, which)) as aside:
+                self._evaluated.save_weights(aside)
         result = evaluation.to_json(model=str(self._workdir), command=self._command)
         result |= {"minibatch": step, "machine": describe_machine()}
         if is_best:
@@ -361,9 +365,9 @@ def _claim_workdir(workdir: Path, config: TrainConfig, label_space: LabelSpace) 
                 "--workdir."
             )
         return
-    workdir.mkdir(parents=True, exist_ok=True)
     folder.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
-    folder.write_aside(workdir / folder.CONFIG, lambda aside: aside.write_text(config.to_json()))
+    with written_aside(workdir / folder.CONFIG) as aside:
+        aside.write_text(config.to_json())
 
 
 @contextlib.contextmanager

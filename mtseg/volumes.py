@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy as np
 from nibabel import orientations
 
 from mtseg import memory
+from mtseg.aside import written_aside
 from mtseg.errors import InputError
 from mtseg.resampling import first_index, interpolate
 
@@ -178,9 +177,8 @@ def _write(path: str | Path, array: np.ndarray, source: Volume) -> None:
         raise InputError(f"{path}: is no name for a NIfTI file. End it in .nii.gz or .nii.")
     image = nib.Nifti1Image(array, None, make_header(source, array.shape, array.dtype))
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as aside:
-            nib.save(image, Path(aside) / path.name)
-            os.replace(Path(aside) / path.name, path)
+        with written_aside(path) as aside:
+            nib.save(image, aside)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
 

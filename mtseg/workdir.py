@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from mtseg.aside import written_aside
 from mtseg.config import TrainConfig
 from mtseg.errors import InputError
 from mtseg.manifest import WEIGHTS, read_manifest
@@ -44,25 +43,10 @@ def weights_path(workdir: Path, which: str) -> Path:
     return workdir / f"{which}.weights.h5"
 
 
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file beside its place and renames it, so that it is never seen half-written.
-
-    Args:
-        path: the file's final place.
-        write: writes the content to the path that it is given; the name ends as `path` does.
-    """
-    aside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON text atomically."""
-    text = json.dumps(content, indent=2) + "\n"
-    write_aside(path, lambda aside: aside.write_text(text))
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def labels_path(workdir: Path, task: str, subject: str) -> Path:
@@ -74,7 +58,8 @@ def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> 
     """Keeps the label map of a test scan, uint8 (I, J, K), on its task's grid."""
     path = labels_path(workdir, task, subject)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, lambda aside: np.savez_compressed(aside, labels=labels))
+    with written_aside(path) as aside:
+        np.savez_compressed(aside, labels=labels)
 
 
 def read_labels(workdir: Path, task: str, subject: str) -> np.ndarray:

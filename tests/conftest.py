@@ -96,6 +96,10 @@ def real_data():
     return folder
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=2, help="how often each command is killed")
+
+
 def pytest_configure(config):
     """Two logical processors, so that two replicas can be tested on any machine."""
     import tensorflow as tf

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 CORRIDOR = [
     "errors",
+    "aside",
     "startup",
     "memory",
     "machine",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mtseg.aside import written_aside
 from mtseg.cli import DONE, command_line, import_tensorflow, run
 from mtseg.errors import InputError
 
@@ -87,8 +88,8 @@ def _evaluate(argv: list[str]) -> int:
         if arguments.json:
             folder.write_json(Path(arguments.json), result)
         if arguments.csv:
-            text = evaluation.to_csv()
-            folder.write_aside(Path(arguments.csv), lambda aside: aside.write_text(text))
+            with written_aside(Path(arguments.csv)) as aside:
+                aside.write_text(evaluation.to_csv())
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error
     return DONE

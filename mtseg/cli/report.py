@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mtseg.aside import written_aside
 from mtseg.cli import DONE, import_tensorflow, run
 from mtseg.errors import InputError
 
@@ -59,23 +60,22 @@ def _report(argv: list[str]) -> int:
     from mtseg.report_facts import to_csv
     from mtseg.report_page import save_figures, to_html, to_markdown
     from mtseg.unlabelled import segment_unlabelled
-    from mtseg.workdir import write_aside
 
     results = read_results(path, arguments.data_dir)
     unlabelled = segment_unlabelled(results, path, scans)
     blocks = make_report(results, path, unlabelled, notes)
     try:
         save_figures(blocks, page.parent / f"{page.stem}_figures", ("png", "svg"))
-        write_aside(page, lambda aside: _write(aside, to_html(TITLE, blocks)))
+        _write(page, to_html(TITLE, blocks))
         print(f"Wrote {page}.")
         if arguments.csv:
-            write_aside(Path(arguments.csv), lambda aside: _write(aside, to_csv(results)))
+            _write(Path(arguments.csv), to_csv(results))
             print(f"Wrote {arguments.csv}.")
         if arguments.markdown:
             markdown = Path(arguments.markdown)
             save_figures(blocks, markdown.parent / markdown.stem, ("png",))
             text = to_markdown(TITLE, blocks, markdown.stem)
-            write_aside(markdown, lambda aside: _write(aside, text))
+            _write(markdown, text)
             print(f"Wrote {markdown}.")
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error
@@ -92,7 +92,8 @@ def _task_and_scan(text: str) -> tuple[str, Path]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def _read_notes(path: str | None) -> str:

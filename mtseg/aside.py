@@ -1,0 +1,94 @@
+"""Files written aside: a place beside a path comes in, what is written there leaves by one rename.
+
+So a file or folder is never seen half-written, and a command that is killed leaves the one before.
+What it has left half-written is removed by the next that writes the same. A folder that one command
+at a time may change is held by a lock, which ends with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from mtseg.errors import InputError
+
+LOCK = ".lock"
+"""A file in a folder, locked by the command that may change it."""
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Gives a place to write to, and renames it to `path` if all goes well.
+
+    Args:
+        path: of a file, or of a folder that is not there yet. Its own folder has to be there.
+
+    Yields:
+        A hidden name in the same folder, which ends as `path` does.
+
+    Example:
+        >>> with written_aside(folder / "scan.json") as aside:
+        ...     _ = aside.write_text("{}")
+    """
+    aside = place_aside(path)
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        remove(aside)
+
+
+def place_aside(path: Path) -> Path:
+    """The name under which this process writes `path` aside.
+
+    What killed processes of this machine have left where they wrote the same is removed.
+    """
+    for left in path.parent.glob(f".*.{glob.escape(path.name)}"):
+        writer = re.fullmatch(r"\.(\d+)\." + re.escape(path.name), left.name)
+        if writer and not _is_alive(int(writer[1])):
+            remove(left)
+    return path.with_name(f".{os.getpid()}.{path.name}")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        return True
+    return True
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold(folder: Path, refusal: str) -> Iterator[None]:
+    """Holds a folder, so that no second command changes it meanwhile.
+
+    Args:
+        folder: which; it has to be there. Its file `LOCK` is locked, and left.
+        refusal: what to say where another process holds it.
+
+    Raises:
+        InputError: if another does.
+        OSError: if the file cannot be written.
+    """
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(refusal) from error
+        yield

@@ -1,0 +1,154 @@
+"""Commands as processes that are forked from one that has imported what they need.
+
+A command of its own takes seconds to import TensorFlow; hundreds of kills want to be quicker. The
+process here imports it, computes nothing and forks a process for every line that it reads: the
+commands are what `mtseg-…` runs, and a SIGKILL ends them as it would end any.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+CHANGES = {
+    "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate",
+}  # fmt: skip
+"""Audit events by which a command changes a folder, beside opening a file to write it."""
+
+MOST_SECONDS = 300
+
+
+class Forked:
+    """The process that forks commands; ends with the block."""
+
+    def __init__(self, **environment):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.forked_commands"],
+            cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+        self._process.stdout.close()
+
+    def run(self, argv, folder, after_seconds=None, before_change=None):
+        """Runs a command to its end, or kills it.
+
+        Args:
+            argv: the command's name, such as `train`, and its arguments.
+            folder: the changes of files in here count; the temporary folder is `folder / "tmp"`.
+            after_seconds: kills it after so many seconds.
+            before_change: kills it before that change of a file, from 0.
+
+        Returns:
+            Exit code (negative: of a signal), standard output and error, seconds, and how many
+            changes it has made where it came to its end.
+        """
+        streams = [folder / "stdout", folder / "stderr"]
+        job = {
+            "argv": [str(a) for a in argv], "folder": str(folder), "before_change": before_change,
+            "streams": [str(path) for path in streams],
+        }  # fmt: skip
+        started = time.monotonic()
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        pid = int(self._process.stdout.readline())
+        deadline = started + (MOST_SECONDS if after_seconds is None else after_seconds)
+        watch = os.pidfd_open(pid)
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, watch)
+            import select
+
+            ended, _, _ = select.select([watch], [], [], max(0, deadline - time.monotonic()))
+            if not ended:
+                os.kill(pid, signal.SIGKILL)
+                assert after_seconds is not None, f"{argv} takes longer than {MOST_SECONDS} s"
+        code = int(self._process.stdout.readline())
+        seconds = time.monotonic() - started
+        wait_for_the_end_of_group(pid)
+        counted = folder / "changes"
+        changes = int(counted.read_text()) if counted.exists() else None
+        texts = [path.read_text() for path in streams]
+        for path in (*streams, counted):
+            path.unlink(missing_ok=True)
+        return code, *texts, seconds, changes
+
+
+def wait_for_the_end_of_group(group):
+    """Fails if a process that the command began goes on without it."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"processes of {group} are left 10 s after its end")
+
+
+def _serve():
+    from mtseg.cli import import_tensorflow
+
+    import_tensorflow()
+    import mtseg.experiments
+    import mtseg.exported
+    import mtseg.predict
+    import mtseg.preparation
+    import mtseg.server_connection
+    import mtseg.serving_folder  # noqa: F401
+
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _run(**json.loads(line))
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _run(argv, folder, before_change, streams):
+    import importlib
+    import tempfile
+
+    os.setpgid(0, 0)
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    tempfile.tempdir = os.environ["TMPDIR"] = f"{folder}/tmp"
+    os.makedirs(tempfile.tempdir, exist_ok=True)
+    count = 0
+
+    def count_change(event, arguments):
+        nonlocal count
+        if event == "open":
+            path, _, flags = arguments
+            is_change = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        else:
+            path, is_change = (arguments or [None])[0], event in CHANGES
+        if is_change and str(path).startswith(folder):
+            if count == before_change:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+
+    sys.addaudithook(count_change)
+    command, *arguments = argv
+    try:
+        code = importlib.import_module(f"mtseg.cli.{command}").main(arguments)
+    finally:
+        with open(f"{folder}/changes", "w") as file:
+            file.write(str(count))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
