@@ -8,6 +8,7 @@ at a time may change is held by a lock, which ends with its process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -17,6 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mtseg.errors import InputError
+
+_WITHOUT_LOCKS = errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
+"""How a disk says that it knows no locks, as some that clusters share do not."""
 
 LOCK = ".lock"
 """A file in a folder, locked by the command that may change it."""
@@ -75,12 +79,13 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def hold(folder: Path, refusal: str) -> Iterator[None]:
+def hold(folder: Path, refusal: str | None = None) -> Iterator[None]:
     """Holds a folder, so that no second command changes it meanwhile.
 
     Args:
-        folder: which; it has to be there. Its file `LOCK` is locked, and left.
-        refusal: what to say where another process holds it.
+        folder: which; it has to be there. Its file `LOCK` is locked, and left. Where the disk
+            knows no locks, nothing is held.
+        refusal: what to say where another process holds it; None waits for its end.
 
     Raises:
         InputError: if another does.
@@ -88,7 +93,10 @@ def hold(folder: Path, refusal: str) -> Iterator[None]:
     """
     with (folder / LOCK).open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise InputError(refusal) from error
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
         yield

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtseg.aside import LOCK
+from mtseg.aside import LOCK, hold
 from mtseg.checks import Reading, check_readings, check_subject, format_flaws
 from mtseg.errors import InputError
 from mtseg.memory import free_bytes
@@ -120,8 +120,11 @@ def prepare(
                 manual_dir=None if manual_dir is None else str(manual_dir), try_download_gcs=False
             )
             tfds.disable_progress_bar()
-            # TFDS announces a download, which there is none of.
-            with contextlib.redirect_stdout(None):
+            # What TFDS notes of a task's sources is one file: one command at a time writes there.
+            # It announces a download, which there is none of.
+            with hold(folder.parent), contextlib.redirect_stdout(None):
+                for left in folder.parent.glob(".config/incomplete.*"):
+                    left.unlink()
                 builder.download_and_prepare(download_config=download_config)
             info = tfds.builder_from_directory(builder.data_path).info
             counts = ", ".join(f"{s.num_examples} {name}" for name, s in info.splits.items())

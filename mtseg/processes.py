@@ -13,7 +13,6 @@ import multiprocessing.context
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import forkserver
 from typing import Any, TypeVar
@@ -115,11 +114,12 @@ def make_pipeline(runner: str, options: Sequence[str]) -> Any:
 def _begin_worker() -> None:
     """Leaves Ctrl-C to the first process, and ends when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    # Not the parent that the system knows: that is the server, which waits for its workers' end.
+    first = multiprocessing.parent_process()
+    assert first is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        first.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,12 +1,9 @@
 """Preparation: the same examples whoever writes them, nothing twice, and room asked for first."""
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,46 +122,6 @@ preparation.prepare(
     for kind in ("patches", "volumes"):
         assert examples(tmp_path / "data", kind) == examples(tmp_path / "whole", kind)
     assert not staged.exists()
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_with_workers(task, scans, tmp_path):
-    """Whatever is on disk when everything is killed, the same command ends with the same data."""
-    command = [
-        sys.executable, "-c", "import sys; from mtseg.cli.prepare import main; sys.exit(main())",
-        f"{tmp_path}/renal.toml:folder", "--manual-dir", str(scans), "--patches-per-class", "40",
-        "--num-processes", "2", "--data-dir",
-    ]  # fmt: skip
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    for delay in (4.0, 7.0, 10.0):
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "data")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and _workers_of(tmp_path):
-        time.sleep(0.2)
-    assert not _workers_of(tmp_path)
-    subprocess.run([*command, str(tmp_path / "data")], check=True, capture_output=True)
-    for kind in ("patches", "volumes"):
-        assert examples(tmp_path / "data", kind) == examples(tmp_path / "whole", kind)
-    names = [p.name for p in (tmp_path / "data").rglob("*")]
-    assert not [n for n in names if ".preparing" in n or "incomplete" in n]
-
-
-def _workers_of(folder):
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                line = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in line:
-                found.append(entry)
-    return found
 
 
 def test_a_scan_that_has_changed_is_prepared_again(task, scans, tmp_path):
