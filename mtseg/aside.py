@@ -83,20 +83,28 @@ def hold(folder: Path, refusal: str | None = None) -> Iterator[None]:
     """Holds a folder, so that no second command changes it meanwhile.
 
     Args:
-        folder: which; it has to be there. Its file `LOCK` is locked, and left. Where the disk
-            knows no locks, nothing is held.
+        folder: which; it has to be there. Its file `LOCK` is locked. Where the disk knows no
+            locks, nothing is held.
         refusal: what to say where another process holds it; None waits for its end.
 
     Raises:
         InputError: if another does.
         OSError: if the file cannot be written.
     """
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise InputError(refusal) from error
-        except OSError as error:
-            if error.errno not in _WITHOUT_LOCKS:
-                raise
+    path = folder / LOCK
+    with contextlib.ExitStack() as stack:
+        while True:
+            lock = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise InputError(refusal) from error
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise
+            # The one that held it before has removed the file meanwhile: another is to be locked.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    break
+        stack.callback(path.unlink, missing_ok=True)
         yield

@@ -3,6 +3,7 @@
     OUT/1/saved_model.pb      what TensorFlow Serving loads
     OUT/1/variables/
     OUT/1/manifest.json       classes, operating points, and the rules that prepare a scan
+    OUT/1/SHA256SUMS          by which damage is noticed
 
 Its signatures are those of `mtseg.serving_graph`. With `segment_tile` and `segment_tile_bfloat16`
 `mtseg-predict` chooses precision and memory, here or on a server.
@@ -12,6 +13,7 @@ Or, without TensorFlow's graphs, the weights alone, a tenth of the size, for `mt
 
     OUT/model.weights.h5
     OUT/manifest.json
+    OUT/SHA256SUMS
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtseg.aside import hold, written_aside
+from mtseg.digests import DIGESTS, list_digests
 from mtseg.errors import InputError
 from mtseg.evaluate import Evaluation
 from mtseg.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
@@ -84,6 +87,7 @@ def export_model(
             _write_saved_model(trained, manifest, aside)
             (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             finish(aside)
+            (aside / DIGESTS).write_text(list_digests(aside))
     return final
 
 
@@ -125,9 +129,12 @@ def export_file(
             raise InputError(f"{out}: holds other files. Give an empty folder for the model.")
         with written_aside(out / name) as aside:
             write(trained, aside)
-            # The manifest goes first and comes last: without one there is no model.
-            (out / MANIFEST).unlink(missing_ok=True)
+            # The manifest goes first and comes last but one: without it there is no model.
+            for old in (MANIFEST, DIGESTS):
+                (out / old).unlink(missing_ok=True)
         write_json(out / MANIFEST, manifest)
+        with written_aside(out / DIGESTS) as aside:
+            aside.write_text(list_digests(out))
     return out
 
 

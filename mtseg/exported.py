@@ -16,6 +16,7 @@ from mtseg.dense import (
     fastest_precision,
     make_dense_network,
 )
+from mtseg.digests import check_digests
 from mtseg.errors import InputError
 from mtseg.export import versions
 from mtseg.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest
@@ -91,6 +92,7 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
             f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
         )
     if (folder / WEIGHTS).is_file():
+        # Its files are checked where they are read.
         kept_alive = load_trained(folder).model
         network = make_dense_network(kept_alive, precision)
     else:
@@ -138,6 +140,7 @@ def _newest_version(folder: Path) -> Path:
 
 def _load_saved_model(folder: Path) -> Any:
     read_manifest(folder)  # before the long work
+    check_digests(folder)
     try:
         return tf.saved_model.load(str(folder))
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:

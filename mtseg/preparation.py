@@ -313,10 +313,11 @@ def _is_prepared(
         path = prepared_dir(data_dir, task.name, config.source, config.kind)
     except InputError:
         return False
-    there, wanted = prepared_settings(path), config.settings()
     if is_overwrite:
+        (path / "dataset_info.json").unlink()  # first, so that half of it is not taken for all
         shutil.rmtree(path)
         return False
+    there, wanted = prepared_settings(path), config.settings()
     different = [f"{k}: {there.get(k)} / {wanted[k]}" for k in wanted if there.get(k) != wanted[k]]
     if different:
         raise InputError(

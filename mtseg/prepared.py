@@ -48,9 +48,61 @@ def prepared_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -
     return path
 
 
+def _open(path: Path) -> tfds.core.DatasetBuilder:
+    """TFDS's view of a prepared folder, whose shards are those that its description names.
+
+    Raises:
+        InputError: if a file is missing, one is there that should not be, or one is unreadable.
+    """
+    try:
+        builder = tfds.builder_from_directory(path)
+        named = {Path(file) for split in builder.info.splits.values() for file in split.filepaths}
+    except Exception as error:  # Whatever TFDS makes of descriptions that are not its own.
+        raise _damaged(path) from error
+    there = set(path.glob("*.tfrecord*"))
+    if missing := sorted(named - there):
+        raise InputError(f"{missing[0]}: this shard of records is missing. {_PREPARE_AGAIN}")
+    if unknown := sorted(there - named):
+        raise InputError(
+            f"{unknown[0]}: this shard of records is of no use here: dataset_info.json does not "
+            f"name it. Remove it. Or: {_PREPARE_AGAIN}"
+        )
+    return builder
+
+
+_PREPARE_AGAIN = "Prepare the task again: mtseg-prepare with --overwrite."
+
+
+def _damaged(path: Path) -> InputError:
+    """What is said of records, or of what describes them, that cannot be read."""
+    return InputError(f"{path}: these records are damaged. {_PREPARE_AGAIN}")
+
+
+def _find_damaged(builder: tfds.core.DatasetBuilder, split: str) -> Path | None:
+    """The first shard of a split that cannot be read to its end."""
+    for path in builder.info.splits[split].filepaths:
+        try:
+            for _ in tf.data.TFRecordDataset(str(path)):
+                pass
+        except tf.errors.OpError:
+            return Path(path)
+    return None
+
+
 def prepared_settings(path: Path) -> dict[str, Any]:
-    """The settings that the records in a prepared folder were made with."""
-    return json.loads((path / "metadata.json").read_text())
+    """The settings that the records in a prepared folder were made with.
+
+    Raises:
+        InputError: if they cannot be read.
+    """
+    file = path / "metadata.json"
+    try:
+        settings = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(file) from error
+    if not isinstance(settings, dict):
+        raise _damaged(file)
+    return settings
 
 
 def read_volumes(
@@ -59,19 +111,25 @@ def read_volumes(
     """Yields the prepared subjects of a split, one in memory at a time.
 
     Raises:
-        InputError: if the data is not prepared.
+        InputError: if the data is not prepared, or damaged.
     """
     path = prepared_dir(data_dir, task_name, source, "volumes")
-    dataset = tfds.builder_from_directory(path).as_dataset(
-        split=split, read_config=tfds.ReadConfig(try_autocache=False)
-    )
-    for example in tfds.as_numpy(dataset):
-        yield PreparedSubject(
-            name=example["subject"].decode(),
-            image=example["image"],
-            class_index_map=example["class_index_map"],
-            affine=example["affine"],
-        )
+    builder = _open(path)
+    dataset = builder.as_dataset(split=split, read_config=tfds.ReadConfig(try_autocache=False))
+    count = 0
+    try:
+        for example in tfds.as_numpy(dataset):
+            count += 1
+            yield PreparedSubject(
+                name=example["subject"].decode(),
+                image=example["image"],
+                class_index_map=example["class_index_map"],
+                affine=example["affine"],
+            )
+    except tf.errors.OpError as error:
+        raise _damaged(_find_damaged(builder, split) or path) from error
+    if count != builder.info.splits[split].num_examples:
+        raise _damaged(path)
 
 
 def read_selection(
@@ -101,7 +159,7 @@ def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
     for selection in label_space.selections:
         for source in selection.sources:
             path = prepared_dir(data_dir, selection.task.name, source, "volumes")
-            splits = tfds.builder_from_directory(path).info.splits
+            splits = _open(path).info.splits
             of_source = splits["test"].num_examples if "test" in splits else 0
             if not of_source:
                 raise InputError(
@@ -156,16 +214,17 @@ def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchReco
         InputError: if the data is not prepared, or a shard is damaged (the message names it).
     """
     folder = prepared_dir(data_dir, task_name, source, "patches")
-    paths = sorted(folder.glob(f"mtseg_{task_name}-train.tfrecord-*"))
+    splits = _open(folder).info.splits
+    paths = [Path(name) for name in splits["train"].filepaths] if "train" in splits else []
     columns: list[np.ndarray] = []
     for number, path in enumerate(paths):
         try:
-            columns += [np.insert(c, 1, number, axis=0) for c in _index_shard(path)]
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            raise InputError(
-                f"{path}: this shard of records is damaged. Prepare it again: "
-                f"mtseg-prepare {task_name}:{source} --data-dir {data_dir} --overwrite"
-            ) from error
+            of_shard = [np.insert(c, 1, number, axis=0) for c in _index_shard(path)]
+        except tf.errors.OpError as error:
+            raise _damaged(path) from error
+        if sum(c.shape[1] for c in of_shard) != splits["train"].shard_lengths[number]:
+            raise _damaged(path)
+        columns += of_shard
     if not columns:
         raise InputError(
             f"{folder}: holds no patch. Prepare it again: "

@@ -9,6 +9,7 @@ Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from mtseg.checkpoints import Checkpoints
 from mtseg.class_priors import score_shift
 from mtseg.config import TrainConfig
 from mtseg.dense import make_dense_network
+from mtseg.digests import digest_of
 from mtseg.errors import InputError, WorkerLostError
 from mtseg.evaluate import Evaluation, evaluate_model
 from mtseg.input_pipeline import make_dataset, open_balanced_samples
@@ -332,11 +334,15 @@ class _Run:
                 "dice": evaluation.mean_dice(),
             }
         )
-        for which in ("last", "best") if is_best else ("last",):
-            with written_aside(folder.weights_path(self._workdir, which)) as aside:
-                self._evaluated.save_weights(aside)
+        last = folder.weights_path(self._workdir, "last")
+        with written_aside(last) as aside:
+            self._evaluated.save_weights(aside)
+        if is_best:
+            with written_aside(folder.weights_path(self._workdir, "best")) as aside:
+                shutil.copyfile(last, aside)
         result = evaluation.to_json(model=str(self._workdir), command=self._command)
-        result |= {"minibatch": step, "machine": describe_machine()}
+        result |= {"minibatch": step, "weights_sha256": digest_of(last)}
+        result["machine"] = describe_machine()
         if is_best:
             folder.write_json(self._workdir / folder.BEST_EVALUATION, result)
         folder.write_json(self._workdir / folder.EVALUATION, result)
@@ -348,6 +354,8 @@ class _Run:
         curve = folder.read_curve(self._workdir)
         is_finished = any(point["minibatch"] == step for point in curve)
         if stored is None or not is_finished or stored["minibatch"] != step:
+            return None
+        if not folder.have_matching_weights(self._workdir, "last"):
             return None
         evaluation = Evaluation.from_json(stored)
         is_wanted = evaluation.is_complete or not self._is_complete or step < self._total

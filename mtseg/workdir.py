@@ -25,6 +25,7 @@ import numpy as np
 
 from mtseg.aside import written_aside
 from mtseg.config import TrainConfig
+from mtseg.digests import check_digests, digest_of
 from mtseg.errors import InputError
 from mtseg.manifest import WEIGHTS, read_manifest
 from mtseg.model import build_patch_model
@@ -143,6 +144,22 @@ def read_evaluation(workdir: Path) -> dict[str, Any] | None:
         ) from error
 
 
+def have_matching_weights(workdir: Path, which: str) -> bool:
+    """Whether the `last` or `best` weights are those that their evaluation is of.
+
+    They are not where one of the files is damaged, or the run was killed between the two.
+    """
+    try:
+        text = (workdir / {"last": EVALUATION, "best": BEST_EVALUATION}[which]).read_text()
+        digest = json.loads(text).get("weights_sha256")
+    except FileNotFoundError:
+        digest = None
+    except (OSError, ValueError, AttributeError):
+        return False
+    # None: no evaluation yet, or one that did not note it.
+    return digest in (None, digest_of(weights_path(workdir, which)))
+
+
 def read_curve(workdir: Path) -> list[dict[str, Any]]:
     """The points of a run's learning curve, as `learning_curve.json` has them; [] without one.
 
@@ -185,6 +202,7 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     """
     if (path / WEIGHTS).is_file():
         manifest = read_manifest(path)
+        check_digests(path)
         label_space = LabelSpace.from_json(manifest["label_space"])
         config = TrainConfig.from_json(json.dumps(manifest["training"]))
         weights, remedy = path / WEIGHTS, "Export the model again."
@@ -196,6 +214,11 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             raise InputError(
                 f"{path}: has no {which} weights yet; they are written at every evaluation. "
                 "Let mtseg-train reach one."
+            )
+        if not have_matching_weights(path, which):
+            raise InputError(
+                f"{weights}: is damaged, or its evaluation is of other weights. Run the same "
+                "mtseg-train command again: it evaluates anew and writes both."
             )
     model = build_model(config, label_space)
     try:

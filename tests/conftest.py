@@ -97,7 +97,23 @@ def real_data():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=2, help="how often each command is killed")
+    parser.addoption(
+        "--thorough", action="store_true", help="kill commands 50 times each, and have them endure"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Notes each test's promise for the tally, and keeps a file's tests in one process.
+
+    Those of killed commands are many, slow and independent: any process may take one.
+    """
+    for item in items:
+        if marks := [mark for mark in item.iter_markers("promise")]:
+            kind = marks[0].kwargs.get("kind", "fault")
+            item.user_properties.append(("promise", [marks[0].args[0], kind]))
+        if item.path.name != "test_killed.py":
+            item.add_marker(pytest.mark.xdist_group(str(item.path.name)))
 
 
 def pytest_configure(config):

@@ -31,7 +31,8 @@ def test_weights_alone_give_the_same_network(exported, tmp_path):
     assert loaded.thresholds[-2:] == (0.1, 0.2)
     assert loaded.class_task[-2:] == ("breast", "cta")
     export_weights(workdir, path)  # replaces them
-    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "model.weights.h5"]
+    names = ["SHA256SUMS", "manifest.json", "model.weights.h5"]
+    assert sorted(file.name for file in path.iterdir()) == names
 
 
 def test_weights_do_not_go_among_other_files(exported, tmp_path):

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 CORRIDOR = [
     "errors",
     "aside",
+    "digests",
     "startup",
     "memory",
     "machine",

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from mtseg.digests import DIGESTS, check_digests
 from mtseg.manifest import PACKAGED, WEIGHTS, read_manifest
 from mtseg.tasks import LabelSpace
 from mtseg.verdict import Resemblance
@@ -43,3 +44,8 @@ def test_the_figures_of_the_card_are_those_of_its_manifest():
         task, class_name = name.split("/")
         (shown,) = re.findall(rf"^{task} +{class_name} +(0\.\d+) ", CARD, re.MULTILINE)
         assert float(shown) == pytest.approx(mean, abs=0.002)
+
+
+def test_its_files_are_those_that_were_measured():
+    check_digests(PACKAGED)
+    assert len((PACKAGED / DIGESTS).read_text().splitlines()) == 2

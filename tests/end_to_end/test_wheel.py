@@ -16,7 +16,10 @@ COMMANDS = (
     "check", "prepare", "train", "evaluate", "export", "predict", "experiments", "report",
 )  # fmt: skip
 DATA_FILES = [
-    *(f"mtseg/trained/{name}" for name in ("README.md", "manifest.json", "model.weights.h5")),
+    *(
+        f"mtseg/trained/{name}"
+        for name in ("README.md", "SHA256SUMS", "manifest.json", "model.weights.h5")
+    ),
     *(f"mtseg/task_files/{task}.toml" for task in ("brain", "breast", "cta")),
     *(
         f"mtseg_datasets/mtseg_{task}/{name}"

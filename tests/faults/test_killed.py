@@ -35,7 +35,7 @@ COMMANDS = {
 
 def pytest_generate_tests(metafunc):
     if "number" in metafunc.fixturenames:
-        metafunc.parametrize("number", range(metafunc.config.getoption("--kills")))
+        metafunc.parametrize("number", range(50 if metafunc.config.getoption("--thorough") else 2))
 
 
 @pytest.fixture(scope="module")

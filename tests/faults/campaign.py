@@ -1,0 +1,208 @@
+"""The fault campaign: every test of a promise is run, and the tally written.
+
+    python -m tests.faults.campaign --out docs/reliability.md
+
+Takes about an hour on two cores. What has passed is kept in `--journal`, so the same command again
+goes on where it was stopped; a change of the code makes it begin anew.
+"""
+
+import argparse
+import collections
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+KINDS = {
+    "fuzzed": "Fuzzed scan files, by number",
+    "killed": "Commands killed and given again",
+    "fault": "Named faults",
+}
+
+PROMISES = {
+    "refused input": "Input that cannot be used is refused in one line that names the file and "
+    "says what to do; exit code 2, no traceback, nothing half-written.",
+    "atomic outputs": "A file or folder is never seen half-written; what it replaces stays until "
+    "the new one is whole.",
+    "goes on after a kill": "A command killed at any moment and given again ends with the results "
+    "of one that was let be; no temporary file, lock or process is left.",
+    "exact resume": "A training run that was killed and goes on has the weights of one that was "
+    "not, to the bit.",
+    "damage is noticed": "Flipped, missing or additional bytes of records, checkpoints and models "
+    "are noticed before they are used.",
+    "scarcity is one line": "A full disk, little memory, no home folder, a closed output and the "
+    "like end in one line or do not matter.",
+    "one at a time": "Of two commands on one folder the second is refused or waits; results are "
+    "never mixed.",
+    "bounded memory": "Memory is asked for before it is used, and does not grow with the number of "
+    "scans, mini-batches or requests.",
+    "no code on load": "Loading weights, manifests, task files and configurations runs no code of "
+    "theirs, and no name in them leads out of its folder.",
+    "loopback only": "Nothing listens beyond this machine unless asked to, nothing is sent, and no "
+    "token is shown.",
+    "servers may fail": "A server that is absent, slow, wrong or killed ends in one line; what was "
+    "finished is kept.",
+    "defined numerics": "Values that are not finite, absent classes and empty volumes have a "
+    "defined outcome.",
+}  # fmt: skip
+
+
+class Tally:
+    """A pytest plugin: notes outcomes in the journal, and leaves out what has passed already.
+
+    Args:
+        journal: a file with a JSON object a line; the first says what code it is of.
+        passed: the tests that have passed. Of the processes of xdist the first writes, and tells
+            the others.
+    """
+
+    def __init__(self, journal, passed, is_first):
+        self._journal, self._passed, self._is_first = journal, passed, is_first
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node):
+        node.workerinput["passed"] = sorted(self._passed)
+
+    def pytest_collection_modifyitems(self, config, items):
+        left = [item for item in items if item.nodeid.split("@")[0] not in self._passed]
+        config.hook.pytest_deselected(items=[item for item in items if item not in left])
+        items[:] = left
+
+    def pytest_runtest_logreport(self, report):
+        properties = dict(report.user_properties)
+        if (
+            not self._is_first
+            or "promise" not in properties
+            or (report.when != "call" and not report.failed)
+        ):
+            return
+        if report.skipped:
+            return
+        promise, kind = properties["promise"]
+        entry = {
+            "test": report.nodeid.split("@")[0], "promise": promise, "kind": kind,
+            "cases": properties.get("cases", 1), "passed": report.passed,
+            "seconds": round(report.duration, 1), "shown": properties.get("shown"),
+        }  # fmt: skip
+        with self._journal.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def pytest_configure(config):
+    """With `-p tests.faults.campaign --journal FILE`, here and in the processes of xdist."""
+    if journal := config.getoption("--journal"):
+        told = getattr(config, "workerinput", None)
+        entries = {} if told else read_journal(Path(journal))
+        passed = {name for name, entry in entries.items() if entry["passed"]}
+        tally = Tally(Path(journal), set(told["passed"]) if told else passed, told is None)
+        config.pluginmanager.register(tally, "tally")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--journal", help="file of the campaign's outcomes")
+
+
+def code_digest():
+    """What the outcomes depend on."""
+    digest = hashlib.sha256()
+    for path in sorted([*ROOT.glob("mtseg/**/*.py"), *ROOT.glob("tests/**/*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def read_journal(path):
+    """Test -> its last outcome."""
+    if not path.exists():
+        return {}
+    entries = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    return {entry["test"]: entry for entry in entries}
+
+
+def begin_journal(path):
+    """Begins a journal, unless there is one of the same code."""
+    first = json.dumps({"code": code_digest()})
+    if not path.exists() or path.read_text().splitlines()[:1] != [first]:
+        path.write_text(first + "\n")
+
+
+def tally(entries):
+    """The tally as lines of text: a line a kind."""
+    lines = [f"{'':<34}{'cases':>7}{'survived':>10}"]
+    for kind, title in KINDS.items():
+        of_kind = [entry for entry in entries if entry["kind"] == kind]
+        cases = sum(entry["cases"] for entry in of_kind)
+        survived = sum(entry["cases"] for entry in of_kind if entry["passed"])
+        lines.append(f"{title:<34}{cases:>7,}{survived:>10,}")
+    return lines
+
+
+def document(entries, minutes):
+    """`docs/reliability.md`."""
+    by_promise = collections.defaultdict(lambda: collections.defaultdict(list))
+    for entry in entries:
+        file, _, test = entry["test"].partition("::")
+        by_promise[entry["promise"]][file, test.split("[")[0]].append(entry)
+    shown = [e["shown"] for e in entries if e["shown"]]
+    lines = [
+        "# Reliability", "",
+        "What happens when things go wrong, tried. Every figure here was written by", "",
+        "```", "python -m tests.faults.campaign --out docs/reliability.md", "```", "",
+        "A case survives if the command does what its promise below says: no traceback, no hang",
+        "(each has a time limit), no wrong result. The same tests run in the checks of every",
+        "change, with two kills of each command in place of fifty.", "",
+        "```", *tally(entries), "```", "",
+        f"The cases took {minutes:.0f} minutes of computing, on two cores.", "",
+        *(["Measured on the way:", "", *(f"- {line}" for line in shown), ""] if shown else []),
+        "## The promises, and the tests that hold them", "",
+        "| Promise | Test | Cases |", "|---|---|---:|",
+    ]  # fmt: skip
+    for name, text in PROMISES.items():
+        tests = sorted(by_promise[name].items())
+        total = sum(entry["cases"] for _, found in tests for entry in found)
+        lines.append(f"| **{name.capitalize()}.** {text} | | {total:,} |")
+        for (file, test), found in tests:
+            cases = sum(entry["cases"] for entry in found)
+            lines.append(f"| | `{file}` `{test}` | {cases:,} |")
+    failed = [entry["test"] for entry in entries if not entry["passed"]]
+    if failed:
+        lines += ["", "## Failed", "", *(f"- `{test}`" for test in failed)]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="write the document there")
+    parser.add_argument("--journal", type=Path, default=Path("reliability.jsonl"))
+    parser.add_argument("--processes", type=int, default=2, help="(%(default)s)")
+    parser.add_argument("tests", nargs="*", default=["tests"], help="files (all)")
+    arguments = parser.parse_args()
+    begin_journal(arguments.journal)
+    started = time.monotonic()
+    code = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-m", "promise", "--thorough", "-q",
+            "-n", str(arguments.processes), "--dist", "loadgroup",
+            "-p", "tests.faults.campaign", "--journal", arguments.journal.absolute(),
+            *arguments.tests,
+        ],
+        cwd=ROOT, check=False,
+    ).returncode  # fmt: skip
+    entries = list(read_journal(arguments.journal).values())
+    unknown = {entry["promise"] for entry in entries} - PROMISES.keys()
+    assert not unknown, unknown
+    print(f"\n{time.monotonic() - started:.0f} s")
+    print("\n".join(tally(entries)))
+    if arguments.out:
+        arguments.out.write_text(document(entries, sum(e["seconds"] for e in entries) / 60))
+        print(f"Wrote {arguments.out}.")
+    return code if code != pytest.ExitCode.NO_TESTS_COLLECTED else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
