@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -178,6 +179,12 @@ def _find_msd(folder: Path) -> Found:
             f"({error!r}). Correct it."
         ) from error
     candidates, known = [], set()
+    for path in (path for pair in listed for path in pair):
+        if path.is_absolute() or os.path.normpath(path).startswith(".."):
+            raise InputError(
+                f"{folder / 'dataset.json'}: names {path}, which is outside of its folder. Correct "
+                "it."
+            )
     for image, label_map in listed:
         paths = folder / image, folder / label_map
         known.update(paths)

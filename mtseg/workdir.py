@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -222,8 +223,11 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             )
     model = build_model(config, label_space)
     try:
-        model.load_weights(weights)
-    except (OSError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns of weights that are not in the file, and leaves random ones.
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(weights)
+    except (OSError, ValueError, KeyError, UserWarning) as error:
         raise InputError(
             f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
             f"{remedy}"

@@ -1,17 +1,25 @@
 """Scans that are damaged or made to hurt: read soundly, or refused by one clear line."""
 
+import gzip
 import os
+import struct
 import time
+import tracemalloc
 import warnings
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from mtseg.cli import check, predict
+from mtseg.cli import prepare as prepare_command
 from mtseg.errors import InputError
 from mtseg.prepared_scan import prepare_scan
 from mtseg.scan_files import read_scan
-from tests.faults.fuzzed_scans import make_file
+from tests.cli.test_bad_input import run
+from tests.faults.fuzzed_scans import FIELDS, make_file
+
+pytestmark = pytest.mark.promise("refused input")
 
 NUM_FUZZED = 6_000
 MOST_SECONDS = 10.0
@@ -26,10 +34,12 @@ def prepare(path):
 
 
 @pytest.mark.slow
+@pytest.mark.promise("refused input", kind="fuzzed")
 @pytest.mark.parametrize("part", range(6))
-def test_fuzzed_files_are_read_soundly_or_refused(tmp_path, part):
+def test_fuzzed_files_are_read_soundly_or_refused(tmp_path, part, record_property):
     outcomes = {"read": 0, "refused": 0}
     per_part = NUM_FUZZED // 6
+    record_property("cases", per_part)
     # nibabel warns of an extension that is no multiple of 16 bytes, and reads it.
     warnings.filterwarnings("ignore", message="Extension size is not a multiple")
     for number in range(part * per_part, (part + 1) * per_part):
@@ -106,3 +116,179 @@ def test_a_link_that_leads_nowhere(tmp_path):
 def test_names_of_any_kind(tmp_path, name):
     array, _ = prepare(save(tmp_path / name))
     assert array.shape == (3, 4, 5)
+
+
+def claim(path, **fields):
+    """A sound file with other values in its header."""
+    save(path)
+    content = bytearray(path.read_bytes())
+    for name, value in fields.items():
+        place, code, _ = FIELDS[name]
+        values = value if isinstance(value, (list, tuple)) else [value]
+        content[place : place + struct.calcsize(code) * len(values)] = struct.pack(
+            f"<{len(values)}{code}", *values
+        )
+    path.write_bytes(content)
+    return path
+
+
+def test_more_voxels_than_the_machine_has_memory_for(tmp_path):
+    path = claim(tmp_path / "scan.nii", dim=[3, 32767, 32767, 32767])
+    refused(path, "(32767, 32767, 32767)")
+    refused(path, "GB")  # how much it would need
+
+
+@pytest.mark.parametrize(
+    "dim",
+    [
+        [3, -5, 4, 5], [3, 0, 4, 5], [0, 3, 4, 5], [7, 3, 4, 5, 2, 2, 2, 2], [2, 3, 4],
+        [5, 3, 4, 5, 1, 3], [4, 3, 4, 5, 2], [8, 3, 4, 5], [-3, 3, 4, 5],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_sizes_that_are_those_of_no_scan(tmp_path, dim):
+    refused(claim(tmp_path / "scan.nii", dim=dim), "scan.nii")
+
+
+@pytest.mark.parametrize("datatype", [0, 1, 32, 128, 1792, 2304, 1536, 2048, 77])
+def test_types_that_are_no_plain_numbers(tmp_path, datatype):
+    """Binary, complex, colour, and numbers that are those of no type."""
+    refused(claim(tmp_path / "scan.nii", datatype=datatype), "scan.nii")
+
+
+def test_a_file_that_inflates_to_a_thousand_times_its_size(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header.set_data_shape((8000, 8000, 8000))
+    with gzip.open(path, "wb") as file:
+        file.write(image.header.binaryblock + bytes(4))
+        file.write(bytes(600_000_000))
+    assert path.stat().st_size < 700_000
+    tracemalloc.start()
+    refused(path, "GB")  # of its header alone
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_the_other_byte_order_is_the_same_scan(tmp_path):
+    array = np.arange(1, 61, dtype=np.int16).reshape(3, 4, 5)
+    little, _ = prepare(save(tmp_path / "little.nii", array=array))
+    big_endian = nib.Nifti1Header(endianness=">")
+    nib.save(nib.Nifti1Image(array.astype(">i2"), np.eye(4), big_endian), tmp_path / "big.nii")
+    big, _ = prepare(tmp_path / "big.nii")
+    np.testing.assert_array_equal(big, little)
+
+
+def test_a_header_of_one_byte_order_and_sizes_of_the_other(tmp_path):
+    path = save(tmp_path / "scan.nii")
+    content = bytearray(path.read_bytes())
+    content[40:56] = np.frombuffer(content[40:56], "<i2").astype(">i2").tobytes()
+    path.write_bytes(content)
+    refused(path, "scan.nii")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_voxel_that_is_not_finite(tmp_path, value):
+    array = np.ones((3, 4, 5), np.float32)
+    array[1, 2, 3] = value
+    refused(save(tmp_path / "scan.nii", array=array), "1 voxels are NaN or infinite")
+
+
+def test_intensities_smaller_than_any_normal_number(tmp_path):
+    array = np.full((3, 4, 5), 1e-42, np.float32)
+    prepared, refusal = prepare(save(tmp_path / "scan.nii", array=array))
+    assert refusal is not None or np.isfinite(prepared).all()
+
+
+@pytest.mark.parametrize("slope", [1e38, -1e38, 3e38, np.inf, np.nan])
+def test_a_slope_beyond_numbers(tmp_path, slope):
+    prepared, refusal = prepare(claim(tmp_path / "scan.nii", scl_slope=slope))
+    assert refusal is not None or np.isfinite(prepared).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 5), (64, 64, 1), (1, 1, 90)], ids=str)
+@pytest.mark.parametrize("value", [7, 0])
+def test_few_voxels_and_constant_images(tmp_path, shape, value):
+    path = save(tmp_path / "scan.nii", array=np.full(shape, value, np.int16))
+    if value:
+        array, _ = prepare(path)
+        assert array.shape == shape
+        np.testing.assert_allclose(array, 1)
+    else:
+        assert "nothing to segment" in prepare(path)[1]
+
+
+def test_a_folder_with_the_name_of_a_scan(tmp_path):
+    (tmp_path / "scan.nii").mkdir()
+    refused(tmp_path / "scan.nii", "no DICOM image")
+
+
+def test_a_file_that_may_not_be_read(tmp_path):
+    path = save(tmp_path / "scan.nii")
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # who may read everything
+        pytest.skip("tests run by root cannot be refused a file")
+    refused(path, "Permission denied")
+
+
+COMMANDS = {
+    "check": (check, "TASK:folder", "DIR"),
+    "prepare": (prepare_command, "TASK:folder", "--manual-dir", "DIR", "--data-dir", "OUT"),
+    "predict": (predict, "DIR/images/1.nii", "-o", "OUT"),
+}
+
+
+def damaged(path, kind):
+    if kind == "cut short":
+        path.write_bytes(save(path).read_bytes()[:-30])
+    elif kind == "no scan":
+        path.write_bytes(b"nothing of the kind" * 50)
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "nowhere":
+        path.symlink_to(path.with_name("gone.nii"))
+    elif kind == "too large":
+        claim(path, dim=[3, 32767, 32767, 32767])
+    elif kind == "not finite":
+        save(path, array=np.full((3, 4, 5), np.nan, np.float32))
+    elif kind == "nothing in it":
+        save(path, array=np.zeros((3, 4, 5), np.int16))
+
+
+TASK = """
+name = "own"
+title = "T"
+modality = "MR"
+citation = "C"
+decision = "argmax"
+spacing = { rule = "finest" }
+classes = [{ name = "tissue", title = "T" }]
+sources.folder = { labels = { background = [0], tissue = [1] }, split = { test_share = 0.5 } }
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["cut short", "no scan", "a pipe", "nowhere", "too large", "not finite", "nothing in it"],
+)
+def test_every_command_that_reads_scans_refuses_it(tmp_path, capsys, command, kind):
+    folder = tmp_path / "scans"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+        for subject in ("1", "2"):
+            save(folder / name / f"{subject}.nii", array=np.ones((3, 4, 5), np.uint8))
+    path = folder / "images" / "1.nii"
+    path.unlink()
+    damaged(path, kind)
+    (tmp_path / "task.toml").write_text(TASK)
+    places = {"TASK": tmp_path / "task.toml", "DIR": folder, "OUT": tmp_path / "out"}
+    module, *words = COMMANDS[command]
+    for name, place in places.items():
+        words = [word.replace(name, str(place)) for word in words]
+    code, lines = run(module, capsys, *words)
+    assert code == 2, lines
+    assert not [line for line in lines if "Traceback" in line]
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in written if ".config" not in path.parts]
