@@ -24,7 +24,7 @@ from mtseg.serving_graph import tile_signature
 from mtseg.tasks import LabelSpace
 from mtseg.tiles import Plan, Tile
 from mtseg.verdict import Resemblance
-from mtseg.workdir import load_trained
+from mtseg.workdir import load_trained, require_finite
 
 
 class Network(Protocol):
@@ -98,6 +98,7 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
     else:
         folder = _newest_version(folder)
         kept_alive = _load_saved_model(folder)
+        require_finite([v.numpy() for v in kept_alive.variables if v.dtype.is_floating], folder)
         network = _network_of(kept_alive, folder, precision)
     return make_exported(folder, read_manifest(folder), network, kept_alive)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
-"""Limits of a container or a batch job, in the unified hierarchy (version 2)."""
+_CGROUPS = Path("/sys/fs/cgroup")
+"""Limits of containers and batch jobs, in the unified hierarchy (version 2)."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def total_bytes() -> int:
-    """All of the machine's memory, or what a container may use of it."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _read_number(_CGROUP / "memory.max")
-    return there if limit is None else min(there, limit)
+    """All of the machine's memory, or what this process may use of it."""
+    there = _PAGE * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *(limit for limit, _ in _limits())])
 
 
 def free_bytes() -> int:
@@ -25,8 +28,33 @@ def free_bytes() -> int:
         free = min(free, int(available) * 1024)
     except (OSError, ValueError):
         pass  # Not Linux: all of it, which the caller takes a share of.
-    limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
-    return free if limit is None or used is None else min(free, max(limit - used, 0))
+    return min([free, *(max(limit - used, 0) for limit, used in _limits())])
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    """Each limit that this process is under, and what is used of it."""
+    for folder in _own_cgroups():
+        limit, used = (_read_number(folder / f"memory.{name}") for name in ("max", "current"))
+        if limit is not None and used is not None:
+            yield limit, used
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # ulimit -v
+    if limit != resource.RLIM_INFINITY:
+        try:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
+        except (OSError, ValueError):
+            used = 0
+        yield limit, used
+
+
+def _own_cgroups() -> list[Path]:
+    """The folder of this process's group and of those that hold it; a container sees one."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    folder = _CGROUPS / own.lstrip("/")
+    return [folder, *(above for above in folder.parents if above.is_relative_to(_CGROUPS))]
 
 
 def _read_number(path: Path) -> int | None:

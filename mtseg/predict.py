@@ -258,6 +258,11 @@ def _compute(
             num_classes = model.network.num_classes
             file = stack.enter_context(ProbabilityFile(path, scan.prepared.source, num_classes))
         for tile, rows in model.network.run_all(volume, plan):
+            if not np.isfinite(rows).all():
+                raise InputError(
+                    f"{scan.path}: the network's probabilities of it are not finite. Look at its "
+                    "intensities, or give another model."
+                )
             statistics.add(rows[_in_core(volume, tile)])
             targets = restoration.targets(tile.core)
             foreground = restoration.foreground[targets]

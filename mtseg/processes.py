@@ -12,6 +12,7 @@ import multiprocessing
 import multiprocessing.context
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import forkserver
@@ -28,10 +29,21 @@ def num_cores() -> int:
 
 
 def begin_workers() -> multiprocessing.context.ForkServerContext:
-    """Begins to import what workers are forked with, while this process does other things."""
+    """Begins to import what workers are forked with, while this process does other things.
+
+    Raises:
+        InputError: if the folder for temporary files is of no use.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mtseg.preload"])
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: no socket for worker processes can be made in this folder "
+            f"for temporary files ({error}). Set TMPDIR to another, such as /tmp, or give "
+            "--num-processes 1."
+        ) from error
     return context
 
 
@@ -53,9 +65,15 @@ def run_all(
         yield from map(function, arguments)
         return
     context = begin_workers()
-    with concurrent.futures.ProcessPoolExecutor(
-        min(num_processes, len(arguments)), context, initializer=_begin_worker
-    ) as pool:
+    try:
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(num_processes, len(arguments)), context, initializer=_begin_worker
+        )
+    except OSError as error:  # its locks are files in /dev/shm
+        print(f"Without worker processes: they have no shared memory here ({error}).", flush=True)
+        yield from map(function, arguments)
+        return
+    with pool:
         futures = [pool.submit(function, argument) for argument in arguments]
         try:
             for future in concurrent.futures.as_completed(futures):

@@ -77,12 +77,16 @@ def stage(job: Job) -> str:
         with written_aside(_done_path(job.folder, subject.name)) as aside:
             aside.write_text(json.dumps(done))
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"{job.folder}: cannot be written ({reason}). Make room or give another --data-dir; "
-            "the same command goes on with the subjects that are left."
-        ) from error
+        raise _unwritable(job.folder, error) from error
     return subject.name
+
+
+def _unwritable(folder: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return InputError(
+        f"{folder}: cannot be written ({reason}). Make room or give another --data-dir; the same "
+        "command goes on with the subjects that are left."
+    )
 
 
 def staged_reading(folder: Path, subject: Subject) -> Reading | None:
@@ -179,19 +183,19 @@ def claim(folder: Path) -> Iterator[None]:
     A folder in which no subject is finished is not left behind.
 
     Raises:
-        InputError: if another process holds it, or it cannot be made.
+        InputError: if another process holds it, or something in it cannot be written.
     """
     refusal = f"{folder.parent}: another command is preparing the same source here. Wait for it."
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(folder, refusal))
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be written ({error.strerror}). Give another --data-dir."
-            ) from error
-        try:
+            stack.callback(_remove_unless_begun, folder)
             yield
-        finally:
-            if not any(folder.glob("*.done.json")):
-                shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, tf.errors.OpError) as error:
+            raise _unwritable(folder, error) from error
+
+
+def _remove_unless_begun(folder: Path) -> None:
+    if not any(folder.glob("*.done.json")):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -232,4 +232,15 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
             f"{remedy}"
         ) from error
+    require_finite(model.get_weights(), weights)
     return TrainedModel(config, label_space, model)
+
+
+def require_finite(weights: list[np.ndarray], path: Path) -> None:
+    """Refuses weights that are not numbers: what they compute means nothing.
+
+    Raises:
+        InputError: if one is NaN or infinite.
+    """
+    if not all(np.isfinite(array).all() for array in weights):
+        raise InputError(f"{path}: holds weights that are not finite. Train the network again.")

@@ -49,6 +49,7 @@ def cut_index(path):
     index.write_bytes(index.read_bytes()[:20])
 
 
+@pytest.mark.promise("damage is noticed")
 @pytest.mark.parametrize("damage", [truncate, flip, cut_index, lambda path: path.unlink()])
 def test_a_damaged_one_is_passed_over_for_the_one_before(saved, capsys, damage):
     value, checkpoints, folder = saved
@@ -58,6 +59,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(saved, capsys, damage):
     assert "step-30: this checkpoint is damaged" in capsys.readouterr().out
 
 
+@pytest.mark.promise("damage is noticed")
 def test_a_run_without_a_readable_checkpoint_does_not_begin_anew_by_itself(saved):
     _, checkpoints, folder = saved
     for step in (10, 20, 30):
@@ -73,6 +75,7 @@ def test_only_so_many_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-4", "step-5"]
 
 
+@pytest.mark.promise("damage is noticed")
 def test_a_damaged_one_is_replaced_when_the_run_comes_to_it_again(saved):
     value, checkpoints, folder = saved
     truncate(data_file(folder, 30))
@@ -83,6 +86,7 @@ def test_a_damaged_one_is_replaced_when_the_run_comes_to_it_again(saved):
     assert value[0] == 31
 
 
+@pytest.mark.promise("atomic outputs")
 def test_what_a_killed_process_left_half_written_is_ignored_and_removed(saved):
     _, checkpoints, folder = saved
     left = folder / ".123.step-40"
@@ -93,6 +97,7 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(saved):
     assert not left.exists()
 
 
+@pytest.mark.promise("atomic outputs")
 def test_a_write_that_fails_leaves_the_ones_before(saved, monkeypatch):
     _, checkpoints, folder = saved
 

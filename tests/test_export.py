@@ -35,6 +35,7 @@ def test_weights_alone_give_the_same_network(exported, tmp_path):
     assert sorted(file.name for file in path.iterdir()) == names
 
 
+@pytest.mark.promise("refused input")
 def test_weights_do_not_go_among_other_files(exported, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
@@ -65,6 +66,7 @@ def test_both_precisions_can_be_loaded(exported):
     np.testing.assert_allclose(fast, exact, atol=0.1)
 
 
+@pytest.mark.promise("refused input")
 def test_manifest_of_another_schema_is_refused(exported, tmp_path):
     (tmp_path / "manifest.json").write_text(
         json.dumps({"schema": 99, "classes": [], "operating_points": {}})
@@ -73,6 +75,7 @@ def test_manifest_of_another_schema_is_refused(exported, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.promise("refused input")
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -88,6 +91,7 @@ def test_a_manifest_of_another_model_is_refused(exported, tmp_path, change, expe
         load(tmp_path)
 
 
+@pytest.mark.promise("refused input")
 def test_a_model_without_its_graph_is_refused(exported, tmp_path):
     manifest = (exported[2][0] / "manifest.json").read_text()
     (tmp_path / "manifest.json").write_text(manifest)

@@ -78,6 +78,7 @@ def test_labels_are_those_of_the_whole_volume_brought_back_at_once(model, tmp_pa
         assert volume_ml == pytest.approx(counts[name] * voxel_ml, rel=0.02)
 
 
+@pytest.mark.promise("bounded memory")
 @pytest.mark.parametrize("spacing_mm", [None, 0.8, 2.0])
 def test_the_memory_changes_neither_labels_nor_probabilities(
     model, tmp_path, spacing_mm, monkeypatch
@@ -112,6 +113,7 @@ def test_the_memory_changes_neither_labels_nor_probabilities(
     np.testing.assert_allclose(probabilities[:25, ..., 0], 1, atol=1e-6)  # no foreground there
 
 
+@pytest.mark.promise("refused input")
 def test_several_scans_come_in_order_and_a_bad_one_stops_none(model, tmp_path):
     scans = [save_scan(tmp_path / f"{n}.nii", (8, 9, 10), seed=n) for n in range(3)]
     bad = tmp_path / "bad.nii"
@@ -159,6 +161,7 @@ def test_statistics_do_not_depend_on_how_the_scan_is_divided(model, tmp_path):
     assert whole.verdict.mean_confidence == pytest.approx(parts.verdict.mean_confidence, abs=1e-4)
 
 
+@pytest.mark.promise("bounded memory")
 def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp_path):
     path = save_scan(tmp_path / "scan.nii")
     ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e4))
@@ -169,6 +172,7 @@ def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.promise("atomic outputs")
 def test_a_defect_while_computing_leaves_no_file(model, tmp_path):
     def fail(tile, chunk_positions):
         raise RuntimeError("a defect")

@@ -77,6 +77,7 @@ def test_shards_are_as_many_as_asked_for_and_shuffled(task, scans, tmp_path):
     assert np.bincount(classes).min() > 10  # the first shard has all classes
 
 
+@pytest.mark.promise("goes on after a kill")
 def test_a_killed_preparation_goes_on(task, scans, tmp_path):
     """With SIGKILL after two subjects; the others are then prepared, and only they."""
     code = f"""
@@ -146,6 +147,7 @@ def test_other_settings_begin_anew(task, scans, tmp_path):
     assert len(open_patches(data_dir, "renal", "folder").class_index) == 4 * 3 * 6
 
 
+@pytest.mark.promise("scarcity is one line")
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     task, scans, tmp_path, monkeypatch
 ):
@@ -166,6 +168,7 @@ def test_the_estimate_is_near_what_is_written(task, scans, tmp_path, capsys):
     assert written == pytest.approx(estimate, rel=0.1)
 
 
+@pytest.mark.promise("one at a time")
 def test_a_second_command_on_the_same_source_is_refused(task, scans, tmp_path):
     with (
         staging.claim(tmp_path / "data" / "mtseg_renal" / ".preparing_folder"),
@@ -255,6 +258,7 @@ def test_what_is_not_annotated_is_never_drawn(two_sources, kind):
     assert abs(counts["whole", 1] - counts["partial", 1]) <= 1
 
 
+@pytest.mark.promise("defined numerics")
 def test_what_is_not_known_is_not_scored(two_sources):
     from mtseg.dense import make_dense_network
     from mtseg.evaluate import evaluate_model

@@ -93,6 +93,7 @@ def test_a_flipped_byte_is_caught_and_the_shard_named(tiny_data, tmp_path):
         open_patches(data_dir, "breast", "phantom")
 
 
+@pytest.mark.promise("scarcity is one line")
 def test_more_shards_than_the_system_lets_be_open_are_refused(tiny_data, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 513))
     with pytest.raises(InputError, match=r"2 shards, where 513 files.*--num-shards"):
@@ -104,6 +105,7 @@ def test_more_shards_than_the_system_lets_be_open_are_refused(tiny_data, monkeyp
     assert asked == [(514, 4096)]
 
 
+@pytest.mark.promise("defined numerics")
 def test_a_class_without_a_patch_is_refused_by_name(tiny_data, monkeypatch):
     records = open_patches(tiny_data.data_dir, "breast", "phantom")
     only_background = dataclasses.replace(records, class_index=np.zeros_like(records.class_index))

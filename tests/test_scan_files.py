@@ -13,6 +13,7 @@ from mtseg.volumes import Volume, canonicalise
 from tests.test_volumes import ORIENTATIONS, SHAPE, affine_of, ranged, refuse, save
 
 
+@pytest.mark.promise("refused input")
 def test_files_that_are_no_scan(tmp_path):
     refuse(scan_files.read_scan, tmp_path / "missing.nii.gz", "No such file")
     refuse(scan_files.read_scan, tmp_path, "no DICOM image")
@@ -28,6 +29,7 @@ def test_files_that_are_no_scan(tmp_path):
     refuse(scan_files.read_scan, plain, ".nii.gz")
 
 
+@pytest.mark.promise("refused input")
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
 def test_truncated_files(tmp_path, name):
     path = save(tmp_path / name, np.random.default_rng(0).random((20, 20, 20)))
@@ -35,6 +37,7 @@ def test_truncated_files(tmp_path, name):
     refuse(scan_files.read_scan, path, "truncated")
 
 
+@pytest.mark.promise("bounded memory")
 def test_a_short_file_is_refused_before_what_it_claims_is_allocated(tmp_path, monkeypatch):
     path = save(tmp_path / "scan.nii", np.zeros((2, 2, 2), np.uint8))
     content = bytearray(path.read_bytes())
@@ -46,6 +49,7 @@ def test_a_short_file_is_refused_before_what_it_claims_is_allocated(tmp_path, mo
     refuse(scan_files.read_scan, tmp_path / "scan.nii.gz", "truncated")
 
 
+@pytest.mark.promise("refused input")
 def test_voxels_that_are_not_finite_are_counted(tmp_path):
     array = ranged()
     array[0, 0, :2] = [np.nan, np.inf]
@@ -54,6 +58,7 @@ def test_voxels_that_are_not_finite_are_counted(tmp_path):
     refuse(scan_files.read_scan, save(tmp_path / "huge.nii.gz", huge), "60 voxels")
 
 
+@pytest.mark.promise("refused input")
 def test_complex_and_colour_voxels(tmp_path):
     refuse(
         scan_files.read_scan, save(tmp_path / "c.nii", np.zeros(SHAPE, np.complex64)), "complex64"
@@ -62,6 +67,7 @@ def test_complex_and_colour_voxels(tmp_path):
     refuse(scan_files.read_scan, save(tmp_path / "rgb.nii", colour), "plain numbers")
 
 
+@pytest.mark.promise("bounded memory")
 def test_a_header_that_claims_more_than_the_machine_has(tmp_path):
     path = save(tmp_path / "scan.nii", np.zeros((2, 2, 2), np.uint8))
     content = bytearray(path.read_bytes())
@@ -70,6 +76,7 @@ def test_a_header_that_claims_more_than_the_machine_has(tmp_path):
     refuse(scan_files.read_scan, path, "(32767, 32767, 32767)", "GB")
 
 
+@pytest.mark.promise("refused input")
 @pytest.mark.parametrize(
     "columns",
     [
@@ -94,6 +101,7 @@ def test_microscopic_voxels_are_no_singular_affine(tmp_path):
     np.testing.assert_allclose(scan_files.read_scan(path).spacing_mm, 1e-4)
 
 
+@pytest.mark.promise("refused input")
 def test_a_voxel_size_of_zero(tmp_path):
     path = tmp_path / "scan.nii"
     for codes, is_refused in (({"qform": 1}, True), ({}, True), ({"sform": 1}, False)):
@@ -164,6 +172,7 @@ def test_label_maps_of_every_format_keep_their_values(tmp_path, ending):
     assert label_map.array.dtype == np.int16
 
 
+@pytest.mark.promise("refused input")
 def test_itk_files_that_are_no_scan(tmp_path):
     (tmp_path / "text.nrrd").write_text("not a scan")
     refuse(scan_files.read_scan, tmp_path / "text.nrrd", "no known format")

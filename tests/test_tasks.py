@@ -219,6 +219,7 @@ def test_spec_of_a_label_space_from_json():
     assert LabelSpace.from_json(space.to_json()).spec == space.spec
 
 
+@pytest.mark.promise("refused input")
 @pytest.mark.parametrize("stored", [None, [], {}, {"tasks": [{}]}, {"tasks": [3]}, {"tasks": 3}])
 def test_json_of_something_else_is_refused(stored):
     assert "label space" in refused(LabelSpace.from_json, stored)
@@ -347,6 +348,7 @@ def test_more_classes_than_fit_are_refused(write_task):
     assert "256 classes" in refused(parse_tasks, str(path))
 
 
+@pytest.mark.promise("refused input")
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -420,6 +422,7 @@ def test_a_phantom_split_is_two_numbers(write_task):
         assert "phantom.split" in refused(read_task, path)
 
 
+@pytest.mark.promise("refused input")
 @pytest.mark.parametrize(
     ("content", "word"),
     [(b"\xff\xfe", "not a TOML file"), (b"", "is missing"), (b"spacing = 3", "missing")],

@@ -61,6 +61,7 @@ def test_calls_end_where_something_is_due():
     assert plan_calls(7, 7, 1, 10) == []
 
 
+@pytest.mark.promise("exact resume")
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_stopped_run_that_goes_on_has_the_same_weights(
     tiny_data, tmp_path, without_evaluation, optimizer
@@ -84,6 +85,7 @@ def test_a_stopped_run_that_goes_on_has_the_same_weights(
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.promise("exact resume")
 @pytest.mark.parametrize("when", ["training", "evaluation"])
 def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_come(
     tiny_data, tmp_path, monkeypatch, capsys, when
@@ -164,6 +166,7 @@ def test_two_replicas_are_one_device(tiny_data, tmp_path, precision, optimizer, 
         assert one[step] == pytest.approx(two[step], abs=tolerance)
 
 
+@pytest.mark.promise("defined numerics")
 def test_a_batch_that_replicas_cannot_share_is_refused(tiny_data, tmp_path, without_evaluation):
     config = make_config(tiny_data, strategy="mirrored", global_batch_size=15)
     with pytest.raises(InputError, match=r"Use 1, 3, 5, 15 of them.* multiple of 2"):
@@ -207,6 +210,7 @@ def test_a_profile_for_tensorboard(tiny_data, tmp_path, without_evaluation, coun
     assert list((tmp_path / "tensorboard").glob("plugins/profile/*/*.xplane.pb"))
 
 
+@pytest.mark.promise("damage is noticed")
 def test_a_shard_that_shrinks_during_training_is_one_clear_line(
     tiny_data, tmp_path, without_evaluation
 ):
@@ -241,6 +245,7 @@ def test_the_disk_may_be_full_and_the_run_goes_on_when_it_is_not(
     assert train_and_evaluate(config, tmp_path) is not None
 
 
+@pytest.mark.promise("defined numerics")
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, without_evaluation):
     config = make_config(tiny_data, learning_rate=1e30, warmup_minibatches=0, schedule="constant")
     with pytest.raises(InputError, match="learning-rate"):
@@ -272,6 +277,7 @@ def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monke
     assert dice == {"last": 0.4, "best": 0.6}
 
 
+@pytest.mark.promise("damage is noticed")
 def test_a_damaged_weights_file_is_one_clear_line(tiny_data, tmp_path, without_evaluation):
     train_and_evaluate(make_config(tiny_data, minibatches_per_task=1), tmp_path)
     folder.weights_path(tmp_path, "last").write_bytes(b"no weights")

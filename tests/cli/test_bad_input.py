@@ -8,6 +8,8 @@ import pytest
 
 from mtseg.cli import evaluate, export, predict, prepare, train
 
+pytestmark = pytest.mark.promise("refused input")
+
 
 def run(command, capsys, *arguments):
     """Exit code and the lines of standard error."""

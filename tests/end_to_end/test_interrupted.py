@@ -108,6 +108,7 @@ def weights_of(workdir):
     return load_trained(workdir).model.get_weights()
 
 
+@pytest.mark.promise("exact resume")
 def test_a_run_that_is_killed_five_times_has_the_weights_of_one_that_is_not(tiny_data, tmp_path):
     def command(name):
         return [*flags(tiny_data, tmp_path / name), "--deterministic"]
@@ -145,6 +146,7 @@ mount -o remount,rw,size=100m "$0"; "$@"; echo "room again: $?"
 """
 
 
+@pytest.mark.promise("scarcity is one line")
 def test_a_full_disk_and_one_that_cannot_be_written_are_one_line_and_the_run_goes_on(
     tiny_data, tmp_path
 ):
@@ -203,6 +205,7 @@ def test_two_workers_are_one_device(tiny_data, tmp_path):
         assert one[step] == pytest.approx(two[step], abs=1e-5)
 
 
+@pytest.mark.promise("goes on after a kill")
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
     tiny_data, tmp_path, lost
@@ -229,6 +232,7 @@ def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
         assert "Stopped; the same command again goes on from here." in results[0][1]
 
 
+@pytest.mark.promise("scarcity is one line")
 def test_a_full_disk_of_the_first_worker_does_not_leave_the_other_waiting(tiny_data, tmp_path):
     full = """
 from mtseg import checkpoints
@@ -242,6 +246,7 @@ checkpoints._flush = fail
     assert (code, "another worker was lost" in err) == (3, True)
 
 
+@pytest.mark.promise("refused input")
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -258,6 +263,7 @@ def test_a_cluster_that_is_not_described_is_one_line(tiny_data, tmp_path, enviro
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.promise("goes on after a kill")
 def test_sigterm_ends_the_run_without_an_error(tiny_data, tmp_path):
     command = Command(flags(tiny_data, tmp_path, **{"minibatches-per-task": 500, "keep": 500}))
     wait_for(tmp_path / "checkpoints" / "step-4", command)

@@ -250,6 +250,7 @@ def refusal(front, scan, out, path="mtseg", scheme="grpc", **changes):
     return str(caught.value)
 
 
+@pytest.mark.promise("servers may fail")
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_an_absent_server(front, scans, tmp_path, scheme):
     absent = dataclasses.replace(front, grpc_port=9, rest_port=9)
@@ -258,6 +259,7 @@ def test_an_absent_server(front, scans, tmp_path, scheme):
     assert "127.0.0.1:9" in text
 
 
+@pytest.mark.promise("servers may fail")
 def test_an_absent_server_ends_the_command_with_code_2(front, scans, tmp_path):
     absent = dataclasses.replace(front, grpc_port=9)
     result = run_command(
@@ -268,6 +270,7 @@ def test_an_absent_server_ends_the_command_with_code_2(front, scans, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.promise("servers may fail")
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 @pytest.mark.parametrize(
     ("path", "expected"),
@@ -283,6 +286,7 @@ def test_a_wrong_model_a_missing_version_or_a_wrong_signature(
     assert expected in refusal(front, scans[0], tmp_path / "out", path, scheme)
 
 
+@pytest.mark.promise("servers may fail")
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 @pytest.mark.parametrize(
     ("fault", "expected"),
@@ -304,6 +308,7 @@ def test_a_server_that_answers_not_or_wrongly(
     assert re.search(r"0 of \d+ tiles were done", text)
 
 
+@pytest.mark.promise("servers may fail")
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_an_answer_that_is_none(misbehaving, scans, tmp_path, scheme):
     with misbehaving.fault("bytes"):
@@ -311,12 +316,14 @@ def test_an_answer_that_is_none(misbehaving, scans, tmp_path, scheme):
     assert "refused the request" in text or "is no JSON" in text
 
 
+@pytest.mark.promise("servers may fail")
 def test_a_message_that_is_too_small_for_any_part_of_a_scan(front, scans, tmp_path):
     text = refusal(front, scans[0], tmp_path / "out", message_bytes=300_000)
     assert "larger --message-mb" in text
     assert scans[0].name in text
 
 
+@pytest.mark.promise("servers may fail")
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_a_server_that_takes_smaller_messages(folder, scans, tmp_path, scheme):
     with start_front(folder, tmp_path / "fault", "--most-mb", "0.5") as front:
@@ -324,6 +331,7 @@ def test_a_server_that_takes_smaller_messages(folder, scans, tmp_path, scheme):
     assert "Give a smaller --message-mb" in text
 
 
+@pytest.mark.promise("servers may fail")
 @pytest.mark.parametrize("fault", ["busy:2", "exhausted:2"])
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_what_is_temporary_is_tried_again(misbehaving, local, scans, tmp_path, scheme, fault):
@@ -334,6 +342,7 @@ def test_what_is_temporary_is_tried_again(misbehaving, local, scans, tmp_path, s
     np.testing.assert_array_equal(labels, expected)
 
 
+@pytest.mark.promise("servers may fail")
 def test_killed_amid_a_volume(folder, scans, tmp_path):
     fault_file = tmp_path / "fault"
     with start_front(folder, fault_file) as front:
@@ -342,6 +351,7 @@ def test_killed_amid_a_volume(folder, scans, tmp_path):
     assert re.search(r"no answer in 2 attempts .* 2 of \d+ tiles were done", text)
 
 
+@pytest.mark.promise("servers may fail")
 def test_scans_before_the_servers_end_are_kept_and_the_others_are_not_tried(
     folder, local, scans, tmp_path
 ):
@@ -384,6 +394,7 @@ def test_twenty_clients_at_once(front, local, scans, tmp_path):
         list(pool.map(client, range(20)))
 
 
+@pytest.mark.promise("bounded memory")
 def test_a_large_volume_in_small_messages_and_little_memory(folder, tmp_path):
     """512 × 512 × 320 voxels, with a limit of 64 MB on both sides and 2 GB for the client."""
     rng = np.random.default_rng(0)
@@ -416,6 +427,7 @@ sys.exit(code)
     np.testing.assert_array_equal(there, here)
 
 
+@pytest.mark.promise("loopback only")
 def test_a_token_is_wanted_and_given(misbehaving, scans, tmp_path):
     token_file = tmp_path / "token"
     token_file.write_text("open-sesame\n")
@@ -427,12 +439,14 @@ def test_a_token_is_wanted_and_given(misbehaving, scans, tmp_path):
     assert "sesame" not in result.stdout + result.stderr
 
 
+@pytest.mark.promise("loopback only")
 def test_a_token_does_not_travel_unencrypted():
     with pytest.raises(InputError, match="would travel unencrypted") as caught:
         mtseg.load("grpc://scans.example:8500", options=ServerOptions(token="open-sesame"))
     assert "sesame" not in str(caught.value)
 
 
+@pytest.mark.promise("loopback only")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
 def test_an_encrypted_connection(folder, local, scans, tmp_path):
     key, certificate, both = (tmp_path / name for name in ("key.pem", "cert.pem", "both.pem"))
@@ -453,6 +467,7 @@ def test_an_encrypted_connection(folder, local, scans, tmp_path):
     np.testing.assert_array_equal(labels, expected)
 
 
+@pytest.mark.promise("servers may fail")
 def test_new_versions_come_while_a_client_loops(serving_folder, local, scans, tmp_path):
     folder = tmp_path / "served"
     shutil.copytree(serving_folder / "mtseg", folder / "mtseg")

@@ -5,14 +5,17 @@ process here imports it, computes nothing and forks a process for every line tha
 commands are what `mtseg-…` runs, and a SIGKILL ends them as it would end any.
 """
 
-import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,18 +24,47 @@ CHANGES = {
 }  # fmt: skip
 """Audit events by which a command changes a folder, beside opening a file to write it."""
 
+CONNECTIONS = {"socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo"}
+"""Audit events of sockets; those of one machine's own processes have no address of numbers."""
+
 MOST_SECONDS = 300
 
 
 class Forked:
-    """The process that forks commands; ends with the block."""
+    """The process that forks commands; ends with the block.
 
-    def __init__(self, **environment):
+    Args:
+        shell: what a shell does before it becomes that process, such as `ulimit -v 8000000`; it
+            has namespaces of mounts (and of networks, with `no_network`) of its own.
+        no_network: without any route, not even to this machine.
+        **environment: variables of its environment; None takes one away.
+    """
+
+    def __init__(self, shell=":", no_network=False, **environment):
+        # Short, as sockets want it; what killed commands leave there goes with the block.
+        self._temporary = tempfile.TemporaryDirectory(prefix="mtseg-", dir="/tmp")
+        here = [sys.executable, "-m", "tests.faults.forked_commands"]
+        apart = ["unshare", "--map-root-user", "--mount", *(["--net"] if no_network else [])]
+        command = [*apart, "sh", "-c", f'{shell} || exit 99\nexec "$@"', "sh", *here]
+        both = {**os.environ, **environment}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forked_commands"],
+            here if shell == ":" and not no_network else command,
             cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={name: value for name, value in both.items() if value is not None},
         )  # fmt: skip
+        if self._process.stdout.readline() != "ready\n":
+            self._process.stdin.close()
+            self._process.stdout.close()
+            self._process.wait()
+            self._temporary.cleanup()
+            pytest.skip(f"no namespace of its own can be had here for: {shell}")
+
+    def do(self, shell):
+        """Runs shell commands where the commands are forked."""
+        self._process.stdin.write(json.dumps({"shell": shell}) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        assert code == 0, shell
 
     def __enter__(self):
         return self
@@ -41,24 +73,25 @@ class Forked:
         self._process.stdin.close()
         self._process.wait(timeout=30)
         self._process.stdout.close()
+        self._temporary.cleanup()
 
     def run(self, argv, folder, after_seconds=None, before_change=None):
         """Runs a command to its end, or kills it.
 
         Args:
             argv: the command's name, such as `train`, and its arguments.
-            folder: the changes of files in here count; the temporary folder is `folder / "tmp"`.
+            folder: the changes of files in here count.
             after_seconds: kills it after so many seconds.
             before_change: kills it before that change of a file, from 0.
 
         Returns:
             Exit code (negative: of a signal), standard output and error, seconds, and how many
-            changes it has made where it came to its end.
+            changes it has made where it came to its end; `connections` then lists those tried.
         """
         streams = [folder / "stdout", folder / "stderr"]
         job = {
             "argv": [str(a) for a in argv], "folder": str(folder), "before_change": before_change,
-            "streams": [str(path) for path in streams],
+            "streams": [str(path) for path in streams], "temporary": self._temporary.name,
         }  # fmt: skip
         started = time.monotonic()
         self._process.stdin.write(json.dumps(job) + "\n")
@@ -66,19 +99,18 @@ class Forked:
         pid = int(self._process.stdout.readline())
         deadline = started + (MOST_SECONDS if after_seconds is None else after_seconds)
         watch = os.pidfd_open(pid)
-        with contextlib.ExitStack() as stack:
-            stack.callback(os.close, watch)
-            import select
-
-            ended, _, _ = select.select([watch], [], [], max(0, deadline - time.monotonic()))
-            if not ended:
-                os.kill(pid, signal.SIGKILL)
-                assert after_seconds is not None, f"{argv} takes longer than {MOST_SECONDS} s"
+        ended, _, _ = select.select([watch], [], [], max(0, deadline - time.monotonic()))
+        os.close(watch)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
         code = int(self._process.stdout.readline())
         seconds = time.monotonic() - started
+        assert ended or after_seconds is not None, f"{argv} takes longer than {MOST_SECONDS} s"
         wait_for_the_end_of_group(pid)
         counted = folder / "changes"
-        changes = int(counted.read_text()) if counted.exists() else None
+        changes, self.connections = None, None
+        if counted.exists():
+            changes, self.connections = json.loads(counted.read_text())
         texts = [path.read_text() for path in streams]
         for path in (*streams, counted):
             path.unlink(missing_ok=True)
@@ -107,29 +139,36 @@ def _serve():
     import mtseg.server_connection
     import mtseg.serving_folder  # noqa: F401
 
+    print("ready", flush=True)
     for line in sys.stdin:
+        job = json.loads(line)
+        if "shell" in job:
+            print(subprocess.run(job["shell"], shell=True).returncode, flush=True)
+            continue
         pid = os.fork()
         if pid == 0:
-            _run(**json.loads(line))
+            _run(**job)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _run(argv, folder, before_change, streams):
+def _run(argv, folder, before_change, streams, temporary):
     import importlib
-    import tempfile
 
     os.setpgid(0, 0)
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    tempfile.tempdir = os.environ["TMPDIR"] = f"{folder}/tmp"
-    os.makedirs(tempfile.tempdir, exist_ok=True)
-    count = 0
+    tempfile.tempdir = os.environ["TMPDIR"] = temporary
+    count, connections = 0, []
 
-    def count_change(event, arguments):
+    def watch(event, arguments):
         nonlocal count
+        if event in CONNECTIONS:
+            if event == "socket.getaddrinfo" or isinstance(arguments[1], tuple):
+                connections.append(f"{event} {arguments[0 if 'addr' in event else 1]}")
+            return
         if event == "open":
             path, _, flags = arguments
             is_change = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -140,13 +179,13 @@ def _run(argv, folder, before_change, streams):
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
 
-    sys.addaudithook(count_change)
+    sys.addaudithook(watch)
     command, *arguments = argv
     try:
         code = importlib.import_module(f"mtseg.cli.{command}").main(arguments)
     finally:
         with open(f"{folder}/changes", "w") as file:
-            file.write(str(count))
+            json.dump([count, connections], file)
     sys.exit(code)
 
 

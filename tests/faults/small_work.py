@@ -1,0 +1,54 @@
+"""A command of every kind, as short as it can be, for what happens around it."""
+
+import functools
+
+import nibabel as nib
+
+from mtseg.phantoms import make_phantom
+
+SMALL = "--size 32 --num-train 2 --num-test 1 --patches-per-class 12 --num-processes 2"
+SHORT = "--global-batch-size 4 --keep 1 --checkpoint-every 1 --evaluate-every 2 --deterministic"
+
+COMMANDS = {
+    "prepare": f"prepare breast --data-dir OUT/data {SMALL}",
+    "train": f"train --tasks breast --data-dir DATA --workdir OUT {SHORT} --minibatches-per-task 4",
+    "evaluate": "evaluate RUN --json OUT/figures.json --csv OUT/figures.csv",
+    "experiments": (
+        f"experiments --tasks breast --data-dir DATA --out OUT/all {SHORT} --minibatches-per-task 2"
+    ),
+    "export": "export RUN --serving OUT/models --keep 1",
+    "predict": "predict SCANS/1000.nii.gz --model MODEL -o OUT --probabilities",
+    "predict on a server": "predict SCANS/1000.nii.gz --server SERVER -o OUT",
+    "predict in bulk": "predict SCANS --model MODEL -o OUT --probabilities",
+}
+"""Each command, in words that stand for paths."""
+
+LOCAL = [name for name in COMMANDS if "server" not in name]
+
+
+def make_places(forked, tiny_data, serving_folder, root, server=None):
+    """What the commands read: word -> what gives its path."""
+    run, scans = root / "run", root / "scans"
+    places = {
+        "DATA": lambda: tiny_data.data_dir, "RUN": lambda: run, "SCANS": lambda: scans,
+        "MODEL": lambda: serving_folder / "mtseg", "SERVER": server,
+    }  # fmt: skip
+    code, _, err, *_ = forked.run(spell("train", places, run), root)
+    assert code == 0, err
+    scans.mkdir()
+    for number in range(1000, 1003):
+        phantom = make_phantom("breast", number, 32)
+        nib.save(nib.Nifti1Image(phantom.image, phantom.affine), scans / f"{number}.nii.gz")
+    return places
+
+
+def spell(command, places, out):
+    """A command's words with the paths that they stand for."""
+    return [
+        functools.reduce(
+            lambda word, name: word.replace(name, str(places[name]())),
+            [name for name in places if name in word],
+            word,
+        ).replace("OUT", str(out))
+        for word in COMMANDS[command].split()
+    ]

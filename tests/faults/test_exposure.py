@@ -1,0 +1,69 @@
+"""Nothing is sent, nothing listens beyond this machine, and no secret is shown."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.faults.forked_commands import ROOT, Forked
+from tests.faults.outputs import content_of
+from tests.faults.small_work import LOCAL, make_places, spell
+
+pytestmark = pytest.mark.promise("loopback only")
+
+
+@pytest.fixture(scope="module")
+def cut_off():
+    """A process that can reach no other machine, and not even this one."""
+    with Forked(no_network=True) as forked:
+        yield forked
+
+
+@pytest.fixture(scope="module")
+def places(cut_off, tiny_data, serving_folder, tmp_path_factory):
+    return make_places(cut_off, tiny_data, serving_folder, tmp_path_factory.mktemp("exposure"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LOCAL)
+def test_commands_need_no_network_and_try_none(cut_off, places, tmp_path, command):
+    code, _, err, *_ = cut_off.run(spell(command, places, tmp_path), tmp_path)
+    assert code == 0, err
+    assert cut_off.connections == []
+    assert content_of(tmp_path)
+
+
+def test_a_connection_would_be_noticed(tmp_path):
+    """What the test before counts on."""
+    with Forked(no_network=True) as forked:
+        address = "http://127.0.0.1:9/mtseg"
+        (tmp_path / "scan.nii").touch()
+        words = ["predict", tmp_path / "scan.nii", "--server", address, "-o", tmp_path / "out"]
+        code, *_ = forked.run([*words, "--retries", "0"], tmp_path)
+        assert code == 2
+        assert any("127.0.0.1" in event for event in forked.connections)
+
+
+def shown_files():
+    """What users are shown: documents, templates and the code that prints."""
+    listed = subprocess.run(
+        ["git", "ls-files", "mtseg", "docs", "README.md", "notebooks", "benchmarks"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    names = listed.stdout.split() or [str(p.relative_to(ROOT)) for p in ROOT.glob("mtseg/**/*.py")]
+    suffixes = {".py", ".md", ".yaml", ".config", ".ipynb", ".toml"}
+    return [path for path in map(ROOT.joinpath, names) if path.suffix in suffixes]
+
+
+def test_nothing_that_is_shown_listens_to_other_machines():
+    for path in shown_files():
+        text = path.read_text()
+        assert "0.0.0.0" not in text, path
+        assert "--bind_all" not in text, path
+
+
+def test_published_ports_are_those_of_this_machine():
+    text = (ROOT / "mtseg" / "serving_files" / "compose.yaml").read_text()
+    ports = re.findall(r'^\s*- "([^"]*:\d+)"', text, re.MULTILINE)
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
