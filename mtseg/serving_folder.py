@@ -123,7 +123,7 @@ def write_warm_up(version: Path, name: str) -> None:
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )
-            writer.write(log.SerializeToString())
+            writer.write(log.SerializeToString(deterministic=True))
 
 
 def write_configurations(folder: Path) -> None:

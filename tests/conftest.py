@@ -103,11 +103,15 @@ def pytest_addoption(parser):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Notes each test's promise for the tally, and keeps a file's tests in one process.
 
     Those of killed commands are many, slow and independent: any process may take one.
     """
+    if not config.getoption("--thorough"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if marks := [mark for mark in item.iter_markers("promise")]:
             kind = marks[0].kwargs.get("kind", "fault")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 from mtseg.errors import InputError, WorkerLostError
 from mtseg.startup import import_tensorflow
@@ -34,17 +37,65 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
         command: takes the arguments, returns the exit code.
         argv: the arguments; None are the process's own.
     """
+    with _guarded_output():
+        try:
+            return command(sys.argv[1:] if argv is None else argv)
+        except InputError as error:
+            print_error(error)
+            return BAD_INPUT
+        except WorkerLostError as error:
+            print_error(error)
+            return SOME_FAILED
+        except KeyboardInterrupt:
+            print("interrupted: the same command again goes on from here.", file=sys.stderr)
+            return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _guarded_output() -> Iterator[None]:
+    """Lets work go on to its end though nobody reads what it prints."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)  # type: ignore[assignment]
     try:
-        return command(sys.argv[1:] if argv is None else argv)
-    except InputError as error:
-        print_error(error)
-        return BAD_INPUT
-    except WorkerLostError as error:
-        print_error(error)
-        return SOME_FAILED
-    except KeyboardInterrupt:
-        print("interrupted: the same command again goes on from here.", file=sys.stderr)
-        return INTERRUPTED
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # One that was closed from the beginning stays silent.
+        sys.stdout, sys.stderr = (
+            now if there is None else there
+            for there, now in zip(before, (sys.stdout, sys.stderr), strict=True)
+        )
+
+
+class _Output:
+    """A stream that becomes silent when its reader is gone, or that is so from the beginning."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Writes, as `io.TextIOBase` does."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._silence()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flushes, as `io.IOBase` does."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._silence()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _silence(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 def print_error(message: object) -> None:

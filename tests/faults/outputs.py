@@ -7,6 +7,8 @@ import re
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from mtseg.digests import DIGESTS, check_digests
+
 CHANGING = {"training_seconds", "scan_modified_ns"}
 """Fields of JSON files that hold a time."""
 
@@ -35,6 +37,9 @@ def _content(path, folder):
         return _graphs(data)
     elif path.name == "fingerprint.pb":
         return "present"
+    elif path.name == DIGESTS:
+        check_digests(path.parent)
+        return "right"
     elif re.fullmatch(r"(state|variables)\.(index|data.*)", path.name):
         return _variables(path)
     return data.replace(str(folder).encode(), b"FOLDER")

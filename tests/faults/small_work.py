@@ -3,6 +3,7 @@
 import functools
 
 import nibabel as nib
+import pytest
 
 from mtseg.phantoms import make_phantom
 
@@ -24,6 +25,13 @@ COMMANDS = {
 """Each command, in words that stand for paths."""
 
 LOCAL = [name for name in COMMANDS if "server" not in name]
+
+
+def at_least(*names):
+    """Parameters for every local command; those that are not named run in a thorough run alone."""
+    return [
+        name if name in names else pytest.param(name, marks=pytest.mark.thorough) for name in LOCAL
+    ]
 
 
 def make_places(forked, tiny_data, serving_folder, root, server=None):

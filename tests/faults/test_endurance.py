@@ -13,7 +13,7 @@ from mtseg.phantoms import make_phantom
 from tests.end_to_end.test_served import start_front
 from tests.faults.forked_commands import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.promise("bounded memory")]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.promise("bounded memory")]
 
 MOST_MB_A_THOUSAND = 60.0
 """Growth that is still called none, in a thousand scans, mini-batches or requests: allocators keep
@@ -89,11 +89,6 @@ def check_growth(resident, what, record_property):
 
 
 @pytest.fixture
-def count(pytestconfig):
-    return lambda many, few: many if pytestconfig.getoption("--thorough") else few
-
-
-@pytest.fixture
 def scans(tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -103,19 +98,18 @@ def scans(tmp_path):
     return folder
 
 
-def test_many_scans(serving_folder, scans, tmp_path, count, record_property):
+def test_many_scans(serving_folder, scans, tmp_path, record_property):
     model, out = serving_folder / "mtseg", tmp_path / "out"
-    resident = resident_mb(SCANS, model, scans, out, count(200, 40))
+    resident = resident_mb(SCANS, model, scans, out, 200)
     check_growth(resident, "scans segmented", record_property)
 
 
-def test_many_minibatches(tiny_data, tmp_path, count, record_property):
-    number = count(2000, 200)
-    resident = resident_mb(MINIBATCHES, tiny_data.data_dir, tmp_path / "run", number)
+def test_many_minibatches(tiny_data, tmp_path, record_property):
+    resident = resident_mb(MINIBATCHES, tiny_data.data_dir, tmp_path / "run", 2000)
     check_growth(resident, "mini-batches trained", record_property)
 
 
-def test_many_requests(serving_folder, scans, tmp_path, count, record_property):
+def test_many_requests(serving_folder, scans, tmp_path, record_property):
     with start_front(serving_folder, tmp_path / "fault") as front:
-        resident = resident_mb(REQUESTS, front.address(), scans, tmp_path / "out", count(500, 40))
+        resident = resident_mb(REQUESTS, front.address(), scans, tmp_path / "out", 500)
     check_growth(resident, "scans segmented on a server", record_property)

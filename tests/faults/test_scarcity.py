@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.forked_commands import ROOT, Forked
 from tests.faults.outputs import content_of
-from tests.faults.small_work import COMMANDS, LOCAL, make_places, spell
+from tests.faults.small_work import COMMANDS, LOCAL, at_least, make_places, spell
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("scarcity is one line")]
 
@@ -29,8 +29,14 @@ def places(forked, tiny_data, serving_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wanted(forked, places, tmp_path_factory):
-    """What each command leaves where nothing is scarce."""
-    return {name: leave(forked, name, places, tmp_path_factory.mktemp("wanted")) for name in LOCAL}
+    """What each command leaves where nothing is scarce; each is run when it is first asked for."""
+
+    class Wanted(dict):
+        def __missing__(self, name):
+            self[name] = leave(forked, name, places, tmp_path_factory.mktemp("wanted"))
+            return self[name]
+
+    return Wanted()
 
 
 def leave(forked, command, places, out):
@@ -59,7 +65,7 @@ def small_disk(tmp_path_factory):
         yield forked, disk
 
 
-@pytest.mark.parametrize("command", LOCAL)
+@pytest.mark.parametrize("command", at_least("prepare", "predict"))
 def test_a_full_disk_a_disk_that_may_not_be_written_and_then_room(
     small_disk, places, wanted, tmp_path, command
 ):
@@ -89,6 +95,7 @@ SURROUNDINGS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)
 def test_what_does_not_matter(places, wanted, tmp_path, surrounding):
     arguments, environment = SURROUNDINGS[surrounding]
@@ -102,6 +109,7 @@ def test_what_does_not_matter(places, wanted, tmp_path, surrounding):
                 assert found == wanted[command]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_files_have_the_permissions_that_the_user_asks_for(places, tmp_path, mask, mode):
     with Forked(f"umask {mask:o}") as forked:
@@ -115,7 +123,7 @@ def test_files_have_the_permissions_that_the_user_asks_for(places, tmp_path, mas
     assert set(modes.values()) == {oct(mode)}, {k: v for k, v in modes.items() if v != oct(mode)}
 
 
-@pytest.mark.parametrize("command", LOCAL)
+@pytest.mark.parametrize("command", at_least("predict"))
 def test_a_clock_that_jumps_back(forked, places, wanted, tmp_path, command):
     """What is there already is then of a time to come; the same command again still ends well."""
     leave(forked, command, places, tmp_path)
@@ -128,7 +136,10 @@ def test_a_clock_that_jumps_back(forked, places, wanted, tmp_path, command):
 SCRIPT = "import sys; from mtseg.cli.{} import main; sys.exit(main())"
 
 
-@pytest.mark.parametrize("command", ["predict", "prepare", "evaluate"])
+@pytest.mark.parametrize(
+    "command",
+    ["predict", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("prepare", "evaluate"))],
+)
 @pytest.mark.parametrize("ending", [">&-", "2>&-", ">&- 2>&-", "< /dev/null | true"])
 def test_an_output_that_is_closed(places, tmp_path, command, ending):
     name, *words = spell(command, places, tmp_path)
@@ -139,7 +150,7 @@ def test_an_output_that_is_closed(places, tmp_path, command, ending):
     )  # fmt: skip
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
-    assert result.returncode in (0, 141), result.stderr  # 141: of a pipe that nobody reads
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("command", ["predict", "train", "export", "prepare"])
@@ -173,7 +184,7 @@ def test_little_memory_is_what_a_scan_is_divided_for(places, tmp_path):
 
 
 @pytest.mark.promise("one at a time")
-@pytest.mark.parametrize("command", LOCAL)
+@pytest.mark.parametrize("command", at_least("train"))
 def test_two_commands_at_once(places, wanted, tmp_path, command):
     """The second is refused, or waits, or does the same: never a mixture."""
     out, codes, errors = tmp_path / "out", [], []
@@ -204,6 +215,7 @@ def test_two_commands_at_once(places, wanted, tmp_path, command):
         assert found[name] == content, name
 
 
+@pytest.mark.thorough
 def test_two_commands_at_once_on_two_sources_of_a_task(places, tmp_path):
     """They share a folder of TFDS's and nothing else: both end well."""
     data_dir = tmp_path / "data"
