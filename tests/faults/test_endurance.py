@@ -93,7 +93,7 @@ def scans(tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
     for number, task in enumerate(("breast", "brain", "cta", "breast")):
-        phantom = make_phantom(task, 1000 + number, 24 + 4 * number)
+        phantom = make_phantom(task, 1000 + number, 32 + 4 * number)
         nib.save(nib.Nifti1Image(phantom.image, phantom.affine), folder / f"{number}.nii.gz")
     return folder
 
