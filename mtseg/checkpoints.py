@@ -87,10 +87,16 @@ class Checkpoints:
         for old in self.steps()[: -self._keep]:
             self._delete(self._path(old))
 
-    def clean(self) -> None:
-        """Deletes what a killed process was in the middle of writing or deleting."""
+    def clean(self, restored: int) -> None:
+        """Deletes what a killed process was in the middle of writing or deleting.
+
+        Args:
+            restored: the mini-batch that the run goes on from; it and those to keep before stay.
+        """
         for path in self._folder.glob(f"{_HIDDEN}*step-*"):
             shutil.rmtree(path, ignore_errors=True)
+        for old in [step for step in self.steps() if step <= restored][: -self._keep]:
+            self._delete(self._path(old))
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step}"

@@ -162,7 +162,7 @@ class _Preparation:
         """Removes what a killed command has left, and what was staged with other settings."""
         for config in self._configs:
             parent = self._data_dir / f"mtseg_{self._task.name}" / config.name
-            for left in parent.glob(f"{VERSION}.incomplete*"):
+            for left in parent.glob(f"incomplete.*_{VERSION}"):  # as TFDS names them
                 shutil.rmtree(left)
         settings = json.dumps(
             {

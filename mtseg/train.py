@@ -192,7 +192,7 @@ class _Run:
         start = self._checkpoints.restore_latest()
         self._on_step(start)
         if self._replicas.is_chief:
-            self._checkpoints.clean()
+            self._checkpoints.clean(start)
         if start == 0:
             with self._writer.as_default(step=0):
                 tf.summary.text("configuration", f"```\n{self._config.to_json()}```")

@@ -93,8 +93,24 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(saved):
     left.mkdir()
     (left / "state.index").write_bytes(b"half")
     assert checkpoints.restore_latest() == 30
-    checkpoints.clean()
+    checkpoints.clean(30)
     assert not left.exists()
+
+
+@pytest.mark.promise("goes on after a kill")
+def test_what_a_killed_process_had_yet_to_delete_is_deleted(saved):
+    _, _, folder = saved
+    Checkpoints(folder, 1, value=tf.Variable(tf.zeros(1000))).clean(30)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-30"]
+
+
+@pytest.mark.promise("damage is noticed")
+def test_the_one_gone_on_from_stays_beside_a_damaged_one(saved):
+    _, _, folder = saved
+    truncate(data_file(folder, 30))
+    checkpoints = Checkpoints(folder, 1, value=tf.Variable(tf.zeros(1000)))
+    checkpoints.clean(checkpoints.restore_latest())
+    assert checkpoints.restore_latest() == 20
 
 
 @pytest.mark.promise("atomic outputs")
