@@ -16,6 +16,9 @@ import tensorflow as tf
 
 from mtseg.errors import InputError
 
+_SLURM_PORTS = 10_000
+"""The first port of a Slurm job's workers is this one and the last digits of the job's number."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
@@ -102,7 +105,8 @@ def make_replicas(name: str) -> Replicas:
             be made before TensorFlow computes anything.
 
     Raises:
-        InputError: if neither TF_CONFIG nor Slurm says who the workers are.
+        InputError: if neither TF_CONFIG nor Slurm says who the workers are, or this one cannot
+            listen where they say.
     """
     if name == "default":
         return Replicas(tf.distribute.get_strategy(), 1, 1, 0, True)
@@ -111,7 +115,14 @@ def make_replicas(name: str) -> Replicas:
         strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
         return Replicas(strategy, len(devices), len(devices), 0, True)
     resolver = _cluster_resolver()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except tf.errors.UnknownError as error:
+        me = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
+        raise InputError(
+            f"--strategy multiworker: this worker cannot listen at {me} ({error.message}). "
+            "Something else may use the port: name a free one."
+        ) from error
     num_replicas = strategy.num_replicas_in_sync
     num_workers = len(resolver.cluster_spec().as_dict().get("worker", [])) or 1
     num_local = num_replicas // num_workers
@@ -159,6 +170,8 @@ class _SlurmCluster(tf.distribute.cluster_resolver.SlurmClusterResolver):
                 gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]),
                 gpus_per_task=1,
                 auto_set_gpu=False,
+                # Jobs that share a node listen side by side.
+                port_base=_SLURM_PORTS + int(os.environ.get("SLURM_JOB_ID", 0)) % 10_000,
             )
         except (KeyError, ValueError, RuntimeError) as error:
             raise InputError(

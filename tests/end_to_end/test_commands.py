@@ -164,6 +164,7 @@ def test_weights_alone_are_a_model_too(run, tmp_path):
     assert {p.name for p in (tmp_path / "weights").iterdir()} == {
         "model.weights.h5",
         "manifest.json",
+        "SHA256SUMS",
     }
     phantom = make_phantom("breast", seed=53, size=32)
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")

@@ -1,10 +1,13 @@
 """Training that is killed, or loses a worker, ends as if nothing had happened."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,9 +21,6 @@ from mtseg.workdir import load_trained
 from tests.event_files import scalars_of
 
 pytestmark = pytest.mark.slow
-
-ADDRESSES = ["127.0.0.1:23451", "127.0.0.1:23452"]
-"""Below the ports that the system gives to whoever asks for any."""
 
 # The command, and what kills it: KILL is empty or Python that does so at a chosen moment.
 SCRIPT = """
@@ -170,23 +170,36 @@ def test_a_full_disk_and_one_that_cannot_be_written_are_one_line_and_the_run_goe
     assert not re.search(rf"{workdir}/.*/\.", result.stdout)  # Nothing half-written was left.
 
 
-def by_tf_config(index):
+def free_ports():
+    """Two that nobody listens at, one after the other, among those of Slurm's jobs."""
+    while True:
+        port = random.randrange(10_000, 19_999)
+        with socket.socket() as one, socket.socket() as two, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            two.bind(("127.0.0.1", port + 1))
+            return [port, port + 1]
+
+
+def by_tf_config(index, ports):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     task = {"type": "worker", "index": index}
-    return {"TF_CONFIG": json.dumps({"cluster": {"worker": ADDRESSES}, "task": task})}
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
 
 
-def by_slurm(index):
+def by_slurm(index, ports):
     """What Slurm sets in a step of two tasks on one node."""
     return {
         "SLURM_PROCID": str(index), "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_JOB_ID": f"123{ports[0] - 10_000:04}",
     }  # fmt: skip
 
 
 def start_workers(tiny_data, workdir, kill="", cluster=by_tf_config, **changes):
     """Two workers of a run; `kill` is for the first."""
     these = flags(tiny_data, workdir, strategy="multiworker", **changes)
-    return [Command(these, kill if i == 0 else "", **cluster(i)) for i in (0, 1)]
+    ports = free_ports()
+    return [Command(these, kill if i == 0 else "", **cluster(i, ports)) for i in (0, 1)]
 
 
 def test_two_workers_are_one_device(tiny_data, tmp_path):
@@ -260,6 +273,19 @@ def test_a_cluster_that_is_not_described_is_one_line(tiny_data, tmp_path, enviro
     code, _, err = Command(these, **environment).finish()
     assert code == 2
     assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.promise("refused input")
+def test_a_port_that_is_taken_is_one_line(tiny_data, tmp_path):
+    these = flags(tiny_data, tmp_path / "run", strategy="multiworker")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = Command(these, **by_tf_config(0, [port, port + 1])).finish()
+    assert code == 2
+    assert f"this worker cannot listen at 127.0.0.1:{port}" in err
     assert not (tmp_path / "run").exists()
 
 
