@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtseg.aside import LOCK, hold
+from mtseg.aside import LOCK, hold, remove
 from mtseg.checks import Reading, check_readings, check_subject, format_flaws
 from mtseg.errors import InputError
 from mtseg.memory import free_bytes
@@ -123,6 +123,8 @@ def prepare(
             # What TFDS notes of a task's sources is one file: one command at a time writes there.
             # It announces a download, which there is none of.
             with hold(folder.parent), contextlib.redirect_stdout(None):
+                # What is replaced stays until all that may be refused or takes long is behind.
+                _remove_records(Path(builder.data_path))
                 for left in folder.parent.glob(".config/incomplete.*"):
                     left.unlink()
                 builder.download_and_prepare(download_config=download_config)
@@ -314,8 +316,6 @@ def _is_prepared(
     except InputError:
         return False
     if is_overwrite:
-        (path / "dataset_info.json").unlink()  # first, so that half of it is not taken for all
-        shutil.rmtree(path)
         return False
     there, wanted = prepared_settings(path), config.settings()
     different = [f"{k}: {there.get(k)} / {wanted[k]}" for k in wanted if there.get(k) != wanted[k]]
@@ -325,6 +325,12 @@ def _is_prepared(
             "Give --overwrite to replace it, or another --data-dir."
         )
     return True
+
+
+def _remove_records(path: Path) -> None:
+    # Their description first, so that a part of them is not taken for all.
+    (path / "dataset_info.json").unlink(missing_ok=True)
+    remove(path)
 
 
 def _existing_folder(spec: str, manual_dir: str | Path | None) -> Path | None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from mtseg.aside import written_aside
+
 DOTS_PER_INCH = 160
 
 
@@ -76,7 +78,8 @@ def save_figures(blocks: Sequence[Block], folder: Path, formats: Sequence[str]) 
     for block in blocks:
         if isinstance(block, Picture):
             for kind in formats:
-                (folder / f"{block.name}.{kind}").write_bytes(_render(block.figure, kind))
+                with written_aside(folder / f"{block.name}.{kind}") as aside:
+                    aside.write_bytes(_render(block.figure, kind))
 
 
 def _render(figure: Figure, kind: str) -> bytes:

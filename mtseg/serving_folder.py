@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,7 @@ def export_serving(
             f"--name {name!r}: is no model's name. Use letters, digits, dots, dashes and "
             "underscores, and not digits alone."
         )
+    _import_apis()  # before the long work
     with exporting_to(folder):
         version = export_model(
             workdir, folder / name, which, finish=lambda aside: write_warm_up(aside, name)
@@ -89,12 +91,7 @@ def write_warm_up(version: Path, name: str) -> None:
     Raises:
         InputError: if what it needs is not installed.
     """
-    try:
-        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-    except ImportError as error:
-        raise InputError(
-            "--serving needs packages that are not installed: pip install 'mtseg[serving]'"
-        ) from error
+    predict_pb2, prediction_log_pb2 = _import_apis()
     import tensorflow as tf
 
     edge, with_halo = (WARM_UP_EDGE,) * 3, (WARM_UP_EDGE + 2 * HALO,) * 3
@@ -124,6 +121,16 @@ def write_warm_up(version: Path, name: str) -> None:
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )
             writer.write(log.SerializeToString(deterministic=True))
+
+
+def _import_apis() -> tuple[Any, Any]:
+    try:
+        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    except ImportError as error:
+        raise InputError(
+            "--serving needs packages that are not installed: pip install 'mtseg[serving]'"
+        ) from error
+    return predict_pb2, prediction_log_pb2
 
 
 def write_configurations(folder: Path) -> None:

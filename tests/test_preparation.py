@@ -147,6 +147,28 @@ def test_other_settings_begin_anew(task, scans, tmp_path):
     assert len(open_patches(data_dir, "renal", "folder").class_index) == 4 * 3 * 6
 
 
+@pytest.mark.promise("atomic outputs")
+def test_records_stay_where_what_should_replace_them_is_refused(task, scans, tmp_path):
+    data_dir = tmp_path / "data"
+    flags = {"manual_dir": scans, "num_processes": 1}
+    prepare(task, "folder", data_dir, patches_per_class=5, **flags)
+    before = examples(data_dir, "patches"), examples(data_dir, "volumes")
+    next((scans / "images").iterdir()).write_bytes(b"no scan")
+    with pytest.raises(InputError, match="is damaged"):
+        prepare(task, "folder", data_dir, patches_per_class=6, is_overwrite=True, **flags)
+    assert (examples(data_dir, "patches"), examples(data_dir, "volumes")) == before
+
+
+@pytest.mark.promise("goes on after a kill")
+def test_half_removed_records_do_not_stop_the_next_command(task, scans, tmp_path):
+    flags = {"manual_dir": scans, "num_processes": 1, "patches_per_class": 5}
+    prepare(task, "folder", tmp_path, **flags)
+    before = examples(tmp_path, "patches")
+    (prepared_dir(tmp_path, "renal", "folder", "patches") / "dataset_info.json").unlink()
+    prepare(task, "folder", tmp_path, **flags)
+    assert examples(tmp_path, "patches") == before
+
+
 @pytest.mark.promise("scarcity is one line")
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     task, scans, tmp_path, monkeypatch

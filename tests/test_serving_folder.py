@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 
 import pytest
 import tensorflow as tf
@@ -154,3 +155,10 @@ def test_a_name_that_no_address_can_have_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="--name"):
         export_serving("run", tmp_path / "out", name=name)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_said_before_the_long_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    with pytest.raises(InputError, match=r"pip install 'mtseg\[serving\]'"):
+        export_serving(tmp_path / "no_run_yet", tmp_path / "served")
+    assert not (tmp_path / "served").exists()
