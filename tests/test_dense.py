@@ -8,20 +8,17 @@ import pytest
 import tensorflow as tf
 
 from mtseg import tile_graph, tiles
-from mtseg.config import TrainConfig
 from mtseg.dense import (
     PRECISIONS,
     dense_probabilities,
     make_dense_network,
 )
+from mtseg.manifest import PACKAGED
 from mtseg.metrics import dice
 from mtseg.model import HALO, PATCH_SIZE, build_patch_model, fold
 from mtseg.phantoms import make_phantom
-from mtseg.preparation import prepare
 from mtseg.prepared_scan import prepare_label_map, prepare_scan
-from mtseg.tasks import parse_tasks
 from mtseg.tile_graph import make_volume_function
-from mtseg.train import train_and_evaluate
 from mtseg.volumes import Volume
 from mtseg.workdir import load_trained
 
@@ -245,42 +242,24 @@ def test_a_product_of_two_halves_by_hand():
 
 
 @pytest.mark.slow
-def test_a_trained_networks_labels_hardly_depend_on_the_precision(tmp_path, capsys):
+def test_a_trained_networks_labels_hardly_depend_on_the_precision(capsys):
     """At least 999 in 1000 foreground voxels keep their label, and Dice its third digit."""
-    (selection,) = parse_tasks("brain").selections
-    data_dir = tmp_path / "data"
-    prepare(
-        selection.task, "phantom", data_dir, size=64, num_train=4, num_test=1, patches_per_class=150
-    )
-    config = TrainConfig(
-        "brain", str(data_dir), minibatches_per_task=190, global_batch_size=24,
-        learning_rate=3e-3, schedule="cosine", warmup_minibatches=10, batch_norm_momentum=0.9,
-        evaluate_every=190, checkpoint_every=190, dropout_rate=0.2, class_priors="natural",
-    )  # fmt: skip
-    train_and_evaluate(config, tmp_path / "run")
-    trained = load_trained(tmp_path / "run")
-    phantom = make_phantom("brain", seed=70, size=64)
-    scan = prepare_scan(Volume(phantom.image, phantom.affine))
-    reference = prepare_label_map(Volume(phantom.label_map, phantom.affine), scan)
-    image = scan.volume.array
-    exact, fast = (
-        dense_probabilities(make_dense_network(trained.model, precision), image).argmax(axis=-1)
-        for precision in PRECISIONS
-    )
-    agreement = (exact == fast)[image > 0].mean()
-    values = zip(np.unique(reference)[1:], range(1, 7), strict=True)
-    masks = [(reference == value, class_index) for value, class_index in values]
-    exact_dice, fast_dice = (
-        np.array([dice(mask, labels == class_index) for mask, class_index in masks])
-        for labels in (exact, fast)
-    )
-    with capsys.disabled():
-        print(
-            f"\nbfloat16 gives {agreement:.3%} of a synthetic brain's voxels float32's label; "
-            f"mean Dice {exact_dice.mean():.4f} becomes {fast_dice.mean():.4f}."
-        )
-    assert exact_dice.min() > 0.3
-    assert agreement >= 0.999
-    assert fast_dice.mean() == pytest.approx(exact_dice.mean(), abs=0.001)
-    # A phantom's smallest classes are some hundred voxels: one of them is more than 0.001.
-    np.testing.assert_allclose(fast_dice, exact_dice, atol=0.003)
+    trained = load_trained(PACKAGED)
+    networks = [make_dense_network(trained.model, precision) for precision in PRECISIONS]
+    for task, name in (("breast", "pectoral_muscle"), ("cta", "coronary_arteries")):
+        class_index = trained.label_space.class_names.index(name)
+        phantom = make_phantom(task, seed=70, size=80)
+        scan = prepare_scan(Volume(phantom.image, phantom.affine))
+        reference = prepare_label_map(Volume(phantom.label_map, phantom.affine), scan) == 1
+        image = scan.volume.array
+        exact, fast = (dense_probabilities(n, image).argmax(axis=-1) for n in networks)
+        agreement = (exact == fast)[image > 0].mean()
+        exact_dice, fast_dice = (dice(reference, x == class_index) for x in (exact, fast))
+        with capsys.disabled():
+            print(
+                f"\nbfloat16 gives {agreement:.3%} of a synthetic {task}'s voxels float32's label; "
+                f"Dice {exact_dice:.4f} becomes {fast_dice:.4f}."
+            )
+        assert exact_dice > 0.7
+        assert agreement >= 0.999
+        assert fast_dice == pytest.approx(exact_dice, abs=0.001)
