@@ -36,6 +36,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     Yields:
         A hidden name in the same folder, which ends as `path` does.
 
+    Raises:
+        OSError: if it cannot be written; it names `path`.
+
     Example:
         >>> with written_aside(folder / "scan.json") as aside:
         ...     _ = aside.write_text("{}")
@@ -44,18 +47,23 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename in (None, str(aside)):
+            error.filename = str(path)
+        raise
     finally:
         remove(aside)
 
 
 def place_aside(path: Path) -> Path:
-    """The name under which this process writes `path` aside.
+    """The name under which this process writes `path` aside, where nothing is yet.
 
-    What killed processes of this machine have left where they wrote the same is removed.
+    What killed processes have left where they wrote the same is removed. One of them may have had
+    this process's number: in a container every command has the same.
     """
     for left in path.parent.glob(f".*.{glob.escape(path.name)}"):
         writer = re.fullmatch(r"\.(\d+)\." + re.escape(path.name), left.name)
-        if writer and not _is_alive(int(writer[1])):
+        if writer and (int(writer[1]) == os.getpid() or not _is_alive(int(writer[1]))):
             remove(left)
     return path.with_name(f".{os.getpid()}.{path.name}")
 
@@ -71,11 +79,19 @@ def _is_alive(process: int) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with all that is in it, if it is there."""
+    """Removes a file, or a folder with all that is in it, if it is there and can be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def empty(folder: Path) -> None:
+    """Removes all that is in a folder but its lock, which whoever holds it gives back."""
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            remove(path)
 
 
 @contextlib.contextmanager
@@ -102,7 +118,8 @@ def hold(folder: Path, refusal: str | None = None) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in _WITHOUT_LOCKS:
                     raise
-            # The one that held it before has removed the file meanwhile: another is to be locked.
+            # The one that held it before may have removed the file meanwhile. Then this lock is on
+            # a file that nobody else will find, and the one in the folder is to be locked.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                     break

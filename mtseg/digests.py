@@ -46,6 +46,8 @@ def check_digests(folder: Path) -> None:
     """
     try:
         lines = (folder / DIGESTS).read_text().splitlines()
+        if not lines:
+            raise ValueError("it is empty")
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:

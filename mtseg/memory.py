@@ -36,7 +36,7 @@ def _limits() -> Iterator[tuple[int, int]]:
     for folder in _own_cgroups():
         limit, used = (_read_number(folder / f"memory.{name}") for name in ("max", "current"))
         if limit is not None and used is not None:
-            yield limit, used
+            yield limit, used - _cached(folder / "memory.stat")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # ulimit -v
     if limit != resource.RLIM_INFINITY:
         try:
@@ -55,6 +55,15 @@ def _own_cgroups() -> list[Path]:
     own = next((line[3:] for line in lines if line.startswith("0::")), "/")
     folder = _CGROUPS / own.lstrip("/")
     return [folder, *(above for above in folder.parents if above.is_relative_to(_CGROUPS))]
+
+
+def _cached(path: Path) -> int:
+    """Bytes of files that a group has read or written, which make room when it needs more."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def _read_number(path: Path) -> int | None:

@@ -247,7 +247,8 @@ def _compute(
     on_flop: Callable[[int], None],
 ) -> tuple[np.ndarray, ScanStatistics]:
     """Computes a scan's labels, uint8 in the source's shape, and writes its probabilities."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    with _one_line(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
     volume, restoration = scan.prepared.volume.array, scan.restoration
     labels = np.zeros(restoration.foreground.shape, np.uint8)
     statistics = ScanStatistics(model.network.num_classes)
@@ -295,6 +296,18 @@ def _in_core(volume: np.ndarray, tile: Tile) -> np.ndarray:
     return is_core[volume[tile.computed] != 0]
 
 
+@contextlib.contextmanager
+def _one_line(stem: Path) -> Iterator[None]:
+    """Says in one line which result cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or stem}: cannot be written ({error.strerror}). Make room, or give "
+            "another -o."
+        ) from error
+
+
 def _write(
     model: ExportedModel,
     scan: _Scan,
@@ -304,13 +317,6 @@ def _write(
     options: Options,
 ) -> Segmentation:
     label_path, verdict_path = done_scans.label_path(stem), done_scans.verdict_path(stem)
-    verdict_path.unlink(missing_ok=True)  # it comes last, and says that all else is there
-    volumes.write_label_map(label_path, labels, scan.prepared.source)
-    if options.use_dicom_seg:
-        from mtseg.dicom_seg import write_dicom_seg
-
-        seg_path = stem.with_name(f"{stem.name}_labels.dcm")
-        write_dicom_seg(seg_path, labels, scan.path, model.class_names)
     voxel_ml = float(np.prod(scan.prepared.source.spacing_mm)) / 1000
     counts = [np.count_nonzero(labels == index) for index in range(len(model.class_names))]
     volumes_ml = {
@@ -324,5 +330,13 @@ def _write(
     content["made_from"] = done_scans.made_from(
         scan.path, model.model_id, model.network.precision, options.deciding()
     )
-    write_json(verdict_path, content)
+    with _one_line(stem):
+        verdict_path.unlink(missing_ok=True)  # it comes last, and says that all else is there
+        volumes.write_label_map(label_path, labels, scan.prepared.source)
+        if options.use_dicom_seg:
+            from mtseg.dicom_seg import write_dicom_seg
+
+            seg_path = stem.with_name(f"{stem.name}_labels.dcm")
+            write_dicom_seg(seg_path, labels, scan.path, model.class_names)
+        write_json(verdict_path, content)
     return Segmentation(label_path, verdict_path, volumes_ml, statistics, verdict)

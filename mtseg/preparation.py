@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtseg.aside import LOCK, hold, remove
+from mtseg.aside import empty, hold, remove
 from mtseg.checks import Reading, check_readings, check_subject, format_flaws
 from mtseg.errors import InputError
 from mtseg.memory import free_bytes
@@ -95,7 +95,9 @@ def prepare(
             missing.append(config)
     folder = Path(data_dir) / f"mtseg_{task.name}" / f".preparing_{source}"
     if not missing:
-        shutil.rmtree(folder, ignore_errors=True)  # of a command killed at its very end
+        if folder.is_dir():  # of a command killed at its very end, or at work on others
+            with contextlib.suppress(InputError), claim(folder):
+                empty(folder)
         return
     found = survey(
         task,
@@ -104,10 +106,12 @@ def prepare(
         num_train=missing[0].num_train,
         num_test=missing[0].num_test,
     )
-    preparing = _Preparation(task, found, missing, Path(data_dir), folder)
-    if num_processes is None:
-        num_processes = preparing.affordable_processes()
     with claim(folder):
+        # Whoever held it before may have finished meanwhile.
+        missing = [c for c in missing if not _is_prepared(task, data_dir, c, is_overwrite)]
+        preparing = _Preparation(task, found, missing, Path(data_dir), folder)
+        if num_processes is None:
+            num_processes = preparing.affordable_processes()
         preparing.clean()
         readings = preparing.check(num_processes)
         preparing.check_room(num_shards)
@@ -132,7 +136,7 @@ def prepare(
             counts = ", ".join(f"{s.num_examples} {name}" for name, s in info.splits.items())
             written = info.dataset_size / 1e6
             print(f"{spec}, {config.kind}: {counts} records, {written:.0f} MB.", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        empty(folder)
 
 
 class _Preparation:
@@ -166,21 +170,23 @@ class _Preparation:
             parent = self._data_dir / f"mtseg_{self._task.name}" / config.name
             for left in parent.glob(f"incomplete.*_{VERSION}"):  # as TFDS names them
                 shutil.rmtree(left)
-        settings = json.dumps(
-            {
-                "version": VERSION,
-                "source": repr(self._found.labels),
-                "classes": self._task.class_names,
-                "spacing": [self._task.spacing_rule, self._task.spacing_mm],
-                "configs": [config.settings() for config in self._configs],
-            }
-        )
+        of_all = {
+            "version": VERSION,
+            "source": repr(self._found.labels),
+            "classes": list(self._task.class_names),
+            "spacing": [self._task.spacing_rule, self._task.spacing_mm],
+        }
+        of_kinds = {config.kind: config.settings() for config in self._configs}
         path = self._folder / "settings.json"
-        if not path.is_file() or path.read_text() != settings:
-            for left in self._folder.iterdir():
-                if left.name != LOCK:
-                    left.unlink()
-            path.write_text(settings)
+        try:
+            staged = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            staged = {}
+        # Of kinds that were staged and are in place already nothing is wanted any more.
+        kinds = {kind: staged.get("kinds", {}).get(kind) for kind in of_kinds}
+        if (staged.get("all"), kinds) != (of_all, json.loads(json.dumps(of_kinds))):
+            empty(self._folder)
+            path.write_text(json.dumps({"all": of_all, "kinds": of_kinds}))
 
     def check(self, num_processes: int) -> list[Reading]:
         """Reads every subject that is not staged yet, and refuses a source with errors."""

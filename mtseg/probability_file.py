@@ -56,8 +56,10 @@ class ProbabilityFile:
                 voxels = math.prod(self._shape[:3])
                 for start in range(0, voxels, _CHUNK_BYTES):
                     file.write(bytes([_STEPS]) * min(_CHUNK_BYTES, voxels - start))
-                file.truncate(math.prod(self._shape))
+                # Room for all of it: the kernel ends a process whose mapped file finds none.
+                os.posix_fallocate(file.fileno(), 0, math.prod(self._shape))
         except OSError as error:
+            remove(self._folder)
             raise self._unwritable(error) from error
         return self
 

@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
@@ -58,6 +59,7 @@ def run_all(
         num_processes: at once; 1 calls it in this process.
 
     Raises:
+        InputError: if a worker was killed, as for want of memory.
         Exception: what a call raises. Calls that have not begun are dropped.
     """
     arguments = list(arguments)
@@ -78,6 +80,11 @@ def run_all(
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker process was killed, perhaps since memory ran out. Give fewer "
+                "--num-processes; the same command goes on with what is left."
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mtseg.aside import hold, written_aside
+from mtseg.aside import empty, hold, written_aside
 from mtseg.checks import Reading
 from mtseg.errors import InputError
 from mtseg.records import RecordConfig, encode_record, prepared_examples
@@ -66,6 +66,7 @@ def stage(job: Job) -> str:
             if config.kind == "patches" and subject.split != "train":
                 continue
             path = records_path(job.folder, subject.name, config.kind)
+            path.unlink(missing_ok=True)  # It may be linked: a shard, which is not to be changed.
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for _, example in prepared_examples(job.task, config, prepared):
                     writer.write(encode_record(example))
@@ -110,15 +111,25 @@ def _done_path(folder: Path, name: str) -> Path:
 
 
 def _fingerprint(subject: Subject) -> list[list[Any]]:
-    """What changes if a subject's files do; nothing for a phantom."""
+    """What changes if a subject's files do; nothing for a phantom.
+
+    Raises:
+        InputError: if one of them is gone.
+    """
     found = []
     for path in (subject.image_path, subject.label_path):
         files = [] if path is None else [Path(path)]
-        if path is not None and Path(path).is_dir():
-            files = sorted(Path(path).iterdir())
-        for file in files:
-            status = file.stat()
-            found.append([str(file), status.st_size, status.st_mtime_ns])
+        try:
+            if path is not None and Path(path).is_dir():
+                files = sorted(Path(path).iterdir())
+            for file in files:
+                status = file.stat()
+                found.append([str(file), status.st_size, status.st_mtime_ns])
+        except OSError as error:
+            raise InputError(
+                f"{error.filename}: can no longer be read ({error.strerror}). Bring it back, or "
+                "take the subject out."
+            ) from error
     return found
 
 
@@ -180,7 +191,7 @@ def _frames(file: int) -> Iterator[tuple[int, int]]:
 def claim(folder: Path) -> Iterator[None]:
     """Makes a folder for staging and holds it: of two commands on it the second is refused.
 
-    A folder in which no subject is finished is not left behind.
+    A folder in which no subject is finished is emptied, and an empty one is not left behind.
 
     Raises:
         InputError: if another process holds it, or something in it cannot be written.
@@ -189,13 +200,19 @@ def claim(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, folder)  # after its lock has gone
             stack.enter_context(hold(folder, refusal))
-            stack.callback(_remove_unless_begun, folder)
+            stack.callback(_empty_unless_begun, folder)
             yield
         except (OSError, tf.errors.OpError) as error:
             raise _unwritable(folder, error) from error
 
 
-def _remove_unless_begun(folder: Path) -> None:
+def _empty_unless_begun(folder: Path) -> None:
     if not any(folder.glob("*.done.json")):
-        shutil.rmtree(folder, ignore_errors=True)
+        empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -158,7 +158,8 @@ def have_matching_weights(workdir: Path, which: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     # None: no evaluation yet, or one that did not note it.
-    return digest in (None, digest_of(weights_path(workdir, which)))
+    weights = weights_path(workdir, which)
+    return weights.is_file() and digest in (None, digest_of(weights))
 
 
 def read_curve(workdir: Path) -> list[dict[str, Any]]:
@@ -218,8 +219,12 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             )
         if not have_matching_weights(path, which):
             raise InputError(
-                f"{weights}: is damaged, or its evaluation is of other weights. Run the same "
-                "mtseg-train command again: it evaluates anew and writes both."
+                f"{weights}: is damaged, or its evaluation is of other weights. "
+                + (
+                    "Run the same mtseg-train command again: it evaluates anew and writes both."
+                    if which == "last"
+                    else "Take the last weights, or train again in another --workdir."
+                )
             )
     model = build_model(config, label_space)
     try:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from mtseg import aside as module
-from mtseg.aside import LOCK, hold, place_aside, written_aside
+from mtseg.aside import LOCK, empty, hold, place_aside, written_aside
 from mtseg.errors import InputError
 
 pytestmark = pytest.mark.promise("atomic outputs")
@@ -60,6 +60,30 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, dead):
     place_aside(tmp_path / "a[1].json")
     place_aside(tmp_path / "7")
     assert names(tmp_path) == sorted(kept)
+
+
+def test_what_an_earlier_process_of_the_same_number_left_is_removed(tmp_path):
+    """In a container every command may be process 1."""
+    (tmp_path / f".{os.getpid()}.7").mkdir()
+    with written_aside(tmp_path / "7") as aside:
+        aside.mkdir()
+    assert names(tmp_path) == ["7"]
+
+
+def test_a_full_disk_names_the_file_that_was_wanted(tmp_path):
+    for raised in (OSError(28, "full"), OSError(28, "full", str(place_aside(tmp_path / "a")))):
+        with pytest.raises(OSError, match="full") as caught, written_aside(tmp_path / "a"):
+            raise raised
+        assert caught.value.filename == str(tmp_path / "a")
+
+
+def test_emptying_a_folder_that_is_held_leaves_its_lock(tmp_path):
+    with hold(tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "file").touch()
+        empty(tmp_path)
+        assert names(tmp_path) == [LOCK]
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_is_held_is_refused_to_others(tmp_path):

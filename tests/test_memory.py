@@ -40,6 +40,12 @@ def test_the_least_of_several_limits_counts(cgroups):
     assert memory.free_bytes() == 10_000
 
 
+def test_files_that_were_read_make_room(cgroups):
+    set_limit(cgroups, 1_000_000, 900_000)
+    (cgroups / "memory.stat").write_text("anon 300000\ninactive_file 500000\nactive_file 100000\n")
+    assert memory.free_bytes() == 600_000
+
+
 def test_without_limits_it_is_the_machines(cgroups):
     assert 0 < memory.free_bytes() <= memory.total_bytes()
 

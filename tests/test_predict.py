@@ -1,6 +1,7 @@
 """From scan files to label files: the same labels however the work is divided."""
 
 import dataclasses
+import errno
 import json
 
 import nibabel as nib
@@ -76,6 +77,17 @@ def test_labels_are_those_of_the_whole_volume_brought_back_at_once(model, tmp_pa
     voxel_ml = np.prod(prepared.source.spacing_mm) / 1000
     for name, volume_ml in result.volumes_ml.items():
         assert volume_ml == pytest.approx(counts[name] * voxel_ml, rel=0.02)
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_disk_that_is_full_at_the_verdict(model, tmp_path, monkeypatch):
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("mtseg.predict.write_json", fail)
+    ((_, outcome),) = segment(model, [save_scan(tmp_path / "scan.nii")], tmp_path)
+    assert isinstance(outcome, InputError)
+    assert "scan_verdict.json: cannot be written (No space left on device)" in str(outcome)
 
 
 @pytest.mark.promise("bounded memory")

@@ -1,5 +1,6 @@
 """Preparation: the same examples whoever writes them, nothing twice, and room asked for first."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from mtseg import preparation, staging
 from mtseg.errors import InputError
 from mtseg.preparation import prepare
 from mtseg.prepared import open_patches, prepared_dir, read_volumes
+from mtseg.processes import run_all
 from mtseg.tasks import parse_tasks
 from tests.layout_files import NAMES, subject, write, write_folder, write_task
 
@@ -157,6 +159,90 @@ def test_records_stay_where_what_should_replace_them_is_refused(task, scans, tmp
     with pytest.raises(InputError, match="is damaged"):
         prepare(task, "folder", data_dir, patches_per_class=6, is_overwrite=True, **flags)
     assert (examples(data_dir, "patches"), examples(data_dir, "volumes")) == before
+
+
+@pytest.mark.promise("one at a time")
+def test_records_that_are_there_leave_another_command_alone(task, scans, tmp_path, capsys):
+    flags = {"manual_dir": scans, "num_processes": 1, "patches_per_class": 5}
+    prepare(task, "folder", tmp_path, **flags)
+    folder = tmp_path / "mtseg_renal" / ".preparing_folder"
+    with staging.claim(folder):  # as one with --overwrite does
+        (folder / "a.done.json").touch()
+        prepare(task, "folder", tmp_path, **flags)
+        assert "are there already" in capsys.readouterr().out
+        assert (folder / "a.done.json").exists()
+    prepare(task, "folder", tmp_path, **flags)
+    assert not folder.exists()
+
+
+@pytest.mark.promise("one at a time")
+def test_a_command_that_finishes_meanwhile_is_not_replaced(task, scans, tmp_path, monkeypatch):
+    flags = {"manual_dir": scans, "num_processes": 1}
+
+    def claim(folder):
+        monkeypatch.setattr(preparation, "claim", staging.claim)
+        prepare(task, "folder", tmp_path, patches_per_class=5, **flags)
+        return staging.claim(folder)
+
+    monkeypatch.setattr(preparation, "claim", claim)
+    with pytest.raises(InputError, match="patches_per_class: 5 / 6"):
+        prepare(task, "folder", tmp_path, patches_per_class=6, **flags)
+    assert len(open_patches(tmp_path, "renal", "folder").class_index) == 4 * 3 * 5
+
+
+@pytest.mark.promise("goes on after a kill")
+def test_no_subject_is_prepared_again_for_the_kind_that_is_left(
+    task, scans, tmp_path, monkeypatch, capsys
+):
+    flags = {"manual_dir": scans, "num_processes": 1, "patches_per_class": 5}
+    placed = []
+
+    def stop_at_the_second(path):
+        placed.append(path)
+        if len(placed) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preparation, "_remove_records", stop_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(task, "folder", tmp_path, **flags)
+    monkeypatch.setattr(preparation, "stage", lambda job: pytest.fail("prepared again"))
+    prepare(task, "folder", tmp_path, **flags)
+    assert "patches are there already" in capsys.readouterr().out
+    assert len(examples(tmp_path, "volumes")) == 5
+
+
+@pytest.mark.promise("atomic outputs")
+def test_a_shard_is_not_changed_by_what_is_staged_anew(task, scans, tmp_path):
+    found = preparation.survey(task, "folder", scans)
+    config = preparation.RecordConfig(name="folder_volumes", source="folder", kind="volumes")
+    job = staging.Job(
+        task, found.labels, (config,), staging.Reading(found.subjects[0], (), "x", (1, 2, 3)),
+        tmp_path,
+    )  # fmt: skip
+    staging.stage(job)
+    shard = tmp_path / "shard"
+    shard.hardlink_to(staging.records_path(tmp_path, found.subjects[0].name, "volumes"))
+    before = shard.read_bytes()
+    write(scans / "images" / f"{found.subjects[0].name}.nii.gz", subject(7)[0])
+    staging.stage(job)
+    assert shard.read_bytes() == before
+
+
+@pytest.mark.promise("refused input")
+def test_a_scan_that_disappears_meanwhile_is_named(task, scans, tmp_path):
+    found = preparation.survey(task, "folder", scans)
+    (tmp_path / f"{found.subjects[0].name}.done.json").write_text('{"files": []}')
+    path = scans / "images" / f"{found.subjects[0].name}.nii.gz"
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path}: can no longer be read"):
+        staging.staged_reading(tmp_path, found.subjects[0])
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_worker_that_is_killed_is_one_line():
+    with pytest.raises(InputError, match="a worker process was killed"):
+        list(run_all(os._exit, [9, 9, 9], 2))
 
 
 @pytest.mark.promise("goes on after a kill")

@@ -1,6 +1,8 @@
 """The way back to a scan's own grid: as SciPy brings the whole, however it is divided."""
 
 import itertools
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -125,3 +127,40 @@ def test_a_probability_file_that_is_not_finished_leaves_nothing(tmp_path):
         ProbabilityFile(tmp_path / "missing" / "p.nii.gz", source, 2),
     ):
         pass
+
+
+# Of this size the file has room for its first class alone. It is gone with the process.
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=1m tmpfs "$0" || exit 99
+exec "$@" "$0"
+"""
+
+TWELVE_CLASSES = """
+import sys
+from pathlib import Path
+import numpy as np
+from mtseg.errors import InputError
+from mtseg.probability_file import ProbabilityFile
+from mtseg.volumes import Volume
+try:
+    source = Volume(np.zeros((64, 64, 64), np.int16), np.eye(4))
+    with ProbabilityFile(Path(sys.argv[1]) / "p.nii.gz", source, 12) as file:
+        block = (slice(0, 64),) * 3
+        for index in range(12):
+            file.put(index, block, np.random.default_rng(0).random((64, 64, 64)))
+except InputError as error:
+    print(error)
+print(list(Path(sys.argv[1]).iterdir()))
+"""
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_disk_without_room_for_probabilities_is_one_line(tmp_path):
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, tmp_path]
+    result = subprocess.run(
+        [*shell, sys.executable, "-c", TWELVE_CLASSES], capture_output=True, text=True
+    )
+    if result.returncode == 99 or "unshare:" in result.stderr:
+        pytest.skip(f"no disk can be made here: {result.stderr.splitlines()[0]}")
+    assert "p.nii.gz: cannot be written (No space left on device)" in result.stdout, result
+    assert result.stdout.endswith("[]\n")  # and nothing is left

@@ -78,7 +78,7 @@ class _Output:
         """Writes, as `io.TextIOBase` does."""
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
+        except OSError:  # nobody reads, the terminal is gone, the disk is full
             self._silence()
             return len(text)
 
@@ -86,7 +86,7 @@ class _Output:
         """Flushes, as `io.IOBase` does."""
         try:
             self._stream.flush()
-        except BrokenPipeError:
+        except OSError:  # nobody reads, the terminal is gone, the disk is full
             self._silence()
 
     def __getattr__(self, name: str) -> Any:

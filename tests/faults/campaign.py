@@ -40,8 +40,8 @@ PROMISES = {
     "are noticed before they are used.",
     "scarcity is one line": "A full disk, little memory, no home folder, a closed output and the "
     "like end in one line or do not matter.",
-    "one at a time": "Of two commands on one folder the second is refused or waits; results are "
-    "never mixed.",
+    "one at a time": "Of two commands that prepare, train or export to one folder the second is "
+    "refused or waits; results are never mixed.",
     "bounded memory": "Memory is asked for before it is used, and does not grow with the number of "
     "scans, mini-batches or requests.",
     "no code on load": "Loading weights, manifests, task files and configurations runs no code of "

@@ -85,10 +85,13 @@ def test_a_file_of_a_saved_model_that_is_missing_or_short(models, file):
 @pytest.mark.parametrize("content", ["", "no digest", "\xff", "0  ../../../etc/passwd\n"])
 def test_digests_that_are_none(models, content):
     (models / "weights" / DIGESTS).write_bytes(content.encode("latin-1"))
-    if content:
-        refused(models / "weights", models / "weights")
-    else:
-        assert mtseg.load(models / "weights", "float32")  # as a model from before they were written
+    refused(models / "weights", models / "weights")
+
+
+@damage
+def test_a_model_from_before_they_were_written(models):
+    (models / "weights" / DIGESTS).unlink()
+    assert mtseg.load(models / "weights", "float32")
 
 
 @pytest.fixture
@@ -101,6 +104,15 @@ def trained(random_run, tmp_path):
     folder.write_json(path, evaluation | {"weights_sha256": digest, "minibatch": 3})
     assert load_trained(tmp_path / "run")
     return tmp_path / "run"
+
+
+def test_best_weights_that_are_damaged_have_a_remedy_of_their_own(trained, capsys, tmp_path):
+    best = folder.weights_path(trained, "best")
+    shutil.copy(folder.weights_path(trained, "last"), best)
+    shutil.copy(trained / folder.EVALUATION, trained / folder.BEST_EVALUATION)
+    flip(best, 0.5)
+    outcome = run(export, capsys, trained, tmp_path / "model", "--weights", "best")
+    expect_refusal(outcome, "best.weights.h5", "Take the last weights")
 
 
 @damage
