@@ -151,7 +151,7 @@ def document(entries, minutes):
         "```", "python -m tests.faults.campaign --out docs/reliability.md", "```", "",
         "A case survives if the command does what its promise below says: no traceback, no hang",
         "(each has a time limit), no wrong result. Most of the tests also run in the checks of",
-        "every change, with two kills of each command in place of fifty.", "",
+        "every change, with one kill of each command in place of fifty.", "",
         "```", *tally(entries), "```", "",
         f"The cases took {minutes:.0f} minutes of computing, on two cores.", "",
         *(["Measured on the way:", "", *(f"- {line}" for line in shown), ""] if shown else []),
