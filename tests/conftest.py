@@ -104,10 +104,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Notes each test's promise for the tally, and keeps a file's tests in one process.
-
-    Those of killed commands are many, slow and independent: any process may take one.
-    """
+    """Leaves thorough tests out unless asked for; notes each one's promise for the tally."""
     if not config.getoption("--thorough"):
         left_out = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=left_out)
@@ -116,8 +113,6 @@ def pytest_collection_modifyitems(config, items):
         if marks := [mark for mark in item.iter_markers("promise")]:
             kind = marks[0].kwargs.get("kind", "fault")
             item.user_properties.append(("promise", [marks[0].args[0], kind]))
-        if item.path.name != "test_killed.py":
-            item.add_marker(pytest.mark.xdist_group(str(item.path.name)))
 
 
 def pytest_configure(config):

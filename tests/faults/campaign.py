@@ -72,7 +72,7 @@ class Tally:
         node.workerinput["passed"] = sorted(self._passed)
 
     def pytest_collection_modifyitems(self, config, items):
-        left = [item for item in items if item.nodeid.split("@")[0] not in self._passed]
+        left = [item for item in items if item.nodeid not in self._passed]
         config.hook.pytest_deselected(items=[item for item in items if item not in left])
         items[:] = left
 
@@ -88,7 +88,7 @@ class Tally:
             return
         promise, kind = properties["promise"]
         entry = {
-            "test": report.nodeid.split("@")[0], "code": code_of(report.nodeid.split("::")[0]),
+            "test": report.nodeid, "code": code_of(report.nodeid.split("::")[0]),
             "promise": promise, "kind": kind,
             "cases": properties.get("cases", 1), "passed": report.passed,
             "seconds": round(report.duration, 1), "shown": properties.get("shown"),
@@ -182,7 +182,7 @@ def main():
     code = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-m", "promise", "--thorough", "-q",
-            "-n", str(arguments.processes), "--dist", "loadgroup",
+            "-n", str(arguments.processes), "--dist", "load",
             "-p", "tests.faults.campaign", "--journal", arguments.journal.absolute(),
             *arguments.tests,
         ],
