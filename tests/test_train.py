@@ -148,7 +148,7 @@ mtseg.train.train_and_evaluate(TrainConfig.from_json({config.to_json()!r}), {str
         # In float64, where 20 steps do not yet make rounding visible. Masks are drawn for the
         # mini-batch, so dropout may be on.
         ("float64", "adam", 20, 1e-5),
-        ("float64", "muon", 8, 1e-5),
+        ("float64", "muon", 3, 1e-5),
         # Normalising four samples enlarges rounding, and Adam divides by the gradient's size, also
         # where that is nothing but rounding: a second step would differ more.
         ("float32", "adam", 1, 5e-4),
