@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtseg.aside import empty, hold, remove
+from mtseg.aside import empty, hold, remove, written_aside
 from mtseg.checks import Reading, check_readings, check_subject, format_flaws
 from mtseg.errors import InputError
 from mtseg.memory import free_bytes
@@ -87,12 +87,7 @@ def prepare(
         RecordConfig(name=f"{source}_{kind}", source=source, kind=kind, **settings)
         for kind in KINDS
     ]
-    missing = []
-    for config in configs:
-        if _is_prepared(task, data_dir, config, is_overwrite):
-            print(f"{spec}: {config.kind} are there already in {data_dir}.", flush=True)
-        else:
-            missing.append(config)
+    missing = _missing(task, data_dir, configs, is_overwrite)
     folder = Path(data_dir) / f"mtseg_{task.name}" / f".preparing_{source}"
     if not missing:
         if folder.is_dir():  # of a command killed at its very end, or at work on others
@@ -108,7 +103,9 @@ def prepare(
     )
     with claim(folder):
         # Whoever held it before may have finished meanwhile.
-        missing = [c for c in missing if not _is_prepared(task, data_dir, c, is_overwrite)]
+        missing = _missing(task, data_dir, missing, is_overwrite)
+        if not missing:
+            return
         preparing = _Preparation(task, found, missing, Path(data_dir), folder)
         if num_processes is None:
             num_processes = preparing.affordable_processes()
@@ -177,16 +174,20 @@ class _Preparation:
             "spacing": [self._task.spacing_rule, self._task.spacing_mm],
         }
         of_kinds = {config.kind: config.settings() for config in self._configs}
+        wanted = json.loads(json.dumps({"all": of_all, "kinds": of_kinds}))
         path = self._folder / "settings.json"
         try:
             staged = json.loads(path.read_text())
         except (FileNotFoundError, ValueError):
             staged = {}
-        # Of kinds that were staged and are in place already nothing is wanted any more.
-        kinds = {kind: staged.get("kinds", {}).get(kind) for kind in of_kinds}
-        if (staged.get("all"), kinds) != (of_all, json.loads(json.dumps(of_kinds))):
+        same = staged.get("all") == wanted["all"]
+        same = same and staged["kinds"].items() >= wanted["kinds"].items()
+        if not same:
             empty(self._folder)
-            path.write_text(json.dumps({"all": of_all, "kinds": of_kinds}))
+        if staged != wanted:
+            # Kinds that are in place by now are not kept up to date from here on.
+            with written_aside(path) as aside:
+                aside.write_text(json.dumps(wanted))
 
     def check(self, num_processes: int) -> list[Reading]:
         """Reads every subject that is not staged yet, and refuses a source with errors."""
@@ -312,6 +313,20 @@ class _Preparation:
 def _image(subject: Any) -> str:
     assert subject.image_path is not None
     return subject.image_path
+
+
+def _missing(
+    task: Task, data_dir: str | Path, configs: Sequence[RecordConfig], is_overwrite: bool
+) -> list[RecordConfig]:
+    """Which of the records have to be prepared; of the others it is said that they are there."""
+    missing = []
+    for config in configs:
+        if _is_prepared(task, data_dir, config, is_overwrite):
+            spec = f"{task.name}:{config.source}"
+            print(f"{spec}: {config.kind} are there already in {data_dir}.", flush=True)
+        else:
+            missing.append(config)
+    return missing
 
 
 def _is_prepared(

@@ -102,7 +102,6 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Leaves thorough tests out unless asked for; notes each one's promise for the tally."""
     if not config.getoption("--thorough"):

@@ -176,7 +176,10 @@ def test_records_that_are_there_leave_another_command_alone(task, scans, tmp_pat
 
 
 @pytest.mark.promise("one at a time")
-def test_a_command_that_finishes_meanwhile_is_not_replaced(task, scans, tmp_path, monkeypatch):
+@pytest.mark.parametrize("patches_per_class", [5, 6])
+def test_a_command_that_finishes_meanwhile_is_not_replaced(
+    task, scans, tmp_path, monkeypatch, capsys, patches_per_class
+):
     flags = {"manual_dir": scans, "num_processes": 1}
 
     def claim(folder):
@@ -185,9 +188,14 @@ def test_a_command_that_finishes_meanwhile_is_not_replaced(task, scans, tmp_path
         return staging.claim(folder)
 
     monkeypatch.setattr(preparation, "claim", claim)
-    with pytest.raises(InputError, match="patches_per_class: 5 / 6"):
-        prepare(task, "folder", tmp_path, patches_per_class=6, **flags)
+    if patches_per_class == 5:
+        prepare(task, "folder", tmp_path, patches_per_class=5, **flags)
+        assert "volumes are there already" in capsys.readouterr().out
+    else:
+        with pytest.raises(InputError, match="patches_per_class: 5 / 6"):
+            prepare(task, "folder", tmp_path, patches_per_class=6, **flags)
     assert len(open_patches(tmp_path, "renal", "folder").class_index) == 4 * 3 * 5
+    assert not (tmp_path / "mtseg_renal" / ".preparing_folder").exists()
 
 
 @pytest.mark.promise("goes on after a kill")
@@ -210,6 +218,28 @@ def test_no_subject_is_prepared_again_for_the_kind_that_is_left(
     prepare(task, "folder", tmp_path, **flags)
     assert "patches are there already" in capsys.readouterr().out
     assert len(examples(tmp_path, "volumes")) == 5
+
+
+@pytest.mark.promise("goes on after a kill")
+def test_a_kind_that_was_not_kept_up_to_date_is_prepared_again(task, scans, tmp_path, monkeypatch):
+    flags = {"manual_dir": scans, "num_processes": 1, "patches_per_class": 5}
+
+    def stop(path):
+        raise KeyboardInterrupt
+
+    prepare(task, "folder", tmp_path, **flags)
+    volumes = prepared_dir(tmp_path, "renal", "folder", "volumes")
+    with monkeypatch.context() as patched:
+        patched.setattr(preparation, "_remove_records", stop)
+        with pytest.raises(KeyboardInterrupt):  # with both kinds staged
+            prepare(task, "folder", tmp_path, is_overwrite=True, **flags)
+        shutil.rmtree(volumes)
+        write(next((scans / "images").iterdir()), subject(7)[0])
+        with pytest.raises(KeyboardInterrupt):  # with volumes alone of the scan that has changed
+            prepare(task, "folder", tmp_path, **flags)
+    prepare(task, "folder", tmp_path, is_overwrite=True, **flags)
+    prepare(task, "folder", tmp_path / "anew", **flags)
+    assert examples(tmp_path, "patches") == examples(tmp_path / "anew", "patches")
 
 
 @pytest.mark.promise("atomic outputs")

@@ -278,7 +278,6 @@ def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monke
 
 
 @pytest.mark.promise("damage is noticed")
-@pytest.mark.promise("damage is noticed")
 def test_weights_that_were_lost_are_written_again(tiny_data, tmp_path, without_evaluation):
     config = make_config(tiny_data)
     train_and_evaluate(config, tmp_path)
@@ -289,6 +288,7 @@ def test_weights_that_were_lost_are_written_again(tiny_data, tmp_path, without_e
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.promise("damage is noticed")
 def test_a_damaged_weights_file_is_one_clear_line(tiny_data, tmp_path, without_evaluation):
     train_and_evaluate(make_config(tiny_data, minibatches_per_task=1), tmp_path)
     folder.weights_path(tmp_path, "last").write_bytes(b"no weights")

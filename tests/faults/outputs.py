@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from operator import attrgetter
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
@@ -54,8 +55,8 @@ def _without_times(value):
 def _graphs(data):
     """Every function's name without its number, and how many operations it has."""
     model = saved_model_pb2.SavedModel.FromString(data)
-    library = model.meta_graphs[0].graph_def.library.function
-    return sorted((re.sub(r"\d+", "", f.signature.name), len(f.node_def)) for f in library)
+    functions = attrgetter("library.function")(model.meta_graphs[0].graph_def)
+    return sorted((re.sub(r"\d+", "", f.signature.name), len(f.node_def)) for f in functions)
 
 
 def _variables(path):

@@ -106,6 +106,7 @@ def trained(random_run, tmp_path):
     return tmp_path / "run"
 
 
+@damage
 def test_best_weights_that_are_damaged_have_a_remedy_of_their_own(trained, capsys, tmp_path):
     best = folder.weights_path(trained, "best")
     shutil.copy(folder.weights_path(trained, "last"), best)

@@ -1,11 +1,14 @@
 """Scans that are damaged or made to hurt: read soundly, or refused by one clear line."""
 
+import contextlib
 import gzip
 import os
 import struct
+import tempfile
 import time
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -223,13 +226,16 @@ def test_a_folder_with_the_name_of_a_scan(tmp_path):
     refused(tmp_path / "scan.nii", "no DICOM image")
 
 
-def test_a_file_that_may_not_be_read(tmp_path):
-    path = save(tmp_path / "scan.nii")
-    path.chmod(0)
-    user = os.geteuid()
-    if user == 0:  # who may read everything
-        pytest.skip("tests run by root cannot be refused a file")
-    refused(path, "Permission denied")
+def test_a_file_that_may_not_be_read():
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = save(Path(folder) / "scan.nii")
+        assert prepare(path)[1] is None
+        path.chmod(0)
+        if os.geteuid() == 0:  # who may read everything: for a moment as nobody
+            Path(folder).chmod(0o755)
+            stack.callback(os.seteuid, 0)
+            os.seteuid(65534)
+        refused(path, "Permission denied")
 
 
 COMMANDS = {
