@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from mtseg.errors import InputError
 from mtseg.records import PATCH_SPEC, VERSION
 from mtseg.subject import PreparedSubject
+from mtseg.task_file import GENERATED, shipped_tasks
 from mtseg.tasks import LabelSpace, TaskSelection
 
 _FRAME_BYTES = 16
@@ -32,6 +33,13 @@ _OTHER_FILES = 512
 """Files that a process may have open beside its shards."""
 
 
+def prepare_command(data_dir: str | Path, task_name: str, source: str) -> str:
+    """What prepares a task's source, for a message; of a task file only the task is known here."""
+    task = task_name if task_name in shipped_tasks() else "TASK_FILE.toml"
+    manual_dir = "" if source == GENERATED else " --manual-dir FOLDER"
+    return f"mtseg-prepare {task}:{source} --data-dir {data_dir}{manual_dir}"
+
+
 def prepared_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -> Path:
     """Where the records of a task's source are.
 
@@ -40,10 +48,9 @@ def prepared_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -
     """
     path = Path(data_dir) / f"mtseg_{task_name}" / f"{source}_{kind}" / VERSION
     if not (path / "dataset_info.json").is_file():
-        manual_dir = "" if source == "phantom" else " --manual-dir FOLDER"
         raise InputError(
             f"{data_dir}: holds no prepared {kind} of {task_name}:{source}. "
-            f"Run: mtseg-prepare {task_name}:{source} --data-dir {data_dir}{manual_dir}"
+            f"Run: {prepare_command(data_dir, task_name, source)}"
         )
     return path
 
@@ -228,7 +235,7 @@ def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchReco
     if not columns:
         raise InputError(
             f"{folder}: holds no patch. Prepare it again: "
-            f"mtseg-prepare {task_name}:{source} --data-dir {data_dir} --overwrite"
+            f"{prepare_command(data_dir, task_name, source)} --overwrite"
         )
     class_index, shard, offset = np.concatenate(columns, axis=1)
     _allow_open_files(len(paths), folder)

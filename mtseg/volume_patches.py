@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mtseg.errors import InputError
-from mtseg.prepared import read_volumes
+from mtseg.prepared import prepare_command, read_volumes
 from mtseg.sampling import PATCH_SIZE, PLANES, cut_patches, pad_volume
 from mtseg.task import IGNORED
 
@@ -83,7 +83,7 @@ def open_volumes(data_dir: str | Path, task_name: str, source: str) -> VolumePat
     if not padded:
         raise InputError(
             f"{data_dir}: holds no training scan of {task_name}:{source}. Prepare it again: "
-            f"mtseg-prepare {task_name}:{source} --data-dir {data_dir} --overwrite"
+            f"{prepare_command(data_dir, task_name, source)} --overwrite"
         )
     by_class = [voxels for voxels in zip(*of_scans, strict=True)]
     last = max(c for c, voxels in enumerate(by_class) if any(v.size for v in voxels))

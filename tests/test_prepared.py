@@ -80,6 +80,8 @@ def test_patches_do_not_depend_on_the_order_of_subjects(tiny_data):
 def test_data_that_is_not_prepared_names_the_command(tmp_path):
     with pytest.raises(InputError, match="mtseg-prepare cta:phantom --data-dir"):
         open_patches(tmp_path, "cta", "phantom")
+    with pytest.raises(InputError, match=r"mtseg-prepare TASK_FILE\.toml:folder .*--manual-dir F"):
+        open_patches(tmp_path, "a_task_of_ones_own", "folder")
 
 
 def test_a_flipped_byte_is_caught_and_the_shard_named(tiny_data, tmp_path):
