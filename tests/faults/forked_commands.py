@@ -45,18 +45,20 @@ class Forked:
         self._temporary = tempfile.TemporaryDirectory(prefix="mtseg-", dir="/tmp")
         here = [sys.executable, "-m", "tests.faults.forked_commands"]
         apart = ["unshare", "--map-root-user", "--mount", *(["--net"] if no_network else [])]
+        is_plain = shell == ":" and not no_network
         command = [*apart, "sh", "-c", f'{shell} || exit 99\nexec "$@"', "sh", *here]
         both = {**os.environ, **environment}
         self._process = subprocess.Popen(
-            here if shell == ":" and not no_network else command,
+            here if is_plain else command,
             cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={name: value for name, value in both.items() if value is not None},
         )  # fmt: skip
         if self._process.stdout.readline() != "ready\n":
             self._process.stdin.close()
             self._process.stdout.close()
-            self._process.wait()
+            code = self._process.wait()
             self._temporary.cleanup()
+            assert not is_plain, f"{' '.join(here)} ended with code {code} before it was ready"
             pytest.skip(f"no namespace of its own can be had here for: {shell}")
 
     def do(self, shell):
