@@ -4,7 +4,7 @@ The builders live in `datasets/` and ship as `mtseg_datasets`: a top-level packa
 `datasets` would collide with Hugging Face's.
 """
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 BUILDERS = ["mtseg_brain", "mtseg_breast", "mtseg_cta"]
 BUILDER_FILES = ["README.md", "CITATIONS.bib", "TAGS.txt"]
@@ -15,14 +15,14 @@ setup(
         "mtseg_datasets": "datasets",
     },  # no __init__.py there: a namespace
     packages=[
-        "mtseg",
-        "mtseg.cli",
-        "mtseg.task_files",
+        *find_packages(include=["mtseg", "mtseg.*"]),
         *(f"mtseg_datasets.{name}" for name in BUILDERS),
     ],
     package_data={
-        "mtseg": ["py.typed", "trained/*", "serving_files/*"],
-        "mtseg.task_files": ["*.toml"],
+        "mtseg": ["py.typed"],
+        "mtseg.models": ["packaged/*"],
+        "mtseg.serving": ["files/*"],
+        "mtseg.tasks": ["files/*.toml"],
         **{f"mtseg_datasets.{name}": BUILDER_FILES for name in BUILDERS},
     },
 )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mtseg.machine import describe_machine, format_machine
+from mtseg.system.hardware import describe_machine, format_machine
 
 
 class Worker:

@@ -24,14 +24,15 @@ import numpy as np
 import tensorflow as tf
 from comparison import MatrixProduct, Worker, finish, median_ratio, seconds_of
 
-from mtseg import tile_graph
-from mtseg.dense import PRECISIONS, make_dense_network
-from mtseg.model import NUM_CONVOLUTIONS, build_patch_model, fold
-from mtseg.phantoms import make_phantom
-from mtseg.prepared_scan import prepare_scan
-from mtseg.sampling import PLANES, cut_patches, pad_volume
-from mtseg.scan_files import read_scan
-from mtseg.volumes import Volume
+from mtseg.inference import tile_graph
+from mtseg.inference.dense import PRECISIONS, make_dense_network
+from mtseg.network.folding import fold
+from mtseg.network.model import NUM_CONVOLUTIONS, build_patch_model
+from mtseg.phantoms.scanner import make_phantom
+from mtseg.scans.patches import PLANES, cut_patches, pad_volume
+from mtseg.scans.preprocessing import prepare_scan
+from mtseg.scans.reading import read_scan
+from mtseg.scans.volume import Volume
 
 NUM_CLASSES = 7
 NUM_PLANES, PLANE_SIZE = 4, 306

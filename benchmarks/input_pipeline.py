@@ -19,9 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow_datasets as tfds
 from comparison import finish, median_ratio, seconds_of
 
-from mtseg.input_pipeline import make_dataset, open_balanced_samples
-from mtseg.prepared import prepared_dir
-from mtseg.tasks import parse_tasks
+from mtseg.batches.pipeline import make_dataset, open_balanced_samples
+from mtseg.records.reading import prepared_dir
+from mtseg.tasks.label_space import parse_tasks
 
 BATCH_SIZE = 210
 PATCH_BYTES = 3 * 51 * 51 * 2

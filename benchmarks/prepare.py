@@ -24,33 +24,34 @@ import nibabel as nib
 import numpy as np
 from comparison import finish, seconds_of
 
-from mtseg.processes import num_cores
-from mtseg.sources import Subject, list_subjects
-from mtseg.tasks import parse_tasks
+from mtseg.sources.find import list_subjects
+from mtseg.sources.subject import Subject
+from mtseg.system.processes import num_cores
+from mtseg.tasks.label_space import parse_tasks
 
 
 def grown_bytes(scans: Path, folder: Path) -> int:
     """What a process grows by while it prepares the largest scan; run in one of its own."""
-    from mtseg import records, staging
-    from mtseg.checks import Reading, check_subject
-    from mtseg.sources import survey
+    from mtseg.records import schema, staging
+    from mtseg.sources.checks import SubjectReport, check_subject
+    from mtseg.sources.find import find_subjects
 
     def status(name: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
     task = parse_tasks("brain:miccai2012").selections[0].task
-    found = survey(task, "miccai2012", scans)
+    found = find_subjects(task, "miccai2012", scans)
     configs = tuple(
-        records.RecordConfig(name=f"miccai2012_{kind}", source="miccai2012", kind=kind)
-        for kind in records.KINDS
+        schema.RecordConfig(name=f"miccai2012_{kind}", source="miccai2012", kind=kind)
+        for kind in schema.KINDS
     )
 
     def check(subject: Subject) -> None:
         check_subject(task, found.labels, subject)
 
     def stage(subject: Subject) -> None:
-        staging.stage(staging.Job(task, found.labels, configs, Reading(subject, ()), folder))
+        staging.stage(staging.Job(task, found.labels, configs, SubjectReport(subject, ()), folder))
 
     smallest, *_, largest = sorted(found.subjects, key=num_voxels)
     grown = []

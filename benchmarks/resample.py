@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from mtseg.resampling import CUBIC
-from mtseg.volumes import Volume, resample
+from mtseg.scans.resampling import CUBIC, resample
+from mtseg.scans.volume import Volume
 
 SHAPE, SPACING_MM, TARGET_MM = (256, 256, 128), (1.0, 1.0, 1.25), 1.0
 NEW_SHAPE = tuple(round(n * s / TARGET_MM) for n, s in zip(SHAPE, SPACING_MM, strict=True))

@@ -39,11 +39,11 @@ def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict:
     """Losses and seconds of steps on logical devices; in a process of its own."""
     import tensorflow as tf
 
-    from mtseg.config import TrainConfig
-    from mtseg.model import PATCH_SIZE
-    from mtseg.strategies import make_replicas
-    from mtseg.tasks import parse_tasks
-    from mtseg.training_step import TrainingStep
+    from mtseg.network.model import PATCH_SIZE
+    from mtseg.tasks.label_space import parse_tasks
+    from mtseg.training.config import TrainConfig
+    from mtseg.training.strategies import make_replicas
+    from mtseg.training.tensorflow_step import TrainingStep
 
     if num_replicas > 1:
         (processor,) = tf.config.list_physical_devices("CPU")
@@ -95,8 +95,8 @@ def count_exchanged() -> tuple[int, int, int]:
     """Bytes of the gradients, bytes of the statistics, collectives of a step."""
     import keras
 
-    from mtseg.model import build_patch_model
-    from mtseg.tasks import parse_tasks
+    from mtseg.network.model import build_patch_model
+    from mtseg.tasks.label_space import parse_tasks
 
     model = build_patch_model(parse_tasks("brain,breast,cta").num_classes)
     layers = list(model._flatten_layers(include_self=False, recursive=True))

@@ -24,9 +24,9 @@ import numpy as np
 from comparison import finish, median_ratio
 
 import mtseg
-from mtseg.exported import ExportedModel
-from mtseg.predict import segment_files
-from mtseg.server_address import MESSAGE_BYTES, MODEL_NAME, ServerOptions
+from mtseg.models.loading import ExportedModel
+from mtseg.prediction.pipeline import segment_files
+from mtseg.serving.address import MESSAGE_BYTES, MODEL_NAME, ServerOptions
 
 
 @contextlib.contextmanager

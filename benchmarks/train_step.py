@@ -26,11 +26,17 @@ import numpy as np
 import tensorflow as tf
 from comparison import MatrixProduct, Worker, finish, median_ratio, seconds_of
 
-from mtseg.config import TrainConfig
-from mtseg.model import KERNEL_SIZE, NUM_CONVOLUTIONS, NUM_FEATURES, NUM_HEAD_UNITS, PATCH_SIZE
-from mtseg.strategies import make_replicas
-from mtseg.tasks import parse_tasks
-from mtseg.training_step import TrainingStep
+from mtseg.network.model import (
+    KERNEL_SIZE,
+    NUM_CONVOLUTIONS,
+    NUM_FEATURES,
+    NUM_HEAD_UNITS,
+    PATCH_SIZE,
+)
+from mtseg.tasks.label_space import parse_tasks
+from mtseg.training.config import TrainConfig
+from mtseg.training.strategies import make_replicas
+from mtseg.training.tensorflow_step import TrainingStep
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 HOW = ("eager", "compiled")

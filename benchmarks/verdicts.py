@@ -18,9 +18,9 @@ import nibabel as nib
 import numpy as np
 
 from mtseg.errors import InputError
-from mtseg.exported import load
-from mtseg.phantoms import CLASS_LABELS, make_phantom
-from mtseg.predict import segment_files
+from mtseg.models.loading import load
+from mtseg.phantoms.scanner import CLASS_LABELS, make_phantom
+from mtseg.prediction.pipeline import segment_files
 
 FIRST_SEED = 9_000
 """Far from the seeds of training and test phantoms."""

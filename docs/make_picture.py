@@ -11,10 +11,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from mtseg.dense import make_dense_network
-from mtseg.evaluate import evaluate_model
-from mtseg.pictures import PALETTE
-from mtseg.workdir import load_trained
+from mtseg.evaluation.pictures import PALETTE
+from mtseg.evaluation.scoring import evaluate_model
+from mtseg.inference.dense import make_dense_network
+from mtseg.models.weights import load_trained
 
 
 def main(workdir: str, out: str) -> None:

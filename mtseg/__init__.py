@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mtseg.exported import ExportedModel
-    from mtseg.server_address import ServerOptions
+    from mtseg.models.loading import ExportedModel
+    from mtseg.serving.address import ServerOptions
 
 __all__ = ["__version__", "load"]
 
@@ -27,7 +27,7 @@ def load(
     precision: str | None = None,
     options: ServerOptions | None = None,
 ) -> ExportedModel:
-    """Loads a model for `mtseg.predict.segment_files`, from a folder or a server.
+    """Loads a model for `mtseg.prediction.pipeline.segment_files`, from a folder or a server.
 
     Args:
         path: a folder that `mtseg-export` wrote (its newest version is taken), one version of it,
@@ -39,12 +39,12 @@ def load(
     Raises:
         mtseg.errors.InputError: if there is no model, or it is of another version of mtseg.
     """
-    from mtseg.server_address import is_address
+    from mtseg.serving.address import is_address
 
     if path is not None and is_address(path):
-        from mtseg.served import load_served
+        from mtseg.serving.remote_model import load_served
 
         return load_served(str(path), precision, options)
-    from mtseg import exported
+    from mtseg.models import loading
 
-    return exported.load(path, precision)
+    return loading.load(path, precision)

@@ -1,5 +1,7 @@
 """The exceptions that are no defect of mtseg: wrong input, and a lost worker."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """A scan, label map, task file, flag or folder that cannot be used as it is.

@@ -20,17 +20,17 @@ class TinyData:
 
     @property
     def label_space(self):
-        from mtseg.tasks import parse_tasks
+        from mtseg.tasks.label_space import parse_tasks
 
         return parse_tasks(self.tasks)
 
     def balanced(self, seed=0, kind="patches"):
-        from mtseg.input_pipeline import open_balanced_samples
+        from mtseg.batches.pipeline import open_balanced_samples
 
         return open_balanced_samples(str(self.data_dir), self.label_space, seed, kind=kind)
 
     def batches(self, minibatches, size, seed=0, kind="patches"):
-        from mtseg.input_pipeline import make_dataset
+        from mtseg.batches.pipeline import make_dataset
 
         calls = [(n, n + 1) for n in minibatches]
         dataset = make_dataset(self.balanced(seed, kind), size, calls)
@@ -39,7 +39,7 @@ class TinyData:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    from mtseg.preparation import prepare
+    from mtseg.records.writing import prepare
 
     data = TinyData(tmp_path_factory.mktemp("tiny_data"))
     for selection in data.label_space.selections:
@@ -52,34 +52,36 @@ def random_run(tmp_path_factory):
     """The folder of a run whose weights and moving statistics are random, and its patch model."""
     import numpy as np
 
-    from mtseg import workdir as folder
-    from mtseg.config import TrainConfig
-    from mtseg.evaluate import Evaluation
-    from mtseg.tasks import parse_tasks
+    from mtseg.evaluation.results import Evaluation
+    from mtseg.system import atomic_files
+    from mtseg.tasks.label_space import parse_tasks
+    from mtseg.training import network
+    from mtseg.training import workdir as folder
+    from mtseg.training.config import TrainConfig
 
     workdir = tmp_path_factory.mktemp("random_run")
     label_space = parse_tasks("brain,breast,cta")
     config = TrainConfig(label_space.spec, "data")
-    model = folder.build_model(config, label_space)
+    model = network.build_model(config, label_space)
     rng = np.random.default_rng(0)
     for variable in model.variables:
         if "moving" in variable.path or "gamma" in variable.path:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         elif "beta" in variable.path or "bias" in variable.path:
             variable.assign(rng.normal(0, 0.3, variable.shape))
-    folder.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
+    atomic_files.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
     (workdir / folder.CONFIG).write_text(config.to_json())
     model.save_weights(folder.weights_path(workdir, "last"))
     points = {"pectoral_muscle": 0.1, "coronary_arteries": 0.2}
     evaluation = Evaluation((), points).to_json(model="m", command="c")
-    folder.write_json(workdir / folder.EVALUATION, evaluation)
+    atomic_files.write_json(workdir / folder.EVALUATION, evaluation)
     return workdir, model
 
 
 @pytest.fixture(scope="session")
 def serving_folder(random_run, tmp_path_factory):
     """What `mtseg-export --serving` writes, of that run: version 1 of the model `mtseg`."""
-    from mtseg.serving_folder import export_serving
+    from mtseg.serving.folder import export_serving
 
     folder = tmp_path_factory.mktemp("serving")
     export_serving(random_run[0], folder)

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from mtseg.task_file import read_task
+from mtseg.tasks.task_file import read_task
 
 NAMES = ("a1", "a2", "a3", "a4", "a5")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from mtseg.errors import InputError, WorkerLostError
-from mtseg.startup import import_tensorflow
+from mtseg.system.quiet_tensorflow import import_tensorflow
 
 __all__ = [
     "BAD_INPUT",

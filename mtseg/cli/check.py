@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mtseg.cli import BAD_INPUT, DONE, positive, run
 from mtseg.errors import InputError
-from mtseg.progress import Progress
+from mtseg.system.progress import Progress
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,11 +34,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    from mtseg.checks import check_readings, check_subject, format_flaws
-    from mtseg.processes import num_cores, run_all
-    from mtseg.sources import Flaw, survey
-    from mtseg.task_file import GENERATED
-    from mtseg.tasks import parse_tasks
+    from mtseg.sources.checks import check_reports, check_subject, format_issues
+    from mtseg.sources.find import find_subjects
+    from mtseg.sources.subject import Issue
+    from mtseg.system.processes import num_cores, run_all
+    from mtseg.tasks.label_space import parse_tasks
+    from mtseg.tasks.task_file import GENERATED
 
     selections = parse_tasks(arguments.source).selections
     if len(selections) != 1 or len(selections[0].sources) != 1:
@@ -46,12 +47,12 @@ def _check(argv: list[str]) -> int:
     task, (source,) = selections[0].task, selections[0].sources
     if source == GENERATED:
         raise InputError(f"{arguments.source}: phantoms are made, there is nothing to check.")
-    flaws: tuple[Flaw, ...]
+    flaws: tuple[Issue, ...]
     num_subjects = 0
     try:
-        found = survey(task, source, Path(arguments.folder))
+        found = find_subjects(task, source, Path(arguments.folder))
     except InputError as error:
-        flaws = (Flaw("split" if "split" in str(error) else "missing", "", str(error)),)
+        flaws = (Issue("split" if "split" in str(error) else "missing", "", str(error)),)
     else:
         num_subjects = len(found.subjects)
         readings = {}
@@ -61,14 +62,14 @@ def _check(argv: list[str]) -> int:
             for reading in run_all(read, found.subjects, processes):
                 readings[reading.subject] = reading
                 progress.advance(note=reading.subject.name)
-        flaws = check_readings(task, found, [readings[s] for s in found.subjects])
+        flaws = check_reports(task, found, [readings[s] for s in found.subjects])
     num_errors = sum(flaw.is_error for flaw in flaws)
     if arguments.json:
         listed = [dataclasses.asdict(flaw) for flaw in flaws]
         print(json.dumps({"schema": 1, "subjects": num_subjects, "flaws": listed}, indent=2))
     else:
         if flaws:
-            print(format_flaws(flaws))
+            print(format_issues(flaws))
         warnings = len(flaws) - num_errors
         print(f"{num_subjects} subjects read: {num_errors} errors, {warnings} warnings.")
     return BAD_INPUT if num_errors else DONE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtseg.aside import written_aside
 from mtseg.cli import DONE, command_line, import_tensorflow, run
 from mtseg.errors import InputError
+from mtseg.system.atomic_files import atomic_write
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -51,20 +51,21 @@ def _evaluate(argv: list[str]) -> int:
         if not Path(file).parent.is_dir():  # before the long work
             raise InputError(f"{Path(file).parent}: no such folder. Make it, or name another file.")
     import_tensorflow()
-    from mtseg import workdir as folder
-    from mtseg.dense import make_dense_network
-    from mtseg.evaluate import evaluate_model
-    from mtseg.manifest import PACKAGED, WEIGHTS
-    from mtseg.prepared import count_test_scans
-    from mtseg.progress import Progress
-    from mtseg.tables import complete_table, dice_table
+    from mtseg.evaluation.scoring import evaluate_model
+    from mtseg.evaluation.tables import complete_table, dice_table
+    from mtseg.inference.dense import make_dense_network
+    from mtseg.models import weights
+    from mtseg.models.manifest import PACKAGED, WEIGHTS
+    from mtseg.records.reading import count_test_scans
+    from mtseg.system import atomic_files
+    from mtseg.system.progress import Progress
 
     path = Path(arguments.model or PACKAGED)
     if arguments.weights == "best" and (path / WEIGHTS).is_file():
         raise InputError(
             f"{path}: is a model, not a run: it has one set of weights. Leave out --weights."
         )
-    trained = folder.load_trained(path, arguments.weights)
+    trained = weights.load_trained(path, arguments.weights)
     name = str(path) if (path / WEIGHTS).is_file() else f"{path} ({arguments.weights})"
     if arguments.model is None:
         name = "the model that comes with mtseg"
@@ -86,9 +87,9 @@ def _evaluate(argv: list[str]) -> int:
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
     try:
         if arguments.json:
-            folder.write_json(Path(arguments.json), result)
+            atomic_files.write_json(Path(arguments.json), result)
         if arguments.csv:
-            with written_aside(Path(arguments.csv)) as aside:
+            with atomic_write(Path(arguments.csv)) as aside:
                 aside.write_text(evaluation.to_csv())
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error

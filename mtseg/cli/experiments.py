@@ -14,8 +14,8 @@ from mtseg.cli.training_flags import (
     prepare_phantoms,
     read_training_flags,
 )
-from mtseg.config import TrainConfig
 from mtseg.errors import InputError
+from mtseg.training.config import TrainConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,8 +55,10 @@ def _experiments(argv: list[str]) -> int:
     import_tensorflow()
     if may_prepare:
         prepare_phantoms(config)
-    from mtseg.experiments import COMPARISON, comparison_table, plan_experiments, run_experiments
-    from mtseg.workdir import read_json
+    from mtseg.experiments.compare import comparison_table
+    from mtseg.experiments.plan import COMPARISON, plan_experiments
+    from mtseg.experiments.run import run_experiments
+    from mtseg.training.workdir import read_json
 
     if minutes is not None:
         config = _fit_minutes(config, out, minutes)
@@ -87,8 +89,8 @@ def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
 
 def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
     """The configuration that the minutes allow: measured once, then kept in the plan."""
-    from mtseg.budget import fit_budget, measure_costs
-    from mtseg.experiments import claim_folder, read_plan, writing
+    from mtseg.experiments.budget import fit_budget, measure_costs
+    from mtseg.experiments.plan import lock_experiments, read_plan, writing
 
     stored = read_plan(out)
     if stored is not None and stored[1] == minutes:
@@ -102,5 +104,5 @@ def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
         out.mkdir(parents=True, exist_ok=True)
     print("Measuring how fast this machine is …", flush=True)
     config = fit_budget(config, minutes, measure_costs(config))
-    claim_folder(out, config, minutes)
+    lock_experiments(out, config, minutes)
     return config

@@ -6,7 +6,7 @@ import argparse
 
 from mtseg.cli import DONE, import_tensorflow, positive, run
 from mtseg.errors import InputError
-from mtseg.server_address import MODEL_NAME
+from mtseg.serving.address import MODEL_NAME
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,14 +60,14 @@ def _export(argv: list[str]) -> int:
     if arguments.serving is not None:
         return _export_serving(arguments)
     if arguments.format in ("onnx", "litert"):
-        from mtseg.portable import export_portable
+        from mtseg.models.portable import export_portable
 
         path = export_portable(
             arguments.workdir, arguments.out, arguments.format, arguments.weights
         )
         print(f"Wrote {path}: input tile, output probabilities; see the manifest in it.")
         return DONE
-    from mtseg.export import export_model, export_weights
+    from mtseg.models.export import export_model, export_weights
 
     export = {"savedmodel": export_model, "weights": export_weights}[arguments.format]
     path = export(arguments.workdir, arguments.out, arguments.weights)
@@ -77,7 +77,7 @@ def _export(argv: list[str]) -> int:
 
 
 def _export_serving(arguments: argparse.Namespace) -> int:
-    from mtseg.serving_folder import export_serving
+    from mtseg.serving.folder import export_serving
 
     path, removed = export_serving(
         arguments.workdir,

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 from mtseg import load
 from mtseg.cli import BAD_INPUT, DONE, SOME_FAILED, import_tensorflow, positive, print_error, run
-from mtseg.done_scans import is_done, made_from
 from mtseg.errors import InputError
-from mtseg.progress import Progress
-from mtseg.scan_lists import ListedScan, list_scans, take_part
-from mtseg.server_address import MESSAGE_BYTES, ServerOptions, parse_address
+from mtseg.prediction.results import is_done, made_from
+from mtseg.scans.discovery import ListedScan, list_scans, take_part
+from mtseg.serving.address import MESSAGE_BYTES, ServerOptions, parse_address
+from mtseg.system.progress import Progress
 
 if TYPE_CHECKING:
-    from mtseg.exported import ExportedModel
-    from mtseg.predict import Options, Work
+    from mtseg.models.loading import ExportedModel
+    from mtseg.prediction.pipeline import Work
+    from mtseg.prediction.scan import Options
 
 
 PACKAGED_MODEL = (
@@ -177,8 +178,9 @@ def _predict(argv: list[str]) -> int:
 def _segment(
     model: ExportedModel, scans: list[ListedScan], out: Path, arguments: argparse.Namespace
 ) -> int:
-    from mtseg.predict import Options, segment_files
-    from mtseg.server_connection import ServerError
+    from mtseg.prediction.pipeline import segment_files
+    from mtseg.prediction.scan import Options
+    from mtseg.serving.connection import ServerError
 
     options = Options(
         spacing_mm=arguments.spacing_mm,
@@ -249,7 +251,7 @@ def _sum_up(failed: list[str], num_scans: int) -> int:
 def _segment_on_beam(
     scans: list[ListedScan], out: Path, options: Options, arguments: argparse.Namespace
 ) -> int:
-    from mtseg.beam_prediction import segment_on_beam
+    from mtseg.prediction.beam import segment_on_beam
 
     print(f"{len(scans)} scans on {arguments.beam_runner}.", flush=True)
     failures = segment_on_beam(

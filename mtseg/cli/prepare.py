@@ -69,16 +69,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _prepare(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    from mtseg.processes import begin_workers
-    from mtseg.tasks import parse_tasks
+    from mtseg.system.processes import begin_workers
+    from mtseg.tasks.label_space import parse_tasks
 
     label_space = parse_tasks(",".join(arguments.tasks))
     if arguments.num_processes != 1:
         begin_workers()  # it imports TensorFlow meanwhile
     import_tensorflow()
-    from mtseg.preparation import prepare
-    from mtseg.records import PATCHES_PER_CLASS
-    from mtseg.task_file import GENERATED
+    from mtseg.records.schema import PATCHES_PER_CLASS
+    from mtseg.records.writing import prepare
+    from mtseg.tasks.task_file import GENERATED
 
     folders = _folders(arguments.manual_dir)
     for selection in label_space.selections:

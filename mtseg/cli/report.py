@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtseg.aside import written_aside
 from mtseg.cli import DONE, import_tensorflow, run
 from mtseg.errors import InputError
+from mtseg.system.atomic_files import atomic_write
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,11 +55,11 @@ def _report(argv: list[str]) -> int:
     notes = _read_notes(arguments.notes)
     _check_libraries()
     import_tensorflow()
-    from mtseg.experiments import read_results
-    from mtseg.report import TITLE, make_report
-    from mtseg.report_facts import to_csv
-    from mtseg.report_page import save_figures, to_html, to_markdown
-    from mtseg.unlabelled import segment_unlabelled
+    from mtseg.experiments.report.contents import TITLE, make_report
+    from mtseg.experiments.report.facts import to_csv
+    from mtseg.experiments.report.page import save_figures, to_html, to_markdown
+    from mtseg.experiments.results import read_results
+    from mtseg.experiments.unlabelled import segment_unlabelled
 
     results = read_results(path, arguments.data_dir)
     unlabelled = segment_unlabelled(results, path, scans)
@@ -92,7 +92,7 @@ def _task_and_scan(text: str) -> tuple[str, Path]:
 
 
 def _write(path: Path, text: str) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

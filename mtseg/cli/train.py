@@ -15,7 +15,7 @@ from mtseg.cli.training_flags import (
     prepare_phantoms,
     read_training_flags,
 )
-from mtseg.config import TrainConfig
+from mtseg.training.config import TrainConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,8 +63,8 @@ def _train(argv: list[str]) -> int:
     if may_prepare and config.strategy != "multiworker":
         prepare_phantoms(config)
 
-    from mtseg.tables import dice_table
-    from mtseg.train import train_and_evaluate
+    from mtseg.evaluation.tables import dice_table
+    from mtseg.training.loop import train_and_evaluate
 
     evaluation = train_and_evaluate(
         config, workdir, command_line("mtseg-train", argv), is_profiling=is_profiling

@@ -6,20 +6,19 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from mtseg.config import (
+from mtseg.training.config import (
     AUGMENTATIONS,
     BACKGROUNDS,
     CLASS_PRIORS,
-    DEMO_PHANTOMS,
     INPUTS,
     OPTIMIZERS,
     PRECISIONS,
-    PRESETS,
     SCHEDULES,
     STRATEGIES,
     TrainConfig,
     configure,
 )
+from mtseg.training.presets import DEMO_PHANTOMS, PRESETS
 
 
 def add_training_flags(
@@ -115,7 +114,7 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     Raises:
         InputError: if a value cannot be used.
     """
-    from mtseg.tasks import parse_tasks
+    from mtseg.tasks.label_space import parse_tasks
 
     fields = dict(arguments)
     preset, data_dir = fields.pop("preset"), fields.pop("data_dir")
@@ -140,9 +139,9 @@ def announce_kind(config: TrainConfig) -> None:
 
 def prepare_phantoms(config: TrainConfig) -> None:
     """Phantoms need no download, so a run without --data-dir makes those that are missing."""
-    from mtseg.preparation import prepare
-    from mtseg.prepared import prepared_dir
-    from mtseg.tasks import parse_tasks
+    from mtseg.records.reading import prepared_dir
+    from mtseg.records.writing import prepare
+    from mtseg.tasks.label_space import parse_tasks
 
     settings = DEMO_PHANTOMS if config.preset == "demo" else {}
     for selection in parse_tasks(config.tasks).selections:

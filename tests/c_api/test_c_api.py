@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests.test_serving_graph import make_scan
+from tests.models.test_signatures import make_scan
 
 pytestmark = [
     pytest.mark.slow,

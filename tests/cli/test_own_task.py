@@ -5,8 +5,9 @@ import json
 import nibabel as nib
 import numpy as np
 
+from mtseg.batches.stores import open_patches
 from mtseg.cli import check, evaluate, export, predict, prepare, train
-from mtseg.prepared import open_patches, read_volumes
+from mtseg.records.reading import read_volumes
 from tests.datasets.test_builders import write_challenge_folder
 
 TASK_FILE = """

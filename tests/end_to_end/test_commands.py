@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mtseg.manifest import PACKAGED
-from mtseg.phantoms import make_phantom
+from mtseg.models.manifest import PACKAGED
+from mtseg.phantoms.scanner import make_phantom
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import time
 import nibabel as nib
 import pytest
 
-from mtseg.phantoms import make_phantom
+from mtseg.phantoms.scanner import make_phantom
 from tests.end_to_end.test_commands import mtseg
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from mtseg.workdir import load_trained
+from mtseg.models.weights import load_trained
 from tests.event_files import scalars_of
 
 pytestmark = pytest.mark.slow

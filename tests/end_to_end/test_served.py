@@ -22,16 +22,17 @@ import pytest
 import tensorflow as tf
 
 import mtseg
-from mtseg.dense import dense_probabilities
 from mtseg.errors import InputError
-from mtseg.export import versions
-from mtseg.phantoms import make_phantom
-from mtseg.predict import segment_files
-from mtseg.prepared_scan import prepare_scan
-from mtseg.scan_files import read_scan
-from mtseg.server_address import ServerOptions, parse_address
-from mtseg.server_connection import ModelGoneError, ServerError, connect
-from mtseg.serving_folder import prune
+from mtseg.inference.dense import dense_probabilities
+from mtseg.models.export import versions
+from mtseg.phantoms.scanner import make_phantom
+from mtseg.prediction.pipeline import segment_files
+from mtseg.scans.preprocessing import prepare_scan
+from mtseg.scans.reading import read_scan
+from mtseg.serving.address import ServerOptions, parse_address
+from mtseg.serving.connection import ModelGoneError, ServerError
+from mtseg.serving.folder import prune
+from mtseg.serving.remote_model import connect
 
 pytestmark = pytest.mark.slow
 

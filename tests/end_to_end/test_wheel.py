@@ -17,10 +17,10 @@ COMMANDS = (
 )  # fmt: skip
 DATA_FILES = [
     *(
-        f"mtseg/trained/{name}"
+        f"mtseg/models/packaged/{name}"
         for name in ("README.md", "SHA256SUMS", "manifest.json", "model.weights.h5")
     ),
-    *(f"mtseg/task_files/{task}.toml" for task in ("brain", "breast", "cta")),
+    *(f"mtseg/tasks/files/{task}.toml" for task in ("brain", "breast", "cta")),
     *(
         f"mtseg_datasets/mtseg_{task}/{name}"
         for task in ("brain", "breast", "cta")

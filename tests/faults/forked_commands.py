@@ -134,12 +134,13 @@ def _serve():
     from mtseg.cli import import_tensorflow
 
     import_tensorflow()
-    import mtseg.experiments
     import mtseg.exported
     import mtseg.predict
     import mtseg.preparation
     import mtseg.server_connection
-    import mtseg.serving_folder  # noqa: F401
+
+    import mtseg.experiments
+    import mtseg.serving.folder  # noqa: F401
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -8,7 +8,7 @@ from operator import attrgetter
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from mtseg.digests import DIGESTS, check_digests
+from mtseg.system.checksums import CHECKSUMS, verify_checksums
 
 CHANGING = {"training_seconds", "scan_modified_ns"}
 """Fields of JSON files that hold a time."""
@@ -38,8 +38,8 @@ def _content(path, folder):
         return _graphs(data)
     elif path.name == "fingerprint.pb":
         return "present"
-    elif path.name == DIGESTS:
-        check_digests(path.parent)
+    elif path.name == CHECKSUMS:
+        verify_checksums(path.parent)
         return "right"
     elif re.fullmatch(r"(state|variables)\.(index|data.*)", path.name):
         return _variables(path)

@@ -5,7 +5,7 @@ import functools
 import nibabel as nib
 import pytest
 
-from mtseg.phantoms import make_phantom
+from mtseg.phantoms.scanner import make_phantom
 
 SMALL = "--size 32 --num-train 2 --num-test 1 --patches-per-class 12 --num-processes 2"
 SHORT = "--global-batch-size 4 --keep 1 --checkpoint-every 1 --evaluate-every 2 --deterministic"

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import mtseg
-from mtseg import workdir as folder
 from mtseg.cli import evaluate, export, predict, prepare, train
-from mtseg.digests import DIGESTS
 from mtseg.errors import InputError
-from mtseg.export import export_model, export_weights
-from mtseg.manifest import MANIFEST, WEIGHTS
-from mtseg.workdir import load_trained
+from mtseg.models.export import export_model, export_weights
+from mtseg.models.manifest import MANIFEST, WEIGHTS
+from mtseg.models.weights import load_trained
+from mtseg.system import atomic_files
+from mtseg.system.checksums import CHECKSUMS
+from mtseg.training import workdir as folder
 from tests.cli.test_bad_input import expect_refusal, run, write_scan
 
 damage = pytest.mark.promise("damage is noticed")
@@ -84,13 +85,13 @@ def test_a_file_of_a_saved_model_that_is_missing_or_short(models, file):
 @damage
 @pytest.mark.parametrize("content", ["", "no digest", "\xff", "0  ../../../etc/passwd\n"])
 def test_digests_that_are_none(models, content):
-    (models / "weights" / DIGESTS).write_bytes(content.encode("latin-1"))
+    (models / "weights" / CHECKSUMS).write_bytes(content.encode("latin-1"))
     refused(models / "weights", models / "weights")
 
 
 @damage
 def test_a_model_from_before_they_were_written(models):
-    (models / "weights" / DIGESTS).unlink()
+    (models / "weights" / CHECKSUMS).unlink()
     assert mtseg.load(models / "weights", "float32")
 
 
@@ -101,7 +102,7 @@ def trained(random_run, tmp_path):
     path = tmp_path / "run" / folder.EVALUATION
     evaluation = json.loads(path.read_text())
     digest = folder.digest_of(folder.weights_path(tmp_path / "run", "last"))
-    folder.write_json(path, evaluation | {"weights_sha256": digest, "minibatch": 3})
+    atomic_files.write_json(path, evaluation | {"weights_sha256": digest, "minibatch": 3})
     assert load_trained(tmp_path / "run")
     return tmp_path / "run"
 
@@ -148,7 +149,7 @@ def test_weights_of_another_network(models, tmp_path):
         names = []
         file.visit(names.append)
         del file[next(name for name in names if isinstance(file[name], h5py.Dataset))]
-    (models / "weights" / DIGESTS).unlink()
+    (models / "weights" / CHECKSUMS).unlink()
     refused(models / "weights", path)
 
 

@@ -7,10 +7,11 @@ import shutil
 import pytest
 import tensorflow as tf
 
+from mtseg.batches.pipeline import open_balanced_samples
+from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
-from mtseg.input_pipeline import open_balanced_samples
-from mtseg.prepared import count_test_scans, open_patches, read_volumes
-from mtseg.tasks import parse_tasks
+from mtseg.records.reading import count_test_scans, read_volumes
+from mtseg.tasks.label_space import parse_tasks
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.promise("damage is noticed")
@@ -125,7 +126,7 @@ def test_records_of_another_version_are_not_taken_for_ours(data_dir):
 @pytest.mark.parametrize("content", ["", "{", "[3]"])
 def test_settings_that_are_none(data_dir, kind, content, capsys):
     """They are asked for when the same is to be prepared again."""
-    from mtseg.preparation import prepare
+    from mtseg.records.writing import prepare
 
     path = folder_of(data_dir, kind) / "metadata.json"
     path.write_text(content)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mtseg.phantoms import make_phantom
+from mtseg.phantoms.scanner import make_phantom
 from tests.end_to_end.test_served import start_front
 from tests.faults.forked_commands import ROOT
 

@@ -63,7 +63,7 @@ def test_nothing_that_is_shown_listens_to_other_machines():
 
 
 def test_published_ports_are_those_of_this_machine():
-    text = (ROOT / "mtseg" / "serving_files" / "compose.yaml").read_text()
+    text = (ROOT / "mtseg" / "serving" / "files" / "compose.yaml").read_text()
     ports = re.findall(r'^\s*- "([^"]*:\d+)"', text, re.MULTILINE)
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)

@@ -17,8 +17,8 @@ import pytest
 from mtseg.cli import check, predict
 from mtseg.cli import prepare as prepare_command
 from mtseg.errors import InputError
-from mtseg.prepared_scan import prepare_scan
-from mtseg.scan_files import read_scan
+from mtseg.scans.preprocessing import prepare_scan
+from mtseg.scans.reading import read_scan
 from tests.cli.test_bad_input import run
 from tests.faults.fuzzed_scans import FIELDS, make_file
 

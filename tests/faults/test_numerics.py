@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import mtseg
-from mtseg import workdir as folder
 from mtseg.errors import InputError
-from mtseg.export import export_model, export_weights
-from mtseg.predict import segment_files
-from mtseg.train import train_and_evaluate
-from tests.test_train import make_config
+from mtseg.models import weights
+from mtseg.models.export import export_model, export_weights
+from mtseg.prediction.pipeline import segment_files
+from mtseg.training import workdir as folder
+from mtseg.training.loop import train_and_evaluate
+from tests.training.test_loop import make_config
 
 pytestmark = pytest.mark.promise("defined numerics")
 
@@ -115,5 +116,5 @@ def test_a_scan_that_loss_scaling_skips_is_not_the_end(tiny_data, tmp_path):
         tiny_data, minibatches_per_task=6, evaluate_every=6, precision="mixed_float16"
     )
     assert train_and_evaluate(config, tmp_path) is not None
-    weights = folder.load_trained(tmp_path).model.get_weights()
-    assert all(np.isfinite(array).all() for array in weights)
+    arrays = weights.load_trained(tmp_path).model.get_weights()
+    assert all(np.isfinite(array).all() for array in arrays)

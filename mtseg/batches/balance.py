@@ -1,0 +1,173 @@
+"""Balanced mini-batches: prepared records come in, batches for the training step leave.
+
+Every sample of a run has a number. Counting samples through the tasks in turn, and each task's
+samples through its classes in turn, makes any run of consecutive samples equally balanced over
+tasks, and within a task over its classes, to within one; the remainder rotates by itself. Which
+patch record a sample is follows from a permutation of (seed, task, source, class, pass) only,
+and which voxel of a volume from numbers drawn for (seed, n). So mini-batch n is a function of
+(data, seed, n): resuming costs no replay, and every replica reads its own samples alone.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.2.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mtseg.batches.augmentation import augment
+from mtseg.batches.stores import PatchRecords, VolumePatches
+from mtseg.errors import InputError
+from mtseg.scans.patches import PATCH_SIZE, PLANES
+from mtseg.tasks.label_space import LabelSpace
+
+
+def assign_slots(
+    minibatch: int, global_batch_size: int, num_classes: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Says which task and class each sample of a mini-batch has.
+
+    Args:
+        minibatch: the mini-batch's number, from 0.
+        global_batch_size: samples in a mini-batch.
+        num_classes: classes of each task, background included.
+
+    Returns:
+        `(task, class_index, ordinal)`, int64 (global_batch_size,) each; `ordinal` counts the
+        samples of that task and class since the start of the run.
+
+    Example:
+        >>> task, class_index, _ = assign_slots(0, 6, (3, 2))
+        >>> task.tolist(), class_index.tolist()
+        ([0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 0])
+    """
+    sample = minibatch * global_batch_size + np.arange(global_batch_size, dtype=np.int64)
+    sample_of_task, task = np.divmod(sample, len(num_classes))
+    ordinal, class_index = np.divmod(sample_of_task, np.asarray(num_classes, np.int64)[task])
+    return task, class_index, ordinal
+
+
+class BalancedSamples:
+    """Mini-batches by number from the training data of several tasks.
+
+    The sources of a task that show a class take turns in giving its samples.
+
+    Args:
+        label_space: the tasks.
+        data: of each task, for each of its sources, patch records or volumes.
+        seed: decides the order of the samples.
+        augmentations: names of `mtseg.batches.augmentation`.
+        backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+
+    Attributes:
+        num_samples: for each task, how many different samples each of its classes has.
+        refusal: why a mini-batch could not be read; TensorFlow's datasets make another exception
+            of it, which buries the message.
+    """
+
+    refusal: InputError | None = None
+
+    def __init__(
+        self,
+        label_space: LabelSpace,
+        data: Sequence[Sequence[PatchRecords | VolumePatches]],
+        seed: int,
+        augmentations: tuple[str, ...] = (),
+        backgrounds: str = "shared",
+    ) -> None:
+        tasks = [selection.task for selection in label_space.selections]
+        self._data, self._seed, self._augmentations = data, seed, augmentations
+        self._num_classes = tuple(task.num_classes for task in tasks)
+        self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
+        self._is_symmetric = np.array([task.is_symmetric for task in tasks])
+        # [task][source][class]: the records that show it, or how many voxels do.
+        self._rows = [
+            [_rows_of_classes(source, n) for source in of_task]
+            for of_task, n in zip(data, self._num_classes, strict=True)
+        ]
+        self._sizes = [
+            np.array(
+                [[np.size(r) if isinstance(r, np.ndarray) else r for r in rows] for rows in of]
+            )
+            for of in self._rows
+        ]
+        self.num_samples = [sizes.sum(axis=0).tolist() for sizes in self._sizes]
+
+    def minibatch(
+        self, n: int, global_batch_size: int, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Patches and scores of mini-batch n.
+
+        Args:
+            n: its number, from 0.
+            global_batch_size: samples in it.
+            rows: those wanted.
+
+        Returns:
+            `(patches, score_index)`: float16 (rows, 3, 51, 51) and int32 (rows,), which of the
+            network's scores ought to be the highest: with a shared background, the combined class.
+        """
+        task, class_index, ordinal = assign_slots(n, global_batch_size, self._num_classes)
+        draws = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
+        is_symmetric = self._is_symmetric[task]
+        task, class_index, ordinal = task[rows], class_index[rows], ordinal[rows]
+        patches = np.empty((len(task), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
+        score_index = np.empty(len(task), np.int32)
+        for t, of_task in enumerate(self._data):
+            of_this = np.flatnonzero(task == t)
+            score_index[of_this] = self._to_scores[t][class_index[of_this]]
+            source, turn = self._take_turns(t, class_index[of_this], ordinal[of_this])
+            for s, data in enumerate(of_task):
+                mine, turns = of_this[source == s], turn[source == s]
+                if isinstance(data, VolumePatches):
+                    sizes = self._sizes[t][s][class_index[mine]]
+                    number = (draws[mine] * sizes).astype(np.int64)
+                    patches[mine] = data.cut(class_index[mine], number)
+                else:
+                    records = self._shuffled(t, s, class_index[mine], turns)
+                    data.read(records, [patches[sample] for sample in mine])
+        if self._augmentations:
+            rng = np.random.default_rng([self._seed, n, 1])
+            augment(patches, is_symmetric, rows, self._augmentations, rng)
+        return patches, score_index
+
+    def _take_turns(
+        self, task: int, class_index: np.ndarray, ordinal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which source gives each sample, and how many of the class it has given before."""
+        source, turn = np.zeros((2, len(ordinal)), np.int64)
+        for c in np.unique(class_index):
+            showing = np.flatnonzero(self._sizes[task][:, c])
+            mine = class_index == c
+            turn[mine], which = np.divmod(ordinal[mine], len(showing))
+            source[mine] = showing[which]
+        return source, turn
+
+    def _shuffled(
+        self, task: int, source: int, class_index: np.ndarray, turn: np.ndarray
+    ) -> np.ndarray:
+        """The records of those samples: in each pass every record of a class once."""
+        chosen = np.empty(len(turn), np.int64)
+        for c in np.unique(class_index):
+            rows = self._rows[task][source][c]
+            epoch, position = np.divmod(turn, rows.size)
+            for e in np.unique(epoch[class_index == c]):
+                key = (self._seed, task, source, int(c), int(e))
+                mine = (class_index == c) & (epoch == e)
+                chosen[mine] = rows[_permutation(key, rows.size)[position[mine]]]
+        return chosen
+
+
+def _rows_of_classes(data: PatchRecords | VolumePatches, num_classes: int) -> list[Any]:
+    """For each class the records that show it, or the number of its voxels."""
+    if isinstance(data, VolumePatches):
+        return list(data.num_voxels) + [0] * (num_classes - len(data.num_voxels))
+    return [np.flatnonzero(data.class_index == c) for c in range(num_classes)]
+
+
+@functools.lru_cache(maxsize=256)
+def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
+    return np.random.default_rng(key).permutation(size)

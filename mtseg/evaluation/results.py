@@ -1,0 +1,156 @@
+"""Evaluation: probabilities of test scans come in, figures per scan and class leave.
+
+One scan and the probabilities of one tile are in memory at a time. An `argmax` task is scored at
+the class of highest activation; an `operating_point` task at the one threshold with the highest
+Dice over its whole test set, found from counts, so that no probability has to be kept. Training
+looks at Dice alone; a complete evaluation also measures surfaces and volumes.
+
+Reference: Moeskops et al., MICCAI 2016, section 4.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
+from mtseg.inference.scan_statistics import ScanStatistics
+from mtseg.tasks.task import IGNORED
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure; `class_name` is `all` for a figure of a whole scan, `value` None if undefined."""
+
+    task: str
+    class_name: str
+    subject: str
+    metric: str
+    value: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as the JSON schema spells it."""
+        row = dataclasses.asdict(self)
+        row["class"] = row.pop("class_name")
+        return row
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The figures of a test set.
+
+    Attributes:
+        rows: a figure each.
+        operating_points: class name -> threshold, for the classes of `operating_point` tasks.
+        curves: class name -> counts over the test set at each of `metrics.THRESHOLDS`, for the same
+            classes: lists `num_predicted` and `num_overlap`, and `num_reference`.
+        confusion: task name -> voxels > 0 of its test scans, if it is known what they are, a list
+            (num_classes) of lists (num_classes): of a class in the reference and of a class at
+            highest activation.
+        statistics: task name -> subject -> `mtseg.inference.scan_statistics.ScanStatistics` of the scan.
+    """
+
+    rows: tuple[Row, ...]
+    operating_points: dict[str, float]
+    curves: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    confusion: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
+    statistics: dict[str, dict[str, ScanStatistics]] = dataclasses.field(
+        default_factory=dict, compare=False
+    )
+
+    def values(self, task: str, class_name: str, metric: str) -> dict[str, float | None]:
+        """One metric of one class: subject -> value."""
+        return {
+            row.subject: row.value
+            for row in self.rows
+            if (row.task, row.class_name, row.metric) == (task, class_name, metric)
+        }
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether surfaces and volumes were measured as well."""
+        return any(row.metric == "surface_dice" for row in self.rows)
+
+    @property
+    def classes(self) -> list[tuple[str, str]]:
+        """Task and name of each class that was scored."""
+        scored = [(r.task, r.class_name) for r in self.rows if r.metric == "dice"]
+        return list(dict.fromkeys(scored))
+
+    def mean_dice(self) -> dict[str, float | None]:
+        """`task/class` -> mean Dice over the scans that have the class; None if none has."""
+        values: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row.metric == "dice":
+                found = values.setdefault(f"{row.task}/{row.class_name}", [])
+                if row.value is not None:
+                    found.append(row.value)
+        return {name: float(np.mean(v)) if v else None for name, v in values.items()}
+
+    def to_json(self, *, model: str, command: str) -> dict[str, Any]:
+        """The evaluation as one JSON object."""
+        return {
+            "schema": SCHEMA,
+            "model": model,
+            "command": command,
+            "surface_tolerance_mm": SURFACE_TOLERANCE_MM,
+            "operating_points": self.operating_points,
+            "curves": self.curves,
+            "confusion": self.confusion,
+            "statistics": {
+                task: {subject: of.to_json() for subject, of in scans.items()}
+                for task, scans in self.statistics.items()
+            },
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Evaluation:
+        """The evaluation that `to_json` wrote."""
+        rows = [
+            Row(r["task"], r["class"], r["subject"], r["metric"], r["value"])
+            for r in stored["rows"]
+        ]
+        return cls(
+            tuple(rows),
+            stored["operating_points"],
+            stored.get("curves", {}),
+            stored.get("confusion", {}),
+            {
+                task: {subject: ScanStatistics.from_json(of) for subject, of in scans.items()}
+                for task, scans in stored.get("statistics", {}).items()
+            },
+        )
+
+    def to_csv(self) -> str:
+        """The rows as CSV text; an undefined figure is an empty field."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["task", "class", "subject", "metric", "value"])
+        for row in self.rows:
+            writer.writerow([row.task, row.class_name, row.subject, row.metric, row.value])
+        return text.getvalue()
+
+
+def known_classes(class_index_map: np.ndarray) -> np.ndarray:
+    return np.where(class_index_map == IGNORED, 0, class_index_map)
+
+
+def join(evaluations: Iterable[Evaluation]) -> Evaluation:
+    """The evaluations of several tasks as one."""
+    rows: tuple[Row, ...] = ()
+    points, curves, confusion, statistics = {}, {}, {}, {}
+    for part in evaluations:
+        rows += part.rows
+        points |= part.operating_points
+        curves |= part.curves
+        confusion |= part.confusion
+        statistics |= part.statistics
+    return Evaluation(rows, points, curves, confusion, statistics)

@@ -1,0 +1,90 @@
+"""The experiments: some tasks and a budget come in, a network for every set of them leaves.
+
+With three tasks these are the seven experiments of the paper, each task alone, each pair and all
+three, and the first of them repeated with other random numbers, to show what chance alone makes.
+
+    FOLDER/plan.json             what is run
+    FOLDER/brain+breast/ ...     a run each, as `mtseg.training.workdir` says
+    FOLDER/comparison.json       single-task networks against the others, paired over scans
+
+Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from mtseg.evaluation.statistics import CONFIDENCE, MARGIN, compare, mean_over_classes
+from mtseg.experiments.plan import SCHEMA
+from mtseg.experiments.results import Result
+
+
+def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
+    """Compares, for every task and class, its own network with each other one for that task.
+
+    Args:
+        results: finished experiments.
+
+    Returns:
+        One JSON object: `margin`, `confidence`, and `rows` of `task`, `class` (`all` is the mean
+        over a task's classes), `network` (the experiment compared with the task's own), the mean
+        Dice of both, `difference`, `interval` and `verdict` as in `mtseg.evaluation.statistics.Comparison`.
+    """
+    rows = []
+    own = {r.experiment.name: r for r in results if len(r.experiment.task_names) == 1}
+    for single in own.values():
+        if single.experiment.is_repeat:
+            continue
+        (task,) = single.experiment.task_names
+        others = [r for r in results if task in r.experiment.task_names and r is not single]
+        for other in others:
+            names = [name for of, name in single.evaluation.classes if of == task]
+            first, second = (
+                [r.evaluation.values(task, name, "dice") for name in names] for r in (single, other)
+            )
+            pairs = [*zip(names, first, second, strict=True)]
+            pairs.append(("all", mean_over_classes(first), mean_over_classes(second)))
+            for name, a, b in pairs:
+                comparison = dataclasses.asdict(compare(a, b))
+                rows.append(
+                    {"task": task, "class": name, "network": other.experiment.name}
+                    | {"single": _mean(a), "multiple": _mean(b)}
+                    | comparison
+                )
+    return {"schema": SCHEMA, "margin": MARGIN, "confidence": CONFIDENCE, "rows": rows}
+
+
+def _mean(values: dict[str, float | None]) -> float | None:
+    known = [value for value in values.values() if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def comparison_table(comparison: dict[str, Any]) -> str:
+    """The comparison for people."""
+    lines = [
+        f"{'task':<9}{'class':<24}{'network':<20}{'alone':>7}{'here':>7}"
+        f"{'difference, 95 % interval':>30}  verdict"
+    ]
+    for row in comparison["rows"]:
+        lines.append(
+            f"{row['task']:<9}{row['class']:<24}{row['network']:<20}"
+            f"{_figure(row['single'])}{_figure(row['multiple'])}"
+            f"{format_difference(row):>30}  {row['verdict']}"
+        )
+    return "\n".join(lines)
+
+
+def format_difference(row: dict[str, Any]) -> str:
+    """A row's difference and interval, such as `+0.004 (-0.002 to +0.010)`."""
+    if row["difference"] is None:
+        return "–"
+    text = f"{row['difference']:+.3f}"
+    if row["interval"] is not None:
+        text += " ({:+.3f} to {:+.3f})".format(*row["interval"])
+    return text
+
+
+def _figure(value: float | None) -> str:
+    return f"{'–':>7}" if value is None else f"{value:>7.3f}"

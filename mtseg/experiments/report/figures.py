@@ -1,0 +1,245 @@
+"""Figures of the report: results of experiments come in, Matplotlib figures leave.
+
+Colours are those of Okabe and Ito, told apart by colour-blind eyes; every line also has a style and
+a marker of its own, and every figure is drawn on white, so that it prints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from mtseg.evaluation.metrics import precision_recall, threshold_number
+from mtseg.evaluation.pictures import PALETTE, colour_labels
+from mtseg.experiments.results import Result
+
+matplotlib.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "mtseg",  # the same figure is the same file
+    }
+)
+
+
+_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#999999"]
+
+
+_LINES = ["-", "--", "-.", ":"]
+
+
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+
+
+_PANEL_COLUMNS = 4
+
+
+def style_of(result: Result) -> dict[str, Any]:
+    """Colour, line and marker of an experiment, the same in every figure."""
+    number = result.experiment.number - 1
+    if result.experiment.is_repeat:  # as the experiment that it repeats, but dashed
+        return {"color": _COLOURS[0], "linestyle": "--", "marker": "o", "markerfacecolor": "none"}
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        # Colours and markers come again after eight, with another line.
+        "linestyle": _LINES[(number + number // len(_COLOURS)) % len(_LINES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+    }
+
+
+def label_of(name: str) -> str:
+    """An experiment's name for people, such as `brain + breast` or `brain, again`."""
+    return name.replace("_again", ", again").replace("+", " + ")
+
+
+def _panels(names: Sequence[str], height: float = 2.1) -> tuple[Figure, list[Axes]]:
+    columns = min(_PANEL_COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(2.3 * columns, height * rows + 0.6), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes, names, strict=False):
+        axis.set_title(name.replace("_", " "))
+    return figure, axes[: len(names)]
+
+
+def learning_curves(results: Sequence[Result]) -> Figure:
+    """One panel a class, one line an experiment, as Fig. 2 of the paper."""
+    classes = _classes(results)
+    figure, axes = _panels([name for _, name in classes])
+    for axis, (task, class_name) in zip(axes, classes, strict=True):
+        for result in _with_task(results, task):
+            points = [
+                (
+                    p["minibatch"] / len(result.experiment.task_names),
+                    p["dice"][f"{task}/{class_name}"],
+                )
+                for p in result.curve
+            ]
+            axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, **style_of(result))
+        axis.set_ylim(0, 1)
+        axis.grid(alpha=0.25)
+        axis.set_xlim(left=0)
+    figure.supxlabel("mini-batches per task", fontsize=9)
+    figure.supylabel("Dice", fontsize=9)
+    handles = [Line2D([], [], label=label_of(r.experiment.name), **style_of(r)) for r in results]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def dice_distributions(results: Sequence[Result]) -> Figure:
+    """Dice of every test scan: one panel a class, one column an experiment."""
+    classes = _classes(results)
+    figure, axes = _panels([name for _, name in classes], height=2.4)
+    for axis, (task, class_name) in zip(axes, classes, strict=True):
+        shown = _with_task(results, task)
+        for place, result in enumerate(shown):
+            values = [
+                v
+                for v in result.evaluation.values(task, class_name, "dice").values()
+                if v is not None
+            ]
+            colour = style_of(result)["color"]
+            spread = (np.arange(len(values)) - (len(values) - 1) / 2) / max(len(values), 8) * 0.6
+            axis.plot(
+                place + spread, values, linestyle="", marker=style_of(result)["marker"],
+                markersize=4, color=colour, alpha=0.7, markerfacecolor="none",
+            )  # fmt: skip
+            if values:
+                axis.hlines(np.median(values), place - 0.4, place + 0.4, color=colour, linewidth=2)
+        axis.set_xticks(
+            range(len(shown)), [label_of(r.experiment.name) for r in shown], rotation=45,
+            ha="right", fontsize=7,
+        )  # fmt: skip
+        axis.grid(alpha=0.25, axis="y")
+    figure.supylabel("Dice; bar: median", fontsize=9)
+    return figure
+
+
+def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
+    """One panel a thresholded class, one line an experiment, a mark at the operating point."""
+    classes = [
+        (task, name)
+        for task, name in _classes(results)
+        if any(name in r.evaluation.operating_points for r in results)
+    ]
+    if not classes:
+        return None
+    figure, axes = _panels([name for _, name in classes], height=3.0)
+    figure.set_size_inches(3.8 * len(axes), 3.9)
+    for axis, (task, class_name) in zip(axes, classes, strict=True):
+        for result in _with_task(results, task):
+            point = result.evaluation.operating_points.get(class_name)
+            if point is None:
+                continue
+            precision, recall = precision_recall(**result.evaluation.curves[class_name])
+            style = style_of(result)
+            axis.plot(recall, precision, linewidth=1.2, color=style["color"],
+                      linestyle=style["linestyle"])  # fmt: skip
+            at = threshold_number(point)
+            axis.plot(
+                recall[at], precision[at], linestyle="", markersize=6, color=style["color"],
+                marker=style["marker"],
+                label=f"{label_of(result.experiment.name)}: p ≥ {point:.2f}",
+            )  # fmt: skip
+        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+        axis.grid(alpha=0.25)
+        axis.legend(loc="lower left", fontsize=7, frameon=False)
+    return figure
+
+
+def confusion_matrix(result: Result) -> Figure:
+    """Percent of the voxels > 0 of each task's scans, a row, that get each class, a column."""
+    names = result.label_space.class_names
+    tasks = list(result.evaluation.confusion)
+    shares = np.array([_class_shares(result, task) for task in tasks])
+    figure = Figure(figsize=(1.1 * len(names) + 1.4, 0.62 * len(tasks) + 1.7), layout="constrained")
+    axis = figure.subplots()
+    own = np.array(
+        [[result.label_space.class_task[c] in (None, task) for c in range(len(names))]
+         for task in tasks]
+    )  # fmt: skip
+    shown = np.where(own, 0.12, np.clip(np.log10(np.maximum(shares, 1e-7)) / 4 + 1.5, 0.2, 1))
+    axis.imshow(shown, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
+    for row in range(len(tasks)):
+        for column in range(len(names)):
+            share = shares[row, column]
+            text = "0" if share == 0 else f"{share:.2f}" if share >= 0.1 else f"{share:.4f}"
+            weight = "normal" if own[row, column] else "bold"
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, weight=weight)
+    axis.set_xticks(range(len(names)), [n.replace("_", "\n") for n in names], fontsize=7)
+    axis.set_yticks(range(len(tasks)), tasks)
+    axis.set_xlabel("class of highest activation (bold: of another task), % of voxels > 0")
+    axis.set_ylabel("scans of")
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def _class_shares(result: Result, task: str) -> np.ndarray:
+    predicted = np.array(result.evaluation.confusion[task]).sum(axis=0)
+    return 100 * predicted / max(predicted.sum(), 1)
+
+
+def confusion_rows(result: Result) -> list[list[str]]:
+    """The matrix of `confusion_matrix` as text: a row a task, a column a class, in percent."""
+    rows = []
+    for task in result.evaluation.confusion:
+        rows.append([task, *(f"{share:.4f}" for share in _class_shares(result, task))])
+    return rows
+
+
+def segmentations(
+    examples: Sequence[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]],
+    class_names: Sequence[str],
+) -> Figure:
+    """A slice of a scan of each task: scan, reference, and every network, as Fig. 3 of the paper.
+
+    Args:
+        examples: for each task its title, the slice (I, J), intensities as prepared, and titles
+            and combined class indices (I, J) of what is laid over it; axes as in a volume.
+        class_names: of the combined class indices.
+    """
+    columns = 1 + max(len(layers) for _, _, layers in examples)
+    figure = Figure(figsize=(1.75 * columns, 2.25 * len(examples) + 0.5), layout="constrained")
+    axes = figure.subplots(len(examples), columns, squeeze=False)
+    for row, (title, image, layers) in zip(axes, examples, strict=True):
+        grey = np.clip(image / 1.2, 0, 1)
+        panels = [("scan", np.zeros(image.shape, np.uint8)), *layers]
+        for axis, (name, labels) in zip(row, panels, strict=False):
+            picture = colour_labels(grey, labels)
+            axis.imshow(np.flip(picture.transpose(1, 0, 2), 0), interpolation="nearest")
+            axis.set_title(label_of(name), fontsize=8)
+        for axis in row:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        for axis in row[len(panels) :]:
+            axis.set_visible(False)
+        row[0].set_ylabel(title)
+    handles = [
+        Patch(color=PALETTE[(c - 1) % (len(PALETTE) - 1) + 1] / 255, label=name.replace("_", " "))
+        for c, name in enumerate(class_names)
+        if c > 0
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _classes(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Task and name of every class, in the order in which experiments have them."""
+    return list(dict.fromkeys(c for r in results for c in r.evaluation.classes))
+
+
+def _with_task(results: Sequence[Result], task: str) -> list[Result]:
+    return [r for r in results if task in r.experiment.task_names]

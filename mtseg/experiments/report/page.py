@@ -1,0 +1,204 @@
+"""The report as a page: headings, paragraphs, tables and figures come in, HTML or Markdown leaves.
+
+The HTML is one file that needs no network; the Markdown has its pictures beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mtseg.system.atomic_files import atomic_write
+
+DOTS_PER_INCH = 160
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """A section's title; `level` 2 or 3."""
+
+    text: str
+    level: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+    """Text, in which `code` and **strong** are marked as in Markdown."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text under a head; columns after the first are figures."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    num_text_columns: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure: the name of its files, what it shows for those who do not see it, its caption."""
+
+    name: str
+    figure: Figure
+    alternative: str
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Commands and what they print."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactive:
+    """HTML that Markdown has no place for."""
+
+    content: str
+
+
+Block = Heading | Paragraph | Table | Picture | Code | Interactive
+
+
+def save_figures(blocks: Sequence[Block], folder: Path, formats: Sequence[str]) -> None:
+    """Writes every figure of a report into a folder, once for each format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Picture):
+            for kind in formats:
+                with atomic_write(folder / f"{block.name}.{kind}") as aside:
+                    aside.write_bytes(_render(block.figure, kind))
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    # Without a date the same figure is the same file.
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, facecolor="white", metadata=metadata)
+    return file.getvalue()
+
+
+def to_markdown(title: str, blocks: Sequence[Block], figures: str) -> str:
+    """The report as Markdown; `figures` is where its PNG files are, seen from it."""
+    parts = [f"# {title}"]
+    for block in blocks:
+        match block:
+            case Heading(text, level):
+                parts.append(f"{'#' * level} {text}")
+            case Paragraph(text):
+                parts.append(text)
+            case Table(caption, head, rows, num_text):
+                rule = ["---"] * num_text + ["---:"] * (len(head) - num_text)
+                lines = ["| " + " | ".join(row) + " |" for row in [head, rule, *rows]]
+                parts.append(f"*{caption}*\n\n" + "\n".join(lines))
+            case Picture(name, _, alternative, caption):
+                parts.append(f"![{alternative}]({figures}/{name}.png)\n\n*{caption}*")
+            case Code(text):
+                parts.append(f"```console\n{text}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 64rem;
+       margin: 0 auto; padding: 1.5rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; }
+h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+h3 { font-size: 1.05rem; margin-top: 1.8rem; }
+nav ul { columns: 2; padding-left: 1.2rem; }
+a { color: #0b5394; }
+figure { margin: 1.5rem 0; break-inside: avoid; }
+figure img { max-width: 100%; height: auto; }
+figcaption, caption { color: #444; font-size: .9rem; text-align: left; }
+caption { padding-bottom: .4rem; }
+.scroll { overflow-x: auto; margin: 1.2rem 0; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th { text-align: left; } td.figure, th.figure { text-align: right; }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+.js-plotly-plot:focus { outline: 3px solid #0072B2; }
+@media print { .interactive { display: none; } body { max-width: none; font-size: 11px; }
+               a { color: inherit; } pre { white-space: pre-wrap; } }
+"""
+
+
+def to_html(title: str, blocks: Sequence[Block]) -> str:
+    """The report as one HTML file."""
+    headings = [b for b in blocks if isinstance(b, Heading) and b.level == 2]
+    contents = "".join(
+        f'<li><a href="#{_anchor(h.text)}">{html.escape(h.text)}</a></li>' for h in headings
+    )
+    body = "\n".join(map(_block_to_html, blocks))
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # Without an icon of its own a browser would ask the network for one.
+        f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{html.escape(title)}</h1>\n"
+        f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n{body}\n</main>\n</body>\n</html>\n'
+    )
+
+
+def _block_to_html(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            name = f' id="{_anchor(text)}"' if level == 2 else ""
+            return f"<h{level}{name}>{html.escape(text)}</h{level}>"
+        case Paragraph(text):
+            return f"<p>{_inline(text)}</p>"
+        case Table():
+            return _table_to_html(block)
+        case Picture(_, figure, alternative, caption):
+            data = base64.b64encode(_render(figure, "svg")).decode()
+            return (
+                f'<figure><img src="data:image/svg+xml;base64,{data}" '
+                f'alt="{html.escape(alternative)}"><figcaption>{_inline(caption)}</figcaption>'
+                "</figure>"
+            )
+        case Code(text):
+            return f'<pre tabindex="0">{html.escape(text)}</pre>'
+        case Interactive(content):
+            return f'<div class="interactive">{content}</div>'
+
+
+def _table_to_html(table: Table) -> str:
+    def cell(tag: str, column: int, text: str, scope: str = "") -> str:
+        kind = ' class="figure"' if column >= table.num_text_columns else ""
+        return f"<{tag}{scope}{kind}>{html.escape(text)}</{tag}>"
+
+    head = "".join(cell("th", c, text, ' scope="col"') for c, text in enumerate(table.head))
+    rows = "".join(
+        "<tr>"
+        + cell("th", 0, row[0], ' scope="row"')
+        + "".join(cell("td", c, text) for c, text in enumerate(row[1:], start=1))
+        + "</tr>\n"
+        for row in table.rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.caption)}">'
+        f"<table><caption>{_inline(table.caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _inline(text: str) -> str:
+    text = html.escape(text)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\[([^\]]+)\]\((https?:[^)]+)\)", r'<a href="\2">\1</a>', text)
+    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
+
+
+def _anchor(text: str) -> str:
+    return re.sub(r"\W+", "-", text.lower()).strip("-")

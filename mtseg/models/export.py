@@ -1,0 +1,210 @@
+"""Export: a trained network comes in, a versioned SavedModel with its manifest leaves.
+
+    OUT/1/saved_model.pb      what TensorFlow Serving loads
+    OUT/1/variables/
+    OUT/1/manifest.json       classes, operating points, and the rules that prepare a scan
+    OUT/1/SHA256SUMS          by which damage is noticed
+
+Its signatures are those of `mtseg.models.signatures`. With `segment_tile` and `segment_tile_bfloat16`
+`mtseg-predict` chooses precision and memory, here or on a server.
+
+Or, without TensorFlow's graphs, the weights alone, a tenth of the size, for `mtseg-predict` and
+`mtseg-evaluate`:
+
+    OUT/model.weights.h5
+    OUT/manifest.json
+    OUT/SHA256SUMS
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mtseg.errors import InputError
+from mtseg.evaluation.results import Evaluation
+from mtseg.inference.verdict import calibrate
+from mtseg.models.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
+from mtseg.models.signatures import add_signatures
+from mtseg.models.weights import TrainedModel, load_trained
+from mtseg.network.model import HALO
+from mtseg.system.atomic_files import atomic_write, lock_folder, write_json
+from mtseg.system.checksums import CHECKSUMS, list_checksums
+from mtseg.training.workdir import BEST_EVALUATION, EVALUATION
+
+INTENSITY_RULE = (
+    "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "
+    "> 0 are foreground, decided on the scan's own grid. After resampling (cubic spline inside "
+    "the foreground, 0 outside) intensities are divided by the 99th percentile of the foreground."
+)
+
+
+SPACING_RULE = "Isotropic at the scan's finest voxel size, axes flipped to RAS+."
+
+
+def export_model(
+    workdir: str | Path,
+    out: str | Path,
+    which: str = "last",
+    finish: Callable[[Path], None] = lambda aside: None,
+) -> Path:
+    """Writes the next version of a SavedModel.
+
+    Args:
+        workdir: folder of a training run that has been evaluated.
+        out: the model's folder; versions 1, 2, 3 … are folders in it.
+        which: `last` or `best` weights.
+        finish: adds to the version's folder before it is put in place.
+
+    Returns:
+        The new version's folder. It appears whole, by one rename.
+
+    Raises:
+        InputError: if the run has no such weights or no evaluation yet, or `out` is a file or holds
+            a model's weights alone.
+    """
+    workdir, out = Path(workdir), Path(out)
+    trained = load_trained(workdir, which)
+    evaluation = _read_evaluation(workdir, which)
+    with exporting_to(out):
+        if (out / WEIGHTS).exists():
+            raise InputError(f"{out}: holds a model's weights alone. Give another folder.")
+        final = out / str(max(versions(out), default=0) + 1)
+        manifest = _manifest(trained, evaluation, which)
+        with atomic_write(final) as aside:
+            _write_saved_model(trained, manifest, aside)
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            finish(aside)
+            (aside / CHECKSUMS).write_text(list_checksums(aside))
+    return final
+
+
+def export_weights(workdir: str | Path, out: str | Path, which: str = "last") -> Path:
+    """Writes a network's weights and manifest, without TensorFlow's graphs; see `export_file`."""
+    return export_file(
+        workdir, out, which, WEIGHTS, lambda trained, path: trained.model.save_weights(path)
+    )
+
+
+def export_file(
+    workdir: str | Path,
+    out: str | Path,
+    which: str,
+    name: str,
+    write: Callable[[TrainedModel, Path], None],
+) -> Path:
+    """Writes a model that is one file, and its manifest.
+
+    Args:
+        workdir: folder of a training run that has been evaluated.
+        out: the model's folder; missing, empty, or of such a model, which is replaced.
+        which: `last` or `best` weights.
+        name: of the file.
+        write: writes it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if the run has no such weights or no evaluation yet, or `out` holds other files.
+    """
+    workdir, out = Path(workdir), Path(out)
+    trained = load_trained(workdir, which)
+    manifest = _manifest(trained, _read_evaluation(workdir, which), which)
+    with exporting_to(out):
+        others = [path for path in out.iterdir() if not path.name.startswith(".")]
+        if others and not (out / name).is_file():
+            raise InputError(f"{out}: holds other files. Give an empty folder for the model.")
+        with atomic_write(out / name) as aside:
+            write(trained, aside)
+            # The manifest goes first and comes last but one: without it there is no model.
+            for old in (MANIFEST, CHECKSUMS):
+                (out / old).unlink(missing_ok=True)
+        write_json(out / MANIFEST, manifest)
+        with atomic_write(out / CHECKSUMS) as aside:
+            aside.write_text(list_checksums(out))
+    return out
+
+
+@contextlib.contextmanager
+def exporting_to(out: Path) -> Iterator[None]:
+    """Makes a folder for models, and holds it.
+
+    Raises:
+        InputError: if it is a file, cannot be written, or another command is exporting to it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with lock_folder(out, f"{out}: another command is exporting to here. Wait for it."):
+            yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{out}: is a file. Give a folder for the model.") from error
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"{out}: cannot be written ({reason}). Make room or give another folder."
+        ) from error
+
+
+def versions(out: Path) -> list[int]:
+    """The versions in a model's folder, in ascending order."""
+    return sorted(int(p.name) for p in out.iterdir() if p.is_dir() and p.name.isdecimal())
+
+
+def _read_evaluation(workdir: Path, which: str) -> Evaluation:
+    """The evaluation of those weights."""
+    name = {"last": EVALUATION, "best": BEST_EVALUATION}[which]
+    try:
+        return Evaluation.from_json(json.loads((workdir / name).read_text()))
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise InputError(
+            f"{workdir}: has no readable {name}, which holds the operating points. Let "
+            "mtseg-train finish an evaluation."
+        ) from error
+
+
+def _write_saved_model(trained: TrainedModel, manifest: dict[str, Any], path: Path) -> None:
+    points = manifest["operating_points"]
+    thresholds = [points.get(name) for name in trained.label_space.class_names]
+    archive = keras.export.ExportArchive()
+    archive.track(trained.model)
+    add_signatures(archive, trained.model, thresholds, json.dumps(manifest))
+    archive.write_out(str(path), verbose=False)
+
+
+def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict[str, Any]:
+    label_space = trained.label_space
+    scans = {task: list(of_task.values()) for task, of_task in evaluation.statistics.items()}
+    resemblance = calibrate(scans, label_space.class_task)
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "model_id": _model_id(trained.model.get_weights(), evaluation.operating_points),
+        "mtseg_version": importlib.metadata.version("mtseg"),
+        "weights": which,
+        "label_space": label_space.to_json(),
+        "classes": list(label_space.class_names),
+        "operating_points": evaluation.operating_points,
+        "spacing_rule": SPACING_RULE,
+        "intensity_rule": INTENSITY_RULE,
+        "halo_voxels": HALO,
+        "mean_dice_on_test_scans": evaluation.mean_dice(),
+        "resemblance": None if resemblance is None else resemblance.to_json(),
+        "training": json.loads(trained.config.to_json()),
+    }
+
+
+def _model_id(weights: list[np.ndarray], operating_points: dict[str, float]) -> str:
+    """What tells models apart that label otherwise: a digest of all that decides a label."""
+    digest = hashlib.sha256(json.dumps(operating_points, sort_keys=True).encode())
+    for array in weights:
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,101 @@
+"""Portable models: a trained network comes in, an ONNX or a LiteRT file with its manifest leaves.
+
+    OUT/model.onnx      or OUT/model.tflite
+    OUT/manifest.json
+
+One input, `tile`, float32 (I + 50, J + 50, K + 50): a block of a prepared scan with the 25 voxels
+around it, as `mtseg.scans.preprocessing.prepare_scan` leaves intensities, 0 outside the foreground. One
+output, `probabilities`, float32 (I, J, K, classes); those of voxels that are 0 mean nothing. Each
+feature map of the block is in memory at once: 384 bytes a voxel and more, so blocks are kept small.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mtseg.errors import InputError
+from mtseg.inference.tile_graph import classify, convolve
+from mtseg.models.export import export_file
+from mtseg.models.weights import TrainedModel
+from mtseg.network.folding import fold
+from mtseg.network.model import HALO, PLANE_NORMALS
+
+ONNX, LITERT = "model.onnx", "model.tflite"
+
+
+_OPSET = 18
+"""Version of ONNX's operations."""
+
+
+def make_portable_function(patch_model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+    """Makes a graph of a tile without loops and conditions, which every runtime understands.
+
+    Args:
+        patch_model: from `mtseg.network.model.build_patch_model`. Its weights become constants.
+
+    Returns:
+        A `tf.function` from `tile` to `probabilities`, as at the top.
+    """
+    folded = fold(patch_model)
+    network = tf.nest.map_structure(np.asarray, folded)._replace(
+        num_backgrounds=folded.num_backgrounds
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([None] * 3, tf.float32, name="tile")])
+    def compute(tile: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = []
+        for normal in PLANE_NORMALS.values():
+            to_slices = [normal, *(axis for axis in range(3) if axis != normal)]
+            within = [slice(HALO, -HALO) if axis == normal else slice(None) for axis in range(3)]
+            images = tf.transpose(tile[tuple(within)], to_slices)
+            of_slices = convolve(tf.expand_dims(images, -1), network, tf.float32)
+            back = [to_slices.index(axis) for axis in range(3)]
+            features.append(tf.transpose(of_slices, [*back, 3]))
+        joined = tf.concat(features, axis=-1)
+        rows = classify(tf.reshape(joined, [-1, joined.shape[-1]]), network)
+        shape = tf.concat([tf.shape(joined)[:3], [rows.shape[-1]]], axis=0)
+        return {"probabilities": tf.reshape(rows, shape)}
+
+    return compute
+
+
+def export_portable(workdir: str | Path, out: str | Path, kind: str, which: str = "last") -> Path:
+    """Writes a network for ONNX's or LiteRT's runtimes; see `mtseg.models.export.export_file`.
+
+    Args:
+        workdir: folder of a training run that has been evaluated.
+        out: the model's folder.
+        kind: `onnx` or `litert`.
+        which: `last` or `best` weights.
+
+    Raises:
+        InputError: as `export_file` does, and if what converts is not installed.
+    """
+    name, convert = {"onnx": (ONNX, _to_onnx), "litert": (LITERT, _to_litert)}[kind]
+
+    def write(trained: TrainedModel, path: Path) -> None:
+        path.write_bytes(convert(make_portable_function(trained.model)))
+
+    return export_file(workdir, out, which, name, write)
+
+
+def _to_onnx(function: tf.types.experimental.PolymorphicFunction) -> bytes:
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise InputError(
+            "--format onnx needs a package that is not installed: pip install 'mtseg[onnx]'"
+        ) from error
+    model, _ = tf2onnx.convert.from_function(
+        function, input_signature=function.input_signature, opset=_OPSET
+    )
+    return model.SerializeToString()
+
+
+def _to_litert(function: tf.types.experimental.PolymorphicFunction) -> bytes:
+    concrete = function.get_concrete_function()
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], function).convert()

@@ -1,0 +1,5 @@
+"""From scan files to label files on the scans' own grids.
+
+Begin with `pipeline.segment_files`. `scan` segments one scan, `results` names the files that are
+written, `probability_file` writes 4-D probabilities, and `beam` runs on Apache Beam.
+"""

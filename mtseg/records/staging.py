@@ -1,0 +1,219 @@
+"""Staging: single subjects come in, files of their finished records leave, and then shards.
+
+Each subject is prepared once, by whichever process, into files of its own; a file that says that
+it is done is written last. So a preparation that was stopped goes on with the subjects that are
+left, and what is written does not depend on how many processes wrote it. A subject's file then is
+a shard as it is, or its records are dealt out to as many shards as are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mtseg.errors import InputError
+from mtseg.records.examples import prepared_examples
+from mtseg.records.schema import RecordConfig, encode_record
+from mtseg.sources.checks import SubjectReport
+from mtseg.sources.reading import prepare_subject
+from mtseg.sources.subject import Subject
+from mtseg.system.atomic_files import atomic_write, empty_folder, lock_folder
+from mtseg.tasks.task import LabelSource, Task
+
+_FRAME_BYTES = 16
+"""A TFRecord's framing: length (8) and its checksum (4) before the data, a checksum (4) after."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A subject to prepare.
+
+    Attributes:
+        task: its task.
+        labels: its source.
+        configs: the kinds of records to make of it.
+        reading: what checking it has shown.
+        folder: where its files go.
+    """
+
+    task: Task
+    labels: LabelSource
+    configs: tuple[RecordConfig, ...]
+    reading: SubjectReport
+    folder: Path
+
+
+def stage(job: Job) -> str:
+    """Prepares a subject and writes its records; returns its name.
+
+    Raises:
+        InputError: if a file of it cannot be used, or the disk is full.
+    """
+    subject = job.reading.subject
+    (config, *_) = job.configs
+    before = _fingerprint(subject)
+    prepared = prepare_subject(job.task, job.labels, subject, size=config.size)
+    try:
+        for config in job.configs:
+            if config.kind == "patches" and subject.split != "train":
+                continue
+            path = records_path(job.folder, subject.name, config.kind)
+            path.unlink(missing_ok=True)  # It may be linked: a shard, which is not to be changed.
+            with tf.io.TFRecordWriter(str(path)) as writer:
+                for _, example in prepared_examples(job.task, config, prepared):
+                    writer.write(encode_record(example))
+        done = {
+            "files": before,
+            "digest": job.reading.digest,
+            "num_voxels": job.reading.num_voxels,
+        }
+        with atomic_write(_done_path(job.folder, subject.name)) as aside:
+            aside.write_text(json.dumps(done))
+    except (OSError, tf.errors.OpError) as error:
+        raise _unwritable(job.folder, error) from error
+    return subject.name
+
+
+def _unwritable(folder: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return InputError(
+        f"{folder}: cannot be written ({reason}). Make room or give another --data-dir; the same "
+        "command goes on with the subjects that are left."
+    )
+
+
+def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
+    """What checking a subject has shown, if it has been prepared and its files are the same."""
+    try:
+        done = json.loads(_done_path(folder, subject.name).read_text())
+    except (OSError, ValueError):
+        return None
+    if done["files"] != _fingerprint(subject):
+        return None
+    return SubjectReport(subject, (), done["digest"], tuple(done["num_voxels"]))
+
+
+def records_path(folder: Path, name: str, kind: str) -> Path:
+    """The file of a subject's finished records of a kind."""
+    return folder / f"{name}.{kind}.tfrecord"
+
+
+def _done_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.done.json"
+
+
+def _fingerprint(subject: Subject) -> list[list[Any]]:
+    """What changes if a subject's files do; nothing for a phantom.
+
+    Raises:
+        InputError: if one of them is gone.
+    """
+    found = []
+    for path in (subject.image_path, subject.label_path):
+        files = [] if path is None else [Path(path)]
+        try:
+            if path is not None and Path(path).is_dir():
+                files = sorted(Path(path).iterdir())
+            for file in files:
+                status = file.stat()
+                found.append([str(file), status.st_size, status.st_mtime_ns])
+        except OSError as error:
+            raise InputError(
+                f"{error.filename}: can no longer be read ({error.strerror}). Bring it back, or "
+                "take the subject out."
+            ) from error
+    return found
+
+
+def link_shards(sources: Sequence[Path], shards: Sequence[Path]) -> tuple[list[int], int]:
+    """Makes every subject's file of records a shard, without copying it where the disk can.
+
+    Returns:
+        As `write_shards`.
+    """
+    lengths, num_bytes = [], 0
+    for source, shard in zip(sources, shards, strict=True):
+        try:
+            os.link(source, shard)
+        except OSError:  # not every disk has links
+            shutil.copyfile(source, shard)
+        with source.open("rb") as file:
+            sizes = [size - _FRAME_BYTES for _, size in _frames(file.fileno())]
+        lengths.append(len(sizes))
+        num_bytes += sum(sizes)
+    return lengths, num_bytes
+
+
+def write_shards(
+    sources: Sequence[Path], shards: Sequence[Path], order: np.random.Generator
+) -> tuple[list[int], int]:
+    """Puts shards together from files of records.
+
+    Args:
+        sources: files of records.
+        shards: files to write; records are divided equally among them.
+        order: shuffles the records.
+
+    Returns:
+        How many records each shard has, and the bytes of all of them without their framing.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")).fileno() for path in sources]
+        frames = [np.array(list(_frames(file)), np.int64).reshape(-1, 2) for file in files]
+        number = np.repeat(np.arange(len(files)), [len(f) for f in frames])
+        offset, size = np.concatenate(frames).T
+        parts = np.array_split(order.permutation(len(number)), len(shards))
+        for path, part in zip(shards, parts, strict=True):
+            with path.open("wb", buffering=2**22) as shard:
+                for n in part.tolist():
+                    shard.write(os.pread(files[number[n]], size[n], offset[n]))
+    return [len(part) for part in parts], int((size - _FRAME_BYTES).sum())
+
+
+def _frames(file: int) -> Iterator[tuple[int, int]]:
+    """Yields offset and size of every record of an open file, its framing included."""
+    offset, end = 0, os.fstat(file).st_size
+    while offset < end:
+        size = int.from_bytes(os.pread(file, 8, offset), "little") + _FRAME_BYTES
+        yield offset, size
+        offset += size
+
+
+@contextlib.contextmanager
+def lock_staging(folder: Path) -> Iterator[None]:
+    """Makes a folder for staging and holds it: of two commands on it the second is refused.
+
+    A folder in which no subject is finished is emptied, and an empty one is not left behind.
+
+    Raises:
+        InputError: if another process holds it, or something in it cannot be written.
+    """
+    refusal = f"{folder.parent}: another command is preparing the same source here. Wait for it."
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, folder)  # after its lock has gone
+            stack.enter_context(lock_folder(folder, refusal))
+            stack.callback(_empty_unless_begun, folder)
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            raise _unwritable(folder, error) from error
+
+
+def _empty_unless_begun(folder: Path) -> None:
+    if not any(folder.glob("*.done.json")):
+        empty_folder(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

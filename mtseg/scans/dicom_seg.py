@@ -1,0 +1,100 @@
+"""DICOM segmentations: labels of a DICOM series come in, a SEG file for its archive leaves.
+
+Reference: DICOM PS3.3, A.51 (Segmentation IOD), written by highdicom.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import mtseg
+from mtseg.errors import InputError
+from mtseg.scans.dicom import open_series
+from mtseg.system.atomic_files import atomic_write
+
+_CODING_SCHEME = "99MTSEG"
+"""Private: a task's classes are the user's own, and have no code of a public vocabulary."""
+
+
+def write_dicom_seg(
+    path: Path, labels: np.ndarray, series_path: Path, class_names: Sequence[str]
+) -> None:
+    """Writes labels as a DICOM segmentation that refers to the slices they are of.
+
+    Args:
+        path: the file; it appears whole, by one rename.
+        labels: uint8 (columns, rows, slices) in the order of `mtseg.scans.dicom.open_series`; 0 is no
+            segment.
+        series_path: the scan's folder or file.
+        class_names: of the labels, background first. Those that occur become segments; all of
+            them, if none occurs.
+
+    Raises:
+        InputError: if highdicom is missing, the series lacks what a SEG has to repeat of it, or the
+            file cannot be written.
+    """
+    try:
+        import highdicom as hd
+        import pydicom
+        from pydicom.sr.codedict import codes
+    except ImportError as error:
+        raise InputError(
+            f"{path}: writing a DICOM SEG needs highdicom. Install it: pip install 'mtseg[dicom]'"
+        ) from error
+    series = open_series(series_path)
+    sources = list(dict.fromkeys(frame.path for frame in series.frames))
+    datasets = [pydicom.dcmread(source, stop_before_pixels=True) for source in sources]
+    found = [n for n in range(1, len(class_names)) if (labels == n).any()]
+    found = found or list(range(1, len(class_names)))
+    masks = np.stack([labels == n for n in found], axis=-1).astype(np.uint8)
+    pixels = masks.transpose(2, 1, 0, 3)
+    if len(sources) == 1:  # highdicom takes the frames of a file in the file's order
+        pixels = pixels[np.argsort([frame.number for frame in series.frames])]
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="mtseg", version=mtseg.__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=class_names[n].replace("_", " "),
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=hd.sr.CodedConcept(
+                class_names[n][:16], _CODING_SCHEME, class_names[n].replace("_", " ")[:64]
+            ),
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, n in enumerate(found, start=1)
+    ]
+    logging.getLogger("highdicom").setLevel(logging.ERROR)
+    try:
+        segmentation = hd.seg.Segmentation(
+            source_images=datasets,
+            pixel_array=pixels,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=1000 + int(datasets[0].get("SeriesNumber") or 0),
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="mtseg",
+            manufacturer_model_name="mtseg",
+            software_versions=mtseg.__version__,
+            device_serial_number="0",
+            series_description="mtseg segmentation",
+        )
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{series_path}: lacks what a DICOM SEG has to repeat of it ({reason}). Give the "
+            "series as the scanner wrote it, or leave out --dicom-seg."
+        ) from error
+    try:
+        with atomic_write(path) as aside:
+            segmentation.save_as(aside)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}).") from error

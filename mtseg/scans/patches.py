@@ -1,0 +1,112 @@
+"""Choose voxels and cut triplanar patches: a prepared volume comes in, patches leave.
+
+Arrays are RAS+ with axes (i, j, k): left to right, posterior to anterior, inferior to superior.
+The three planes always come in the order axial, coronal, sagittal.
+
+Reference: Moeskops et al., MICCAI 2016, sections 3.1 (patches) and 3.2 (balanced samples).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PATCH_SIZE = 51
+"""Voxels along each side of a patch (section 3.1)."""
+
+
+PLANES = ("axial", "coronal", "sagittal")
+"""The order of the three planes everywhere in this package."""
+
+
+_PLANE_AXES = ((0, 1), (0, 2), (1, 2))
+"""Volume axes that become a patch's rows and columns, a pair for each of `PLANES`."""
+
+
+def choose_voxels(
+    class_index_map: np.ndarray,
+    foreground: np.ndarray,
+    *,
+    per_class: int,
+    num_classes: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws up to `per_class` foreground voxels of every class, without repetition.
+
+    Args:
+        class_index_map: integers (I, J, K), 0 for background.
+        foreground: booleans (I, J, K), the voxels with intensity > 0: only they are samples.
+        per_class: how many voxels of each class; a class with fewer gives all it has.
+        num_classes: classes of the task, background included.
+        rng: the only source of chance.
+
+    Returns:
+        `(index_ijk, class_index)`: int64 (n, 3) and int64 (n,), ordered by class and then by
+        position. A class that the subject does not have is absent from both.
+    """
+    # One pass over the foreground instead of one over the volume for every class.
+    flat_foreground = np.flatnonzero(foreground)
+    flat_classes = class_index_map.ravel()[flat_foreground]
+    chosen, classes = [], []
+    for class_index in range(num_classes):
+        candidates = flat_foreground[flat_classes == class_index]
+        picked = rng.choice(candidates, size=min(per_class, candidates.size), replace=False)
+        chosen.append(np.sort(picked))
+        classes.append(np.full(picked.size, class_index, np.int64))
+    index_ijk = np.stack(np.unravel_index(np.concatenate(chosen), foreground.shape), axis=1)
+    return index_ijk.astype(np.int64), np.concatenate(classes)
+
+
+def pad_volume(
+    array: np.ndarray, patch_size: int = PATCH_SIZE, dtype: np.typing.DTypeLike | None = None
+) -> np.ndarray:
+    """Surrounds a volume with half a patch of zeros, so that every voxel can be a centre.
+
+    Args:
+        array: (I, J, K).
+        patch_size: odd number of voxels.
+        dtype: of the result; None is the array's.
+
+    Returns:
+        (I + patch_size - 1, J + patch_size - 1, K + patch_size - 1).
+    """
+    half = patch_size // 2
+    padded = np.zeros([size + 2 * half for size in array.shape], dtype or array.dtype)
+    padded[tuple(slice(half, half + size) for size in array.shape)] = array
+    return padded
+
+
+def cut_patches(
+    padded: np.ndarray, index_ijk: np.ndarray, patch_size: int = PATCH_SIZE
+) -> np.ndarray:
+    """Cuts the three orthogonal patches centred at each voxel.
+
+    Args:
+        padded: a volume that `pad_volume` has padded for the same `patch_size`, so a patch
+            reaches beyond the scan's border as zeros.
+        index_ijk: integers (n, 3), voxels of the volume before padding.
+        patch_size: odd number of voxels.
+
+    Returns:
+        (n, 3, patch_size, patch_size) of the volume's dtype. Axis 1 is `PLANES`: axial has rows
+        i and columns j, coronal i and k, sagittal j and k.
+
+    Raises:
+        ValueError: if `patch_size` is even: such a patch has no centre voxel.
+
+    Example:
+        >>> volume = np.arange(27).reshape(3, 3, 3)
+        >>> patches = cut_patches(pad_volume(volume, 3), np.array([[1, 1, 1]]), 3)
+        >>> patches[0, 0].tolist() == volume[:, :, 1].tolist()
+        True
+    """
+    if patch_size % 2 == 0:
+        raise ValueError(f"patch_size must be odd, not {patch_size}.")
+    half = patch_size // 2
+    patches = np.empty((len(index_ijk), len(PLANES), patch_size, patch_size), padded.dtype)
+    for plane, axes in enumerate(_PLANE_AXES):
+        (normal,) = {0, 1, 2} - set(axes)
+        for patch, index in zip(patches[:, plane], index_ijk, strict=True):
+            window: list[int | slice] = [slice(n, n + patch_size) for n in index]
+            window[normal] = int(index[normal]) + half
+            patch[:] = padded[tuple(window)]
+    return patches

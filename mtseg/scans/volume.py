@@ -1,0 +1,107 @@
+"""Volumes: voxels and their places, on another grid or in other axes; label files are written.
+
+Axes are (i, j, k); after `canonicalise` they run left to right, posterior to anterior, inferior to
+superior. Oblique scans keep their own axes: nothing is rotated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+
+from mtseg.errors import InputError
+from mtseg.system import hardware
+
+SAME_SPACING = 1e-3
+"""Spacings that differ relatively by less are the same, and nothing is interpolated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """Voxels and where they are.
+
+    Attributes:
+        array: (i, j, k).
+        affine: float64 (4, 4), voxel index to RAS+ world in mm.
+        header: of a NIfTI source file, so that what is written back has its qform, sform and codes.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header | None = None
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along i, j and k."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+
+def label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger | np.uint8]:
+    """The smallest of uint8, int16 and int32 that holds labels.
+
+    Raises:
+        InputError: if none does.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    for dtype in (np.uint8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    raise InputError(f"{path}: labels reach from {low} to {high}. Give a label map.")
+
+
+def too_large(shape: Sequence[int], voxel_bytes: int = 4) -> str:
+    """Says how much memory an array takes, if this machine cannot hold it; or nothing."""
+    # All of the memory: what the system calls free leaves out what it would give back.
+    there = hardware.total_bytes()
+    if (needed := math.prod(shape) * voxel_bytes) <= there:
+        return ""
+    return f"{shape} voxels, {needed / 1e9:.0f} GB, where there are {there / 1e9:.0f} GB"
+
+
+def check_same_grid(
+    image: Volume, label_map: Volume, image_path: str | Path, label_path: str | Path
+) -> None:
+    """Refuses a label map that is not on its scan's grid.
+
+    Raises:
+        InputError: if shapes differ, or corners are more than a thousandth of a voxel apart.
+    """
+    shapes = image.array.shape, label_map.array.shape
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shapes[0]])).reshape(3, -1)
+    difference = (image.affine - label_map.affine)[:3]
+    apart = np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max()
+    if shapes[0] != shapes[1] or apart > 1e-3 * min(image.spacing_mm):
+        raise InputError(
+            f"{label_path}: is on another grid than {image_path}: shape {shapes[1]}, affine "
+            f"{label_map.affine[:3].round(4).tolist()}, against {shapes[0]}, "
+            f"{image.affine[:3].round(4).tolist()}, {apart:.2g} mm apart. Resample it."
+        )
+
+
+def canonicalise(volume: Volume) -> Volume:
+    """Flips and swaps axes so that they are closest to RAS+; no voxel changes its value or place.
+
+    The affine is that of the new axes; there is no header. The array is a view of the given one.
+    """
+    to_ras = orientations.io_orientation(volume.affine)
+    affine = volume.affine @ orientations.inv_ornt_aff(to_ras, volume.array.shape)
+    return Volume(orientations.apply_orientation(volume.array, to_ras), affine)
+
+
+def decanonicalise(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
+    """Undoes `canonicalise`: a view of an array (I, J, K) in the axes of its source's affine."""
+    ras = np.array([[0, 1], [1, 1], [2, 1]])
+    back = orientations.ornt_transform(ras, orientations.io_orientation(source_affine))
+    return orientations.apply_orientation(array, back)
+
+
+def require_shape(array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"the array has shape {array.shape}, its grid has {shape}")

@@ -1,0 +1,53 @@
+"""Layouts: a folder of scans comes in, which files belong to which subject leaves.
+
+A layout is how scans and label maps lie in a folder, under the name that a task file or `--tasks`
+gives it. Nothing is read here but lists of files and what a data set says of itself; whether every
+subject is complete and sound is for `mtseg.sources.find` and `mtseg.sources.checks`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mtseg.scans.reading import scan_stem
+from mtseg.sources.layouts.candidates import MatchedFiles, pair_files, scan_files, subfolders
+
+
+def match_miccai2012(folder: Path) -> MatchedFiles:
+    images, label_maps, unused = [], [], []
+    for path in scan_files(folder):
+        number = re.match(r"\d+", path.name)
+        if number is None:
+            unused.append(path)
+        else:
+            which = label_maps if scan_stem(path).endswith("_glm") else images
+            which.append((number[0], path))
+    return MatchedFiles(tuple(pair_files(images, label_maps)), unused=tuple(unused))
+
+
+def match_folder(folder: Path) -> MatchedFiles:
+    # A subfolder of images is a DICOM series.
+    images = [*scan_files(folder / "images"), *subfolders(folder / "images")]
+    label_maps = scan_files(folder / "labels")
+    named = ([(scan_stem(path), path) for path in paths] for paths in (images, label_maps))
+    return MatchedFiles(tuple(pair_files(*named)))
+
+
+def match_imagecas(folder: Path) -> MatchedFiles:
+    images, label_maps = [], []
+    for path in sorted(folder.glob("**/*.nii.gz")):
+        for ending, which in ((".img.nii.gz", images), (".label.nii.gz", label_maps)):
+            if path.name.endswith(ending):
+                which.append((path.name.removesuffix(ending), path))
+    return MatchedFiles(tuple(pair_files(images, label_maps)))
+
+
+def match_asoca(folder: Path) -> MatchedFiles:
+    images, label_maps = [], []
+    for scans in sorted(folder.glob("**/CTCA")):
+        images += [(scan_stem(path), path) for path in scan_files(scans)]
+        if (scans.parent / "Annotations").is_dir():
+            labels = scan_files(scans.parent / "Annotations")
+            label_maps += [(scan_stem(path), path) for path in labels]
+    return MatchedFiles(tuple(pair_files(images, label_maps)))

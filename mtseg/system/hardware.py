@@ -1,0 +1,119 @@
+"""Memory: what this machine has, and what of it is free, in bytes.
+
+The machine that figures are of: nothing comes in, its description leaves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_CGROUPS = Path("/sys/fs/cgroup")
+"""Limits of containers and batch jobs, in the unified hierarchy (version 2)."""
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def total_bytes() -> int:
+    """All of the machine's memory, or what this process may use of it."""
+    there = _PAGE * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *(limit for limit, _ in _limits())])
+
+
+def free_bytes() -> int:
+    """Memory that can be had without pushing anything else out."""
+    free = total_bytes()
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        free = min(free, int(available) * 1024)
+    except (OSError, ValueError):
+        pass  # Not Linux: all of it, which the caller takes a share of.
+    return min([free, *(max(limit - used, 0) for limit, used in _limits())])
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    """Each limit that this process is under, and what is used of it."""
+    for folder in _own_cgroups():
+        limit, used = (_read_number(folder / f"memory.{name}") for name in ("max", "current"))
+        if limit is not None and used is not None:
+            yield limit, used - _cached(folder / "memory.stat")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # ulimit -v
+    if limit != resource.RLIM_INFINITY:
+        try:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
+        except (OSError, ValueError):
+            used = 0
+        yield limit, used
+
+
+def _own_cgroups() -> list[Path]:
+    """The folder of this process's group and of those that hold it; a container sees one."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    folder = _CGROUPS / own.lstrip("/")
+    return [folder, *(above for above in folder.parents if above.is_relative_to(_CGROUPS))]
+
+
+def _cached(path: Path) -> int:
+    """Bytes of files that a group has read or written, which make room when it needs more."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # Absent, or "max": no limit.
+        return None
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, instructions for bfloat16, and versions of what computes."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "bfloat16": sorted(set(text.split()) & {"avx512_bf16", "amx_bf16"}),
+        "python": platform.python_version(),
+        "tensorflow": importlib.metadata.version("tensorflow"),
+        "mtseg": importlib.metadata.version("mtseg"),
+    }
+
+
+def format_machine(machine: dict[str, Any]) -> str:
+    """The description as one line."""
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, "
+        f"{' '.join(machine['bfloat16']) or 'no bfloat16'}; Python {machine['python']}, "
+        f"TensorFlow {machine['tensorflow']}"
+    )
+
+
+def fastest_precision(cpuinfo: str = "/proc/cpuinfo") -> str:
+    """`mixed_bfloat16` where the processor multiplies bfloat16 by itself, else `float32`."""
+    return "mixed_bfloat16" if has_bfloat16_instructions(cpuinfo) else "float32"
+
+
+def has_bfloat16_instructions(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the processor multiplies bfloat16 by itself."""
+    try:
+        flags = set(Path(cpuinfo).read_text().split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16"})

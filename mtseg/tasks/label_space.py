@@ -1,0 +1,230 @@
+"""Tasks: the text of `--tasks` comes in, the combined label space of one network leaves.
+
+A class index is a class's place in its own task, or combined, in the label space of several
+tasks: one shared background, then each task's classes in the order in which the tasks are named.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mtseg.errors import InputError
+from mtseg.tasks.task import Task, TissueClass, hint
+from mtseg.tasks.task_file import GENERATED, read_task, shipped_path, shipped_tasks
+
+MOST_CLASSES = 255
+"""Combined class indices are stored as uint8."""
+
+
+@dataclass(frozen=True)
+class TaskSelection:
+    """A task and the names of the sources that its subjects come from."""
+
+    task: Task
+    sources: tuple[str, ...]
+
+    @property
+    def spec(self) -> str:
+        """The selection as `parse_tasks` reads it, such as `brain:miccai2012+freesurfer`."""
+        is_own = self.task.path not in ("", shipped_path(self.task.name))
+        return f"{self.task.path if is_own else self.task.name}:{'+'.join(self.sources)}"
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of one network: a shared background, then each task's classes in order.
+
+    Raises:
+        InputError: if there is no task, a task or a class name occurs twice, or there are more
+            than 255 classes.
+
+    Example:
+        >>> parse_tasks("breast,cta").class_names
+        ('background', 'pectoral_muscle', 'coronary_arteries')
+    """
+
+    selections: tuple[TaskSelection, ...]
+
+    def __post_init__(self) -> None:
+        owners: dict[str, Task] = {}
+        tasks: dict[str, Task] = {}
+        for task in (selection.task for selection in self.selections):
+            if task.name in tasks:
+                raise InputError(f"task {task.name}: is named twice. Name each task once.")
+            tasks[task.name] = task
+            for name in task.class_names[1:]:
+                if name in owners:
+                    raise InputError(
+                        f"{task.path or task.name}: the class {name} is also one of task "
+                        f"{owners[name].name}. Rename it in one task file."
+                    )
+                owners[name] = task
+        if not tasks:
+            raise InputError(f"no task is named. Name some of: {', '.join(shipped_tasks())}.")
+        if self.num_classes > MOST_CLASSES:
+            raise InputError(
+                f"tasks {', '.join(tasks)}: have {self.num_classes} classes, background included; "
+                f"at most {MOST_CLASSES} fit. Name fewer tasks."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of combined classes, the shared background included."""
+        return 1 + sum(len(selection.task.classes) for selection in self.selections)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each combined class index, `background` first."""
+        names = (selection.task.class_names[1:] for selection in self.selections)
+        return ("background", *(name for of_task in names for name in of_task))
+
+    @property
+    def class_task(self) -> tuple[str | None, ...]:
+        """The name of the task of each combined class index; None for the background."""
+        return (None, *(s.task.name for s in self.selections for _ in s.task.classes))
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """How each combined class index is decided; `argmax` for the background."""
+        return ("argmax", *(s.task.decision for s in self.selections for _ in s.task.classes))
+
+    @property
+    def spec(self) -> str:
+        """The label space as `parse_tasks` reads it, such as `brain:miccai2012,cta:phantom`."""
+        return ",".join(selection.spec for selection in self.selections)
+
+    def offset(self, task_name: str) -> int:
+        """What turns a task's own foreground class index into the combined one, by addition."""
+        offset = 0
+        for selection in self.selections:
+            if selection.task.name == task_name:
+                return offset
+            offset += len(selection.task.classes)
+        names = ", ".join(selection.task.name for selection in self.selections)
+        raise InputError(f"task {task_name!r}: is none of this network's tasks: {names}.")
+
+    def to_combined(self, task_name: str) -> np.ndarray:
+        """Combined class index, uint8, at each of a task's own class indices."""
+        return np.array([0, *self.class_indices(task_name)], np.uint8)
+
+    def num_backgrounds(self, backgrounds: str) -> int:
+        """Scores that a network has for the background: 1, or one for each task.
+
+        Args:
+            backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+        """
+        return len(self.selections) if backgrounds == "by-task" else 1
+
+    def to_scores(self, task_name: str, backgrounds: str) -> np.ndarray:
+        """Which of the network's scores, uint16, is of each of a task's own class indices.
+
+        Scores stand in the order of combined class indices, but for the backgrounds, which come
+        first, in the order of tasks.
+
+        Args:
+            task_name: the task.
+            backgrounds: `shared` or `by-task`.
+
+        Example:
+            >>> parse_tasks("breast,cta").to_scores("cta", "by-task").tolist()
+            [1, 3]
+        """
+        count = self.num_backgrounds(backgrounds)
+        own = [selection.task.name for selection in self.selections].index(task_name)
+        others = [index + count - 1 for index in self.class_indices(task_name)]
+        return np.array([own if count > 1 else 0, *others], np.uint16)
+
+    def class_indices(self, task_name: str) -> tuple[int, ...]:
+        """Combined class indices of a task, without the background."""
+        first = self.offset(task_name) + 1
+        return tuple(first + n for n in range(self.class_task.count(task_name)))
+
+    def alien_indices(self, task_name: str) -> tuple[int, ...]:
+        """Combined class indices of all other tasks, without the background."""
+        own = self.class_indices(task_name)
+        return tuple(index for index in range(1, self.num_classes) if index not in own)
+
+    def to_json(self) -> dict[str, Any]:
+        """The label space as plain values, from which it can be rebuilt without task files."""
+        names = ("name", "title", "modality", "classes", "spacing_rule", "spacing_mm", "decision")
+        tasks = []
+        for selection in self.selections:
+            fields = asdict(selection.task)
+            tasks.append(
+                {name: fields[name] for name in names} | {"source": "+".join(selection.sources)}
+            )
+            tasks[-1]["classes"] = list(tasks[-1]["classes"])
+        return {"tasks": tasks}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> LabelSpace:
+        """Rebuilds a label space; its tasks have no sources, citation or path.
+
+        Raises:
+            InputError: if the values are not those of `to_json`.
+        """
+        try:
+            selections = []
+            for fields in stored["tasks"]:
+                fields = dict(fields)
+                source = fields.pop("source")
+                classes = tuple(TissueClass(**table) for table in fields.pop("classes"))
+                selections.append(
+                    TaskSelection(Task(classes=classes, **fields), tuple(source.split("+")))
+                )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                "the stored label space is not one of this version of mtseg. Train or export the "
+                "model again."
+            ) from error
+        return cls(tuple(selections))
+
+
+def parse_tasks(text: str) -> LabelSpace:
+    """Reads the tasks of one network.
+
+    Args:
+        text: names or files of tasks, separated by commas, each with a source after a colon or
+            without: `brain:miccai2012,breast,path/to/task.toml:phantom`. Several sources of one
+            task are joined: `brain:miccai2012+freesurfer`. Without one, `phantom` is taken if the
+            task has it, else its first source, else `folder`.
+
+    Raises:
+        InputError: if a name is empty, unknown or repeated, or a task file cannot be used.
+    """
+    return LabelSpace(tuple(_parse_selection(item.strip(), text) for item in text.split(",")))
+
+
+def _parse_selection(item: str, text: str) -> TaskSelection:
+    # A path may hold a colon, so an item that ends like a file is all path.
+    name, colon, source = (item, "", "") if item.endswith(".toml") else _cut_source(item)
+    if not name or (colon and not source):
+        raise InputError(f"tasks {text!r}: a name is empty. Write, for example, brain,breast,cta.")
+    if name.endswith(".toml") or "/" in name:
+        task = read_task(name)
+    elif name in shipped_tasks():
+        task = read_task(shipped_path(name))
+    else:
+        valid = shipped_tasks()
+        raise InputError(
+            f"task {name!r}: there is no such task{hint(name, valid)}. Name one of "
+            f"{', '.join(valid)}, or the path of a task file."
+        )
+    names = [each.name for each in task.sources]
+    default = GENERATED if GENERATED in names else (names or ["folder"])[0]
+    chosen = (source or default).split("+")
+    for each in chosen:
+        task.source(each)
+        if chosen.count(each) > 1:
+            raise InputError(f"tasks {text!r}: source {each} is named twice. Name it once.")
+    return TaskSelection(task, tuple(chosen))
+
+
+def _cut_source(item: str) -> tuple[str, str, str]:
+    name, colon, source = item.rpartition(":")
+    return (name, colon, source) if colon else (item, "", "")

@@ -1,0 +1,137 @@
+"""The training step: mini-batches come in, the network's weights move, their losses leave.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mtseg.network.model import patch_logits_model
+from mtseg.scans.patches import PLANES
+from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.config import TrainConfig
+from mtseg.training.network import build_model
+from mtseg.training.optimizers import make_optimizer
+from mtseg.training.strategies import Replicas
+
+
+class TrainingStep:
+    """Network, optimiser and the graph that trains them on the replicas of a run.
+
+    Args:
+        config: what to train.
+        label_space: its tasks.
+        replicas: where.
+
+    Attributes:
+        model: the patch model.
+        optimizer: the configuration's, with a scaled loss for float16.
+    """
+
+    def __init__(self, config: TrainConfig, label_space: LabelSpace, replicas: Replicas) -> None:
+        self._config, self._strategy = config, replicas.strategy
+        self._dtype = "float64" if config.precision == "float64" else "float32"
+        keras.utils.set_random_seed(config.seed)
+        total = config.minibatches_per_task * len(label_space.selections)
+        with self._strategy.scope():
+            self.model = build_model(
+                config, label_space, precision=config.precision, replicas=replicas.num_replicas
+            )
+            self._logits = patch_logits_model(self.model)
+            optimizer = make_optimizer(config, _learning_rate(config, total))
+            if config.precision == "mixed_float16":
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            self.optimizer = optimizer
+            self.optimizer.build(self.model.trainable_variables)
+        self._compute = tf.function(self._compute_call)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that going on with a run needs, by name."""
+        # How many masks dropout has drawn is no weight, so Keras's model does not save it.
+        weights = {weight.path for weight in self.model.weights}
+        dropout = [v.value for v in self.model.variables if v.path not in weights]
+        return {"model": self.model, "optimizer": self.optimizer, "dropout": dropout}
+
+    def __call__(
+        self, patches: Any, score_index: Any, is_stopping: bool = False
+    ) -> tuple[tf.Tensor, bool]:
+        """Trains on the mini-batches of one call.
+
+        Args:
+            patches: from `mtseg.batches.pipeline.make_dataset`, dealt out to the replicas.
+            score_index: likewise.
+            is_stopping: whether this process has been asked to stop.
+
+        Returns:
+            The mean cross-entropy of each mini-batch, float32 (mini-batches,), and whether any of
+            the processes has been asked to stop.
+        """
+        losses, stopping = self._compute(patches, score_index, tf.constant(float(is_stopping)))
+        return losses, bool(stopping > 0)
+
+    def _compute_call(
+        self, patches: Any, score_index: Any, is_stopping: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._config.steps_per_call == 1:
+            loss, stopping = self._compute_minibatch(patches, score_index, 0, is_stopping)
+            return loss[tf.newaxis], stopping
+        (own_score_index, *_) = self._strategy.experimental_local_results(score_index)
+        count = tf.shape(own_score_index)[0]
+        losses = tf.TensorArray(tf.float32, count)
+        stopping = tf.constant(0.0)
+        for number in tf.range(count):
+            loss, stopping = self._compute_minibatch(patches, score_index, number, is_stopping)
+            losses = losses.write(number, loss)
+        return losses.stack(), stopping
+
+    def _compute_minibatch(
+        self, patches: Any, score_index: Any, number: Any, is_stopping: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        def compute(patches: tf.Tensor, score_index: tf.Tensor) -> tf.Tensor:
+            loss = self._compute_share(patches[number], score_index[number])
+            return tf.stack([loss, is_stopping])
+
+        both = self._strategy.run(compute, args=(patches, score_index))
+        return tf.unstack(self._strategy.reduce(tf.distribute.ReduceOp.SUM, both, axis=None))
+
+    def _compute_share(self, patches: tf.Tensor, score_index: tf.Tensor) -> tf.Tensor:
+        """One replica's share of a mini-batch: forward, backward, update.
+
+        Args:
+            patches: float16 (n, 3, 51, 51).
+            score_index: int32 (n,), which score ought to be the highest.
+
+        Returns:
+            Its part of the mini-batch's mean cross-entropy.
+        """
+        patches = tf.cast(patches, self._dtype)[..., tf.newaxis]
+        planes = {name: patches[:, p] for p, name in enumerate(PLANES)}
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self._logits(planes, training=True)[:, 0, 0, :]
+            losses = keras.losses.sparse_categorical_crossentropy(
+                score_index, logits, from_logits=True
+            )
+            # Divided by the global size, so that summing over replicas gives the mean.
+            loss = tf.reduce_sum(losses) / self._config.global_batch_size
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return tf.cast(loss, tf.float32)
+
+
+def _learning_rate(config: TrainConfig, total: int) -> Any:
+    if config.schedule == "constant" and not config.warmup_minibatches:
+        return config.learning_rate
+    warmup = config.warmup_minibatches
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else config.learning_rate,
+        decay_steps=max(total - warmup, 1),
+        alpha=1.0 if config.schedule == "constant" else 0.0,
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )

@@ -1,0 +1,56 @@
+"""Shares that a person can count, and Bayes' rule on two classes and two tasks."""
+
+import numpy as np
+import pytest
+
+from mtseg.batches import logit_adjustment
+from mtseg.sources.reading import PreparedSubject
+from mtseg.tasks.label_space import parse_tasks
+
+
+def prepare(monkeypatch, **maps):
+    """Training scans of a row of voxels each, whose last one is no foreground."""
+
+    def read(_, selection, *__):
+        for classes in maps[selection.task.name]:
+            class_index_map = np.array(classes, np.uint8).reshape(1, 1, -1)
+            image = np.ones(class_index_map.shape, np.float32)
+            image[..., -1] = 0
+            yield PreparedSubject("s", image, class_index_map, np.eye(4))
+
+    monkeypatch.setattr(logit_adjustment, "read_selection", read)
+
+
+def test_natural_shares_count_foreground_voxels(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0], [1, 1, 0, 0]], cta=[[1, 0]])
+    breast, cta = parse_tasks("breast,cta").selections
+    np.testing.assert_allclose(logit_adjustment.natural_shares("data", breast), [0.5, 0.5])
+    # One foreground voxel, an artery: background is taken to occur once.
+    np.testing.assert_allclose(logit_adjustment.natural_shares("data", cta), [0.5, 0.5])
+
+
+def test_the_shift_of_one_task_is_bayes_rule(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]])
+    shift = logit_adjustment.logit_adjustment("data", parse_tasks("breast"), "shared")
+    # A sample that was as likely drawn from either is three times as likely background.
+    odds = np.exp(shift[1] - shift[0])
+    assert odds == pytest.approx(1 / 3)
+
+
+def test_a_task_is_shifted_as_if_it_were_alone(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
+    together, *alone = (
+        logit_adjustment.logit_adjustment("data", parse_tasks(names), "shared")
+        for names in ("breast,cta", "breast", "cta")
+    )
+    np.testing.assert_allclose(together, [0, alone[0][1], alone[1][1]])
+    np.testing.assert_allclose(np.exp(together), [1, 1 / 3, 3], rtol=1e-6)
+
+
+def test_backgrounds_by_task_are_shifted_by_their_own_shares(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
+    shift = logit_adjustment.logit_adjustment("data", parse_tasks("breast,cta"), "by-task")
+    # Backgrounds of breast and CTA, then muscle and arteries: natural shares over drawn ones.
+    np.testing.assert_allclose(
+        np.exp(shift), [0.75 / 0.5, 0.25 / 0.5, 0.25 / 0.5, 0.75 / 0.5], rtol=1e-6
+    )

@@ -1,0 +1,219 @@
+"""Scores of small scans that a person can work out."""
+
+import csv
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtseg.evaluation.metrics import precision_recall
+from mtseg.evaluation.results import Evaluation, Row, join
+from mtseg.evaluation.scoring import evaluate_task
+from mtseg.evaluation.tables import complete_table, dice_table
+from mtseg.inference.dense import DenseNetwork
+from mtseg.sources.reading import PreparedSubject
+from mtseg.tasks.label_space import parse_tasks
+
+LABEL_SPACE = parse_tasks("breast,cta")  # background, pectoral_muscle, coronary_arteries
+
+
+def subject(name, class_index_map):
+    class_index_map = np.array(class_index_map, np.uint8).reshape(1, 1, -1)
+    image = np.ones(class_index_map.shape, np.float32)
+    return PreparedSubject(name, image, class_index_map, np.eye(4))
+
+
+def probabilities(muscle, artery):
+    """Probabilities of a row of voxels."""
+    muscle, artery = np.array(muscle, np.float32), np.array(artery, np.float32)
+    return np.stack([1 - muscle - artery, muscle, artery], axis=-1)
+
+
+def network_that_answers(predicted):
+    """A network that gives each scan's foreground voxels these probabilities."""
+    answers = iter(predicted)
+    return DenseNetwork(
+        lambda tile, chunk_positions: tf.constant(next(answers)),
+        predicted[0].shape[-1],
+        "float32",
+        1000,
+    )
+
+
+def evaluate(task_name, subjects, predicted, **how):
+    task = next(s.task for s in LABEL_SPACE.selections if s.task.name == task_name)
+    return evaluate_task(network_that_answers(predicted), LABEL_SPACE, task, subjects, **how)
+
+
+def test_one_threshold_is_found_for_the_whole_test_set_and_applied_to_each_scan():
+    subjects = [subject("a", [1, 1, 0, 0]), subject("b", [1, 0, 0, 0])]
+    predicted = [
+        probabilities([0.9, 0.6, 0.2, 0.1], [0, 0, 0, 0]),
+        probabilities([0.7, 0.55, 0.1, 0.1], [0, 0, 0, 0]),
+    ]
+    evaluation = evaluate("breast", subjects, predicted)
+    # Above 0.55 and up to 0.60 everything is right in both scans.
+    assert evaluation.operating_points == {"pectoral_muscle": pytest.approx(0.56)}
+    dice = {row.subject: row.value for row in evaluation.rows if row.metric == "dice"}
+    assert dice == {"a": 1.0, "b": 1.0}
+
+
+def test_a_scan_without_the_class_is_undefined_not_zero():
+    subjects = [subject("a", [1, 1, 0, 0]), subject("b", [0, 0, 0, 0])]
+    predicted = [probabilities([0.9, 0.9, 0, 0], [0] * 4), probabilities([0.9, 0, 0, 0], [0] * 4)]
+    rows = evaluate("breast", subjects, predicted).rows
+    assert [r.value for r in rows if r.metric == "dice"] == [1.0, None]
+
+
+def test_the_threshold_of_each_scan_and_dice_by_activation_stand_beside():
+    subjects = [subject("a", [1, 1, 0, 0]), subject("b", [1, 0, 0, 0])]
+    predicted = [
+        probabilities([0.9, 0.6, 0.2, 0.1], [0, 0, 0, 0]),
+        probabilities([0.7, 0.65, 0.1, 0.1], [0, 0, 0, 0]),
+    ]
+    evaluation = evaluate("breast", subjects, predicted)
+    figures = {
+        (row.subject, row.metric): row.value
+        for row in evaluation.rows
+        if row.class_name == "pectoral_muscle"
+    }
+    # The lowest of all thresholds that are as good.
+    assert figures["a", "operating_point"] == pytest.approx(0.21)
+    assert figures["b", "operating_point"] == pytest.approx(0.66)
+    assert figures["b", "dice_argmax"] == pytest.approx(2 / 3)
+    assert figures["b", "precision"] == 0.5
+    assert figures["b", "recall"] == 1
+
+
+def test_the_curve_holds_the_counts_of_the_whole_test_set():
+    subjects = [subject("a", [1, 1, 0, 0]), subject("b", [1, 0, 0, 0])]
+    predicted = [probabilities([0.9, 0.6, 0.2, 0.1], [0] * 4)] * 2
+    curve = evaluate("breast", subjects, predicted).curves["pectoral_muscle"]
+    assert curve["num_reference"] == 3
+    precision, recall = precision_recall(**curve)
+    assert (precision[0], recall[0]) == (3 / 8, 1)
+    assert (precision[70], recall[70]) == (1, pytest.approx(2 / 3))
+    assert (precision[100], recall[100]) == (1, 0)  # nothing is predicted any more
+
+
+def test_confusion_counts_reference_against_activation():
+    predicted = [probabilities([0.9, 0, 0, 0.1], [0, 0.8, 0, 0.2])]
+    evaluation = evaluate("breast", [subject("a", [1, 0, 0, 1])], predicted)
+    # Rows: background, muscle, artery in the reference.
+    assert evaluation.confusion == {"breast": [[1, 0, 1], [1, 1, 0], [0, 0, 0]]}
+
+
+def test_a_complete_evaluation_measures_surfaces_and_volumes_at_the_operating_point():
+    block = np.zeros((6, 6, 6), np.uint8)
+    block[2:4, 2:4, 2:4] = 1
+    scan = dataclasses.replace(
+        subject("a", [0]), image=np.ones(block.shape, np.float32), class_index_map=block,
+        affine=np.diag([2.0, 2.0, 2.0, 1.0]),
+    )  # fmt: skip
+    shifted = np.roll(block, 1, axis=0).ravel()
+    predicted = [probabilities(0.3 * shifted, 0 * shifted)]
+    kept = []
+    evaluation = evaluate(
+        "breast", [scan], predicted, is_complete=True, on_labels=lambda *both: kept.append(both)
+    )
+    figures = {row.metric: row.value for row in evaluation.rows}
+    assert figures["dice"] == 0.5
+    assert figures["dice_argmax"] == 0  # nothing is above the background
+    assert figures["hd95_mm"] == pytest.approx(2.0)
+    assert figures["volume_reference_ml"] == figures["volume_predicted_ml"] == pytest.approx(0.064)
+    ((stored, labels),) = kept
+    assert stored.name == "a"
+    np.testing.assert_array_equal(labels.ravel(), shifted)
+
+
+def test_a_class_that_a_scan_does_not_have_is_absent_but_what_was_found_is_told():
+    predicted = [probabilities([0.9, 0.9, 0, 0], [0] * 4)] * 2
+    subjects = [subject("a", [1, 1, 0, 0]), subject("b", [0, 0, 0, 0])]
+    evaluation = evaluate("breast", subjects, predicted, is_complete=True)
+    of_b = {r.metric: r.value for r in evaluation.rows if r.subject == "b"}
+    assert of_b.pop("volume_predicted_ml") == pytest.approx(0.002)
+    assert of_b.pop("alien_share") == 0
+    assert set(of_b.values()) == {None}
+
+
+def test_alien_share_counts_the_other_tasks_classes_among_the_foreground():
+    predicted = [probabilities([0.9, 0, 0, 0.1], [0, 0.8, 0, 0.2])]
+    rows = evaluate("breast", [subject("a", [1, 0, 0, 0])], predicted).rows
+    assert [r.value for r in rows if r.metric == "alien_share"] == [0.25]
+
+
+def test_argmax_task_is_scored_at_the_highest_activation():
+    label_space = parse_tasks("brain")
+    task = label_space.selections[0].task
+    class_map = [1, 1, 2, 0]
+    network = network_that_answers([np.eye(7, dtype=np.float32)[[1, 2, 2, 0]]])
+    evaluation = evaluate_task(network, label_space, task, [subject("a", class_map)])
+    assert evaluation.operating_points == {}
+    mean = evaluation.mean_dice()
+    assert mean["brain/white_matter"] == pytest.approx(2 / 3)
+    assert mean["brain/cortical_grey_matter"] == pytest.approx(2 / 3)
+    assert mean["brain/cerebellum"] is None
+
+
+def small_evaluation():
+    rows = (
+        Row("brain", "white_matter", "1", "dice", 0.5),
+        Row("brain", "white_matter", "2", "dice", 0.7),
+        Row("brain", "brain_stem", "1", "dice", None),
+        Row("brain", "all", "1", "alien_share", 0.0),
+    )
+    return Evaluation(rows, {})
+
+
+def test_evaluation_comes_back_from_json():
+    evaluation = join([small_evaluation(), Evaluation((), {"pectoral_muscle": 0.4})])
+    stored = evaluation.to_json(model="m", command="c")
+    assert stored["schema"] == 1
+    assert stored["rows"][0] == {
+        "task": "brain", "class": "white_matter", "subject": "1", "metric": "dice", "value": 0.5,
+    }  # fmt: skip
+    assert Evaluation.from_json(stored) == evaluation
+
+
+def test_csv_leaves_an_undefined_figure_empty():
+    lines = list(csv.DictReader(io.StringIO(small_evaluation().to_csv())))
+    assert [line["value"] for line in lines] == ["0.5", "0.7", "", "0.0"]
+
+
+def test_table_shows_mean_range_and_absence():
+    table = dice_table(small_evaluation()).splitlines()
+    assert "0.600  0.500  0.700      2  highest activation" in table[1]
+    assert "absent" in table[2]
+
+
+def test_a_complete_table_has_intervals_surfaces_and_what_is_missing():
+    rows = (
+        Row("brain", "white_matter", "1", "surface_dice", 0.9),
+        Row("brain", "white_matter", "2", "surface_dice", 0.8),
+    )
+    table = complete_table(join([small_evaluation(), Evaluation(rows, {})])).splitlines()
+    assert "0.600 (0.500 to 0.700)" in table[1]
+    assert "0.850" in table[1]
+    assert "absent" in table[2]
+    assert "brain: a median of 0.0000 %" in table[-1]
+
+
+def test_the_picture_is_of_the_first_scan_at_its_operating_point():
+    first = subject("a", [1, 1, 0, 0])
+    image = first.image.copy()
+    image[0, 0, 3] = 0  # not computed: background
+    first = dataclasses.replace(
+        first, image=image.reshape(1, 4, 1), class_index_map=first.class_index_map.reshape(1, 4, 1)
+    )
+    predicted = [probabilities([0.3, 0.2, 0.1], [0.0, 0.0, 0.0])]
+    pictures = []
+    evaluate("breast", [first], predicted, on_picture=pictures.append)
+    (picture,) = pictures
+    coloured = (picture[..., 0] != picture[..., 2])[::-1].T  # panels, from posterior
+    assert coloured.tolist() == [
+        [False] * 4,
+        [True, True, False, False],
+        [True, True, False, False],
+    ]

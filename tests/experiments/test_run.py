@@ -1,0 +1,111 @@
+"""The plan of the experiments, their comparison, and budgets of time."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.evaluation.results import Evaluation, Row
+from mtseg.experiments.budget import Costs, fit_budget
+from mtseg.experiments.compare import compare_networks, comparison_table
+from mtseg.experiments.plan import Experiment, lock_experiments, plan_experiments, read_plan
+from mtseg.experiments.results import Result, read_results
+from mtseg.training.config import configure
+
+CONFIG = configure("fast", "brain,breast,cta", "data", precision="float32")
+
+
+def test_three_tasks_give_the_papers_seven_experiments_and_a_repeat():
+    planned = plan_experiments(CONFIG)
+    assert [(e.number, e.name, e.config.tasks, e.config.seed) for e in planned] == [
+        (1, "brain", "brain:phantom", 0),
+        (2, "breast", "breast:phantom", 0),
+        (3, "cta", "cta:phantom", 0),
+        (4, "brain+breast", "brain:phantom,breast:phantom", 0),
+        (5, "brain+cta", "brain:phantom,cta:phantom", 0),
+        (6, "breast+cta", "breast:phantom,cta:phantom", 0),
+        (7, "brain+breast+cta", "brain:phantom,breast:phantom,cta:phantom", 0),
+        (8, "brain_again", "brain:phantom", 1),
+    ]
+    assert [e.num_minibatches for e in planned] == [2000] * 3 + [4000] * 3 + [6000, 2000]
+    assert [e.is_repeat for e in planned] == [False] * 7 + [True]
+    assert planned[7].task_names == ("brain",)
+
+
+def test_a_single_task_is_trained_twice():
+    config = configure("fast", "cta", "data")
+    assert [e.name for e in plan_experiments(config)] == ["cta", "cta_again"]
+
+
+def test_a_folder_keeps_its_plan_and_refuses_another(tmp_path):
+    assert read_plan(tmp_path / "none") is None
+    lock_experiments(tmp_path, CONFIG, minutes=30.0)
+    lock_experiments(tmp_path, CONFIG)
+    assert read_plan(tmp_path) == (CONFIG, 30.0)
+    with pytest.raises(InputError, match="seed: 0 / 3"):
+        lock_experiments(tmp_path, dataclasses.replace(CONFIG, seed=3))
+    assert read_results(tmp_path) == []
+
+
+def test_a_plan_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(InputError, match=r"plan\.json"):
+        read_results(tmp_path)
+    with pytest.raises(InputError, match="mtseg-experiments"):
+        read_results(tmp_path / "elsewhere")
+
+
+def result(name, **dice):
+    """A finished experiment with the Dice of each class over its scans."""
+    rows = [
+        Row(task, class_name, str(scan), "dice", value)
+        for key, values in dice.items()
+        for task, class_name in [key.split("__")]
+        for scan, value in enumerate(values)
+    ]
+    names = tuple(name.removesuffix("_again").split("+"))
+    experiment = Experiment(1, name, names, CONFIG, name.endswith("_again"))
+    return Result(experiment, Path("none"), Evaluation(tuple(rows), {}), [])
+
+
+def test_networks_are_compared_with_the_one_for_the_task_alone():
+    results = [
+        result("a", a__x=[0.8, 0.9], a__y=[0.5, None]),
+        result("b", b__z=[0.6, 0.6]),
+        result("a+b", a__x=[0.81, 0.91], a__y=[0.4, None], b__z=[0.5, 0.52]),
+        result("a_again", a__x=[0.8, 0.91], a__y=[0.55, None]),
+    ]
+    comparison = compare_networks(results)
+    rows = {(r["task"], r["class"], r["network"]): r for r in comparison["rows"]}
+    assert set(rows) == {
+        ("a", "x", "a+b"), ("a", "y", "a+b"), ("a", "all", "a+b"),
+        ("a", "x", "a_again"), ("a", "y", "a_again"), ("a", "all", "a_again"),
+        ("b", "z", "a+b"), ("b", "all", "a+b"),
+    }  # fmt: skip
+    assert rows["a", "x", "a+b"]["difference"] == pytest.approx(0.01)
+    assert rows["a", "x", "a+b"]["verdict"] == "not inferior"
+    assert rows["b", "z", "a+b"]["difference"] == pytest.approx(-0.09)
+    assert rows["b", "z", "a+b"]["verdict"] == "inferior"
+    # Means over the classes that each scan has: (0.8 + 0.5) / 2 and 0.9, then 0.605 and 0.91.
+    assert rows["a", "all", "a+b"]["single"] == pytest.approx((0.65 + 0.9) / 2)
+    assert rows["a", "all", "a+b"]["difference"] == pytest.approx((-0.045 + 0.01) / 2)
+    table = comparison_table(comparison)
+    assert "inferior" in table
+    assert "-0.090" in table
+
+
+def test_minutes_become_minibatches():
+    costs = Costs(minibatch_seconds=0.5, evaluation_seconds={"brain": 60, "breast": 20, "cta": 10})
+    config = fit_budget(CONFIG, 120, costs)
+    # Tasks trained: 1 + 1 + 1 + 2 + 2 + 2 + 3 + 1 = 13. Brain is evaluated in 5 of the eight
+    # experiments, breast and CTA in 4, four times each; 10 s go with each experiment.
+    left = 120 * 60 - 8 * 10 - 4 * (5 * 60 + 4 * 20 + 4 * 10)
+    assert config.minibatches_per_task == int(left / (13 * 0.5))
+    assert config.evaluate_every == -(-config.minibatches_per_task // 4)
+
+
+def test_too_few_minutes_say_how_many_are_needed():
+    costs = Costs(minibatch_seconds=0.5, evaluation_seconds={"brain": 60, "breast": 20, "cta": 10})
+    with pytest.raises(InputError, match="at least 31"):
+        fit_budget(CONFIG, 10, costs)

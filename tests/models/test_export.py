@@ -1,0 +1,109 @@
+"""The exported graph decides as the arrays do, and a served voxel is the patch model's voxel."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.inference.dense import dense_probabilities
+from mtseg.models.export import export_model, export_weights, versions
+from mtseg.models.loading import load
+from mtseg.system.checksums import CHECKSUMS
+from mtseg.training import workdir as folder
+
+
+@pytest.fixture(scope="module")
+def exported(random_run, tmp_path_factory):
+    """A run's folder, and its model, exported twice."""
+    workdir, model = random_run
+    out = tmp_path_factory.mktemp("exported")
+    paths = [export_model(workdir, out), export_model(workdir, out)]
+    return workdir, out, paths, model
+
+
+def test_weights_alone_give_the_same_network(exported, tmp_path):
+    workdir, _, _, model = exported
+    path = export_weights(workdir, tmp_path / "weights")
+    loaded = load(path, "float32")
+    for here, there in zip(model.get_weights(), loaded.kept_alive.get_weights(), strict=True):
+        np.testing.assert_array_equal(here, there)
+    assert loaded.thresholds[-2:] == (0.1, 0.2)
+    assert loaded.class_task[-2:] == ("breast", "cta")
+    export_weights(workdir, path)  # replaces them
+    names = ["SHA256SUMS", "manifest.json", "model.weights.h5"]
+    assert sorted(file.name for file in path.iterdir()) == names
+
+
+@pytest.mark.promise("refused input")
+def test_weights_do_not_go_among_other_files(exported, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        export_weights(exported[0], tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_versions_count_up_and_nothing_else_is_left(exported):
+    _, out, paths, _ = exported
+    assert [path.name for path in paths] == ["1", "2"]
+    assert versions(out) == [1, 2]
+    assert sorted(p.name for p in out.iterdir()) == ["1", "2"]
+
+
+def test_the_newest_version_is_loaded_and_any_can_be_named(exported):
+    _, out, paths, _ = exported
+    assert load(out).path == paths[1]
+    assert load(paths[0]).path == paths[0]
+
+
+def test_both_precisions_can_be_loaded(exported):
+    volume = np.random.default_rng(2).uniform(0.1, 1, (4, 5, 6)).astype(np.float32)
+    exact, fast = (
+        dense_probabilities(load(exported[1], precision).network, volume)
+        for precision in ("float32", "bfloat16")
+    )
+    assert not np.array_equal(exact, fast)
+    np.testing.assert_allclose(fast, exact, atol=0.1)
+
+
+@pytest.mark.promise("refused input")
+def test_manifest_of_another_schema_is_refused(exported, tmp_path):
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"schema": 99, "classes": [], "operating_points": {}})
+    )
+    with pytest.raises(InputError, match="schema 99"):
+        load(tmp_path)
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"classes": ["background", "liver"]}, "has others"),
+        ({"operating_points": {"liver": 0.5}}, "contradicts itself"),
+    ],
+)
+def test_a_manifest_of_another_model_is_refused(exported, tmp_path, change, expected):
+    shutil.copytree(exported[2][0], tmp_path / "1")
+    path = tmp_path / "1" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    (tmp_path / "1" / CHECKSUMS).unlink()  # they would notice any change
+    with pytest.raises(InputError, match=expected):
+        load(tmp_path)
+
+
+@pytest.mark.promise("refused input")
+def test_a_model_without_its_graph_is_refused(exported, tmp_path):
+    manifest = (exported[2][0] / "manifest.json").read_text()
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(tmp_path)
+
+
+def test_a_run_without_evaluation_cannot_be_exported(exported, tmp_path):
+    for name in (folder.CONFIG, folder.LABEL_SPACE, "last.weights.h5"):
+        (tmp_path / name).write_bytes((exported[0] / name).read_bytes())
+    with pytest.raises(InputError, match=r"evaluation\.json"):
+        export_model(tmp_path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()

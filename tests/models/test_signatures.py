@@ -1,0 +1,156 @@
+"""Signatures of the SavedModel: units, shapes, and the labels of the model that was trained."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mtseg.inference.decision import decide as decide_arrays
+from mtseg.inference.decision import decide_in_graph
+from mtseg.inference.dense import dense_probabilities, make_dense_network
+from mtseg.models.signatures import apply_intensity_rule
+from mtseg.network.model import HALO
+from mtseg.scans.patches import PLANES, cut_patches, pad_volume
+from mtseg.scans.preprocessing import prepare_scan
+from mtseg.scans.volume import Volume
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [(None,) * 4, (None, None, 0.3, 0.2), (None, 0.5, None, 0.0), (None, 0.4), (None, None)],
+)
+def test_the_graph_decides_as_the_arrays_do(thresholds):
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(len(thresholds)), (5, 6, 7))
+    probabilities = probabilities.astype(np.float32)
+    np.testing.assert_array_equal(
+        decide_in_graph(tf.constant(probabilities), list(thresholds)),
+        decide_arrays(np.moveaxis(probabilities, -1, 0), thresholds),
+    )
+
+
+def make_scan(shape, seed=0, is_ct=False):
+    """Raw intensities in an irregular foreground: of MR, or in Hounsfield units."""
+    rng = np.random.default_rng(seed)
+    scan = rng.uniform(20, 900, shape).astype(np.float32)
+    scan[rng.random(shape) < 0.3] = 0
+    scan.flat[0] = 500
+    return scan - 1024 if is_ct else scan
+
+
+@pytest.fixture(scope="module")
+def saved_model(serving_folder):
+    return tf.saved_model.load(str(serving_folder / "mtseg" / "1"))
+
+
+@pytest.fixture(scope="module")
+def network(random_run):
+    return make_dense_network(random_run[1], "float32")
+
+
+THRESHOLDS = (None,) * 7 + (0.1, 0.2)
+SHAPES = [(7, 9, 11), (1, 1, 1), (3, 30, 2)]
+
+
+@pytest.mark.parametrize("is_ct", [False, True])
+@pytest.mark.parametrize("shape", [*SHAPES, (31, 8, 17)])
+def test_intensities_in_the_graph_are_those_of_a_prepared_scan(shape, is_ct):
+    scan = make_scan(shape, is_ct=is_ct)
+    prepared = prepare_scan(Volume(scan, np.eye(4))).volume.array
+    np.testing.assert_array_equal(apply_intensity_rule(tf.constant(scan)), prepared)
+
+
+def test_a_volume_without_foreground_stays_empty():
+    assert not apply_intensity_rule(tf.zeros((2, 3, 4))).numpy().any()
+
+
+def test_names_types_and_axes_of_all_signatures(saved_model):
+    def described(specs):
+        return {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in specs.items()}
+
+    signatures = saved_model.signatures
+    default = signatures["serving_default"]
+    assert described(default.structured_input_signature[1]) == {
+        "volume": ("float32", [1, None, None, None])
+    }
+    assert described(default.structured_outputs) == {
+        "labels": ("uint8", [1, None, None, None]),
+        "labels_argmax": ("uint8", [1, None, None, None]),
+        "probabilities": ("float16", [1, None, None, None, 9]),
+    }
+    assert set(signatures) == {
+        "serving_default",
+        *("segment", "segment_int16", "segment_bfloat16"),
+        *("segment_tile", "segment_tile_bfloat16", "classify_patches", "describe"),
+    }
+
+
+@pytest.mark.parametrize("is_ct", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_whole_volume_is_the_local_networks(saved_model, network, shape, is_ct):
+    scan = make_scan(shape, 1, is_ct)
+    prepared = prepare_scan(Volume(scan, np.eye(4))).volume.array
+    expected = dense_probabilities(network, prepared)
+    served = saved_model.signatures["segment"](volume=tf.constant(scan[np.newaxis]))
+    np.testing.assert_allclose(served["probabilities"][0], expected, atol=1e-3)
+    of_class = np.moveaxis(expected, -1, 0)
+    np.testing.assert_array_equal(served["labels"][0], decide_arrays(of_class, THRESHOLDS))
+    np.testing.assert_array_equal(served["labels_argmax"][0], expected.argmax(axis=-1))
+
+
+def test_int16_intensities_are_the_same_scan(saved_model):
+    scan = make_scan((5, 6, 7), is_ct=True).round()[np.newaxis]
+    signatures = saved_model.signatures
+    wide, narrow = (
+        signatures[name](volume=tf.constant(scan.astype(dtype)))
+        for name, dtype in (("segment", np.float32), ("segment_int16", np.int16))
+    )
+    for name, value in wide.items():
+        np.testing.assert_array_equal(value, narrow[name])
+
+
+def test_bfloat16_is_near_float32(saved_model):
+    scan = tf.constant(make_scan((5, 6, 7))[np.newaxis])
+    exact, fast = (
+        saved_model.signatures[name](volume=scan)["probabilities"].numpy().astype(np.float32)
+        for name in ("segment", "segment_bfloat16")
+    )
+    assert not np.array_equal(exact, fast)
+    np.testing.assert_allclose(fast, exact, atol=0.1)
+
+
+@pytest.mark.parametrize("chunk_positions", [0, 5000])
+def test_a_tile_with_its_halo_gives_its_interior(saved_model, network, chunk_positions):
+    scan = make_scan((6, 9, 8), 2)
+    scale = np.float32(np.percentile(scan[scan > 0], 99))
+    expected = dense_probabilities(network, scan / scale)[1:5, 2:9, 3:7]
+    tile = np.pad(scan, HALO)[1 : 5 + 2 * HALO, 2 : 9 + 2 * HALO, 3 : 7 + 2 * HALO]
+    served = saved_model.signatures["segment_tile"](
+        tile=tf.constant(tile[np.newaxis]),
+        intensity_scale=tf.constant([scale]),
+        chunk_positions=tf.constant([chunk_positions]),
+    )
+    mask = scan[1:5, 2:9, 3:7] > 0
+    np.testing.assert_allclose(served["probabilities"][0], expected[mask], atol=1e-5)
+    labels = np.where(mask, decide_arrays(np.moveaxis(expected, -1, 0), THRESHOLDS), 0)
+    np.testing.assert_array_equal(served["labels"][0], labels)
+
+
+def test_patches_are_those_of_the_patch_model(saved_model, random_run, network):
+    volume = make_scan((6, 9, 8), 3) / 900
+    voxels = np.argwhere(volume > 0)[::40]
+    patches = cut_patches(pad_volume(volume), voxels)
+    planes = {name: tf.constant(patches[:, p, :, :, None]) for p, name in enumerate(PLANES)}
+    served = saved_model.signatures["classify_patches"](**planes)["probabilities"]
+    expected = random_run[1](planes, training=False)[:, 0, 0]
+    np.testing.assert_allclose(served, expected, atol=1e-6)
+    dense = dense_probabilities(network, volume)[tuple(voxels.T)]
+    np.testing.assert_allclose(served, dense, atol=1e-4)
+
+
+def test_the_model_describes_itself(saved_model, serving_folder):
+    (text,) = saved_model.signatures["describe"](schema=tf.constant([2]))["manifest"].numpy()
+    stored = (serving_folder / "mtseg" / "1" / "manifest.json").read_text()
+    assert json.loads(text) == json.loads(stored)

@@ -1,0 +1,198 @@
+"""From scan files to label files: the same labels however the work is divided."""
+
+import dataclasses
+import errno
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.inference import tiling
+from mtseg.inference.decision import decide
+from mtseg.inference.dense import DenseNetwork, dense_probabilities, make_dense_network
+from mtseg.models.loading import ExportedModel
+from mtseg.prediction.pipeline import segment_files
+from mtseg.prediction.scan import Options
+from mtseg.scans import volume
+from mtseg.scans.preprocessing import prepare_scan
+from mtseg.scans.reading import read_scan
+from mtseg.scans.resampling import LINEAR, interpolate
+from tests.inference.test_dense import make_patch_model
+
+NUM_CLASSES = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    network = make_dense_network(make_patch_model(), "float32")
+    names = ("background", "a", "b", "vessel")
+    return ExportedModel(
+        path=tmp_path_factory.mktemp("none"),
+        class_names=names,
+        class_task=(None, "organ", "organ", "vessels"),
+        thresholds=(None, None, None, 0.2),
+        network=network,
+        kept_alive=None,
+    )
+
+
+def save_scan(path, shape=(40, 12, 14), spacing=(1.0, 1.5, 1.2), seed=0):
+    """An oblique scan, stored with its axes in another order than RAS+."""
+    array = np.random.default_rng(seed).integers(1, 500, shape).astype(np.int16)
+    array[: shape[0] // 4] = 0
+    affine = np.array([[0, 0, -1.2, 3], [-1.0, 0, 0, 5], [0, 1.5, 0, 7], [0, 0, 0, 1]])
+    affine[:3, :3] = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) * spacing
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def segment(model, scans, out, options=None, **how):
+    return list(segment_files(model, scans, out, options or Options(), **how))
+
+
+def read(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 2.0])
+def test_labels_are_those_of_the_whole_volume_brought_back_at_once(model, tmp_path, spacing_mm):
+    path = save_scan(tmp_path / "scan.nii")
+    ((_, result),) = segment(model, [path], tmp_path, Options(spacing_mm=spacing_mm))
+    labels = nib.load(result.label_path)
+    np.testing.assert_array_equal(labels.affine, nib.load(path).affine)
+    prepared = prepare_scan(read_scan(path), spacing_mm)
+    whole = dense_probabilities(model.network, prepared.volume.array)
+    # SciPy brings every class to the scan's grid as a whole.
+    canonical = volume.canonicalise(prepared.source)
+    step = np.divide(canonical.spacing_mm, prepared.volume.spacing_mm)
+    restored = [
+        interpolate(whole[..., c], canonical.array.shape, step, LINEAR) for c in range(NUM_CLASSES)
+    ]
+    expected = np.where(canonical.array, decide(restored, model.thresholds), 0)
+    expected = volume.decanonicalise(expected, prepared.source.affine)
+    assert len(np.unique(expected)) > 2
+    # Coordinates differ in their last bits, so that a tie may fall otherwise.
+    assert (np.asarray(labels.dataobj) == expected).mean() > 0.999
+    counts = dict(zip(model.class_names, np.bincount(expected.ravel(), minlength=4), strict=True))
+    voxel_ml = np.prod(prepared.source.spacing_mm) / 1000
+    for name, volume_ml in result.volumes_ml.items():
+        assert volume_ml == pytest.approx(counts[name] * voxel_ml, rel=0.02)
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_disk_that_is_full_at_the_verdict(model, tmp_path, monkeypatch):
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("mtseg.prediction.pipeline.write_json", fail)
+    ((_, outcome),) = segment(model, [save_scan(tmp_path / "scan.nii")], tmp_path)
+    assert isinstance(outcome, InputError)
+    assert "scan_verdict.json: cannot be written (No space left on device)" in str(outcome)
+
+
+@pytest.mark.promise("bounded memory")
+@pytest.mark.parametrize("spacing_mm", [None, 0.8, 2.0])
+def test_the_memory_changes_neither_labels_nor_probabilities(
+    model, tmp_path, spacing_mm, monkeypatch
+):
+    path = save_scan(tmp_path / "scan.nii.gz", (100, 12, 14))
+    monkeypatch.setattr(tiling, "_FIXED_BYTES", 0)
+    works = []
+    options = Options(spacing_mm=spacing_mm, use_probabilities=True)
+    segment(model, [path], tmp_path / "all", options, on_start=lambda _, work: works.append(work))
+    num_tiles = []
+    for share in (0.9, 0.7, 0.5):
+        limited = dataclasses.replace(options, memory_bytes=share * works[0].peak_bytes)
+        done = []
+        ((_, outcome),) = segment(
+            model, [path], tmp_path / "less", limited,
+            on_start=lambda _, work: works.append(work), on_flop=done.append,
+        )  # fmt: skip
+        if isinstance(outcome, InputError):
+            break
+        assert works[-1].peak_bytes <= limited.memory_bytes
+        assert sum(done) == works[-1].plan.flop
+        num_tiles.append(len(done))
+        for name in ("labels", "probabilities"):
+            np.testing.assert_array_equal(
+                read(tmp_path / "less" / f"scan_{name}.nii.gz"),
+                read(tmp_path / "all" / f"scan_{name}.nii.gz"),
+            )
+    assert max(num_tiles) > 1
+    probabilities = read(tmp_path / "all" / "scan_probabilities.nii.gz")
+    assert probabilities.shape == (*nib.load(path).shape, NUM_CLASSES)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=0.01)
+    np.testing.assert_allclose(probabilities[:25, ..., 0], 1, atol=1e-6)  # no foreground there
+
+
+@pytest.mark.promise("refused input")
+def test_several_scans_come_in_order_and_a_bad_one_stops_none(model, tmp_path):
+    scans = [save_scan(tmp_path / f"{n}.nii", (8, 9, 10), seed=n) for n in range(3)]
+    bad = tmp_path / "bad.nii"
+    bad.write_bytes(b"nothing")
+    empty = tmp_path / "empty.nii"
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.int16), np.eye(4)), empty)
+    order = [bad, scans[0], empty, scans[1], scans[2], bad]
+    outcomes = segment(model, order, tmp_path / "out")
+    assert [path for path, _ in outcomes] == order
+    failed = [isinstance(outcome, InputError) for _, outcome in outcomes]
+    assert failed == [True, False, True, False, False, True]
+    assert "bad.nii" in str(outcomes[0][1])
+    assert "empty.nii" in str(outcomes[2][1])
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == [
+        f"{n}_{what}" for n in range(3) for what in ("labels.nii.gz", "verdict.json")
+    ]
+    for number in range(3):
+        segment(model, [scans[number]], tmp_path / "alone")
+        name = f"{number}_labels.nii.gz"
+        np.testing.assert_array_equal(
+            read(tmp_path / "out" / name), read(tmp_path / "alone" / name)
+        )
+
+
+def test_a_verdict_is_written_beside_the_labels(model, tmp_path):
+    path = save_scan(tmp_path / "scan.nii")
+    ((_, result),) = segment(model, [path], tmp_path, Options(spacing_mm=2.0))
+    verdict = json.loads((tmp_path / "scan_verdict.json").read_text())
+    assert verdict["volumes_ml"] == result.volumes_ml
+    assert verdict["task"] in ("organ", "vessels")
+    assert 0 < verdict["mean_confidence"] < 1
+    assert verdict["warning"] is None
+    assert "score" in verdict
+
+
+def test_statistics_do_not_depend_on_how_the_scan_is_divided(model, tmp_path):
+    path = save_scan(tmp_path / "scan.nii")
+    ((_, whole),) = segment(model, [path], tmp_path, Options(spacing_mm=1.1))
+    ((_, parts),) = segment(model, [path], tmp_path, Options(spacing_mm=1.1, memory_bytes=0.23e9))
+    np.testing.assert_array_equal(
+        whole.statistics.num_voxels.sum(), parts.statistics.num_voxels.sum()
+    )
+    np.testing.assert_allclose(whole.statistics.shares, parts.statistics.shares, atol=1e-3)
+    assert whole.verdict.mean_confidence == pytest.approx(parts.verdict.mean_confidence, abs=1e-4)
+
+
+@pytest.mark.promise("bounded memory")
+def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp_path):
+    path = save_scan(tmp_path / "scan.nii")
+    ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e4))
+    assert str(refusal).startswith(f"{path}: takes 0.0 GB to be prepared")
+    assert "--memory-gb" in str(refusal)
+    ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e7))
+    assert str(refusal).startswith(f"{path}: needs at least 0.2 GB more to be computed")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.promise("atomic outputs")
+def test_a_defect_while_computing_leaves_no_file(model, tmp_path):
+    def fail(tile, chunk_positions):
+        raise RuntimeError("a defect")
+
+    broken = dataclasses.replace(model, network=DenseNetwork(fail, NUM_CLASSES, "float32", 1000))
+    path = save_scan(tmp_path / "scan.nii")
+    with pytest.raises(RuntimeError):
+        segment(broken, [path], tmp_path / "out", Options(use_probabilities=True))
+    assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,73 @@
+"""Results are taken for done only if nothing that decides them has changed."""
+
+import json
+import os
+
+import pytest
+
+from mtseg.prediction.results import is_done, label_path, made_from, verdict_path
+
+
+@pytest.fixture
+def stem(tmp_path):
+    scan = tmp_path / "scan.nii"
+    scan.write_bytes(b"voxels")
+    stem = tmp_path / "out" / "scan"
+    stem.parent.mkdir()
+    label_path(stem).write_bytes(b"labels")
+    verdict_path(stem).write_text(json.dumps({"made_from": wanted(scan)}))
+    return stem
+
+
+def wanted(scan, model_id="m", precision="float32", **options):
+    return made_from(scan, model_id, precision, {"spacing_mm": None, **options})
+
+
+def test_the_same_again_is_done(stem, tmp_path):
+    assert label_path(stem).name == "scan_labels.nii.gz"
+    assert is_done(stem, wanted(tmp_path / "scan.nii"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_id": "n"}, {"precision": "bfloat16"}, {"spacing_mm": 1.0}]
+)
+def test_another_model_or_option_is_not(stem, tmp_path, changes):
+    assert not is_done(stem, wanted(tmp_path / "scan.nii", **changes))
+
+
+def test_a_changed_scan_is_not(stem, tmp_path):
+    scan = tmp_path / "scan.nii"
+    scan.write_bytes(b"more voxels")
+    assert not is_done(stem, wanted(scan))
+
+
+def test_a_scan_of_another_time_is_not(stem, tmp_path):
+    scan = tmp_path / "scan.nii"
+    os.utime(scan, (1, 1))
+    assert not is_done(stem, wanted(scan))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"made_from": 1}'])
+def test_a_verdict_that_does_not_say_is_not(stem, tmp_path, text):
+    verdict_path(stem).write_text(text)
+    assert not is_done(stem, wanted(tmp_path / "scan.nii"))
+
+
+def test_without_labels_nothing_is_done(stem, tmp_path):
+    label_path(stem).unlink()
+    assert not is_done(stem, wanted(tmp_path / "scan.nii"))
+
+
+def test_a_model_that_cannot_be_told_from_others_never_is(stem, tmp_path):
+    scan = tmp_path / "scan.nii"
+    verdict_path(stem).write_text(json.dumps({"made_from": wanted(scan, model_id=None)}))
+    assert not is_done(stem, wanted(scan, model_id=None))
+
+
+def test_a_series_is_all_of_its_files(tmp_path):
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / name).write_bytes(b"12345")
+    before = wanted(tmp_path)
+    assert before["scan_bytes"] == 10
+    (tmp_path / "3.dcm").write_bytes(b"1")
+    assert wanted(tmp_path) != before

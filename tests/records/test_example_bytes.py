@@ -1,0 +1,54 @@
+"""Example bytes: TensorFlow reads the values that were encoded."""
+
+import numpy as np
+import tensorflow as tf
+
+from mtseg.records.example_bytes import encode_example, raw
+from mtseg.records.schema import encode_record, record_features
+from mtseg.tasks.label_space import parse_tasks
+
+
+def test_tensorflow_reads_every_kind_of_value():
+    patch = np.arange(6, dtype=np.float16).reshape(2, 3)
+    values = {
+        "b": raw(patch),
+        "a": b"",
+        "i": np.array([0, 300, -1, 2**40]),
+        "f": [0.5, -2.0],
+        "n": 7,
+    }
+    example = tf.train.Example.FromString(encode_example(values)).features.feature
+    assert example["b"].bytes_list.value[0] == patch.tobytes()
+    assert example["a"].bytes_list.value[0] == b""
+    assert list(example["i"].int64_list.value) == [0, 300, -1, 2**40]
+    assert list(example["f"].float_list.value) == [0.5, -2.0]
+    assert list(example["n"].int64_list.value) == [7]
+
+
+def test_bytes_do_not_depend_on_the_order_of_the_fields():
+    assert encode_example({"a": 1, "b": b"x"}) == encode_example({"b": b"x", "a": 1})
+
+
+def test_an_array_that_is_not_contiguous_is_encoded_by_value():
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert bytes(raw(array.T)) == array.T.tobytes()
+
+
+def test_records_are_what_tfds_would_write():
+    task = parse_tasks("breast").selections[0].task
+    rng = np.random.default_rng(0)
+    records = {
+        "patches": {
+            "patches": rng.random((3, 51, 51)).astype(np.float16), "class_index": 1,
+            "subject": "s1", "index_ijk": np.array([3, 400, 5], np.int32),
+        },
+        "volumes": {
+            "image": rng.random((4, 5, 6)).astype(np.float32),
+            "class_index_map": rng.integers(0, 2, (4, 5, 6)).astype(np.uint8),
+            "affine": rng.random((4, 4)), "subject": "s1",
+        },
+    }  # fmt: skip
+    for kind, record in records.items():
+        theirs = record_features(task, kind).serialize_example(record)
+        one, other = (tf.train.Example.FromString(e) for e in (encode_record(record), theirs))
+        assert one == other

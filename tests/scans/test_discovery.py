@@ -1,0 +1,76 @@
+"""Which scans are meant by files, folders and lists, and how jobs share them."""
+
+from pathlib import Path
+
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.scans.discovery import ListedScan, list_scans, take_part
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Scans, a DICOM series with and one without endings, and what is none of these."""
+    for name in (
+        "b/two.nii.gz", "a/one.mha", "zero.nii", "a/notes.txt", "a/.hidden.nii", ".cache/x.nii",
+        "series/1.dcm", "series/2.dcm", "old/1.2.840.1",
+    ):  # fmt: skip
+        path = tmp_path / "archive" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(128) + b"DICM" if name.startswith("old") else b"")
+    return tmp_path / "archive"
+
+
+def test_a_folder_is_searched_and_its_tree_kept(archive):
+    found = {str(scan.path.relative_to(archive)): str(scan.stem) for scan in list_scans([archive])}
+    assert found == {
+        "zero.nii": "zero",
+        "a/one.mha": "a/one",
+        "b/two.nii.gz": "b/two",
+        "series": "series",
+        "old": "old",
+    }
+
+
+def test_files_and_series_are_scans_themselves(archive):
+    named = [archive / "b/two.nii.gz", archive / "series", archive / "old", archive / "missing.nii"]
+    assert list_scans(named) == [ListedScan(path, Path()) for path in named]
+
+
+def test_a_list_names_files_and_folders_and_each_scan_counts_once(archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    list_file = tmp_path / "list.txt"
+    list_file.write_text("# my scans\narchive/b\n\narchive/a/one.mha\narchive/a/one.mha\n")
+    scans = list_scans([list_file])
+    assert [str(scan.path) for scan in scans] == ["archive/b/two.nii.gz", "archive/a/one.mha"]
+
+
+def test_two_scans_of_one_name_are_refused(archive):
+    (archive / "zero.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="would share its results"):
+        list_scans([archive])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "cannot be read as a list"), ("# none\n", "lists no scan"), ("empty\n", "no scan")],
+)
+def test_a_list_or_a_folder_without_scans_is_one_clear_line(
+    tmp_path, monkeypatch, content, expected
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    if content is not None:
+        (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(InputError, match=expected):
+        list_scans([tmp_path / "list.txt"])
+
+
+def test_parts_are_all_scans_once_and_nearly_equal():
+    scans = [ListedScan(Path(f"{n}.nii"), Path()) for n in range(7)]
+    parts = [take_part(scans, 3, part) for part in range(3)]
+    assert sorted(scan for part in parts for scan in part) == scans
+    assert [len(part) for part in parts] == [3, 2, 2]
+    for part_id in (-1, 3):
+        with pytest.raises(InputError, match="--part-id"):
+            take_part(scans, 3, part_id)

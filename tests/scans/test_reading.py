@@ -1,0 +1,186 @@
+"""Scan files: what every format's reader gives, and what is refused before it costs memory."""
+
+import gzip
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from mtseg.scans import reading
+from mtseg.scans.volume import Volume, canonicalise
+from tests.scans.test_volume import ORIENTATIONS, SHAPE, affine_of, ranged, refuse, save
+
+
+@pytest.mark.promise("refused input")
+def test_files_that_are_no_scan(tmp_path):
+    refuse(reading.read_scan, tmp_path / "missing.nii.gz", "No such file")
+    refuse(reading.read_scan, tmp_path, "no DICOM image")
+    (tmp_path / "text.nii.gz").write_text("not a scan")
+    refuse(reading.read_scan, tmp_path / "text.nii.gz", ".nii.gz")
+    (tmp_path / "empty.nii").write_bytes(b"")
+    refuse(reading.read_scan, tmp_path / "empty.nii")
+    (tmp_path / "scan.jpg").write_bytes(b"\xff\xd8 picture")
+    refuse(reading.read_scan, tmp_path / "scan.jpg", ".nii.gz")
+    nib.save(nib.AnalyzeImage(ranged(), np.eye(4)), tmp_path / "scan.img")
+    refuse(reading.read_scan, tmp_path / "scan.img", ".nii.gz")
+    plain = save(tmp_path / "plain.nii", ranged()).rename(tmp_path / "plain.nii.gz")
+    refuse(reading.read_scan, plain, ".nii.gz")
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_truncated_files(tmp_path, name):
+    path = save(tmp_path / name, np.random.default_rng(0).random((20, 20, 20)))
+    path.write_bytes(path.read_bytes()[:-5000])
+    refuse(reading.read_scan, path, "truncated")
+
+
+@pytest.mark.promise("bounded memory")
+def test_a_short_file_is_refused_before_what_it_claims_is_allocated(tmp_path, monkeypatch):
+    path = save(tmp_path / "scan.nii", np.zeros((2, 2, 2), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([900] * 3, "<i2").tobytes()
+    path.write_bytes(content)
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(content))
+    monkeypatch.setattr(np, "asarray", None)
+    refuse(reading.read_scan, path, "truncated")
+    refuse(reading.read_scan, tmp_path / "scan.nii.gz", "truncated")
+
+
+@pytest.mark.promise("refused input")
+def test_voxels_that_are_not_finite_are_counted(tmp_path):
+    array = ranged()
+    array[0, 0, :2] = [np.nan, np.inf]
+    refuse(reading.read_scan, save(tmp_path / "scan.nii.gz", array), "2 voxels")
+    huge = np.full(SHAPE, 1e300)  # infinite in float32
+    refuse(reading.read_scan, save(tmp_path / "huge.nii.gz", huge), "60 voxels")
+
+
+@pytest.mark.promise("refused input")
+def test_complex_and_colour_voxels(tmp_path):
+    refuse(reading.read_scan, save(tmp_path / "c.nii", np.zeros(SHAPE, np.complex64)), "complex64")
+    colour = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    refuse(reading.read_scan, save(tmp_path / "rgb.nii", colour), "plain numbers")
+
+
+@pytest.mark.promise("bounded memory")
+def test_a_header_that_claims_more_than_the_machine_has(tmp_path):
+    path = save(tmp_path / "scan.nii", np.zeros((2, 2, 2), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([32767] * 3, "<i2").tobytes()
+    path.write_bytes(content)
+    refuse(reading.read_scan, path, "(32767, 32767, 32767)", "GB")
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [(1, 0, 0), (0, 1, 0), (0, 0, 0)],
+        [(1, 0, 0), (1, 0, 0), (0, 0, 1)],
+        [(1, 0, 0), (0, np.nan, 0), (0, 0, 1)],
+        [(1, 0, 0), (0, np.inf, 0), (0, 0, 1)],
+    ],
+)
+def test_a_singular_affine(tmp_path, columns):
+    path = tmp_path / "scan.nii"
+    image = nib.Nifti1Image(ranged(), None)
+    for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+        image.header[name] = [*(column[row] for column in columns), 0]
+    image.header["sform_code"] = 1
+    nib.save(image, path)
+    refuse(reading.read_scan, path, "affine")
+
+
+def test_microscopic_voxels_are_no_singular_affine(tmp_path):
+    path = save(tmp_path / "scan.nii", ranged(), np.diag([1e-4, 1e-4, 1e-4, 1]))
+    np.testing.assert_allclose(reading.read_scan(path).spacing_mm, 1e-4)
+
+
+@pytest.mark.promise("refused input")
+def test_a_voxel_size_of_zero(tmp_path):
+    path = tmp_path / "scan.nii"
+    for codes, is_refused in (({"qform": 1}, True), ({}, True), ({"sform": 1}, False)):
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        save(path, ranged(), affine, **{name: (affine, code) for name, code in codes.items()})
+        content = bytearray(path.read_bytes())
+        content[80:84] = bytes(4)  # pixdim[1]
+        content[252:256] = np.array([codes.get("qform", 0), codes.get("sform", 0)], "<i2").tobytes()
+        path.write_bytes(content)
+        if is_refused:
+            refuse(reading.read_scan, path, "voxel size of 0")
+        else:
+            assert reading.read_scan(path).spacing_mm == (2, 2, 2)
+
+
+def test_labels_are_whole_numbers_in_the_smallest_type(tmp_path):
+    small = reading.read_label_map(save(tmp_path / "a.nii.gz", ranged()))
+    assert small.array.dtype == np.uint8
+    large = reading.read_label_map(save(tmp_path / "b.nii.gz", ranged() * 100))
+    assert large.array.dtype == np.int16
+    negative = reading.read_label_map(save(tmp_path / "n.nii.gz", -ranged()))
+    assert negative.array.dtype == np.int16
+    largest = reading.read_label_map(save(tmp_path / "d.nii.gz", (ranged() * 1000).astype(">i4")))
+    assert largest.array.dtype == np.int32
+    np.testing.assert_array_equal(largest.array, ranged() * 1000)
+    refuse(reading.read_label_map, save(tmp_path / "c.nii.gz", ranged() / 2), "whole")
+    refuse(reading.read_label_map, save(tmp_path / "e.nii.gz", ranged() * np.nan), "whole")
+    refuse(reading.read_label_map, save(tmp_path / "f.nii.gz", ranged() * 2.0**31), str(60 * 2**31))
+
+
+def save_as(path, array, affine):
+    """Writes a volume by the library that defines the format of its name."""
+    if path.suffix in (".mgz", ".mgh"):
+        nib.save(nib.MGHImage(array, affine), path)
+        return path
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(array.T)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("codes", ORIENTATIONS[::7])
+def test_every_format_has_its_voxels_at_their_places(tmp_path, ending, codes):
+    affine = affine_of(codes, (1.0, 1.5, 2.0))
+    path = save_as(tmp_path / f"scan{ending}", ranged(), affine)
+    scan = reading.read_scan(path)
+    np.testing.assert_array_equal(scan.array, ranged())
+    np.testing.assert_allclose(scan.affine, affine, atol=1e-5)
+    expected = canonicalise(Volume(ranged(), affine))
+    np.testing.assert_array_equal(canonicalise(scan).array, expected.array)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mgz"])
+def test_label_maps_of_every_format_keep_their_values(tmp_path, ending):
+    labels = (ranged() * 30).astype(np.int32)
+    path = save_as(tmp_path / f"labels{ending}", labels, np.eye(4))
+    label_map = reading.read_label_map(path)
+    np.testing.assert_array_equal(label_map.array, labels)
+    assert label_map.array.dtype == np.int16
+
+
+@pytest.mark.promise("refused input")
+def test_itk_files_that_are_no_scan(tmp_path):
+    (tmp_path / "text.nrrd").write_text("not a scan")
+    refuse(reading.read_scan, tmp_path / "text.nrrd", "no known format")
+    refuse(reading.read_scan, tmp_path / "missing.mha", "No such file")
+    path = save_as(tmp_path / "short.mha", ranged(), np.eye(4))
+    path.write_bytes(path.read_bytes()[:-50])
+    refuse(reading.read_scan, path, "truncated")
+    sitk.WriteImage(sitk.Image([4, 5], sitk.sitkInt16), str(tmp_path / "flat.nrrd"))
+    refuse(reading.read_scan, tmp_path / "flat.nrrd", "(4, 5)")
+    sitk.WriteImage(sitk.Image([4, 5, 6], sitk.sitkVectorInt16, 3), str(tmp_path / "colour.mha"))
+    refuse(reading.read_scan, tmp_path / "colour.mha", "3 values a voxel")
+
+
+def test_a_format_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch):
+    path = save_as(tmp_path / "scan.nrrd", ranged(), np.eye(4))
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    refuse(reading.read_scan, path, "pip install 'mtseg[itk]'")

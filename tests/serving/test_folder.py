@@ -1,0 +1,164 @@
+"""What stands beside a served model, read by the protocol buffers that it claims to follow."""
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from mtseg.errors import InputError
+from mtseg.models.export import versions
+from mtseg.serving import folder as serving
+from mtseg.serving.folder import export_serving, prune
+
+pytestmark = pytest.mark.slow
+
+FIELD = descriptor_pb2.FieldDescriptorProto
+
+
+def message_class(name, **fields):
+    """A message whose definition is not in TensorFlow Serving's Python package.
+
+    Args:
+        name: of the message.
+        fields: name -> its type: `bool`, `string`, `Int64Value`, or the fields of a message.
+    """
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{name}.proto", package=name.lower(), syntax="proto3"
+    )
+    file.dependency.append("google/protobuf/wrappers.proto")
+
+    def add(message, fields):
+        for number, (field, kind) in enumerate(fields.items(), start=1):
+            added = message.field.add(name=field, number=number, label=FIELD.LABEL_OPTIONAL)
+            if kind == "bool":
+                added.type = FIELD.TYPE_BOOL
+            elif kind == "string":
+                added.type = FIELD.TYPE_STRING
+            elif kind == "Int64Value":
+                added.type, added.type_name = FIELD.TYPE_MESSAGE, ".google.protobuf.Int64Value"
+            else:
+                add(file.message_type.add(name=field), kind)
+                added.type, added.type_name = FIELD.TYPE_MESSAGE, f".{file.package}.{field}"
+
+    add(file.message_type.add(name=name), fields)
+    from google.protobuf import wrappers_pb2
+
+    pool = descriptor_pool.DescriptorPool()
+    wrappers = descriptor_pb2.FileDescriptorProto()
+    wrappers_pb2.DESCRIPTOR.CopyToProto(wrappers)
+    pool.Add(wrappers)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{name}"))
+
+
+def test_models_config(serving_folder):
+    text = (serving_folder / "models.config").read_text()
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path) == ("mtseg", "/models/mtseg")
+    assert model.model_platform == "tensorflow"
+    assert model.model_version_policy.latest.num_versions == 2
+
+
+def test_batching_config(serving_folder):
+    # tensorflow_serving/servables/tensorflow/session_bundle_config.proto, BatchingParameters
+    parameters = message_class(
+        "BatchingParameters",
+        max_batch_size="Int64Value",
+        batch_timeout_micros="Int64Value",
+        max_enqueued_batches="Int64Value",
+        num_batch_threads="Int64Value",
+    )
+    config = text_format.Parse((serving_folder / "batching.config").read_text(), parameters())
+    assert config.max_batch_size.value == 1  # Volumes are never joined.
+    assert config.num_batch_threads.value == 2
+    assert config.max_enqueued_batches.value == 64
+    assert config.HasField("batch_timeout_micros")
+
+
+def test_monitoring_config(serving_folder):
+    # tensorflow_serving/config/monitoring_config.proto, MonitoringConfig
+    monitoring = message_class(
+        "MonitoringConfig", prometheus_config={"enable": "bool", "path": "string"}
+    )
+    config = text_format.Parse((serving_folder / "monitoring.config").read_text(), monitoring())
+    assert config.prometheus_config.enable
+    assert config.prometheus_config.path == "/monitoring/prometheus/metrics"
+
+
+def test_warm_up_requests_can_be_replayed(serving_folder):
+    version = serving_folder / "mtseg" / "1"
+    path = version / "assets.extra" / "tf_serving_warmup_requests"
+    assert path.stat().st_size < 10_000
+    model, seen = tf.saved_model.load(str(version)), []
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        assert request.model_spec.name == "mtseg"
+        inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        name = request.model_spec.signature_name
+        seen.append(name)
+        if name in ("segment", "classify_patches"):
+            outputs = model.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
+            assert outputs["probabilities"].shape[0] == 1
+        else:
+            assert inputs["tile"].shape == (1, 82, 82, 82)
+            assert model.signatures[name].structured_input_signature[1].keys() == inputs.keys()
+    assert seen == ["segment", "segment_tile", "segment_tile_bfloat16", "classify_patches"]
+
+
+def test_the_container_is_on_this_machine_alone(serving_folder):
+    text = (serving_folder / "compose.yaml").read_text()
+    assert '"127.0.0.1:8500:8500"' in text
+    assert '"127.0.0.1:8501:8501"' in text
+    assert "/v1/models/mtseg " in text
+    assert "MODEL" not in text
+    assert "MODEL" not in (serving_folder / "README.md").read_text()
+
+
+def test_the_schema_in_the_readme_is_the_manifests(serving_folder):
+    manifest = json.loads((serving_folder / "mtseg" / "1" / "manifest.json").read_text())
+    request = f'{{"signature_name": "describe", "inputs": {{"schema": [{manifest["schema"]}]}}}}'
+    assert request in (serving_folder / "README.md").read_text()
+
+
+def test_a_second_model_joins_and_old_versions_go_on_request(serving_folder, tmp_path, monkeypatch):
+    def export(workdir, out, which, finish):
+        number = max(versions(out), default=0) + 1 if out.is_dir() else 1
+        (out / str(number)).mkdir(parents=True)
+        return out / str(number)
+
+    folder = tmp_path / "serving"
+    shutil.copytree(serving_folder, folder)
+    monkeypatch.setattr(serving, "export_model", export)
+    export_serving("run", folder, name="heart")
+    text = (folder / "models.config").read_text()
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    assert [model.name for model in config.model_config_list.config] == ["heart", "mtseg"]
+    for _ in range(3):
+        path, removed = export_serving("run", folder, name="heart")
+        assert removed == []
+    assert (path.name, versions(folder / "heart")) == ("4", [1, 2, 3, 4])
+    _, removed = export_serving("run", folder, name="heart", keep=2)
+    assert removed == [1, 2, 3]
+    assert sorted(os.listdir(folder / "heart")) == ["4", "5"]
+    assert prune(folder / "heart", 2) == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "7", ".hidden", "a b", "a\n"])
+def test_a_name_that_no_address_can_have_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="--name"):
+        export_serving("run", tmp_path / "out", name=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_said_before_the_long_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    with pytest.raises(InputError, match=r"pip install 'mtseg\[serving\]'"):
+        export_serving(tmp_path / "no_run_yet", tmp_path / "served")
+    assert not (tmp_path / "served").exists()

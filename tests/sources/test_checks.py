@@ -1,0 +1,222 @@
+"""Checks: every flaw that is planted is named, none is invented."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtseg.cli import check
+from mtseg.sources.checks import KINDS
+from tests.layout_files import AFFINE, SHAPE, subject, write, write_folder, write_nnunet, write_task
+
+NAMES = [f"s{n:02d}" for n in range(30)]
+TRAIN, TEST = NAMES[:24], NAMES[24:]
+
+
+@pytest.fixture
+def task(tmp_path):
+    write_task(tmp_path / "renal.toml")
+    return tmp_path / "renal.toml"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A sound data set of thirty subjects."""
+    folder = write_folder(tmp_path / "data", NAMES)
+    write_split(folder, TRAIN, TEST)
+    return folder
+
+
+def write_split(folder, train, test):
+    lines = [f"{n},train" for n in train] + [f"{n},test" for n in test]
+    (folder / "split.csv").write_text("\n".join(["subject,split", *lines]) + "\n")
+
+
+def run(capsys, *arguments):
+    code = check.main([str(a) for a in arguments])
+    return code, capsys.readouterr()
+
+
+def flaws_of(capsys, task, folder):
+    code, output = run(capsys, f"{task}:folder", folder, "--json", "--num-processes", 1)
+    result = json.loads(output.out)
+    return code, {(f["kind"], f["subject"], f["is_error"]) for f in result["flaws"]}, result
+
+
+def test_a_sound_data_set_has_no_flaw(task, data, capsys):
+    code, flaws, result = flaws_of(capsys, task, data)
+    assert (code, flaws, result["subjects"]) == (0, set(), 30)
+
+
+def test_twenty_planted_flaws_are_all_named(task, data, capsys):
+    """One of everything that is known to go wrong, each in a subject of its own."""
+
+    def image(n):
+        return data / "images" / f"s{n:02d}.nii.gz"
+
+    def labels(n):
+        return data / "labels" / f"s{n:02d}.nii.gz"
+
+    def set_image(n, change, affine=AFFINE):
+        write(image(n), change(subject(n)[0].astype(np.float32)), affine)
+
+    def set_labels(n, change, affine=AFFINE):
+        write(labels(n), change(subject(n)[1].copy()), affine)
+
+    def with_value(value):
+        def change(array):
+            array[1, 2, 3] = value
+            return array
+
+        return change
+
+    moved = AFFINE.copy()
+    moved[0, 3] = 2
+    thick = np.diag([-1.0, -1.0, 9.0, 1.0])
+    huge = np.diag([-30.0, -30.0, 30.0, 1.0])
+
+    image(0).unlink()  # 1 a scan is missing
+    labels(1).unlink()  # 2 a label map is missing
+    shutil.copy(image(2), data / "images" / "s02.nii")  # 3 a second scan
+    (data / "images" / "s02.nii").write_bytes(b"")
+    shutil.copy(image(3), data / "images" / "stranger.nii.gz")  # 4 a scan of no subject
+    image(4).write_bytes(image(4).read_bytes()[:-500])  # 5 a truncated scan
+    labels(5).write_text("not a label map")  # 6 an unreadable label map
+    set_labels(6, lambda a: a[:-1])  # 7 another shape
+    set_labels(7, lambda a: a, moved)  # 8 another affine
+    set_labels(8, lambda a: a, np.diag([-1.1, -1.0, 1.0, 1.0]))  # 9 another spacing
+    set_image(9, with_value(np.nan))  # 10 a voxel that is NaN
+    set_image(10, with_value(np.inf))  # 11 one that is infinite
+    set_image(11, lambda a: a * 0)  # 12 nothing in it
+    set_labels(12, with_value(77))  # 13 a label that is not listed
+    set_labels(13, lambda a: a + np.float32(0.5))  # 14 labels that are no whole numbers
+    set_labels(14, lambda a: a * 0)  # 15 an empty label map
+    set_labels(15, lambda a: np.where(a == 2, 0, a))  # 16 a class that is absent
+    set_image(16, lambda a: a, huge)  # 17 an absurd voxel size
+    set_labels(16, lambda a: a, huge)
+    set_image(17, lambda a: a, thick)  # 18 thick slices
+    set_labels(17, lambda a: a, thick)
+    shutil.copy(image(25), image(18))  # 19 the same scan on both sides of the split
+    write_split(data, [*TRAIN, "s26", "ghost"], TEST)  # 20 a subject on both sides, 21 of no file
+
+    code, flaws, result = flaws_of(capsys, task, data)
+    assert code == 2
+    assert flaws == {
+        ("missing", "s00", True),
+        ("missing", "s01", True),
+        ("extra", "s02", True),
+        ("extra", "", False),
+        ("unreadable", "s04", True),
+        ("unreadable", "s05", True),
+        ("grid", "s06", True),
+        ("grid", "s07", True),
+        ("grid", "s08", True),
+        ("not_finite", "s09", True),
+        ("not_finite", "s10", True),
+        ("blank", "s11", True),
+        ("labels", "s12", True),
+        ("labels", "s13", True),
+        ("empty", "s14", True),
+        ("absent", "s15", False),
+        ("spacing", "s16", True),
+        ("anisotropy", "s17", False),
+        ("duplicate", "s18", True),
+        ("split", "", True),
+        ("missing", "", True),
+    }
+    assert {kind for kind, _, _ in flaws} == set(KINDS)
+    by_subject = {f["subject"]: f["message"] for f in result["flaws"]}
+    assert "77" in by_subject["s12"]
+    assert "s18, s25" in by_subject["s18"]
+    assert "(8, 10, 11)" in by_subject["s06"]
+    assert "(9, 10, 11)" in by_subject["s06"]
+    for message in by_subject.values():
+        assert "\n" not in message
+
+
+def test_two_flaws_of_one_subject_are_both_named(task, data, capsys):
+    array = subject(3)[0].astype(np.float32)
+    array[0, 0, 0] = np.nan
+    write(data / "images" / "s03.nii.gz", array)
+    write(data / "labels" / "s03.nii.gz", np.zeros((2, 2, 2), np.uint8))
+    _, flaws, _ = flaws_of(capsys, task, data)
+    assert {kind for kind, _, _ in flaws} == {"not_finite", "empty", "grid"}
+
+
+def test_a_class_that_no_training_subject_shows_is_an_error(task, data, capsys):
+    for n in range(24):
+        labels = subject(n)[1]
+        write(data / "labels" / f"s{n:02d}.nii.gz", np.where(labels == 2, 0, labels))
+    code, flaws, _ = flaws_of(capsys, task, data)
+    assert code == 2
+    assert ("absent", "", True) in flaws
+
+
+def test_the_table_is_for_people(task, data, capsys):
+    (data / "images" / "s00.nii.gz").unlink()
+    code, output = run(capsys, f"{task}:folder", data, "--num-processes", 1)
+    assert code == 2
+    lines = output.out.splitlines()
+    assert any(line.startswith("error") and "missing" in line and "s00" in line for line in lines)
+    assert lines[-1] == "29 subjects read: 1 errors, 0 warnings."
+
+
+def test_a_folder_that_does_not_lie_as_its_layout_says(task, data, capsys):
+    code, output = run(capsys, f"{task}:msd", data)
+    assert code == 2
+    assert "dataset.json" in output.out
+    code, output = run(capsys, f"{task}:folder", data / "nowhere")
+    assert code == 2
+    assert "nowhere" in output.out
+
+
+def test_processes_find_the_same(task, data, capsys):
+    (data / "labels" / "s05.nii.gz").write_text("not a label map")
+    _, one = run(capsys, f"{task}:folder", data, "--json", "--num-processes", 1)
+    _, two = run(capsys, f"{task}:folder", data, "--json", "--num-processes", 2)
+    assert one.out == two.out
+
+
+def test_preparing_checks_first_and_writes_nothing(task, data, tmp_path, capsys):
+    from mtseg.cli import prepare
+
+    (data / "labels" / "s05.nii.gz").write_text("not a label map")
+    write(data / "images" / "s06.nii.gz", np.zeros(SHAPE, np.int16))
+    flags = ["--manual-dir", data, "--data-dir", tmp_path / "out", "--num-processes", 1]
+    code = prepare.main([str(a) for a in (f"{task}:folder", *flags)])
+    output = capsys.readouterr()
+    assert code == 2
+    assert "s05" in output.out
+    assert "s06" in output.out
+    assert len(output.err.strip().splitlines()) == 1
+    assert "2 errors" in output.err
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_nnunet_data_are_checked_alike(task, tmp_path, capsys):
+    folder = write_nnunet(tmp_path / "nn")
+    code, output = run(capsys, f"{task}:nnunet", folder, "--num-processes", 1)
+    assert (code, output.out.splitlines()[-1]) == (0, "5 subjects read: 0 errors, 0 warnings.")
+
+
+def test_phantoms_and_several_sources_are_refused(capsys):
+    assert run(capsys, "brain:phantom", ".")[0] == 2
+    assert run(capsys, "brain:miccai2012+freesurfer", ".")[0] == 2
+
+
+def test_the_real_scans_pass(real_data, tmp_path, capsys):
+    folder = tmp_path / "four"
+    folder.mkdir()
+    split = ["subject,split"]
+    for n, label_map in enumerate(
+        sorted((real_data / "brain_miccai2012").glob("*_glm.nii.gz"))[:4]
+    ):
+        for path in label_map.parent.glob(f"{label_map.name[:4]}*"):
+            (folder / path.name).symlink_to(Path(path).resolve())
+        split.append(f"{label_map.name[:4]},{'test' if n == 3 else 'train'}")
+    (folder / "split.csv").write_text("\n".join(split))
+    code, output = run(capsys, "brain:miccai2012", folder, "--num-processes", 1)
+    assert code == 0, output.out
+    assert output.out.splitlines()[-1] == "4 subjects read: 0 errors, 0 warnings."

@@ -1,0 +1,23 @@
+"""What long work says where there is no terminal."""
+
+import pytest
+
+from mtseg.system import progress
+from mtseg.system.progress import Progress, format_duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h"), (400_000, "4.6 days")],
+)
+def test_durations_for_people(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_a_line_now_and_then_with_what_is_left(monkeypatch, capsys):
+    clock = iter([0.0, 10.0, 40.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Progress("Training", 10, "mini-batches", done=2) as bar:
+        bar.advance()  # after 10 s: too early for a line
+        bar.advance(3, "loss 0.5")  # after 40 s: 4 steps of 8 are done
+    assert capsys.readouterr().out == "Training: 6/10 mini-batches, 40 s left, loss 0.5\n"

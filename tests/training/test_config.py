@@ -1,0 +1,70 @@
+"""The paper's settings as defaults, and every flaw answered."""
+
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.system.hardware import fastest_precision
+from mtseg.training.config import TrainConfig, configure
+from mtseg.training.presets import PRESETS
+
+
+def test_the_defaults_are_the_papers():
+    config = TrainConfig("brain:phantom", "data")
+    assert config.global_batch_size == 210
+    assert config.minibatches_per_task == 25_000
+    assert config.evaluate_every == 1_000
+    assert config.learning_rate == 1e-3
+    assert config.dropout_rate == 0.5
+    assert config.optimizer == "adam"
+    assert configure("paper", "brain:phantom", "data") == config
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_is_valid_and_comes_back_from_json(preset):
+    config = configure(preset, "brain:phantom", "data", seed=3)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+def test_changes_of_none_keep_the_presets_value():
+    config = configure("demo", "brain:phantom", "data", learning_rate=None, seed=4)
+    assert (config.learning_rate, config.seed) == (PRESETS["demo"]["learning_rate"], 4)
+
+
+def test_differences_name_the_field_and_both_values():
+    here = TrainConfig("brain:phantom", "data")
+    there = TrainConfig("brain:phantom", "data", seed=7)
+    assert here.differences(there) == ["seed: 0 / 7"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("global_batch_size", 0),
+        ("global_batch_size", 2.5),
+        ("global_batch_size", True),
+        ("learning_rate", -1.0),
+        ("learning_rate", float("inf")),
+        ("dropout_rate", 1.0),
+        ("seed", -1),
+        ("schedule", "step"),
+        ("strategy", "many"),
+        ("preset", "tiny"),
+    ],
+)
+def test_bad_values_are_refused_by_name(field, value):
+    with pytest.raises(InputError, match=field):
+        TrainConfig("brain:phantom", "data", **{field: value})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"tasks": "brain"}', '{"tasks": "b", "speed": 9}'])
+def test_json_of_another_version_is_refused(text):
+    with pytest.raises(InputError, match="not a configuration"):
+        TrainConfig.from_json(text)
+
+
+def test_bfloat16_is_chosen_where_the_processor_has_it(tmp_path):
+    (tmp_path / "with").write_text("flags\t\t: fpu avx512_bf16 sse\n")
+    (tmp_path / "without").write_text("flags\t\t: fpu sse\n")
+    assert fastest_precision(str(tmp_path / "with")) == "mixed_bfloat16"
+    assert fastest_precision(str(tmp_path / "without")) == "float32"
+    assert fastest_precision(str(tmp_path / "missing")) == "float32"

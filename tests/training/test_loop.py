@@ -1,0 +1,306 @@
+"""Resume to the bit, replicas equal one device, and what may go wrong on the way."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.evaluation.results import Evaluation
+from mtseg.models import weights
+from mtseg.models.export import export_weights
+from mtseg.models.manifest import read_manifest
+from mtseg.training import workdir as folder
+from mtseg.training.checkpoints import Checkpoints
+from mtseg.training.config import TrainConfig
+from mtseg.training.loop import plan_calls, train_and_evaluate
+from mtseg.training.tensorflow_step import TrainingStep
+from tests.event_files import scalars_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def without_evaluation(monkeypatch):
+    """Whole-volume inference has tests of its own."""
+    monkeypatch.setattr("mtseg.training.loop.evaluate_model", lambda *_, **__: Evaluation((), {}))
+
+
+def make_config(tiny_data, **changes):
+    settings = {
+        "minibatches_per_task": 4,
+        "global_batch_size": 4,
+        "evaluate_every": 4,
+        "checkpoint_every": 2,
+        "schedule": "cosine",
+        "warmup_minibatches": 2,
+    }
+    return TrainConfig("breast:phantom", str(tiny_data.data_dir), **{**settings, **changes})
+
+
+def weights_of(workdir):
+    return weights.load_trained(workdir).model.get_weights()
+
+
+def assert_same_weights(one, other):
+    for a, b in zip(weights_of(one), weights_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_calls_end_where_something_is_due():
+    assert plan_calls(0, 3, 1, 10) == [(0, 1), (1, 2), (2, 3)]
+    assert plan_calls(2, 11, 4, 5) == [(2, 5), (5, 9), (9, 10), (10, 11)]
+    assert plan_calls(0, 12, 100, 5, 4) == [(0, 4), (4, 5), (5, 8), (8, 10), (10, 12)]
+    assert plan_calls(7, 7, 1, 10) == []
+
+
+@pytest.mark.promise("exact resume")
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_stopped_run_that_goes_on_has_the_same_weights(
+    tiny_data, tmp_path, without_evaluation, optimizer
+):
+    config = make_config(tiny_data, optimizer=optimizer)
+    train_and_evaluate(config, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def save_and_die(self, step):
+        save(self, step)
+        raise Killed
+
+    save = Checkpoints.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            train_and_evaluate(config, tmp_path / "stopped")
+    train_and_evaluate(config, tmp_path / "stopped")
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.promise("exact resume")
+@pytest.mark.parametrize("when", ["training", "evaluation"])
+def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_come(
+    tiny_data, tmp_path, monkeypatch, capsys, when
+):
+    def evaluate(*_, on_scan, **__):
+        if when == "evaluation" and not is_sent:
+            send()
+        on_scan("a scan")
+        return Evaluation((), {})
+
+    def send():
+        is_sent.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def compute(self, *arguments):
+        if when == "training" and not is_sent:
+            send()
+        return step(self, *arguments)
+
+    is_sent, step = [True], TrainingStep._compute_call
+    monkeypatch.setattr("mtseg.training.loop.evaluate_model", evaluate)
+    config = make_config(tiny_data, evaluate_every=3, checkpoint_every=100)
+    train_and_evaluate(config, tmp_path / "whole")
+
+    is_sent.clear()
+    monkeypatch.setattr(TrainingStep, "_compute_call", compute)  # called when it is traced
+    assert train_and_evaluate(config, tmp_path / "stopped") is None
+    assert is_sent
+    assert "Stopped; the same command" in capsys.readouterr().out
+    (saved,) = (tmp_path / "stopped" / "checkpoints").iterdir()
+    # A signal within a step is seen by the next.
+    assert saved.name == {"training": "step-2", "evaluation": "step-3"}[when]
+    assert train_and_evaluate(config, tmp_path / "stopped") is not None
+    curve = json.loads((tmp_path / "stopped" / folder.LEARNING_CURVE).read_text())
+    assert [point["minibatch"] for point in curve] == [3, 4]
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+def losses_on(strategy, config, workdir):
+    """Losses of a run in a process of its own: TensorFlow cannot change a collective's type."""
+    config = dataclasses.replace(config, strategy=strategy)
+    script = f"""
+import tensorflow as tf
+import mtseg.training.loop
+from mtseg.config import TrainConfig
+from mtseg.evaluate import Evaluation
+
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+mtseg.training.loop.evaluate_model = lambda *_, **__: Evaluation((), {{}})
+mtseg.training.loop.train_and_evaluate(TrainConfig.from_json({config.to_json()!r}), {str(workdir)!r})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    return scalars_of(workdir, "loss")
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "count", "tolerance"),
+    [
+        # In float64, where 20 steps do not yet make rounding visible. Masks are drawn for the
+        # mini-batch, so dropout may be on.
+        ("float64", "adam", 20, 1e-5),
+        ("float64", "muon", 3, 1e-5),
+        # Normalising four samples enlarges rounding, and Adam divides by the gradient's size, also
+        # where that is nothing but rounding: a second step would differ more.
+        ("float32", "adam", 1, 5e-4),
+        ("mixed_bfloat16", "adam", 1, 0.1),
+    ],
+)
+def test_two_replicas_are_one_device(tiny_data, tmp_path, precision, optimizer, count, tolerance):
+    config = make_config(
+        tiny_data, precision=precision, optimizer=optimizer, minibatches_per_task=count,
+        evaluate_every=count, checkpoint_every=1,
+    )  # fmt: skip
+    one, two = (losses_on(name, config, tmp_path / name) for name in ("default", "mirrored"))
+    assert list(one) == list(two) == list(range(1, count + 1))
+    for step in one:
+        assert one[step] == pytest.approx(two[step], abs=tolerance)
+
+
+@pytest.mark.promise("defined numerics")
+def test_a_batch_that_replicas_cannot_share_is_refused(tiny_data, tmp_path, without_evaluation):
+    config = make_config(tiny_data, strategy="mirrored", global_batch_size=15)
+    with pytest.raises(InputError, match=r"Use 1, 3, 5, 15 of them.* multiple of 2"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_several_steps_a_call_are_the_same_steps(tiny_data, tmp_path, without_evaluation):
+    common = {"minibatches_per_task": 7, "evaluate_every": 7, "checkpoint_every": 5}
+    train_and_evaluate(make_config(tiny_data, **common), tmp_path / "one")
+    train_and_evaluate(make_config(tiny_data, **common, steps_per_call=3), tmp_path / "three")
+    one, three = (scalars_of(tmp_path / name, "loss") for name in ("one", "three"))
+    assert list(one) == list(three) == [5, 7]
+    for a, b in zip(weights_of(tmp_path / "one"), weights_of(tmp_path / "three"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_backgrounds_by_task_leave_as_one_class(tiny_data, tmp_path):
+    config = make_config(tiny_data, backgrounds="by-task", class_priors="natural")
+    config = dataclasses.replace(config, tasks="breast:phantom,cta:phantom")
+    evaluation = train_and_evaluate(config, tmp_path / "run")
+    assert len(evaluation.mean_dice()) == 2
+    export_weights(tmp_path / "run", tmp_path / "model")
+    trained = weights.load_trained(tmp_path / "model")
+    assert trained.model.get_layer("logits").filters == 4
+    assert trained.model.output.shape[-1] == len(trained.label_space.class_names) == 3
+
+
+def test_whole_volumes_and_augmentation_train_too(tiny_data, tmp_path, without_evaluation):
+    config = make_config(tiny_data, input="volumes", augment="flip,intensity")
+    train_and_evaluate(config, tmp_path)
+    assert np.isfinite(list(scalars_of(tmp_path, "loss").values())).all()
+    waiting = scalars_of(tmp_path, "share_waiting_for_input")
+    assert waiting
+    assert all(0 <= share <= 1 for share in waiting.values())
+
+
+@pytest.mark.parametrize("count", [7, 11])
+def test_a_profile_for_tensorboard(tiny_data, tmp_path, without_evaluation, count):
+    config = make_config(tiny_data, minibatches_per_task=count, evaluate_every=count)
+    train_and_evaluate(config, tmp_path, is_profiling=True)
+    assert list((tmp_path / "tensorboard").glob("plugins/profile/*/*.xplane.pb"))
+
+
+@pytest.mark.promise("damage is noticed")
+def test_a_shard_that_shrinks_during_training_is_one_clear_line(
+    tiny_data, tmp_path, without_evaluation
+):
+    data_dir = tmp_path / "data"
+    shutil.copytree(tiny_data.data_dir, data_dir)
+    shard, *_ = data_dir.glob("mtseg_breast/phantom_patches/*/*.tfrecord-*")
+
+    def save_and_truncate(self, step):
+        save(self, step)
+        os.truncate(shard, 1000)
+
+    save = Checkpoints.save
+    config = make_config(tiny_data, minibatches_per_task=60, evaluate_every=60)
+    config = dataclasses.replace(config, data_dir=str(data_dir))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_truncate)
+        with pytest.raises(InputError, match="was changed while it was in use"):
+            train_and_evaluate(config, tmp_path / "run")
+
+
+def test_the_disk_may_be_full_and_the_run_goes_on_when_it_is_not(
+    tiny_data, tmp_path, without_evaluation
+):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = make_config(tiny_data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtseg.training.checkpoints._flush", fail)
+        with pytest.raises(InputError, match=r"No space left on device.*Make room"):
+            train_and_evaluate(config, tmp_path)
+    assert train_and_evaluate(config, tmp_path) is not None
+
+
+@pytest.mark.promise("defined numerics")
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, without_evaluation):
+    config = make_config(tiny_data, learning_rate=1e30, warmup_minibatches=0, schedule="constant")
+    with pytest.raises(InputError, match="learning-rate"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monkeypatch):
+    from mtseg.evaluation.results import Row
+
+    scores = iter([0.2, 0.6, 0.4])
+
+    def evaluate(*_, **__):
+        return Evaluation((Row("breast", "pectoral_muscle", "a", "dice", next(scores)),), {})
+
+    monkeypatch.setattr("mtseg.training.loop.evaluate_model", evaluate)
+    train_and_evaluate(make_config(tiny_data, minibatches_per_task=3, evaluate_every=1), tmp_path)
+    curve = json.loads((tmp_path / folder.LEARNING_CURVE).read_text())
+    assert [point["minibatch"] for point in curve] == [1, 2, 3]
+    assert [point["mean_dice"] for point in curve] == [0.2, 0.6, 0.4]
+    last, best = (
+        weights.load_trained(tmp_path, which).model.get_weights() for which in ("last", "best")
+    )
+    assert any((a != b).any() for a, b in zip(last, best, strict=True))
+    # What goes out with weights is the evaluation that they had.
+    dice = {}
+    for which in ("last", "best"):
+        path = export_weights(tmp_path, tmp_path / which, which)
+        dice[which] = read_manifest(path)["mean_dice_on_test_scans"]["breast/pectoral_muscle"]
+    assert dice == {"last": 0.4, "best": 0.6}
+
+
+@pytest.mark.promise("damage is noticed")
+def test_weights_that_were_lost_are_written_again(tiny_data, tmp_path, without_evaluation):
+    config = make_config(tiny_data)
+    train_and_evaluate(config, tmp_path)
+    before = weights_of(tmp_path)
+    folder.weights_path(tmp_path, "last").unlink()
+    train_and_evaluate(config, tmp_path)
+    for a, b in zip(weights_of(tmp_path), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.promise("damage is noticed")
+def test_a_damaged_weights_file_is_one_clear_line(tiny_data, tmp_path, without_evaluation):
+    train_and_evaluate(make_config(tiny_data, minibatches_per_task=1), tmp_path)
+    folder.weights_path(tmp_path, "last").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"last\.weights\.h5"):
+        weights.load_trained(tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_keeps_float32_weights(tiny_data, tmp_path, without_evaluation, precision):
+    config = make_config(tiny_data, minibatches_per_task=2, precision=precision)
+    train_and_evaluate(config, tmp_path)
+    assert keras.config.dtype_policy().name == "float32"
+    assert {w.dtype.name for w in weights_of(tmp_path)} == {"float32"}
+    assert np.isfinite(list(scalars_of(tmp_path, "loss").values())).all()
