@@ -15,7 +15,7 @@ from mtseg.models.export import export_model, export_weights
 from mtseg.models.manifest import MANIFEST, WEIGHTS
 from mtseg.models.weights import load_trained
 from mtseg.system import atomic_files
-from mtseg.system.checksums import CHECKSUMS
+from mtseg.system.checksums import CHECKSUMS, file_checksum
 from mtseg.training import workdir as folder
 from tests.cli.test_bad_input import expect_refusal, run, write_scan
 
@@ -101,7 +101,7 @@ def trained(random_run, tmp_path):
     shutil.copytree(random_run[0], tmp_path / "run")
     path = tmp_path / "run" / folder.EVALUATION
     evaluation = json.loads(path.read_text())
-    digest = folder.digest_of(folder.weights_path(tmp_path / "run", "last"))
+    digest = file_checksum(folder.weights_path(tmp_path / "run", "last"))
     atomic_files.write_json(path, evaluation | {"weights_sha256": digest, "minibatch": 3})
     assert load_trained(tmp_path / "run")
     return tmp_path / "run"
