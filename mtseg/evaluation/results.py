@@ -53,8 +53,8 @@ class Evaluation:
             classes: lists `num_predicted` and `num_overlap`, and `num_reference`.
         confusion: task name -> voxels > 0 of its test scans, if it is known what they are, a list
             (num_classes) of lists (num_classes): of a class in the reference and of a class at
-            highest activation.
-        statistics: task name -> subject -> `mtseg.inference.scan_statistics.ScanStatistics` of the scan.
+            argmax.
+        statistics: task name -> subject -> `ScanStatistics` of the scan.
     """
 
     rows: tuple[Row, ...]

@@ -11,7 +11,7 @@ Reference: Moeskops et al., MICCAI 2016, section 4.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,13 @@ from mtseg.evaluation.pictures import compare_slices, most_labelled_slice
 from mtseg.evaluation.results import Evaluation, Row, join, known_classes
 from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.evaluation.surfaces import surface_figures
-from mtseg.inference import decision
+from mtseg.inference.decision import decide
 from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.tiling import Tile
 from mtseg.records.reading import read_selection
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.tasks.task import Task
+from mtseg.tasks.task import IGNORED, Task
 
 
 class _Slice:
@@ -47,9 +47,15 @@ class _Slice:
             in_slice = np.nonzero(mask)[2] == self.k - k.start
             self.probabilities[i, j][mask[..., self.k - k.start]] = probabilities[in_slice]
 
-    def picture(self, to_combined: np.ndarray, thresholds: list[float | None]) -> np.ndarray:
+    def picture(
+        self, to_combined: np.ndarray, is_thresholded: Sequence[bool], points: Mapping[int, float]
+    ) -> np.ndarray:
         """Scan, reference and prediction side by side."""
-        labels = decision.decide(np.moveaxis(self.probabilities, -1, 0), thresholds)
+        # Another task's operating point is chosen on other scans: 0.5 is close to argmax.
+        thresholds = [
+            points.get(c, 0.5) if is_one else None for c, is_one in enumerate(is_thresholded)
+        ]
+        labels = decide(np.moveaxis(self.probabilities, -1, 0), thresholds)
         reference = to_combined[known_classes(self.subject.class_index_map[..., self.k])]
         return compare_slices(self.subject.image[..., self.k], reference, labels)
 
@@ -87,8 +93,8 @@ def evaluate_task(
         None, but for its predicted volume.
     """
     to_combined = label_space.to_combined(task.name)
-    indices = label_space.class_indices(task.name)
-    at_threshold = indices if task.decision == "operating_point" else ()
+    is_thresholded = [rule == "operating_point" for rule in label_space.decisions]
+    at_threshold = [c for c in label_space.class_indices(task.name) if is_thresholded[c]]
     aliens = label_space.alien_indices(task.name)
     counted: dict[str, ScanCounts] = {}
     surface_rows: list[Row] = []
@@ -98,8 +104,9 @@ def evaluate_task(
     def score_waiting(points: dict[int, float]) -> None:
         while waiting:
             scan = waiting.pop(0)
-            surface_rows.extend(_surface_rows(label_space, task, scan, points))
-            on_labels(scan, scan.labels(points))
+            labels = scan.labels(points)
+            surface_rows.extend(_surface_rows(label_space, task, scan, labels))
+            on_labels(scan, labels)
 
     for subject in subjects:
         observers: list[Any] = []
@@ -107,9 +114,9 @@ def evaluate_task(
             shown = _Slice(subject, network.num_classes)
             observers.append(shown)
         if is_complete:
-            waiting.append(StoredScan(subject, to_combined, at_threshold))
+            waiting.append(StoredScan(subject, to_combined, is_thresholded))
             observers.append(waiting[-1])
-        counted[subject.name] = count_scan(network, to_combined, subject, observers)
+        counted[subject.name] = count_scan(network, to_combined, is_thresholded, subject, observers)
         on_scan(subject.name)
         if not at_threshold:
             score_waiting({})
@@ -121,7 +128,7 @@ def evaluate_task(
         rows.append(Row(task.name, "all", name, "alien_share", counts.share_of(aliens)))
     names = label_space.class_names
     if shown is not None:
-        on_picture(shown.picture(to_combined, [points.get(c) for c in range(len(names))]))
+        on_picture(shown.picture(to_combined, is_thresholded, points))
     total = sum((c.confusion for c in counted.values()), np.zeros((len(names),) * 2, np.int64))
     return Evaluation(
         tuple(rows),
@@ -158,33 +165,36 @@ def _count_rows(
     for c in label_space.class_indices(task.name):
         class_name = label_space.class_names[c]
         for name, counts in counted.items():
-            at_activation = metrics.overlap_figures(*counts.at_activation(c))
-            figures = at_activation
+            at_argmax = metrics.overlap_figures(*counts.at_argmax(c))
+            figures = at_argmax
             if task.decision == "operating_point":
                 point = points.get(c)
                 if point is not None:
                     figures = metrics.overlap_figures(*counts.at_threshold(c, point))
                 own = _best(**_curve([counts], c))
-                figures |= {"dice_argmax": at_activation["dice"], "operating_point": own}
+                figures |= {"dice_argmax": at_argmax["dice"], "operating_point": own}
             rows += [Row(task.name, class_name, name, *figure) for figure in figures.items()]
     return rows
 
 
 def _surface_rows(
-    label_space: LabelSpace, task: Task, scan: StoredScan, points: dict[int, float]
+    label_space: LabelSpace, task: Task, scan: StoredScan, labels: np.ndarray
 ) -> list[Row]:
-    """The figures that need a whole scan."""
+    """The figures that need a whole scan: surface distances and volumes."""
     rows = []
     voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
+    is_known = scan.reference != IGNORED
     for c in label_space.class_indices(task.name):
-        reference, predicted = scan.masks(c, points.get(c))
+        reference, predicted = np.asarray(scan.reference == c), labels == c
+        num_predicted = int(np.count_nonzero(predicted))  # also where the reference is not known
+        predicted &= is_known
         hd95_mm, surface_dice = surface_figures(reference, predicted, scan.spacing_mm)
         has_class = bool(reference.any())
         figures = {
             "hd95_mm": hd95_mm,
             "surface_dice": surface_dice,
             "volume_reference_ml": float(reference.sum() * voxel_ml) if has_class else None,
-            "volume_predicted_ml": scan.count_predicted(c, points.get(c)) * voxel_ml,
+            "volume_predicted_ml": num_predicted * voxel_ml,
         }
         class_name = label_space.class_names[c]
         rows += [Row(task.name, class_name, scan.name, *figure) for figure in figures.items()]

@@ -1,7 +1,7 @@
-"""One scan's decisions on disk: probabilities come in tile by tile, masks of whole scans leave.
+"""What a network says of every voxel of one test scan, kept on disk until thresholds are known.
 
-An operating point is known only after the last scan of a test set. Until then, what it will decide
-waits in files, a byte a voxel and class, so that memory holds one scan whatever their number.
+An operating point is known only after the last scan of a test set. Until then the ranking of each
+voxel's classes waits in files, three or four bytes per voxel, so memory holds one scan at a time.
 """
 
 from __future__ import annotations
@@ -11,50 +11,55 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 
+import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.evaluation import metrics
+from mtseg.inference.decision import is_argmax_class, rank
 from mtseg.inference.tiling import Tile
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
 
 class StoredScan:
-    """What a network says of every voxel of a scan, as far as scores need it.
-
-    Raises:
-        InputError: if there is no room for it on the disk.
+    """The reference and the ranked classes of one scan, in nameless files on disk.
 
     Args:
         subject: the scan.
         to_combined: combined class index, uint8, at each of the task's own class indices.
-        class_indices: combined class indices that a threshold decides.
+        is_thresholded: for each combined class, whether it has an operating point.
 
     Attributes:
-        name: the subject's.
+        name: the subject's name.
         reference: uint8 (I, J, K), combined class index, or `IGNORED` where it is not known.
-        activated: uint8 (I, J, K), combined class index of highest activation.
+        most_probable: uint8 (I, J, K), combined class index; 0 outside the foreground.
         affine: (4, 4), voxel to RAS+ world in mm.
+
+    Raises:
+        InputError: if the folder for temporary files has no room for it.
     """
 
     def __init__(
         self,
         subject: PreparedSubject,
-        to_combined: np.ndarray,
-        class_indices: Sequence[int] = (),
+        to_combined: npt.NDArray[np.uint8],
+        is_thresholded: Sequence[bool],
     ) -> None:
         self.name, self.affine = subject.name, subject.affine
+        self._is_thresholded = tuple(is_thresholded)
         shape = subject.image.shape
-        needed, folder = (2 + len(class_indices)) * math.prod(shape), tempfile.gettempdir()
+        num_files = 4 if any(is_thresholded) else 2
+        needed, folder = num_files * math.prod(shape), tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-        if needed > free:  # a mapped file that finds no room ends the process
+        if needed > free:  # a mapped file without room would end the process
             raise InputError(
                 f"{folder}: {needed / 1e9:.1f} GB are needed there until the scans are scored, "
                 f"and {free / 1e9:.1f} GB are free. Make room, or set TMPDIR to another folder."
             )
 
-        def on_disk() -> np.ndarray:
+        def on_disk() -> npt.NDArray[np.uint8]:
             # A file without a name: nothing is left of it, however this process ends.
             with tempfile.TemporaryFile() as file:
                 return np.memmap(file, np.uint8, "w+", shape=shape)
@@ -63,55 +68,50 @@ class StoredScan:
         lookup[: len(to_combined)] = to_combined
         self.reference = on_disk()
         self.reference[:] = lookup[subject.class_index_map]
-        self.activated = on_disk()
-        self._reached = {c: on_disk() for c in class_indices}
+        self.most_probable = on_disk()
+        if any(is_thresholded):
+            self._candidate = on_disk()
+            # How many of `metrics.THRESHOLDS` the candidate's probability reaches.
+            self._num_reached = on_disk()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along the three axes."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        i, j, k = nib.affines.voxel_sizes(self.affine)
         return float(i), float(j), float(k)
 
-    def keep(self, tile: Tile, mask: np.ndarray, probabilities: np.ndarray) -> None:
-        """Stores what a tile says; see `mtseg.evaluation.counts.TileObserver`."""
-        self.activated[tile.core][mask] = probabilities.argmax(axis=-1)
-        for class_index, reached in self._reached.items():
-            reached[tile.core][mask] = metrics.thresholds_reached(probabilities[:, class_index])
+    def keep(
+        self, tile: Tile, mask: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float32]
+    ) -> None:
+        """Stores the ranking of a tile; see `mtseg.evaluation.counts.TileObserver`."""
+        ranking = rank(np.moveaxis(probabilities, -1, 0), self._is_thresholded)
+        self.most_probable[tile.core][mask] = ranking.most_probable
+        if any(self._is_thresholded):
+            self._candidate[tile.core][mask] = ranking.candidate
+            self._num_reached[tile.core][mask] = metrics.thresholds_reached(
+                ranking.candidate_probability
+            )
 
-    def masks(self, class_index: int, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """Reference and prediction of a class, booleans (I, J, K), where the truth is known.
+    def labels(self, thresholds: Mapping[int, float]) -> npt.NDArray[np.uint8]:
+        """The label map by the rule of `mtseg.inference.decision`, uint8 (I, J, K).
 
         Args:
-            class_index: combined.
-            threshold: of its probability; None is highest activation.
+            thresholds: combined class index -> its operating point. A class with an operating
+                point that is not given (that of another task, chosen on other scans) is found
+                where it is the most probable of all classes.
         """
-        is_known = self.reference != IGNORED
-        predicted = self._predicted(class_index, threshold) & is_known
-        return np.asarray(self.reference == class_index), predicted
-
-    def count_predicted(self, class_index: int, threshold: float | None) -> int:
-        """Voxels predicted to be of a class, also where the truth is not known."""
-        return int(np.count_nonzero(self._predicted(class_index, threshold)))
-
-    def labels(self, thresholds: Mapping[int, float]) -> np.ndarray:
-        """The label map, uint8 (I, J, K), combined class index.
-
-        A class with a threshold is where its probability reaches it; if several do, the one that
-        exceeds it by the largest factor. Elsewhere the class of highest activation stands, or
-        background if that one has a threshold.
-        """
-        labels = np.array(self.activated)
-        labels[np.isin(labels, list(thresholds))] = 0
-        best = np.zeros(labels.shape, np.float32)
+        most_probable = np.asarray(self.most_probable)
+        if not any(self._is_thresholded):
+            return most_probable.copy()
+        is_argmax = is_argmax_class(most_probable, self._is_thresholded)
+        candidate = np.asarray(self._candidate)
+        needed = np.full(len(self._is_thresholded), 255, np.uint8)
         for class_index, threshold in thresholds.items():
-            number = metrics.threshold_number(threshold)
-            factor = self._reached[class_index] / np.float32(max(number, 0.5))
-            is_better = self._predicted(class_index, threshold) & (factor > best)
-            labels[is_better] = class_index
-            best[is_better] = factor[is_better]
-        return labels
-
-    def _predicted(self, class_index: int, threshold: float | None) -> np.ndarray:
-        if threshold is None:
-            return np.asarray(self.activated == class_index)
-        return np.asarray(self._reached[class_index] > metrics.threshold_number(threshold))
+            needed[class_index] = metrics.threshold_number(threshold) + 1
+        is_reached = np.asarray(self._num_reached) >= needed[candidate]
+        without_point = [
+            c for c, is_one in enumerate(self._is_thresholded) if is_one and c not in thresholds
+        ]
+        is_reached |= np.isin(most_probable, without_point)
+        at_threshold = np.where(is_reached, candidate, 0)
+        return np.where(is_argmax, most_probable, at_threshold).astype(np.uint8)

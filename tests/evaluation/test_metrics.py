@@ -12,7 +12,6 @@ from mtseg.evaluation.metrics import (
     overlap_figures,
     precision_recall,
 )
-from mtseg.inference.decision import decide
 
 
 def test_dice_of_two_overlapping_pairs_is_a_half():
@@ -49,38 +48,6 @@ def test_best_threshold_separates_four_voxels():
 
 def test_best_threshold_is_undefined_without_a_reference():
     assert best_threshold(np.ones(101, int), np.zeros(101, int), 0) is None
-
-
-# Background, two classes of an argmax task, one class of an operating-point task.
-THRESHOLDS_OF_CLASSES = (None, None, None, 0.3)
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "expected"),
-    [
-        ((0.7, 0.1, 0.1, 0.1), 0),
-        ((0.2, 0.5, 0.2, 0.1), 1),
-        ((0.1, 0.2, 0.6, 0.1), 2),
-        ((0.6, 0.05, 0.0, 0.35), 3),  # above its threshold, though background is likelier
-        ((0.1, 0.5, 0.0, 0.4), 1),  # highest activation is an argmax task's class
-        ((0.2, 0.26, 0.25, 0.29), 0),  # highest activation, yet below its threshold
-    ],
-)
-def test_decide_without_knowing_the_task(probabilities, expected):
-    maps = [np.array([p], np.float32) for p in probabilities]
-    assert decide(maps, THRESHOLDS_OF_CLASSES).tolist() == [expected]
-
-
-def test_decide_between_two_operating_points_takes_the_larger_factor():
-    maps = [np.array([p], np.float32) for p in (0.2, 0.5, 0.3)]
-    assert decide(maps, (None, 0.4, 0.1)).tolist() == [2]
-
-
-def test_decide_is_the_highest_activation_for_argmax_tasks_alone():
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.ones(7), size=200).astype(np.float32)
-    labels = decide(probabilities.T, (None,) * 7)
-    np.testing.assert_array_equal(labels, probabilities.argmax(axis=1))
 
 
 def test_overlap_figures_by_hand():

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 from mtseg.inference.decision import decide as decide_arrays
-from mtseg.inference.decision import decide_in_graph
 from mtseg.inference.dense import dense_probabilities, make_dense_network
 from mtseg.models.signatures import apply_intensity_rule
 from mtseg.network.model import HALO
@@ -16,19 +15,6 @@ from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.volume import Volume
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "thresholds",
-    [(None,) * 4, (None, None, 0.3, 0.2), (None, 0.5, None, 0.0), (None, 0.4), (None, None)],
-)
-def test_the_graph_decides_as_the_arrays_do(thresholds):
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(len(thresholds)), (5, 6, 7))
-    probabilities = probabilities.astype(np.float32)
-    np.testing.assert_array_equal(
-        decide_in_graph(tf.constant(probabilities), list(thresholds)),
-        decide_arrays(np.moveaxis(probabilities, -1, 0), thresholds),
-    )
 
 
 def make_scan(shape, seed=0, is_ct=False):
