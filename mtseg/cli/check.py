@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    from mtseg.records import WORKER_IMPORTS
     from mtseg.sources.checks import check_reports, check_subject, format_issues
     from mtseg.sources.find import find_subjects
     from mtseg.sources.subject import Issue
@@ -52,14 +53,14 @@ def _check(argv: list[str]) -> int:
     try:
         found = find_subjects(task, source, Path(arguments.folder))
     except InputError as error:
-        flaws = (Issue("split" if "split" in str(error) else "missing", "", str(error)),)
+        flaws = (Issue(error.kind or "missing", "", str(error)),)
     else:
         num_subjects = len(found.subjects)
         readings = {}
         read = functools.partial(check_subject, task, found.labels)
         with Progress("Checking", num_subjects, "subjects", is_quiet=arguments.json) as progress:
             processes = arguments.num_processes or num_cores()
-            for reading in run_all(read, found.subjects, processes):
+            for reading in run_all(read, found.subjects, processes, WORKER_IMPORTS):
                 readings[reading.subject] = reading
                 progress.advance(note=reading.subject.name)
         flaws = check_reports(task, found, [readings[s] for s in found.subjects])

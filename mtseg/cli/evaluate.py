@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtseg.cli import DONE, command_line, import_tensorflow, run
 from mtseg.errors import InputError
-from mtseg.system.atomic_files import atomic_write
+from mtseg.system.atomic_files import atomic_write, writing_to
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -85,12 +85,10 @@ def _evaluate(argv: list[str]) -> int:
         )
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
-    try:
+    with writing_to(Path("results"), "Make room, or give another file."):
         if arguments.json:
             atomic_files.write_json(Path(arguments.json), result)
         if arguments.csv:
-            with atomic_write(Path(arguments.csv)) as aside:
-                aside.write_text(evaluation.to_csv())
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error
+            with atomic_write(Path(arguments.csv)) as temporary:
+                temporary.write_text(evaluation.to_csv())
     return DONE

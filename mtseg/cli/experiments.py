@@ -15,6 +15,8 @@ from mtseg.cli.training_flags import (
     read_training_flags,
 )
 from mtseg.errors import InputError
+from mtseg.experiments.plan import WRITE_REMEDY
+from mtseg.system.atomic_files import writing_to
 from mtseg.training.config import TrainConfig
 
 
@@ -90,7 +92,7 @@ def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
 def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
     """The configuration that the minutes allow: measured once, then kept in the plan."""
     from mtseg.experiments.budget import fit_budget, measure_costs
-    from mtseg.experiments.plan import lock_experiments, read_plan, writing
+    from mtseg.experiments.plan import lock_experiments, read_plan
 
     stored = read_plan(out)
     if stored is not None and stored[1] == minutes:
@@ -100,7 +102,7 @@ def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
             minibatches_per_task=fitted.minibatches_per_task,
             evaluate_every=fitted.evaluate_every,
         )
-    with writing(out):
+    with writing_to(out, WRITE_REMEDY):
         out.mkdir(parents=True, exist_ok=True)
     print("Measuring how fast this machine is …", flush=True)
     config = fit_budget(config, minutes, measure_costs(config))

@@ -69,12 +69,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _prepare(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    from mtseg.records import WORKER_IMPORTS
     from mtseg.system.processes import begin_workers
     from mtseg.tasks.label_space import parse_tasks
 
     label_space = parse_tasks(",".join(arguments.tasks))
     if arguments.num_processes != 1:
-        begin_workers()  # it imports TensorFlow meanwhile
+        begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()
     from mtseg.records.schema import PATCHES_PER_CLASS
     from mtseg.records.writing import prepare

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtseg.cli import DONE, import_tensorflow, run
 from mtseg.errors import InputError
-from mtseg.system.atomic_files import atomic_write
+from mtseg.system.atomic_files import atomic_write, writing_to
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,7 +64,7 @@ def _report(argv: list[str]) -> int:
     results = read_results(path, arguments.data_dir)
     unlabelled = segment_unlabelled(results, path, scans)
     blocks = make_report(results, path, unlabelled, notes)
-    try:
+    with writing_to(page, "Make room, or give another file."):
         save_figures(blocks, page.parent / f"{page.stem}_figures", ("png", "svg"))
         _write(page, to_html(TITLE, blocks))
         print(f"Wrote {page}.")
@@ -77,8 +77,6 @@ def _report(argv: list[str]) -> int:
             text = to_markdown(TITLE, blocks, markdown.stem)
             _write(markdown, text)
             print(f"Wrote {markdown}.")
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be written ({error.strerror}).") from error
     return DONE
 
 
@@ -92,8 +90,8 @@ def _task_and_scan(text: str) -> tuple[str, Path]:
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _read_notes(path: str | None) -> str:

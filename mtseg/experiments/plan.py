@@ -12,15 +12,14 @@ Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.system import atomic_files
+from mtseg.system.atomic_files import writing_to
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.config import TrainConfig
 
@@ -102,16 +101,8 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
     return tuple(experiments)
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong with the folder of the experiments into a line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}). Make room or give another --out; the "
-            "same command goes on from there."
-        ) from error
+WRITE_REMEDY = "Make room or give another --out, and rerun the command to resume."
+"""What to do if the folder of the experiments cannot be written."""
 
 
 def lock_experiments(path: Path, config: TrainConfig, minutes: float | None = None) -> None:
@@ -128,7 +119,7 @@ def lock_experiments(path: Path, config: TrainConfig, minutes: float | None = No
     stored = read_plan(path)
     if stored is None:
         plan = {"schema": SCHEMA, "minutes": minutes, "config": dataclasses.asdict(config)}
-        with writing(path):
+        with writing_to(path, WRITE_REMEDY):
             path.mkdir(parents=True, exist_ok=True)
             atomic_files.write_json(path / PLAN, plan)
         return

@@ -21,14 +21,14 @@ import keras
 from mtseg.experiments.compare import compare_networks
 from mtseg.experiments.plan import (
     COMPARISON,
+    WRITE_REMEDY,
     Experiment,
     lock_experiments,
     plan_experiments,
-    writing,
 )
 from mtseg.experiments.results import Result, read_results
 from mtseg.system import atomic_files
-from mtseg.system.atomic_files import lock_folder
+from mtseg.system.atomic_files import lock_folder, writing_to
 from mtseg.system.progress import Progress
 from mtseg.system.signals import catch_sigterm
 from mtseg.training.config import TrainConfig
@@ -51,7 +51,7 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
     """
     experiments = plan_experiments(config)
     with contextlib.ExitStack() as held:
-        with writing(path):
+        with writing_to(path, WRITE_REMEDY):
             path.mkdir(parents=True, exist_ok=True)
             held.enter_context(
                 lock_folder(path, f"{path}: another command runs experiments here. Wait for it.")
@@ -84,7 +84,7 @@ def _run_experiments(
             if evaluation is None or stop.is_made:
                 return None
     results = read_results(path)
-    with writing(path):
+    with writing_to(path, WRITE_REMEDY):
         atomic_files.write_json(path / COMPARISON, compare_networks(results))
     return results
 

@@ -37,7 +37,7 @@ from mtseg.models.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
 from mtseg.models.signatures import add_signatures
 from mtseg.models.weights import TrainedModel, load_trained
 from mtseg.network.model import HALO
-from mtseg.system.atomic_files import atomic_write, lock_folder, write_json
+from mtseg.system.atomic_files import atomic_write, lock_folder, write_json, writing_to
 from mtseg.system.checksums import CHECKSUMS, list_checksums
 from mtseg.training.workdir import BEST_EVALUATION, EVALUATION
 
@@ -55,7 +55,7 @@ def export_model(
     workdir: str | Path,
     out: str | Path,
     which: str = "last",
-    finish: Callable[[Path], None] = lambda aside: None,
+    finish: Callable[[Path], None] = lambda temporary: None,
 ) -> Path:
     """Writes the next version of a SavedModel.
 
@@ -80,11 +80,11 @@ def export_model(
             raise InputError(f"{out}: holds a model's weights alone. Give another folder.")
         final = out / str(max(versions(out), default=0) + 1)
         manifest = _manifest(trained, evaluation, which)
-        with atomic_write(final) as aside:
-            _write_saved_model(trained, manifest, aside)
-            (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            finish(aside)
-            (aside / CHECKSUMS).write_text(list_checksums(aside))
+        with atomic_write(final) as temporary:
+            _write_saved_model(trained, manifest, temporary)
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            finish(temporary)
+            (temporary / CHECKSUMS).write_text(list_checksums(temporary))
     return final
 
 
@@ -124,14 +124,14 @@ def export_file(
         others = [path for path in out.iterdir() if not path.name.startswith(".")]
         if others and not (out / name).is_file():
             raise InputError(f"{out}: holds other files. Give an empty folder for the model.")
-        with atomic_write(out / name) as aside:
-            write(trained, aside)
+        with atomic_write(out / name) as temporary:
+            write(trained, temporary)
             # The manifest goes first and comes last but one: without it there is no model.
             for old in (MANIFEST, CHECKSUMS):
                 (out / old).unlink(missing_ok=True)
         write_json(out / MANIFEST, manifest)
-        with atomic_write(out / CHECKSUMS) as aside:
-            aside.write_text(list_checksums(out))
+        with atomic_write(out / CHECKSUMS) as temporary:
+            temporary.write_text(list_checksums(out))
     return out
 
 
@@ -143,16 +143,13 @@ def exporting_to(out: Path) -> Iterator[None]:
         InputError: if it is a file, cannot be written, or another command is exporting to it.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with lock_folder(out, f"{out}: another command is exporting to here. Wait for it."):
-            yield
+        remedy = "Make room or give another folder."
+        with writing_to(out, remedy, also=(tf.errors.OpError,)):
+            out.mkdir(parents=True, exist_ok=True)
+            with lock_folder(out, f"{out}: another command is exporting to here. Wait for it."):
+                yield
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{out}: is a file. Give a folder for the model.") from error
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"{out}: cannot be written ({reason}). Make room or give another folder."
-        ) from error
 
 
 def versions(out: Path) -> list[int]:

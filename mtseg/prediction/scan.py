@@ -28,7 +28,7 @@ from mtseg.scans import label_files, preprocessing
 from mtseg.scans.preprocessing import PreparedScan
 from mtseg.scans.reading import is_dicom, read_scan
 from mtseg.scans.volume import decanonicalise
-from mtseg.system.atomic_files import write_json
+from mtseg.system.atomic_files import write_json, writing_to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +110,12 @@ def load_scan(path: Path, options: Options, memory_bytes: float) -> LoadedScan:
             f"{path}: takes {needed / 1e9:.1f} GB to be prepared, where "
             f"{memory_bytes / 1e9:.1f} GB may be used. Give a larger --memory-gb or --spacing-mm."
         )
+    scan = read_scan(path)
     try:
         prepared = preprocessing.prepare_scan(
-            read_scan(path), options.spacing_mm, options.is_ct, may_overwrite=True
+            scan, options.spacing_mm, options.is_ct, may_overwrite=True
         )
     except InputError as error:
-        if str(path) in str(error):
-            raise
         raise InputError(f"{path}: {error}") from error
     return LoadedScan(path, prepared, Restoration(prepared), needed)
 
@@ -142,7 +141,7 @@ def segment_scan(
     on_flop: Callable[[int], None],
 ) -> tuple[np.ndarray, ScanStatistics]:
     """Computes a scan's labels, uint8 in the source's shape, and writes its probabilities."""
-    with _one_line(stem):
+    with writing_to(stem, _WRITE_REMEDY):
         stem.parent.mkdir(parents=True, exist_ok=True)
     volume, restoration = scan.prepared.volume.array, scan.restoration
     labels = np.zeros(restoration.foreground.shape, np.uint8)
@@ -191,16 +190,7 @@ def _in_core(volume: np.ndarray, tile: Tile) -> np.ndarray:
     return is_core[volume[tile.computed] != 0]
 
 
-@contextlib.contextmanager
-def _one_line(stem: Path) -> Iterator[None]:
-    """Says in one line which result cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or stem}: cannot be written ({error.strerror}). Make room, or give "
-            "another -o."
-        ) from error
+_WRITE_REMEDY = "Make room, or give another -o."
 
 
 def write_results(
@@ -225,7 +215,7 @@ def write_results(
     content["made_from"] = results.made_from(
         scan.path, model.model_id, model.network.precision, options.deciding()
     )
-    with _one_line(stem):
+    with writing_to(stem, _WRITE_REMEDY):
         verdict_path.unlink(missing_ok=True)  # it comes last, and says that all else is there
         label_files.write_label_map(label_path, labels, scan.prepared.source)
         if options.use_dicom_seg:

@@ -26,7 +26,7 @@ from mtseg.records.schema import RecordConfig, encode_record
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.reading import prepare_subject
 from mtseg.sources.subject import Subject
-from mtseg.system.atomic_files import atomic_write, empty_folder, lock_folder
+from mtseg.system.atomic_files import atomic_write, empty_folder, lock_folder, writing_to
 from mtseg.tasks.task import LabelSource, Task
 
 _FRAME_BYTES = 16
@@ -62,7 +62,7 @@ def stage(job: Job) -> str:
     (config, *_) = job.configs
     before = _fingerprint(subject)
     prepared = prepare_subject(job.task, job.labels, subject, size=config.size)
-    try:
+    with _writing(job.folder):
         for config in job.configs:
             if config.kind == "patches" and subject.split != "train":
                 continue
@@ -76,19 +76,14 @@ def stage(job: Job) -> str:
             "digest": job.reading.digest,
             "num_voxels": job.reading.num_voxels,
         }
-        with atomic_write(_done_path(job.folder, subject.name)) as aside:
-            aside.write_text(json.dumps(done))
-    except (OSError, tf.errors.OpError) as error:
-        raise _unwritable(job.folder, error) from error
+        with atomic_write(_done_path(job.folder, subject.name)) as temporary:
+            temporary.write_text(json.dumps(done))
     return subject.name
 
 
-def _unwritable(folder: Path, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return InputError(
-        f"{folder}: cannot be written ({reason}). Make room or give another --data-dir; the same "
-        "command goes on with the subjects that are left."
-    )
+def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    remedy = "Make room or give another --data-dir, and rerun the command to resume."
+    return writing_to(folder, remedy, also=(tf.errors.OpError,))
 
 
 def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
@@ -198,15 +193,12 @@ def lock_staging(folder: Path) -> Iterator[None]:
         InputError: if another process holds it, or something in it cannot be written.
     """
     refusal = f"{folder.parent}: another command is preparing the same source here. Wait for it."
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_if_empty, folder)  # after its lock has gone
-            stack.enter_context(lock_folder(folder, refusal))
-            stack.callback(_empty_unless_begun, folder)
-            yield
-        except (OSError, tf.errors.OpError) as error:
-            raise _unwritable(folder, error) from error
+    with _writing(folder), contextlib.ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.callback(_remove_if_empty, folder)  # after its lock has gone
+        stack.enter_context(lock_folder(folder, refusal))
+        stack.callback(_empty_unless_begun, folder)
+        yield
 
 
 def _empty_unless_begun(folder: Path) -> None:

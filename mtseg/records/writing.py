@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mtseg.errors import InputError
+from mtseg.records import WORKER_IMPORTS
 from mtseg.records.builder import TaskBuilder, builder_class
 from mtseg.records.reading import prepared_dir, prepared_settings
 from mtseg.records.schema import KINDS, VERSION, RecordConfig
@@ -190,8 +191,8 @@ class _Preparation:
             empty_folder(self._folder)
         if staged != wanted:
             # Kinds that are in place by now are not kept up to date from here on.
-            with atomic_write(path) as aside:
-                aside.write_text(json.dumps(wanted))
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(wanted))
 
     def check(self, num_processes: int) -> list[SubjectReport]:
         """Reads every subject that is not staged yet, and refuses a source with errors."""
@@ -207,7 +208,7 @@ class _Preparation:
         if left:
             title = f"{self._spec}, checking"
             with Progress(title, len(self._found.subjects), "subjects", done) as progress:
-                for reading in run_all(read, left, num_processes):
+                for reading in run_all(read, left, num_processes, WORKER_IMPORTS):
                     readings[reading.subject.name] = reading
                     progress.advance(note=reading.subject.name)
         ordered = [readings[subject.name] for subject in self._found.subjects]
@@ -283,7 +284,7 @@ class _Preparation:
             run_on_beam(stage, jobs, beam_runner, beam_options)
             return
         with Progress(self._spec, len(readings), "subjects", done) as progress:
-            for name in run_all(stage, jobs, num_processes):
+            for name in run_all(stage, jobs, num_processes, WORKER_IMPORTS):
                 progress.advance(note=name)
 
     def write_splits(

@@ -14,7 +14,7 @@ import numpy as np
 import mtseg
 from mtseg.errors import InputError
 from mtseg.scans.dicom import open_series
-from mtseg.system.atomic_files import atomic_write
+from mtseg.system.atomic_files import atomic_write, writing_to
 
 _CODING_SCHEME = "99MTSEG"
 """Private: a task's classes are the user's own, and have no code of a public vocabulary."""
@@ -93,8 +93,5 @@ def write_dicom_seg(
             f"{series_path}: lacks what a DICOM SEG has to repeat of it ({reason}). Give the "
             "series as the scanner wrote it, or leave out --dicom-seg."
         ) from error
-    try:
-        with atomic_write(path) as aside:
-            segmentation.save_as(aside)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
+    with writing_to(path, "Make room, or give another folder."), atomic_write(path) as temporary:
+        segmentation.save_as(temporary)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mtseg.errors import InputError
 from mtseg.scans.volume import Volume, label_type, require_shape
-from mtseg.system.atomic_files import atomic_write
+from mtseg.system.atomic_files import atomic_write, writing_to
 
 _PLACE_FIELDS = ("qform", "quatern", "qoffset", "sform", "srow", "xyzt_units")
 """How the names of a header's fields begin that say, beside `pixdim`, where voxels are."""
@@ -40,11 +40,8 @@ def _write(path: str | Path, array: np.ndarray, source: Volume) -> None:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: is no name for a NIfTI file. End it in .nii.gz or .nii.")
     image = nib.Nifti1Image(array, None, make_header(source, array.shape, array.dtype))
-    try:
-        with atomic_write(path) as aside:
-            nib.save(image, aside)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
+    with writing_to(path, "Make room, or give another folder."), atomic_write(path) as temporary:
+        nib.save(image, temporary)
 
 
 def make_header(

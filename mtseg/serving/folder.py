@@ -79,7 +79,7 @@ def export_serving(
     _import_apis()  # before the long work
     with exporting_to(folder):
         version = export_model(
-            workdir, folder / name, which, finish=lambda aside: write_warm_up(aside, name)
+            workdir, folder / name, which, finish=lambda temporary: write_warm_up(temporary, name)
         )
         write_configurations(folder)
         return version, [] if keep is None else prune(folder / name, keep)
@@ -148,8 +148,8 @@ def write_configurations(folder: Path) -> None:
     for template in sorted(_TEMPLATES.iterdir()):
         files[template.name] = template.read_text().replace("MODEL", names[0])
     for file, text in files.items():
-        with atomic_write(folder / file) as aside:
-            aside.write_text(text)
+        with atomic_write(folder / file) as temporary:
+            temporary.write_text(text)
 
 
 def prune(model: Path, keep: int) -> list[int]:
@@ -166,8 +166,8 @@ def prune(model: Path, keep: int) -> list[int]:
     for version in removed:
         # Out of the server's sight first, so that it never sees half a version.
         (model / str(version)).rename(model / f".removing-{version}")
-    for aside in model.glob(".removing-*"):  # those of a process that was killed among them
-        shutil.rmtree(aside)
+    for temporary in model.glob(".removing-*"):  # those of a process that was killed among them
+        shutil.rmtree(temporary)
     return removed
 
 

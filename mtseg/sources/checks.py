@@ -137,7 +137,7 @@ def _check_labels(
         array = whole_labels(label_map.array, path)
         mapped = task.map_labels(array, labels, path)
     except InputError as error:
-        note("empty" if "empty label map" in str(error) else "labels", error)
+        note(error.kind or "labels", error)
         return ()
     # Slice by slice: counting makes 64-bit numbers of what it counts.
     counts = sum(np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(mapped, -1, 0))

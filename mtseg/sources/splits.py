@@ -69,7 +69,8 @@ def share_out(names: Sequence[str], split: Split) -> Split:
     share = TEST_SHARE if split.test_share is None else split.test_share
     if len(persons) < 2:
         raise InputError(
-            f"subject {names[0]} is the only person: there is none to test on. Add a second one."
+            f"subject {names[0]} is the only person: there is none to test on. Add a second one.",
+            kind="split",
         )
     num_test = min(max(1, round(share * len(persons))), len(persons) - 1)
     tested = set(persons[:num_test])
@@ -99,7 +100,8 @@ def read_split(path: Path, default: Split) -> Split:
             if not {"subject", "split"} <= set(columns):
                 raise InputError(
                     f"{path}: has the columns {', '.join(columns) or 'none'}. The first line must "
-                    "name the columns subject,split."
+                    "name the columns subject,split.",
+                    kind="split",
                 )
             reader.fieldnames = columns
             for row in reader:
@@ -107,9 +109,12 @@ def read_split(path: Path, default: Split) -> Split:
                 if not subject or side not in sides or None in row:
                     raise InputError(
                         f"{path}: line {reader.line_num}: must be a subject, a comma, and train or "
-                        "test."
+                        "test.",
+                        kind="split",
                     )
                 sides[side].append(subject)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV in UTF-8: {error}.") from error
+        raise InputError(
+            f"{path}: cannot be read as CSV in UTF-8: {error}.", kind="split"
+        ) from error
     return replace(default, train=tuple(sides["train"]), test=tuple(sides["test"]))

@@ -1,8 +1,9 @@
-"""Files written aside: a place beside a path comes in, what is written there leaves by one rename.
+"""Files that appear whole or not at all, and locks on folders.
 
-So a file or folder is never seen half-written, and a command that is killed leaves the one before.
-What it has left half-written is removed by the next that writes the same. A folder that one command
-at a time may change is held by a lock, which ends with its process.
+Use this module wherever something is written that another command may read. A file or folder is
+written under a temporary name beside its place and then renamed, so nobody sees half of it, and a
+killed command leaves the previous file as it was. The next command that writes the same path
+removes what the killed one left.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import glob
+import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,53 +27,76 @@ from typing import Any
 from mtseg.errors import InputError
 
 _WITHOUT_LOCKS = errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
-"""How a disk says that it knows no locks, as some that clusters share do not."""
+"""Error numbers of disks that do not support locks; some shared disks of clusters are such."""
 
+_ABANDONED_SECONDS = 24 * 3600
+"""After this long without a change, a temporary file of another machine is taken to be abandoned:
+whether its process is alive cannot be asked from here, and no single write takes a day."""
 
 LOCK = ".lock"
-"""A file in a folder, locked by the command that may change it."""
+"""The file in a folder that is locked by the command that may change the folder."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a place to write to, and renames it to `path` if all goes well.
+    """Gives a temporary path to write to and renames it to `path` when the block ends well.
 
     Args:
-        path: of a file, or of a folder that is not there yet. Its own folder has to be there.
+        path: a file, or a folder that does not exist yet. Its parent folder must exist.
 
     Yields:
-        A hidden name in the same folder, which ends as `path` does.
+        A hidden path in the same folder whose name ends as that of `path` does.
 
     Raises:
-        OSError: if it cannot be written; it names `path`.
+        OSError: if it cannot be written; its `filename` is `path`.
 
     Example:
-        >>> with written_aside(folder / "scan.json") as aside:
-        ...     _ = aside.write_text("{}")
+        >>> with atomic_write(folder / "scan.json") as temporary:
+        ...     _ = temporary.write_text("{}")
     """
-    aside = temporary_path(path)
+    temporary = temporary_path(path)
     try:
-        yield aside
-        os.replace(aside, path)
+        yield temporary
+        os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, str(aside)):
+        if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
-        remove_path(aside)
+        remove_path(temporary)
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which this process writes `path` aside, where nothing is yet.
+    """The path under which this process writes `path` before the rename; nothing is there yet.
 
-    What killed processes have left where they wrote the same is removed. One of them may have had
-    this process's number: in a container every command has the same.
+    Temporary files of the same `path` that killed processes left are removed. A process on another
+    machine that shares the disk may be alive: its file is kept for a day.
     """
     for left in path.parent.glob(f".*.{glob.escape(path.name)}"):
-        writer = re.fullmatch(r"\.(\d+)\." + re.escape(path.name), left.name)
-        if writer and (int(writer[1]) == os.getpid() or not _is_alive(int(writer[1]))):
+        writer = re.fullmatch(r"\.([0-9a-f]{8})-(\d+)\." + re.escape(path.name), left.name)
+        if writer and not _is_in_use(left, machine=writer[1], process=int(writer[2])):
             remove_path(left)
-    return path.with_name(f".{os.getpid()}.{path.name}")
+    return path.with_name(f".{_this_machine()}-{os.getpid()}.{path.name}")
+
+
+def _is_in_use(path: Path, machine: str, process: int) -> bool:
+    """Whether the process that named a temporary path may still be writing to it."""
+    if machine != _this_machine():
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime < _ABANDONED_SECONDS
+        return True
+    # In a container every command may have the same number: this process has not begun to write.
+    return process != os.getpid() and _is_alive(process)
+
+
+@functools.cache
+def _this_machine() -> str:
+    """Eight hexadecimal digits that tell apart machines, their starts, and containers."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(os.readlink("/proc/self/ns/pid"))  # process numbers count within it
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def _is_alive(process: int) -> bool:
@@ -76,13 +104,13 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # another user's; no number of a process
+    except (PermissionError, OverflowError):  # another user's process, or not a process number
         return True
     return True
 
 
 def remove_path(path: Path) -> None:
-    """Removes a file, or a folder with all that is in it, if it is there and can be removed."""
+    """Removes a file, or a folder with its contents, if it exists and can be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -91,7 +119,7 @@ def remove_path(path: Path) -> None:
 
 
 def empty_folder(folder: Path) -> None:
-    """Removes all that is in a folder but its lock, which whoever holds it gives back."""
+    """Removes the contents of a folder, except for its lock."""
     for path in folder.iterdir():
         if path.name != LOCK:
             remove_path(path)
@@ -99,15 +127,17 @@ def empty_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[None]:
-    """Holds a folder, so that no second command changes it meanwhile.
+    """Locks a folder, so that no other command changes it meanwhile.
+
+    The lock ends with the process, even if that is killed. On a disk that does not support locks,
+    nothing is locked.
 
     Args:
-        folder: which; it has to be there. Its file `LOCK` is locked. Where the disk knows no
-            locks, nothing is held.
-        refusal: what to say where another process holds it; None waits for its end.
+        folder: an existing folder. Its file `LOCK` is locked, and removed at the end.
+        refusal: the error message if another process has the lock; None waits for its end.
 
     Raises:
-        InputError: if another does.
+        InputError: if another process has the lock and `refusal` is given.
         OSError: if the file cannot be written.
     """
     path = folder / LOCK
@@ -121,8 +151,8 @@ def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in _WITHOUT_LOCKS:
                     raise
-            # The one that held it before may have removed the file meanwhile. Then this lock is on
-            # a file that nobody else will find, and the one in the folder is to be locked.
+            # The previous owner may have removed the file since it was opened here. Then this lock
+            # is on a file that nobody else will find, and the file in the folder must be locked.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                     break
@@ -130,7 +160,31 @@ def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def writing_to(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns an error of the disk into one line for the user.
+
+    Args:
+        path: named in the message if the error does not name a file.
+        remedy: what to do, a sentence.
+        also: further exceptions to treat so, such as those that TensorFlow raises for a full disk.
+
+    Raises:
+        InputError: if the block raises an OSError or one of `also`.
+    """
+    try:
+        yield
+    except (OSError, *also) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        place = getattr(error, "filename", None) or path
+        raise InputError(f"{place}: cannot be written ({reason}). {remedy}") from error
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON text atomically."""
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(content, indent=2) + "\n")
+    """Writes JSON text atomically.
+
+    Raises:
+        OSError: if it cannot be written; its `filename` is `path`.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")

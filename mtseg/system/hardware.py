@@ -1,6 +1,7 @@
-"""Memory: what this machine has, and what of it is free, in bytes.
+"""This machine: its memory, its processor, and a description for reports.
 
-The machine that figures are of: nothing comes in, its description leaves."""
+Inference asks how much memory it may use; training asks which precision is fast.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +14,31 @@ from pathlib import Path
 from typing import Any
 
 _CGROUPS = Path("/sys/fs/cgroup")
-"""Limits of containers and batch jobs, in the unified hierarchy (version 2)."""
-
+"""Memory limits of containers and batch jobs, in the unified hierarchy (version 2)."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def total_bytes() -> int:
-    """All of the machine's memory, or what this process may use of it."""
-    there = _PAGE * os.sysconf("SC_PHYS_PAGES")
-    return min([there, *(limit for limit, _ in _limits())])
+    """Memory of the machine, or the part of it that this process may use, in bytes."""
+    installed = _PAGE * os.sysconf("SC_PHYS_PAGES")
+    return min([installed, *(limit for limit, _ in _limits())])
 
 
 def free_bytes() -> int:
-    """Memory that can be had without pushing anything else out."""
+    """Memory that this process can get without displacing other programs, in bytes."""
     free = total_bytes()
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
         free = min(free, int(available) * 1024)
     except (OSError, ValueError):
-        pass  # Not Linux: all of it, which the caller takes a share of.
+        pass  # Not Linux: report all of it; the caller uses a share.
     return min([free, *(max(limit - used, 0) for limit, used in _limits())])
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """Each limit that this process is under, and what is used of it."""
+    """Each memory limit of this process and how much of it is used, in bytes."""
     for folder in _own_cgroups():
         limit, used = (_read_number(folder / f"memory.{name}") for name in ("max", "current"))
         if limit is not None and used is not None:
@@ -53,7 +53,7 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _own_cgroups() -> list[Path]:
-    """The folder of this process's group and of those that hold it; a container sees one."""
+    """The folder of this process's control group, then those of its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -64,7 +64,7 @@ def _own_cgroups() -> list[Path]:
 
 
 def _cached(path: Path) -> int:
-    """Bytes of files that a group has read or written, which make room when it needs more."""
+    """Bytes of cached files in a group; the kernel frees them when the group needs memory."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -75,12 +75,12 @@ def _cached(path: Path) -> int:
 def _read_number(path: Path) -> int | None:
     try:
         return int(path.read_text())
-    except (OSError, ValueError):  # Absent, or "max": no limit.
+    except (OSError, ValueError):  # absent, or "max": no limit
         return None
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, instructions for bfloat16, and versions of what computes."""
+    """Processor, cores, bfloat16 instructions, and versions of Python, TensorFlow and mtseg."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -97,7 +97,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def format_machine(machine: dict[str, Any]) -> str:
-    """The description as one line."""
+    """The result of `describe_machine` as one line."""
     return (
         f"{machine['processor']}, {machine['cores']} cores, "
         f"{' '.join(machine['bfloat16']) or 'no bfloat16'}; Python {machine['python']}, "
@@ -106,12 +106,12 @@ def format_machine(machine: dict[str, Any]) -> str:
 
 
 def fastest_precision(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """`mixed_bfloat16` where the processor multiplies bfloat16 by itself, else `float32`."""
+    """`mixed_bfloat16` if the processor has bfloat16 instructions, else `float32`."""
     return "mixed_bfloat16" if has_bfloat16_instructions(cpuinfo) else "float32"
 
 
 def has_bfloat16_instructions(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether the processor multiplies bfloat16 by itself."""
+    """Whether the processor has instructions that multiply bfloat16 numbers."""
     try:
         flags = set(Path(cpuinfo).read_text().split())
     except OSError:

@@ -1,8 +1,7 @@
-"""Processes: a function and many arguments come in, results leave as they are done.
+"""One function called for many arguments, on all cores or on a cluster by Apache Beam.
 
-Workers are forked from a process that has imported what they need (`mtseg.records.worker_imports`) and done no
-more, so that no thread and no state of TensorFlow is copied into them. They end with this process,
-even if it is killed.
+Worker processes are forked from a server process that has only imported modules, so they copy no
+thread and no state of TensorFlow. They end with this process, even if it is killed.
 """
 
 from __future__ import annotations
@@ -20,58 +19,66 @@ from typing import Any, TypeVar
 
 from mtseg.errors import InputError
 
+Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
 def num_cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def begin_workers() -> multiprocessing.context.ForkServerContext:
-    """Begins to import what workers are forked with, while this process does other things.
+def begin_workers(preload: str) -> multiprocessing.context.ForkServerContext:
+    """Starts the server process that workers are forked from; it imports in the background.
+
+    Args:
+        preload: the module that it imports, once for all workers.
 
     Raises:
-        InputError: if the folder for temporary files is of no use.
+        InputError: if no socket can be made in the folder for temporary files.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mtseg.records.worker_imports"])
+    context.set_forkserver_preload([preload])
     try:
         forkserver.ensure_running()
     except OSError as error:
         raise InputError(
-            f"{tempfile.gettempdir()}: no socket for worker processes can be made in this folder "
-            f"for temporary files ({error}). Set TMPDIR to another, such as /tmp, or give "
-            "--num-processes 1."
+            f"{tempfile.gettempdir()}: worker processes need a socket in this folder for temporary "
+            f"files, and it cannot be made ({error}). Set TMPDIR to another folder, such as /tmp, "
+            "or give --num-processes 1."
         ) from error
     return context
 
 
 def run_all(
-    function: Callable[..., Result], arguments: Iterable[Any], num_processes: int
+    function: Callable[[Argument], Result],
+    arguments: Iterable[Argument],
+    num_processes: int,
+    preload: str,
 ) -> Iterator[Result]:
-    """Calls a function for every argument, and yields results in the order of their completion.
+    """Calls a function for each argument and yields the results as they are completed.
 
     Args:
-        function: of a module, so that workers can import it.
-        arguments: of one call each.
-        num_processes: at once; 1 calls it in this process.
+        function: a module's own function, so that workers can import it.
+        arguments: one per call.
+        num_processes: how many calls run at once; 1 runs them in this process.
+        preload: as for `begin_workers`.
 
     Raises:
-        InputError: if a worker was killed, as for want of memory.
-        Exception: what a call raises. Calls that have not begun are dropped.
+        InputError: if a worker was killed, for example because memory ran out.
+        Exception: what a call raises. Calls that have not begun are then cancelled.
     """
     arguments = list(arguments)
     if num_processes == 1 or len(arguments) < 2:
         yield from map(function, arguments)
         return
-    context = begin_workers()
+    context = begin_workers(preload)
     try:
         pool = concurrent.futures.ProcessPoolExecutor(
             min(num_processes, len(arguments)), context, initializer=_begin_worker
         )
     except OSError as error:  # its locks are files in /dev/shm
-        print(f"Without worker processes: they have no shared memory here ({error}).", flush=True)
+        print(f"Works in one process: shared memory is not available ({error}).", flush=True)
         yield from map(function, arguments)
         return
     with pool:
@@ -81,8 +88,8 @@ def run_all(
                 yield future.result()
         except BrokenProcessPool as error:
             raise InputError(
-                "a worker process was killed, perhaps since memory ran out. Give fewer "
-                "--num-processes; the same command goes on with what is left."
+                "a worker process was killed, perhaps because memory ran out. Rerun the command "
+                "with fewer --num-processes to resume."
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -91,33 +98,33 @@ def run_all(
 def run_on_beam(
     function: Callable[[Any], Any], arguments: Iterable[Any], runner: str, options: Sequence[str]
 ) -> None:
-    """Calls a function for every argument on the workers of an Apache Beam runner.
+    """Calls a function for each argument on the workers of an Apache Beam runner.
 
     Args:
-        function: of a module, so that workers can import it.
-        arguments: of one call each.
+        function: a module's own function, so that workers can import it.
+        arguments: one per call.
         runner: such as `DirectRunner` or `FlinkRunner`.
-        options: of the runner, as on Beam's command line.
+        options: options of the runner, as on Beam's command line.
 
     Raises:
-        InputError: if Beam is missing, the runner is unknown, or a call has raised one.
+        InputError: if Beam is not installed, the runner is unknown, or a call raises it.
     """
     with make_pipeline(runner, options) as pipeline:
         import apache_beam as beam
 
-        # Dealt out anew, or a runner would keep all of them with the worker that listed them.
+        # Without the reshuffle, a runner would give all of them to the worker that listed them.
         _ = pipeline | beam.Create(list(arguments)) | beam.Reshuffle() | beam.Map(function)
 
 
 _DIRECT_RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-"""What computes on this machine; Beam's own choice may download another."""
+"""The runner for this machine. Beam's own choice for `DirectRunner` may download a program."""
 
 
 def make_pipeline(runner: str, options: Sequence[str]) -> Any:
-    """An empty pipeline; see `run_on_beam`.
+    """An empty Beam pipeline; arguments as for `run_on_beam`.
 
     Raises:
-        InputError: if Beam is missing or the runner is unknown.
+        InputError: if Beam is not installed or the runner is unknown.
     """
     try:
         import apache_beam as beam
@@ -131,14 +138,15 @@ def make_pipeline(runner: str, options: Sequence[str]) -> Any:
         return beam.Pipeline(options=PipelineOptions([f"--runner={path}", *options]))
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"runner {runner}: Apache Beam has none of this name ({error})."
+            f"runner {runner}: Apache Beam does not know it ({error}). Give a name such as DirectRunner "
+            "or FlinkRunner."
         ) from error
 
 
 def _begin_worker() -> None:
-    """Leaves Ctrl-C to the first process, and ends when it does."""
+    """Leaves Ctrl-C to the first process, and ends when that process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Not the parent that the system knows: that is the server, which waits for its workers' end.
+    # Not the operating system's parent: that is the server, which waits for its workers to end.
     first = multiprocessing.parent_process()
     assert first is not None
 

@@ -1,4 +1,4 @@
-"""Progress of long work, with an estimate of what is left, on a terminal or in a log file."""
+"""Progress of long work with an estimate of the time left, on a terminal or in a log file."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from types import TracebackType
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 30.0
+"""How often a line is printed without a terminal."""
 
 
 class Progress:
-    """A progress bar on a terminal; a line every half minute where there is none.
+    """A progress bar on a terminal; otherwise a line every 30 seconds.
 
     Args:
-        title: what is being done.
-        total: how many steps there are.
-        unit: what steps are called, in the plural.
-        done: steps that an earlier run has already done.
-        is_quiet: whether to show nothing, as all workers of a run but one do.
+        title: what is being done, such as `Training`.
+        total: number of steps.
+        unit: name of the steps, in the plural.
+        done: steps that an earlier run did.
+        is_quiet: whether to show nothing; of several workers only one shows progress.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Progress:
         self._out = sys.stdout
         self._initial = self._done = done
         self._start = self._last_line = time.monotonic()
-        # A standard error that has been closed is None or raises; both mean no terminal.
+        # A closed standard error is None or raises; both mean that there is no terminal.
         is_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -42,7 +43,7 @@ class Progress:
         )
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Counts steps as done; `note` is a short figure shown beside the count."""
+        """Counts steps as done; `note` is a short text beside the count."""
         self._done += steps
         if not self._bar.disable:
             self._bar.set_postfix_str(note, refresh=False)
@@ -57,7 +58,7 @@ class Progress:
             self.say(f"{text}, {note}" if note else text)
 
     def skip(self, steps: int) -> None:
-        """Counts steps as done by an earlier run: they say nothing about the speed of this one."""
+        """Counts steps as done by an earlier run, so they do not enter the speed of this one."""
         self._initial += steps
         self._done += steps
         if not self._bar.disable:

@@ -1,4 +1,4 @@
-"""Start-up: TensorFlow is imported, without burying what a command says."""
+"""Importing TensorFlow without its log lines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up notes, which would bury what the command says.
+    """Imports TensorFlow without its log lines, which would hide what a command prints.
 
-    They are written by native code before any log level is looked at, so the standard error
-    stream itself is closed to them for that moment. Errors still arrive as exceptions. A
-    `TF_CPP_MIN_LOG_LEVEL` of one's own shows them.
+    Native code writes them before it reads any log level, so standard error is redirected during
+    the import. Errors still arrive as exceptions. If the environment variable
+    `TF_CPP_MIN_LOG_LEVEL` is set, the lines are shown as it says.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return

@@ -1,7 +1,7 @@
-"""Stopping: a SIGTERM comes in, a flag that long work looks at leaves.
+"""SIGTERM as a flag that long work checks between its steps.
 
-A cluster sends SIGTERM before it takes a machine away. Work that sees the flag finishes what it is
-at, saves, and ends without an error.
+A cluster sends SIGTERM before it takes a machine away. Work that sees the flag finishes its step,
+saves, and ends without an error.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from collections.abc import Iterator
 
 
 class Stopped(Exception):
-    """Raised where work in progress cannot be kept and is left for the next run."""
+    """Raised where unfinished work cannot be saved; the next run repeats it."""
 
 
 @dataclasses.dataclass
 class StopRequest:
-    """Whether the signal has come."""
+    """Whether SIGTERM has been received."""
 
     is_made: bool = False
 
     def raise_if_made(self) -> None:
-        """Raises `Stopped` once the signal has come."""
+        """Raises `Stopped` if the signal has been received."""
         if self.is_made:
             raise Stopped
 
 
 @contextlib.contextmanager
 def catch_sigterm() -> Iterator[StopRequest]:
-    """Catches SIGTERM in the main thread; in any other, where Python cannot, nothing."""
+    """Catches SIGTERM in the main thread; in other threads, where Python cannot, does nothing."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -42,4 +42,4 @@ def catch_sigterm() -> Iterator[StopRequest]:
     finally:
         signal.signal(signal.SIGTERM, before)
     if request.is_made and callable(before):
-        before(signal.SIGTERM, None)  # whoever waits for it around this has to know as well
+        before(signal.SIGTERM, None)  # tell an enclosing `catch_sigterm` as well

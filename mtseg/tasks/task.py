@@ -59,18 +59,24 @@ class Split:
         """Refuses a split that would test on what was trained on; `path` says whose it is."""
         for name, side in (("train", self.train), ("test", self.test)):
             if not side:
-                raise InputError(f"{path}: the split has no {name} subject. List at least one.")
+                raise InputError(
+                    f"{path}: the split has no {name} subject. List at least one.", kind="split"
+                )
             if twice := [subject for subject, count in Counter(side).items() if count > 1]:
-                raise InputError(f"{path}: {name} subjects are listed twice: {some(twice)}.")
+                raise InputError(
+                    f"{path}: {name} subjects are listed twice: {some(twice)}.", kind="split"
+                )
         if both := sorted(set(self.train) & set(self.test)):
             raise InputError(
-                f"{path}: subjects are in train and test: {some(both)}. Keep each on one side."
+                f"{path}: subjects are in train and test: {some(both)}. Keep each on one side.",
+                kind="split",
             )
         for group in self.same_person:
             if set(group) & set(self.train) and set(group) & set(self.test):
                 raise InputError(
                     f"{path}: subjects {some(group)} are one person, in train and test. Keep them "
-                    "on one side."
+                    "on one side.",
+                    kind="split",
                 )
 
 
@@ -210,7 +216,8 @@ class Task:
         if not ((mapped > 0) & (mapped != IGNORED)).any():
             raise InputError(
                 f"{path}: empty label map: no voxel has a class of {self.name}. Take the subject "
-                "out of the split, or correct its labels."
+                "out of the split, or correct its labels.",
+                kind="empty",
             )
         return mapped
 

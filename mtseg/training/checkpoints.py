@@ -78,10 +78,10 @@ class Checkpoints:
             OSError, tf.errors.OpError: if it cannot be written; the checkpoints before stay.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._path(step)) as aside:
-            aside.mkdir()
-            self._checkpoint.write(str(aside / _FILE))
-            for path in aside.iterdir():
+        with atomic_write(self._path(step)) as temporary:
+            temporary.mkdir()
+            self._checkpoint.write(str(temporary / _FILE))
+            for path in temporary.iterdir():
                 _flush(path)
             # A run that went on from an earlier checkpoint may meet a damaged one here.
             self._delete(self._path(step))

@@ -27,7 +27,7 @@ from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
 from mtseg.records.reading import count_test_scans
 from mtseg.system import atomic_files
-from mtseg.system.atomic_files import atomic_write, lock_folder
+from mtseg.system.atomic_files import atomic_write, lock_folder, writing_to
 from mtseg.system.checksums import file_checksum
 from mtseg.system.hardware import describe_machine
 from mtseg.system.progress import Progress, format_duration
@@ -343,11 +343,11 @@ class _Run:
             }
         )
         last = folder.weights_path(self._workdir, "last")
-        with atomic_write(last) as aside:
-            self._evaluated.save_weights(aside)
+        with atomic_write(last) as temporary:
+            self._evaluated.save_weights(temporary)
         if is_best:
-            with atomic_write(folder.weights_path(self._workdir, "best")) as aside:
-                shutil.copyfile(last, aside)
+            with atomic_write(folder.weights_path(self._workdir, "best")) as temporary:
+                shutil.copyfile(last, temporary)
         result = evaluation.to_json(model=str(self._workdir), command=self._command)
         result |= {"minibatch": step, "weights_sha256": file_checksum(last)}
         result["machine"] = describe_machine()
@@ -382,21 +382,16 @@ def _claim_workdir(workdir: Path, config: TrainConfig, label_space: LabelSpace) 
             )
         return
     atomic_files.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
-    with atomic_write(workdir / folder.CONFIG) as aside:
-        aside.write_text(config.to_json())
+    with atomic_write(workdir / folder.CONFIG) as temporary:
+        temporary.write_text(config.to_json())
 
 
-@contextlib.contextmanager
-def _writing(workdir: Path) -> Iterator[None]:
-    """Turns what goes wrong with the disk into a line that says what to do."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"{workdir}: cannot be written ({reason}). Make room or give another --workdir; the "
-            "same command goes on from the last checkpoint."
-        ) from error
+def _writing(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    remedy = (
+        "Make room or give another --workdir, and rerun the command to resume from the last "
+        "checkpoint."
+    )
+    return writing_to(workdir, remedy, also=(tf.errors.OpError,))
 
 
 def _mean(dice: dict[str, float | None]) -> float:

@@ -152,7 +152,7 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
         return _SlurmCluster()
     raise InputError(
         "--strategy multiworker: neither TF_CONFIG nor Slurm says who the workers are. Start it "
-        "with srun, or set TF_CONFIG; the README has both."
+        "with srun, or set TF_CONFIG; docs/how-to/train.md shows both."
     )
 
 

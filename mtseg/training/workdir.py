@@ -59,8 +59,8 @@ def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> 
     """Keeps the label map of a test scan, uint8 (I, J, K), on its task's grid."""
     path = labels_path(workdir, task, subject)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside:
-        np.savez_compressed(aside, labels=labels)
+    with atomic_write(path) as temporary:
+        np.savez_compressed(temporary, labels=labels)
 
 
 def read_labels(workdir: Path, task: str, subject: str) -> np.ndarray:

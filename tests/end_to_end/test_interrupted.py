@@ -32,20 +32,20 @@ sys.exit(main())
 """
 
 WHILE_A_CHECKPOINT_IS_WRITTEN = """
-from mtseg import checkpoints
+from mtseg.training import checkpoints
 flush = checkpoints._flush
 checkpoints._flush = lambda path: die() if ".step-4" in str(path.parent) else flush(path)
 """
 
 WHILE_AN_OLD_ONE_IS_DELETED = """
-from mtseg import checkpoints
+from mtseg.training import checkpoints
 checkpoints.shutil.rmtree = lambda path, **_: die() if ".old." in str(path) else None
 """
 
 DURING_AN_EVALUATION = """
-from mtseg import train
-evaluate = train.evaluate_model
-train.evaluate_model = lambda *a, on_scan, **k: evaluate(*a, on_scan=die, **k)
+from mtseg.training import loop
+evaluate = loop.evaluate_model
+loop.evaluate_model = lambda *a, on_scan, **k: evaluate(*a, on_scan=die, **k)
 """
 
 
@@ -248,7 +248,7 @@ def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
 @pytest.mark.promise("scarcity is one line")
 def test_a_full_disk_of_the_first_worker_does_not_leave_the_other_waiting(tiny_data, tmp_path):
     full = """
-from mtseg import checkpoints
+from mtseg.training import checkpoints
 def fail(path): raise OSError(28, "No space left on device")
 checkpoints._flush = fail
 """

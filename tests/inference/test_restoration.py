@@ -140,8 +140,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from mtseg.errors import InputError
-from mtseg.probability_file import ProbabilityFile
-from mtseg.volumes import Volume
+from mtseg.prediction.probability_file import ProbabilityFile
+from mtseg.scans.volume import Volume
 try:
     source = Volume(np.zeros((64, 64, 64), np.int16), np.eye(4))
     with ProbabilityFile(Path(sys.argv[1]) / "p.nii.gz", source, 12) as file:

@@ -54,7 +54,7 @@ def test_two_workers_write_what_one_command_does(archive, capfd):
 
 
 def test_an_unknown_runner_is_one_clear_line(tmp_path):
-    with pytest.raises(InputError, match="Apache Beam has none of this name"):
+    with pytest.raises(InputError, match="Apache Beam does not know it"):
         segment_on_beam([], None, tmp_path, Options(), None, "NoRunner")
 
 

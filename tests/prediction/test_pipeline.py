@@ -86,7 +86,7 @@ def test_a_disk_that_is_full_at_the_verdict(model, tmp_path, monkeypatch):
     def fail(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("mtseg.prediction.pipeline.write_json", fail)
+    monkeypatch.setattr("mtseg.prediction.scan.write_json", fail)
     ((_, outcome),) = segment(model, [save_scan(tmp_path / "scan.nii")], tmp_path)
     assert isinstance(outcome, InputError)
     assert "scan_verdict.json: cannot be written (No space left on device)" in str(outcome)

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
-from mtseg.records import staging, writing
+from mtseg.records import WORKER_IMPORTS, staging, writing
 from mtseg.records.reading import prepared_dir, read_volumes
 from mtseg.records.writing import prepare
+from mtseg.sources.checks import SubjectReport
+from mtseg.sources.find import find_subjects
 from mtseg.system.processes import run_all
 from mtseg.tasks.label_space import parse_tasks
 from tests.layout_files import NAMES, subject, write, write_folder, write_task
@@ -85,8 +87,8 @@ def test_a_killed_preparation_goes_on(task, scans, tmp_path):
     """With SIGKILL after two subjects; the others are then prepared, and only they."""
     code = f"""
 import os, signal, sys
-from mtseg import preparation, staging
-from mtseg.tasks import read_task
+from mtseg.records import staging, writing
+from mtseg.tasks.task_file import read_task
 done = []
 def stage(job, stage=staging.stage):
     name = stage(job)
@@ -94,8 +96,8 @@ def stage(job, stage=staging.stage):
     if len(done) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return name
-preparation.stage = stage
-preparation.prepare(
+writing.stage = stage
+writing.prepare(
     read_task({str(tmp_path / "renal.toml")!r}), "folder", {str(tmp_path / "data")!r},
     manual_dir={str(scans)!r}, num_processes=1, patches_per_class=20,
 )
@@ -129,11 +131,11 @@ preparation.prepare(
 
 
 def test_a_scan_that_has_changed_is_prepared_again(task, scans, tmp_path):
-    found = writing.survey(task, "folder", scans)
+    found = find_subjects(task, "folder", scans)
     folder = tmp_path / "staged"
     folder.mkdir()
     config = writing.RecordConfig(name="folder_volumes", source="folder", kind="volumes")
-    reading = staging.Reading(found.subjects[0], (), "x", (1, 2, 3))
+    reading = SubjectReport(found.subjects[0], (), "x", (1, 2, 3))
     staging.stage(staging.Job(task, found.labels, (config,), reading, folder))
     assert staging.staged_report(folder, found.subjects[0]).digest == "x"
     write(scans / "images" / f"{found.subjects[0].name}.nii.gz", subject(7)[0])
@@ -183,12 +185,12 @@ def test_a_command_that_finishes_meanwhile_is_not_replaced(
 ):
     flags = {"manual_dir": scans, "num_processes": 1}
 
-    def claim(folder):
-        monkeypatch.setattr(writing, "claim", staging.lock_staging)
+    def lock_staging(folder):
+        monkeypatch.setattr(writing, "lock_staging", staging.lock_staging)
         prepare(task, "folder", tmp_path, patches_per_class=5, **flags)
         return staging.lock_staging(folder)
 
-    monkeypatch.setattr(writing, "claim", claim)
+    monkeypatch.setattr(writing, "lock_staging", lock_staging)
     if patches_per_class == 5:
         prepare(task, "folder", tmp_path, patches_per_class=5, **flags)
         assert "volumes are there already" in capsys.readouterr().out
@@ -245,10 +247,10 @@ def test_a_kind_that_was_not_kept_up_to_date_is_prepared_again(task, scans, tmp_
 
 @pytest.mark.promise("atomic outputs")
 def test_a_shard_is_not_changed_by_what_is_staged_anew(task, scans, tmp_path):
-    found = writing.survey(task, "folder", scans)
+    found = find_subjects(task, "folder", scans)
     config = writing.RecordConfig(name="folder_volumes", source="folder", kind="volumes")
     job = staging.Job(
-        task, found.labels, (config,), staging.Reading(found.subjects[0], (), "x", (1, 2, 3)),
+        task, found.labels, (config,), SubjectReport(found.subjects[0], (), "x", (1, 2, 3)),
         tmp_path,
     )  # fmt: skip
     staging.stage(job)
@@ -262,7 +264,7 @@ def test_a_shard_is_not_changed_by_what_is_staged_anew(task, scans, tmp_path):
 
 @pytest.mark.promise("refused input")
 def test_a_scan_that_disappears_meanwhile_is_named(task, scans, tmp_path):
-    found = writing.survey(task, "folder", scans)
+    found = find_subjects(task, "folder", scans)
     (tmp_path / f"{found.subjects[0].name}.done.json").write_text('{"files": []}')
     path = scans / "images" / f"{found.subjects[0].name}.nii.gz"
     path.unlink()
@@ -273,7 +275,7 @@ def test_a_scan_that_disappears_meanwhile_is_named(task, scans, tmp_path):
 @pytest.mark.promise("scarcity is one line")
 def test_a_worker_that_is_killed_is_one_line():
     with pytest.raises(InputError, match="a worker process was killed"):
-        list(run_all(os._exit, [9, 9, 9], 2))
+        list(run_all(os._exit, [9, 9, 9], 2, WORKER_IMPORTS))
 
 
 @pytest.mark.promise("goes on after a kill")

@@ -1,4 +1,4 @@
-"""Files written aside: whole or not at all, and nothing left of who was killed."""
+"""Files that appear whole or not at all, and locks that end with their process."""
 
 import contextlib
 import os
@@ -11,7 +11,14 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.system import atomic_files as module
-from mtseg.system.atomic_files import LOCK, atomic_write, empty_folder, lock_folder, temporary_path
+from mtseg.system.atomic_files import (
+    LOCK,
+    atomic_write,
+    empty_folder,
+    lock_folder,
+    temporary_path,
+    writing_to,
+)
 
 pytestmark = pytest.mark.promise("atomic outputs")
 
@@ -29,34 +36,44 @@ def dead():
 
 
 def test_a_file_appears_whole(tmp_path):
-    with atomic_write(tmp_path / "a.json") as aside:
-        aside.write_text("new")
-        assert aside.name.endswith("a.json")
+    with atomic_write(tmp_path / "a.json") as temporary:
+        temporary.write_text("new")
+        assert temporary.name.endswith("a.json")
         assert not (tmp_path / "a.json").exists()
     assert names(tmp_path) == ["a.json"]
 
 
 def test_what_fails_leaves_the_file_before(tmp_path):
     (tmp_path / "a.json").write_text("old")
-    with contextlib.suppress(ValueError), atomic_write(tmp_path / "a.json") as aside:
-        aside.write_text("half")
+    with contextlib.suppress(ValueError), atomic_write(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
         raise ValueError
     assert names(tmp_path) == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "old"
 
 
 def test_a_folder_appears_whole(tmp_path):
-    with atomic_write(tmp_path / "7") as aside:
-        aside.mkdir()
-        (aside / "file").touch()
+    with atomic_write(tmp_path / "7") as temporary:
+        temporary.mkdir()
+        (temporary / "file").touch()
     assert names(tmp_path) == ["7"]
 
 
+def temporary_name(path, process):
+    """How a process with that number on this machine would call `path` while it writes it."""
+    return temporary_path(path).name.replace(f"-{os.getpid()}.", f"-{process}.")
+
+
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, dead):
-    kept = [f".{os.getppid()}.a[1].json", f".{dead}.b.json", f".x{dead}.a[1].json", "a[1].json"]
-    for name in (f".{dead}.a[1].json", *kept):
+    kept = [
+        temporary_name(tmp_path / "a[1].json", os.getppid()),  # that process is alive
+        temporary_name(tmp_path / "b.json", dead),  # another file
+        f".x-{dead}.a[1].json",  # a file of the user
+        "a[1].json",
+    ]
+    for name in (temporary_name(tmp_path / "a[1].json", dead), *kept):
         (tmp_path / name).touch()
-    (tmp_path / f".{dead}.7").mkdir()
+    (tmp_path / temporary_name(tmp_path / "7", dead)).mkdir()
     temporary_path(tmp_path / "a[1].json")
     temporary_path(tmp_path / "7")
     assert names(tmp_path) == sorted(kept)
@@ -64,10 +81,38 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, dead):
 
 def test_what_an_earlier_process_of_the_same_number_left_is_removed(tmp_path):
     """In a container every command may be process 1."""
-    (tmp_path / f".{os.getpid()}.7").mkdir()
-    with atomic_write(tmp_path / "7") as aside:
-        aside.mkdir()
+    temporary_path(tmp_path / "7").mkdir()
+    with atomic_write(tmp_path / "7") as temporary:
+        temporary.mkdir()
     assert names(tmp_path) == ["7"]
+
+
+def test_a_file_that_another_machine_may_be_writing_is_kept_for_a_day(tmp_path, dead):
+    """On a shared disk: whether its process is alive cannot be asked from here."""
+    theirs = tmp_path / f".0123abcd-{dead}.a.json"
+    theirs.write_text("half")
+    temporary_path(tmp_path / "a.json")
+    assert names(tmp_path) == [theirs.name]
+    yesterday = time.time() - 25 * 3600
+    os.utime(theirs, (yesterday, yesterday))
+    temporary_path(tmp_path / "a.json")
+    assert names(tmp_path) == []
+
+
+def test_an_error_of_the_disk_is_one_line(tmp_path):
+    with pytest.raises(InputError) as caught, writing_to(tmp_path / "a", "Make room."):
+        raise OSError(28, "No space left on device")
+    expected = f"{tmp_path / 'a'}: cannot be written (No space left on device). Make room."
+    assert str(caught.value) == expected
+    named = f"{tmp_path / 'b'}: cannot be written (Read-only file system). Make room."
+    with (
+        pytest.raises(InputError, match="b: cannot") as caught,
+        writing_to(tmp_path / "a", "Make room."),
+    ):
+        raise OSError(30, "Read-only file system", str(tmp_path / "b"))
+    assert str(caught.value) == named
+    with pytest.raises(ValueError, match="defect"), writing_to(tmp_path / "a", "Make room."):
+        raise ValueError("a defect of ours")
 
 
 def test_a_full_disk_names_the_file_that_was_wanted(tmp_path):
@@ -98,8 +143,9 @@ def test_a_folder_that_is_held_is_refused_to_others(tmp_path):
 
 def test_a_lock_of_a_killed_process_stops_nobody(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from mtseg.aside import hold\n"
-        "with hold(Path(sys.argv[1]), ''): os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path\n"
+        "from mtseg.system.atomic_files import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1]), ''): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     assert names(tmp_path) == [LOCK]

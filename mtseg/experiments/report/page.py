@@ -78,8 +78,8 @@ def save_figures(blocks: Sequence[Block], folder: Path, formats: Sequence[str]) 
     for block in blocks:
         if isinstance(block, Picture):
             for kind in formats:
-                with atomic_write(folder / f"{block.name}.{kind}") as aside:
-                    aside.write_bytes(_render(block.figure, kind))
+                with atomic_write(folder / f"{block.name}.{kind}") as temporary:
+                    temporary.write_bytes(_render(block.figure, kind))
 
 
 def _render(figure: Figure, kind: str) -> bytes:
