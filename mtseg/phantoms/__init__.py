@@ -1,5 +1,9 @@
-"""Synthetic scans with exact labels, for tests and demonstrations.
+"""Synthetic scans with exact labels, for tests, demonstrations and benchmarks.
 
-Begin with `scanner.make_phantom`. `shapes` has the geometric building blocks; `brain`, `breast` and
-`cta` each describe the anatomy of one task.
+Begin with `scanner.make_phantom`. `brain`, `breast` and `cta` describe the anatomy of one task
+each, `chest` what two of them share, in the geometry of `shapes`.
 """
+
+from mtseg.phantoms.scanner import CLASS_LABELS, Phantom, make_phantom
+
+__all__ = ["CLASS_LABELS", "Phantom", "make_phantom"]

@@ -1,88 +1,176 @@
-"""Anatomy of the synthetic subjects: random numbers come in, painted layers of tissue leave.
+"""The anatomy of the breast MR phantoms: a chest, prone, with hanging breasts.
 
-A subject is a list of layers in its own frame: mm of an adult, axes right, anterior and superior.
-Layers are painted in order, later ones over earlier ones, as a signed distance that is negative
-inside; a voxel that a surface crosses gets its share of both tissues.
+Read this to check or change what a breast phantom shows. Coordinates are mm of an adult, to the
+right, anterior and superior; signals are those of T1-weighted MR without fat suppression, in
+arbitrary units. All sizes are this project's choice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
+from mtseg.phantoms.chest import pectoral_muscles, ribs
 from mtseg.phantoms.shapes import (
-    ENDLESS,
+    Field,
+    Floats,
     Layer,
     Shape,
-    bony,
+    at_least_voxels,
+    bone_layers,
+    cylinder,
     ellipsoid,
-    grow,
-    meet,
+    expand,
+    intersect,
     mirror,
-    noise,
-    rod,
+    random_field,
+    random_sheets,
     union,
 )
 
+SKIN_MM = 2.2
+CHEST_WALL_MM = 14
+RIB_SPACING_MM = 27.0
 
-def pectoral(wall: Shape, thick_mm: float, reach_mm: float, lowest_mm: float = -ENDLESS) -> Shape:
-    """A pair of curved sheets on the chest wall, from the breastbone towards the armpits."""
-    middle_y = (wall.low[1] + wall.high[1]) / 2
-
-    def distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        side, off = np.abs(x), wall.distance(x, y, z)
-        lateral = np.clip((reach_mm + 0.25 * z - side) / 30, 0, 1)
-        lower = np.clip((z - lowest_mm - 0.2 * side) / 25, 0, 1)
-        taper = np.sqrt(lateral * lower * np.clip((side - 9) / 12, 0, 1))
-        # A film of fat lies between the muscle and the ribs.
-        sheet = np.maximum(off - 1.5 - thick_mm * taper, 1.5 - off)
-        return np.where((y > middle_y) & (taper > 0), sheet, 50)
-
-    return Shape(distance, wall.low - 1.5 - thick_mm, wall.high + 1.5 + thick_mm)
+AORTA = 130.0
+"""Signal of flowing blood: dark."""
+HEART_BLOOD, HEART_MUSCLE = 230.0, 380.0
+LIVER, LUNG, CORTICAL_BONE = 480.0, 45.0, 110.0
 
 
-def ribs(wall: Shape, period_mm: float, phase_mm: float) -> Shape:
-    """Rings in the chest wall that run downwards to the front."""
+@dataclass(frozen=True)
+class _Signals:
+    """Signals that differ from subject to subject."""
 
-    def distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        height = z + 0.35 * y + phase_mm
-        height = height - period_mm * np.round(height / period_mm)
-        return np.hypot(0.75 * height, wall.distance(x, y, z) + 6.5) - 5.5
+    fat: float
+    muscle: float
+    gland: float
 
-    return Shape(distance, wall.low, wall.high)
+    @property
+    def skin(self) -> float:
+        return 0.55 * self.fat
+
+    @property
+    def marrow(self) -> float:
+        return 0.55 * self.fat
+
+    @property
+    def mediastinum(self) -> float:
+        return 0.6 * self.fat
 
 
-def plan_breast(rng: np.random.Generator, voxel_mm: float, labels: dict[str, int]) -> list[Layer]:
+@dataclass(frozen=True)
+class _Breast:
+    """The right breast, half an ellipsoid that the chest wall cuts off; the left one mirrors it.
+
+    Attributes:
+        width_mm: radius from side to side.
+        length_mm: radius from back to front.
+        height_mm: z of its middle.
+        side_mm: x of its middle.
+    """
+
+    width_mm: float
+    length_mm: float
+    height_mm: float
+    side_mm: float
+
+    def surface(self) -> Shape:
+        radii = (self.width_mm, self.length_mm, 1.12 * self.width_mm)
+        return ellipsoid((self.side_mm, 36, self.height_mm), radii)
+
+    def core(self) -> Shape:
+        """The part that may be glands, away from skin and chest wall."""
+        radii = (0.66 * self.width_mm, 0.62 * self.length_mm, 0.72 * self.width_mm)
+        return ellipsoid((self.side_mm, 50, self.height_mm), radii)
+
+    def nipple(self) -> Shape:
+        return ellipsoid((self.side_mm, 36 + self.length_mm, self.height_mm), (6, 6, 6))
+
+
+def plan_breast(
+    rng: np.random.Generator, voxel_mm: float, labels: Mapping[str, int]
+) -> list[Layer]:
     """A chest for T1-weighted MR without fat suppression, prone with hanging breasts.
 
-    Args and Returns are those of `plan_brain`.
-    """
-    fat, muscle, gland = (v * rng.uniform(0.95, 1.05) for v in (1000.0, 400.0, 620.0))
-    marrow, cortex = 0.55 * fat, 110.0
-    wide, long, low = rng.uniform(52, 62), rng.uniform(66, 86), rng.uniform(-10, 4)
-    side, heart_z, gland_share = (rng.uniform(*r) for r in ((70, 78), (-30, -15), (-0.5, 0.5)))
-    wall = rod(0, -62, 126 * rng.uniform(0.97, 1.03), 70 * rng.uniform(0.97, 1.03))
-    breasts = mirror(ellipsoid((side, 36, low), (wide, long, 1.12 * wide)))
-    body = union(rod(0, -55, 150, 82), breasts, blend_mm=22)
-    lumps, threads = noise(rng, max(26.0, 5 * voxel_mm)), noise(rng, 26.0, is_distance=True)
-    core = mirror(ellipsoid((side, 50, low), (0.66 * wide, 0.62 * long, 0.72 * wide)))
-    glands = meet(core, lambda *p: core.distance(*p) + 9 * (lumps(*p) - gland_share))
+    Args:
+        rng: source of all that differs from subject to subject.
+        voxel_mm: size of a voxel in mm of an adult; nothing labelled is drawn too thin for it.
+        labels: label of `pectoral_muscle`.
 
-    sheet = pectoral(wall, max(rng.uniform(11, 15), 3 * voxel_mm), rng.uniform(98, 110), -68)
-    inside = grow(wall, -14)
-    heart = ellipsoid((-20, -42, heart_z), (50, 36, 52))
-    heart_blood = ellipsoid((-28, -42, heart_z), (24, 18, 30))
+    Returns:
+        Layers in the order of painting, signals in arbitrary units.
+    """
+    # The order of the draws decides what a seed shows: add new ones at the end.
+    fat, muscle, gland = (v * rng.uniform(0.95, 1.05) for v in (1000.0, 400.0, 620.0))
+    signals = _Signals(fat, muscle, gland)
+    width, length, height = rng.uniform(52, 62), rng.uniform(66, 86), rng.uniform(-10, 4)
+    breast = _Breast(width, length, height, side_mm=rng.uniform(70, 78))
+    heart_z, gland_threshold = rng.uniform(-30, -15), rng.uniform(-0.5, 0.5)
+    wall = cylinder(0, -62, 126 * rng.uniform(0.97, 1.03), 70 * rng.uniform(0.97, 1.03))
+    lumps = random_field(rng, at_least_voxels(26.0, 5, voxel_mm))
+    ligaments = random_sheets(rng, 26.0)
+    thickness_mm = at_least_voxels(rng.uniform(11, 15), 3, voxel_mm)
+    pectoral = pectoral_muscles(wall, thickness_mm, reach_mm=rng.uniform(98, 110), lowest_mm=-68)
+    rib_mm = rng.uniform(0, RIB_SPACING_MM)
+
+    body = union(cylinder(0, -55, 150, 82), mirror(breast.surface()), blend_mm=22)
+    back_muscle = mirror(cylinder(40, -121, 32, 12))
     return [
-        # Skin, fat crossed by thin dark ligaments, nipples, glands; back and chest wall.
-        Layer(body, 0.55 * fat),
-        Layer(grow(body, -2.2), lambda *p: fat * (1 - 0.18 * np.clip(1 - abs(threads(*p)), 0, 1))),
-        Layer(mirror(ellipsoid((side, 36 + long, low), (6, 6, 6))), gland), Layer(glands, gland),
-        Layer(mirror(rod(40, -121, 32, 12)), muscle), Layer(wall, muscle),
-        *bony(ribs(wall, 27.0, rng.uniform(0, 27)), marrow, cortex, 2),
-        # Lungs, middle, liver, heart, aorta; spine, breastbone; pectoral muscle.
-        Layer(inside, 45.0), Layer(meet(rod(0, -70, 30, 80), inside), 0.6 * fat),
-        Layer(meet(ellipsoid((50, -62, -105), (78, 60, 62)), inside), 480.0),
-        Layer(heart, 380.0), Layer(heart_blood, 230.0), Layer(rod(-24, -92, 11, 11), 130.0),
-        *bony(rod(0, -106, 20, 16), marrow, cortex, 3),
-        *bony(ellipsoid((0, wall.high[1] - 7, 10), (17, 5.5, 90)), marrow, cortex, 2),
-        Layer(sheet, muscle, labels["pectoral_muscle"]),
-    ]  # fmt: skip
+        Layer(body, signals.skin),
+        Layer(expand(body, -SKIN_MM), _fat_with_ligaments(signals.fat, ligaments)),
+        Layer(mirror(breast.nipple()), signals.gland),
+        Layer(_glands(breast, lumps, gland_threshold), signals.gland),
+        Layer(back_muscle, signals.muscle),
+        Layer(wall, signals.muscle),
+        *bone_layers(ribs(wall, RIB_SPACING_MM, rib_mm), signals.marrow, CORTICAL_BONE, 2),
+        *_organs(expand(wall, -CHEST_WALL_MM), heart_z, signals),
+        *_spine_and_sternum(wall, signals),
+        Layer(pectoral, signals.muscle, labels["pectoral_muscle"]),
+    ]
+
+
+def _fat_with_ligaments(fat: float, ligaments: Field) -> Field:
+    """Fat crossed by ligaments: sheets 1 mm to either side that are up to 18 % darker."""
+
+    def signal(x: Floats, y: Floats, z: Floats) -> Floats:
+        return fat * (1 - 0.18 * np.clip(1 - abs(ligaments(x, y, z)), 0, 1))
+
+    return signal
+
+
+def _glands(breast: _Breast, lumps: Field, threshold: float) -> Shape:
+    """Lobes of glandular tissue: the core of both breasts, its surface moved by a random field.
+
+    Args:
+        breast: the right breast.
+        lumps: moves the surface inwards by 9 mm a standard deviation.
+        threshold: in standard deviations; the higher, the more gland.
+    """
+    core = mirror(breast.core())
+    return intersect(core, lambda *p: core.distance(*p) + 9 * (lumps(*p) - threshold))
+
+
+def _organs(inside: Shape, heart_z: float, signals: _Signals) -> list[Layer]:
+    """Lungs, mediastinum, liver, heart and descending aorta, inside of the chest wall."""
+    mediastinum = intersect(cylinder(0, -70, 30, 80), inside)
+    liver = intersect(ellipsoid((50, -62, -105), (78, 60, 62)), inside)
+    return [
+        Layer(inside, LUNG),
+        Layer(mediastinum, signals.mediastinum),
+        Layer(liver, LIVER),
+        Layer(ellipsoid((-20, -42, heart_z), (50, 36, 52)), HEART_MUSCLE),
+        Layer(ellipsoid((-28, -42, heart_z), (24, 18, 30)), HEART_BLOOD),
+        Layer(cylinder(-24, -92, 11, 11), AORTA),
+    ]
+
+
+def _spine_and_sternum(wall: Shape, signals: _Signals) -> list[Layer]:
+    spine = cylinder(0, -106, 20, 16)
+    sternum = ellipsoid((0, wall.high_mm[1] - 7, 10), (17, 5.5, 90))
+    return [
+        *bone_layers(spine, signals.marrow, CORTICAL_BONE, 3),
+        *bone_layers(sternum, signals.marrow, CORTICAL_BONE, 2),
+    ]

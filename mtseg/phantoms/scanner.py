@@ -1,23 +1,27 @@
-"""Synthetic subjects of the three tasks: a task and a seed come in, a scan and its labels leave.
+"""Synthetic subjects of the three tasks: an anatomy as a scanner would store it, with its labels.
 
-The anatomy is in `mtseg.phantoms.shapes`; here it is put on a scanner's grid, with partial volume,
-bias field, noise and quantisation. Phantoms stand in for data that cannot be passed on: whatever
-is measured on them is synthetic.
+Begin with `make_phantom`. It draws a subject from `brain`, `breast` or `cta`, lays it on a
+scanner's voxel grid, and lets `acquisition` scan it. Phantoms stand in for patient data that cannot
+be shared: a figure measured on them says nothing about real scans.
+
+The same task, seed and size give the same bits in every version, because presets and published
+figures rest on them. Whoever adds a random number draws it after all that are drawn now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.phantoms.acquisition import Terms, acquire_ct, make_mr_acquisition, paint
 from mtseg.phantoms.brain import plan_brain
 from mtseg.phantoms.breast import plan_breast
 from mtseg.phantoms.cta import plan_cta
-from mtseg.phantoms.shapes import Layer, Shape
+from mtseg.phantoms.shapes import Floats, Layer
 
 CLASS_LABELS = {
     "brain": {
@@ -33,15 +37,14 @@ CLASS_LABELS = {
 }
 """The label of every class in a phantom's label map, task by task; 0 is background."""
 
-
-SMALLEST_SIZE = 32
-
+MIN_SIZE = 32
+"""The smallest phantom, in voxels of its largest extent."""
 
 SLAB_VOXELS = 2_000_000
 """A scan is painted slab by slab, so that memory does not grow with its number of slices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Phantom:
     """One synthetic subject as a scanner stores it.
 
@@ -51,39 +54,74 @@ class Phantom:
         affine: (4, 4) float64, voxel index to RAS+ world in mm.
     """
 
-    image: np.ndarray
-    label_map: np.ndarray
-    affine: np.ndarray
+    image: npt.NDArray[np.int16]
+    label_map: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+Plan = Callable[[np.random.Generator, float, Mapping[str, int]], list[Layer]]
+"""Draws a subject: see `mtseg.phantoms.brain.plan_brain`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Protocol:
-    """How a task's subjects are scanned."""
+    """How a task's subjects are scanned.
 
-    plan: Callable[[np.random.Generator, float, dict[str, int]], list[Layer]]
-    direction: tuple[int, int, int]  # signs of the voxel axes in the RAS+ world
+    Attributes:
+        plan: draws the anatomy.
+        direction: signs of the voxel axes in the RAS+ world.
+        in_plane_mm: lowest and highest in-plane voxel size.
+        slice_mm: lowest and highest slice spacing.
+        isotropic_mm: voxel size after resampling; None is the in-plane voxel size.
+        field_of_view_mm: of an adult.
+        full_shape: voxels of a scan in full size; None follows from the field of view.
+        tilt_degrees: how far a subject lies tilted at most, about each axis.
+        is_ct: CT, else MR.
+    """
+
+    plan: Plan
+    direction: tuple[int, int, int]
     in_plane_mm: tuple[float, float]
     slice_mm: tuple[float, float]
-    isotropic_mm: float | None  # of the resampled scan; None is the in-plane spacing
-    field_of_view_mm: tuple[float, float, float]  # of an adult
-    matrix: tuple[int, int, int] | None  # of a scan in full size; None follows the field of view
+    isotropic_mm: float | None
+    field_of_view_mm: tuple[float, float, float]
+    full_shape: tuple[int, int, int] | None = None
     tilt_degrees: float
-    is_ct: bool
+    is_ct: bool = False
 
 
+# Orientation, spacing and extent are near those of the paper's data (section 2).
 _PROTOCOLS = {
     "brain": _Protocol(
-        plan_brain, (-1, 1, 1), (1.0, 1.0), (1.25, 1.25), 1.0, (176, 212, 170), None, 5.0, False
+        plan=plan_brain,
+        direction=(-1, 1, 1),
+        in_plane_mm=(1.0, 1.0),
+        slice_mm=(1.25, 1.25),
+        isotropic_mm=1.0,
+        field_of_view_mm=(176, 212, 170),
+        tilt_degrees=5.0,
     ),
     "breast": _Protocol(
-        plan_breast, (-1, -1, 1), (1.21, 1.35), (1.35, 1.69), None, (340, 284, 170), None, 3.0,
-        False,
+        plan=plan_breast,
+        direction=(-1, -1, 1),
+        in_plane_mm=(1.21, 1.35),
+        slice_mm=(1.35, 1.69),
+        isotropic_mm=None,
+        field_of_view_mm=(340, 284, 170),
+        tilt_degrees=3.0,
     ),
     "cta": _Protocol(
-        plan_cta, (-1, -1, 1), (0.4, 0.5), (0.45, 0.45), 0.45, (190, 190, 126), (512, 512, 280),
-        3.0, True,
+        plan=plan_cta,
+        direction=(-1, -1, 1),
+        in_plane_mm=(0.4, 0.5),
+        slice_mm=(0.45, 0.45),
+        isotropic_mm=0.45,
+        field_of_view_mm=(190, 190, 126),
+        full_shape=(512, 512, 280),
+        tilt_degrees=3.0,
+        is_ct=True,
     ),
-}  # fmt: skip
+}
 
 
 def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
@@ -96,20 +134,25 @@ def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
     Args:
         task: a key of `CLASS_LABELS`.
         seed: of the subject and of its scan.
-        size: the largest extent in voxels of the scan after resampling to isotropic voxels
-            (brain 1.0 mm, breast its in-plane spacing, CTA 0.45 mm), at least 32; None is near
-            the paper's data.
+        size: largest extent in voxels of the scan after resampling to isotropic voxels
+            (brain 1.0 mm, breast its in-plane spacing, CTA 0.45 mm), at least 32. None is near
+            the size of the paper's data.
 
     Returns:
         The scan on the scanner's own grid: brain LAS, breast and CTA LPS.
 
     Raises:
         InputError: if the task is unknown or the size is too small; it is a ValueError.
+
+    Example:
+        >>> phantom = make_phantom("breast", seed=0, size=32)
+        >>> phantom.image.shape, phantom.image.dtype
+        ((32, 26, 12), dtype('int16'))
     """
     if task not in CLASS_LABELS:
         raise InputError(f"No phantom for task {task!r}: choose one of {', '.join(CLASS_LABELS)}.")
-    if size is not None and size < SMALLEST_SIZE:
-        raise InputError(f"A phantom's size is at least {SMALLEST_SIZE} voxels, not {size}.")
+    if size is not None and size < MIN_SIZE:
+        raise InputError(f"A phantom's size is at least {MIN_SIZE} voxels, not {size}.")
     protocol = _PROTOCOLS[task]
     rng = np.random.default_rng([list(CLASS_LABELS).index(task), seed])
     spacing_mm, shape, scale = _choose_grid(protocol, size, rng)
@@ -117,13 +160,13 @@ def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
     terms = _pose_terms(protocol, affine, shape, scale, rng)
     voxel_mm = float(np.cbrt(spacing_mm.prod())) / scale
     layers = protocol.plan(rng, voxel_mm, CLASS_LABELS[task])
-    acquire = _acquire_ct if protocol.is_ct else _acquire_mr(shape, rng)
+    acquire = acquire_ct if protocol.is_ct else make_mr_acquisition(shape, rng)
 
     image, label_map = np.empty(shape, np.int16), np.empty(shape, np.uint8)
-    step = max(1, SLAB_VOXELS // (shape[0] * shape[1]))
-    for start in range(0, shape[2], step):
-        slab = slice(start, min(start + step, shape[2]))
-        painted, labels = _paint(
+    slab_slices = max(1, SLAB_VOXELS // (shape[0] * shape[1]))
+    for start in range(0, shape[2], slab_slices):
+        slab = slice(start, min(start + slab_slices, shape[2]))
+        painted, labels = paint(
             layers, [[t[0], t[1], t[2][slab]] for t in terms], voxel_mm, protocol.is_ct
         )
         image[..., slab], label_map[..., slab] = acquire(painted, labels, slab, rng)
@@ -132,32 +175,39 @@ def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
 
 def _choose_grid(
     protocol: _Protocol, size: int | None, rng: np.random.Generator
-) -> tuple[np.ndarray, tuple[int, int, int], float]:
-    """Spacing in mm, shape in voxels, and mm of the scan per mm of an adult."""
+) -> tuple[Floats, tuple[int, int, int], float]:
+    """Spacing in mm (3,), shape in voxels, and mm of the scan per mm of an adult."""
     in_plane_mm = round(rng.uniform(*protocol.in_plane_mm), 4)
     spacing_mm = np.array([in_plane_mm, in_plane_mm, round(rng.uniform(*protocol.slice_mm), 4)])
     extent_mm, scale = np.array(protocol.field_of_view_mm, float), 1.0
     if size is not None:
         scale = size * (protocol.isotropic_mm or in_plane_mm) / extent_mm.max()
-    elif protocol.matrix is not None:
-        return spacing_mm, protocol.matrix, scale
-    # The nudge keeps rounding from losing a voxel; never more voxels than were asked for.
+    elif protocol.full_shape is not None:
+        return spacing_mm, protocol.full_shape, scale
+    # The small number keeps rounding from losing a voxel; never more voxels than asked for.
     i, j, k = (int(n) for n in np.floor(extent_mm * scale / spacing_mm + 1e-6))
     return spacing_mm, (i, j, k), scale
 
 
 def _place_grid(
-    protocol: _Protocol, spacing_mm: np.ndarray, shape: tuple, rng: np.random.Generator
-) -> np.ndarray:
-    """The affine of a grid whose middle is within some mm of the scanner's isocentre."""
+    protocol: _Protocol,
+    spacing_mm: Floats,
+    shape: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> npt.NDArray[np.float64]:
+    """The affine (4, 4) of a grid whose middle is within 20 mm of the isocentre on each axis."""
     affine = np.diag([*(spacing_mm * protocol.direction), 1.0])
     affine[:3, 3] = rng.uniform(-20, 20, 3) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
 
 
 def _pose_terms(
-    protocol: _Protocol, affine: np.ndarray, shape: tuple, scale: float, rng: np.random.Generator
-) -> list[list[np.ndarray]]:
+    protocol: _Protocol,
+    affine: Floats,
+    shape: tuple[int, int, int],
+    scale: float,
+    rng: np.random.Generator,
+) -> Terms:
     """The subject's coordinates in mm as sums of one-dimensional terms.
 
     The subject lies tilted, off the middle, and a little bent: a slow wave along every axis
@@ -166,6 +216,7 @@ def _pose_terms(
     Returns:
         terms[c][a], float32 (shape[a],): what voxel axis a adds to coordinate c.
     """
+    wave_height_mm, wavelength_mm = 2.0, 150
     angles = np.radians(rng.uniform(-1, 1, 3) * protocol.tilt_degrees)
     rotation = np.eye(3)
     for axis, angle in enumerate(angles):
@@ -175,98 +226,18 @@ def _pose_terms(
         turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
         rotation = turn @ rotation
     stretch = rng.uniform(0.97, 1.03, 3)
-    shift = rng.uniform(-2, 2, 3)
-    waves = rng.uniform(-1, 1, (3, 3)) * 2.0
+    shift_mm = rng.uniform(-2, 2, 3)
+    waves_mm = rng.uniform(-1, 1, (3, 3)) * wave_height_mm
     phases = rng.uniform(0, 2 * np.pi, (3, 3))
-    terms: list[list[np.ndarray]] = []
+    terms: Terms = []
     for c in range(3):
         row = []
         for a in range(3):
             mm = affine[a, a] * (np.arange(shape[a]) - (shape[a] - 1) / 2) / scale
-            term = rotation[c, a] * mm / stretch[c] + (shift[c] if a == c else 0)
+            term = rotation[c, a] * mm / stretch[c] + (shift_mm[c] if a == c else 0)
             if a != c:
-                term = term + waves[c, a] * np.sin(mm * (2 * np.pi / 150) + phases[c, a])
+                wave = np.sin(mm * (2 * np.pi / wavelength_mm) + phases[c, a])
+                term = term + waves_mm[c, a] * wave
             row.append(term.astype(np.float32))
         terms.append(row)
     return terms
-
-
-def _paint(
-    layers: list[Layer], terms: list[list[np.ndarray]], voxel_mm: float, is_ct: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paints the layers on one slab: intensities float32 and labels uint8, (i, j, k)."""
-    x, y, z = (t[0][:, None, None] + t[1][:, None] + t[2] for t in terms)
-    image = np.full(x.shape, -1000 if is_ct else 0, np.float32)
-    labels = np.zeros(x.shape, np.uint8)
-    for layer in layers:
-        box = _find_box(layer.shape, terms, voxel_mm)
-        if box is None:
-            continue
-        part = x[box], y[box], z[box]
-        share = np.clip(0.5 - layer.shape.distance(*part) / np.float32(voxel_mm), 0, 1)
-        value = layer.value(*part) if callable(layer.value) else np.float32(layer.value)
-        image[box] += share * (value - image[box])
-        labels[box][share > 0.5] = layer.label
-    return image, labels
-
-
-def _find_box(
-    shape: Shape, terms: list[list[np.ndarray]], voxel_mm: float
-) -> tuple[slice, slice, slice] | None:
-    """The part of a slab that a shape may reach; None if it reaches none."""
-    # Each coordinate runs nearly along its own voxel axis; the others' terms widen the box.
-    box = []
-    for c in range(3):
-        others = [terms[c][a] for a in range(3) if a != c]
-        low = shape.low[c] - voxel_mm - sum(float(t.max()) for t in others)
-        high = shape.high[c] + voxel_mm - sum(float(t.min()) for t in others)
-        inside = np.flatnonzero((terms[c][c] >= low) & (terms[c][c] <= high))
-        if inside.size == 0:
-            return None
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    return box[0], box[1], box[2]
-
-
-Acquisition = Callable[
-    [np.ndarray, np.ndarray, slice, np.random.Generator], tuple[np.ndarray, np.ndarray]
-]
-
-
-def _acquire_mr(shape: tuple[int, int, int], rng: np.random.Generator) -> Acquisition:
-    """A magnitude scan: coil sensitivity, Rician noise, and air set to 0 as scanners do it."""
-    sigma = rng.uniform(38, 48)
-    i, j, k = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
-    slope, bend = rng.normal(size=3), rng.normal(size=3)
-    slope *= rng.uniform(0.15, 0.2) / np.abs(slope).sum()
-    bend *= 0.1 / np.abs(bend).sum()
-
-    def acquire(
-        painted: np.ndarray, labels: np.ndarray, slab: slice, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        a, b, c = i[:, None, None], j[:, None], k[slab]
-        bias = sum(s * p for s, p in zip(slope, (a, b, c), strict=True)) + sum(
-            s * p * p for s, p in zip(bend, (a, b, c), strict=True)
-        )
-        real = painted * (1 + bias).astype(np.float32)
-        real += sigma * rng.standard_normal(real.shape, dtype=np.float32)
-        magnitude = np.hypot(real, sigma * rng.standard_normal(real.shape, dtype=np.float32))
-        magnitude[magnitude < 2.2 * sigma] = 0
-        return np.rint(magnitude), labels
-
-    return acquire
-
-
-def _acquire_ct(
-    painted: np.ndarray, labels: np.ndarray, slab: slice, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A CT slab: blurred by the scanner, noise of 20 HU, nothing outside the scan's cylinder."""
-    blur_voxels = (0.6, 0.6, 0)
-    noise = rng.standard_normal(painted.shape, dtype=np.float32)
-    noise = ndimage.gaussian_filter(noise, blur_voxels)
-    scanned = ndimage.gaussian_filter(painted, blur_voxels)
-    scanned += noise * np.float32(20 / noise.std())
-    i, j = (np.linspace(-1, 1, n)[:, None] for n in painted.shape[:2])
-    outside = np.hypot(i, j.T) > 1
-    scanned[outside] = -1024
-    labels[outside] = 0
-    return np.rint(np.clip(scanned, -1024, 3071)), labels
