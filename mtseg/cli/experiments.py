@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="budget for all experiments and their evaluations, in place of "
         "--minibatches-per-task: speeds are measured first",
     )
-    add_training_flags(parser, strategies=("default", "mirrored"))
+    add_training_flags(parser, without_strategies=("multiworker",))
     return parser
 
 

@@ -1,4 +1,7 @@
-"""Flags of a training run, which mtseg-train and mtseg-experiments share, and what they mean."""
+"""The flags of a training run, which mtseg-train and mtseg-experiments share.
+
+They are made from the fields of `TrainConfig`: type, choices, default and help stand there alone.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,21 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from mtseg.training.config import (
-    AUGMENTATIONS,
-    BACKGROUNDS,
-    CLASS_PRIORS,
-    INPUTS,
-    OPTIMIZERS,
-    PRECISIONS,
-    SCHEDULES,
-    STRATEGIES,
-    TrainConfig,
-    configure,
-)
+from mtseg.training.config import Setting, TrainConfig, configure, settings
 from mtseg.training.presets import DEMO_PHANTOMS, PRESETS
+
+_WITH_OWN_FLAG = ("tasks", "data_dir", "preset")
+"""Settings whose flags are written out below."""
 
 
 def add_training_flags(
-    parser: argparse.ArgumentParser, strategies: Sequence[str] = STRATEGIES
+    parser: argparse.ArgumentParser, without_strategies: Sequence[str] = ()
 ) -> None:
-    """Adds the flags that decide a training run.
+    """Adds the flags that determine a training run.
 
     Args:
         parser: of the command.
-        strategies: names that `--strategy` may have.
+        without_strategies: values of `--strategy` that the command does not support.
     """
     parser.add_argument(
         "--tasks",
@@ -39,77 +34,55 @@ def add_training_flags(
         "--preset",
         choices=sorted(PRESETS),
         default="paper",
-        help="paper: the paper's run, days; fast: a quarter of an hour a task; demo: minutes, "
-        "small phantoms (%(default)s)",
+        help="named settings: paper (the paper's run, days on a processor), fast (15 minutes per "
+        "task), demo (minutes, small phantoms) (%(default)s)",
     )
     parser.add_argument(
-        "--data-dir", help="prepared records; without it, phantoms are prepared where needed"
+        "--data-dir", help="folder of prepared records; without it, phantoms are made as needed"
     )
-    parser.add_argument("--minibatches-per-task", type=int, help="length of the run (25000)")
-    parser.add_argument("--global-batch-size", type=int, help="samples in a mini-batch (210)")
-    parser.add_argument("--learning-rate", type=float, help="the optimiser's (0.001)")
-    parser.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate (constant)")
-    parser.add_argument("--warmup-minibatches", type=int, help="linear rise of the rate (0)")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="of the weights (adam)")
-    parser.add_argument("--adam-beta-2", type=float, help="second moment's decay (0.999)")
-    parser.add_argument("--dropout-rate", type=float, help="on the 192-node layers (0.5)")
-    parser.add_argument("--batch-norm-momentum", type=float, help="of moving statistics (0.99)")
+    for name, setting in settings().items():
+        if name not in _WITH_OWN_FLAG:
+            _add_flag(parser, name, setting, without_strategies)
+
+
+def _add_flag(
+    parser: argparse.ArgumentParser, name: str, setting: Setting, without: Sequence[str]
+) -> None:
+    """Adds the flag of one setting. No flag has a default of its own: None keeps the preset's."""
+    flag = "--" + name.removeprefix("is_").replace("_", "-")
+    text = setting.description.split(". ")[0].rstrip(".").replace("%", "%%")
+    if setting.kind is bool:
+        parser.add_argument(flag, dest=name, action="store_true", default=None, help=text)
+        return
+    others = {preset: changes[name] for preset, changes in PRESETS.items() if name in changes}
+    values = [f"{preset}: {_show(value)}" for preset, value in sorted(others.items())]
+    shown = "; ".join([_show(setting.default), *values])
+    choices = [choice for choice in setting.choices if choice not in without]
+    if name == "precision":
+        choices = ["auto", *choices]
     parser.add_argument(
-        "--class-priors", choices=CLASS_PRIORS, help="that the scores assume (drawn)"
+        flag,
+        dest=name,
+        type=setting.kind,
+        choices=choices or None,
+        metavar=None if choices else {int: "N", float: "X", str: "NAMES"}[setting.kind],
+        help=f"{text} ({shown})",
     )
-    parser.add_argument(
-        "--backgrounds",
-        choices=BACKGROUNDS,
-        help="one score for all tasks', or each its own (shared)",
-    )
-    parser.add_argument(
-        "--input",
-        choices=INPUTS,
-        help="prepared patches, or any voxel of whole scans in memory (patches)",
-    )
-    parser.add_argument(
-        "--augment", help=f"comma list of {', '.join(AUGMENTATIONS)} (none, as in the paper)"
-    )
-    parser.add_argument(
-        "--evaluate-every", type=int, help="mini-batches per task between evaluations (1000)"
-    )
-    parser.add_argument("--checkpoint-every", type=int, help="mini-batches between them (500)")
-    parser.add_argument("--keep", type=int, help="checkpoints kept (2)")
-    parser.add_argument(
-        "--precision", choices=("auto", *PRECISIONS), help="of the convolutions (float32)"
-    )
-    parser.add_argument(
-        "--strategy",
-        choices=strategies,
-        help="mirrored: all devices of this machine; multiworker: those of several (default)"
-        if "multiworker" in strategies
-        else "mirrored: all devices of this machine (default)",
-    )
-    parser.add_argument(
-        "--steps-per-call", type=int, help="mini-batches that TensorFlow computes at once (1)"
-    )
-    parser.add_argument(
-        "--deterministic",
-        dest="is_deterministic",
-        action="store_true",
-        default=None,
-        help="the same run again has the same weights to the bit",
-    )
-    parser.add_argument(
-        "--num-threads", type=int, help="threads of an operation (TensorFlow chooses)"
-    )
-    parser.add_argument("--seed", type=int, help="of weights, dropout and sample order (0)")
+
+
+def _show(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
 def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     """The configuration that the flags of `add_training_flags` ask for.
 
     Args:
-        arguments: names and values; those of `add_training_flags` alone.
+        arguments: names and values of these flags alone.
 
     Returns:
-        The configuration, and whether phantoms may be prepared: only where no folder of records was
-        named.
+        The configuration, and whether phantoms may be prepared, which is so if `--data-dir` was
+        not given.
 
     Raises:
         InputError: if a value cannot be used.
@@ -124,7 +97,7 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
 
 
 def announce_kind(config: TrainConfig) -> None:
-    """Says which scans are synthetic, and what the paper's preset means."""
+    """Prints which scans are synthetic, and how long the paper's preset takes."""
     phantoms = [spec for spec in config.tasks.split(",") if spec.endswith(":phantom")]
     if phantoms:
         print(f"Synthetic scans (phantoms) are used for {', '.join(phantoms)}.")
@@ -138,7 +111,7 @@ def announce_kind(config: TrainConfig) -> None:
 
 
 def prepare_phantoms(config: TrainConfig) -> None:
-    """Phantoms need no download, so a run without --data-dir makes those that are missing."""
+    """Makes the phantoms that a run without --data-dir needs and does not find."""
     from mtseg.records.reading import prepared_dir
     from mtseg.records.writing import prepare
     from mtseg.tasks.label_space import parse_tasks

@@ -1,90 +1,101 @@
-"""The configuration of a training run: flags come in, a validated record leaves.
+"""The configuration of a training run, with the paper's settings as defaults.
 
-The defaults are the paper's settings (Moeskops et al., MICCAI 2016, section 3.2); where the
-paper is silent they are this project's, and the attribute's description says so.
+Every setting stands here once: its name, type, default and meaning. The command line takes its
+flags and their help from here (`mtseg.cli.training_flags`), and a run's folder keeps the
+configuration as JSON.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.2. Where the paper is silent the default is this
+project's, and the description says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import json
 import math
 import os
+import re
 import typing
-from typing import Any
+from typing import Any, Literal
 
 from mtseg.errors import InputError
 from mtseg.system.hardware import fastest_precision
 from mtseg.training.presets import PRESETS
 
-STRATEGIES = ("default", "mirrored", "multiworker")
-
-
-INPUTS = ("patches", "volumes")
-
+Strategy = Literal["default", "mirrored", "multiworker"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16", "float64"]
 
 AUGMENTATIONS = ("flip", "intensity")
-
-
-SCHEDULES = ("constant", "cosine")
-
-
-CLASS_PRIORS = ("drawn", "natural")
-
-
-BACKGROUNDS = ("shared", "by-task")
-
-
-OPTIMIZERS = ("adam", "muon")
-
-
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
-
+"""Names that `TrainConfig.augment` may list."""
 
 _MAY_CHANGE = ("checkpoint_every", "evaluate_every", "keep", "strategy", "steps_per_call")
-"""What may differ when a run is gone on with: it does not decide what is computed."""
+"""Settings that may differ when a run is resumed: they do not change what is computed."""
+
+_ABOVE_ZERO = (
+    "minibatches_per_task",
+    "global_batch_size",
+    "learning_rate",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep",
+    "steps_per_call",
+)
+_NOT_NEGATIVE = ("warmup_minibatches", "seed", "num_threads")
+_BELOW_ONE = ("dropout_rate", "batch_norm_momentum", "adam_beta_2")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run computes.
+    """Everything that determines what a training run computes.
+
+    The first sentence of each description is also the help of the flag.
 
     Args:
         tasks: the `--tasks` text, such as `"brain:miccai2012,breast,cta"`.
         data_dir: folder of prepared records.
-        minibatches_per_task: the run has this many mini-batches times the number of tasks.
-        global_batch_size: samples in a mini-batch over all replicas.
-        learning_rate: the optimiser's, or the schedule's highest (the paper is silent).
-        schedule: `constant`, or `cosine` to zero over the run (the paper is silent).
-        warmup_minibatches: mini-batches of linear rise to `learning_rate` (the paper has none).
-        optimizer: `adam`, as in the paper, or `muon`: the weights of convolutions and fully
-            connected layers move in orthogonal directions (see `mtseg.training.optimizers`).
-        adam_beta_2: decay of Adam's second moment (Keras's default).
-        dropout_rate: on both 192-node layers (the paper gives no rate).
-        batch_norm_momentum: of the moving statistics (Keras's default; short runs want less).
-        class_priors: `drawn`, as in the paper, or `natural`: scores are shifted from how often
-            classes are drawn to how often they occur (see `mtseg.batches.logit_adjustment`).
-        backgrounds: `shared`, as in the paper: one score for the background of all tasks; or
-            `by-task`: one for each task, summed after the softmax, so that the network also learns
-            whose background a voxel is, and natural priors are exact for each.
-        input: `patches`, the prepared patch records, or `volumes`: whole prepared scans in memory,
-            of which every voxel may be drawn, as the paper does.
-        augment: comma list of `flip` (left and right, where the task's anatomy allows it) and
-            `intensity` (a factor for each sample); the paper has none.
+        minibatches_per_task: length of the run in mini-batches per task.
+        global_batch_size: samples in a mini-batch, over all devices.
+        learning_rate: learning rate, or the highest of the schedule. The paper gives none.
+        schedule: learning-rate schedule: constant, or cosine to zero. The paper gives none.
+        warmup_minibatches: mini-batches in which the learning rate rises from zero. The paper has
+            none.
+        optimizer: optimiser: adam, as in the paper, or muon. Muon moves the weights of
+            convolutions and fully connected layers in orthogonal directions (see
+            `mtseg.training.optimizers`).
+        adam_beta_2: decay of Adam's second moment. The default is Keras's.
+        dropout_rate: dropout on both layers of 192 nodes. The paper gives no rate.
+        batch_norm_momentum: momentum of the moving statistics. The default is Keras's.
+        class_priors: class frequencies that the probabilities assume: drawn, as in the paper, or
+            natural. With `natural`, logits are adjusted from how often classes are drawn to how
+            often they occur (see `mtseg.batches.logit_adjustment`).
+        backgrounds: one background output shared by all tasks, as in the paper, or one by-task.
+            By task, the outputs are summed after the softmax. The network then also learns whose
+            background a voxel is, and natural class priors are exact for each task.
+        input: draw from prepared patches, or from all voxels of whole volumes in memory. The
+            paper draws from all voxels.
+        augment: comma list of flip and intensity; empty for none, as in the paper. `flip`
+            exchanges left and right if the task's anatomy allows it, `intensity` multiplies each
+            sample by a factor.
         evaluate_every: mini-batches per task between evaluations on the test scans.
-        checkpoint_every: mini-batches between checkpoints, in all.
-        keep: number of checkpoints kept.
-        precision: `float32`; `mixed_bfloat16` or `mixed_float16`: convolutions in that type with
-            float32 weights, which is faster where the hardware has such instructions, and for the
-            latter a scaled loss; or `float64`, to compare runs (the paper is silent).
-        strategy: `default` (one device), `mirrored` (all local devices) or `multiworker` (those of
+        checkpoint_every: mini-batches between checkpoints.
+        keep: number of checkpoints to keep.
+        precision: type of the convolutions: float32, mixed_bfloat16, mixed_float16 or float64.
+            Weights stay float32. The 16-bit types are faster on hardware with such instructions;
+            `mixed_float16` also scales the loss; `float64` is for comparing runs. The paper gives
+            none.
+        strategy: devices: default (one), mirrored (all of this machine) or multiworker (those of
             several machines).
-        steps_per_call: mini-batches that TensorFlow computes before Python is asked again.
-        is_deterministic: whether the same run again has the same weights to the bit, for which the
-            number of threads is fixed too.
-        num_threads: threads of an operation; 0 is TensorFlow's choice.
-        seed: decides initial weights, dropout and the order of samples.
-        preset: the named configuration this one started from.
+        steps_per_call: mini-batches that TensorFlow computes per call from Python.
+        is_deterministic: make the same run give the same weights, bit for bit. This also fixes
+            the number of threads.
+        num_threads: threads of an operation; 0 lets TensorFlow choose.
+        seed: seed of initial weights, dropout and the order of samples.
+        preset: the preset that this configuration started from.
+
+    Raises:
+        InputError: if a setting has a wrong type or value; the message names it.
     """
 
     tasks: str
@@ -92,21 +103,21 @@ class TrainConfig:
     minibatches_per_task: int = 25_000
     global_batch_size: int = 210
     learning_rate: float = 1e-3
-    schedule: str = "constant"
+    schedule: Literal["constant", "cosine"] = "constant"
     warmup_minibatches: int = 0
-    optimizer: str = "adam"
+    optimizer: Literal["adam", "muon"] = "adam"
     adam_beta_2: float = 0.999
     dropout_rate: float = 0.5
     batch_norm_momentum: float = 0.99
-    class_priors: str = "drawn"
-    backgrounds: str = "shared"
-    input: str = "patches"
+    class_priors: Literal["drawn", "natural"] = "drawn"
+    backgrounds: Literal["shared", "by-task"] = "shared"
+    input: Literal["patches", "volumes"] = "patches"
     augment: str = ""
     evaluate_every: int = 1_000
     checkpoint_every: int = 500
     keep: int = 2
-    precision: str = "float32"
-    strategy: str = "default"
+    precision: Precision = "float32"
+    strategy: Strategy = "default"
     steps_per_call: int = 1
     is_deterministic: bool = False
     num_threads: int = 0
@@ -114,32 +125,27 @@ class TrainConfig:
     preset: str = "paper"
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), typing.get_type_hints(type(self))[field.name]
-            if kind is float and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, float(value))
-            elif type(value) is not kind:
-                raise InputError(f"{field.name}: {value!r} is not of type {kind.__name__}.")
-        for name in _POSITIVE:
+        for name, setting in settings().items():
+            value = getattr(self, name)
+            if setting.kind is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
+            elif type(value) is not setting.kind:
+                raise InputError(f"{name}: {value!r} is not of type {setting.kind.__name__}.")
+            if setting.choices:
+                _check_choice(name, value, setting.choices)
+        for name in _ABOVE_ZERO:
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: must be above 0, not {getattr(self, name)}.")
-        for name in ("warmup_minibatches", "seed", "num_threads"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: must not be negative, not {getattr(self, name)}.")
-        for name in ("dropout_rate", "batch_norm_momentum", "adam_beta_2"):
+        for name in _BELOW_ONE:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: must be in [0, 1), not {getattr(self, name)}.")
         if not math.isfinite(self.learning_rate):
             raise InputError(f"learning_rate: must be finite, not {self.learning_rate}.")
-        _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _check_choice("class_priors", self.class_priors, CLASS_PRIORS)
-        _check_choice("backgrounds", self.backgrounds, BACKGROUNDS)
-        _check_choice("input", self.input, INPUTS)
         for name in self.augmentations:
             _check_choice("augment", name, AUGMENTATIONS)
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("strategy", self.strategy, STRATEGIES)
         _check_choice("preset", self.preset, tuple(PRESETS))
 
     @property
@@ -153,48 +159,82 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
-        """The configuration that `to_json` wrote.
+        """Reads what `to_json` wrote.
 
         Raises:
-            InputError: if the text is not JSON, or has other fields than this version knows.
+            InputError: if the text is not JSON, or has other settings than this version knows.
         """
         try:
-            fields = json.loads(text)
-            return cls(**fields)
+            return cls(**json.loads(text))
         except (json.JSONDecodeError, TypeError) as error:
             raise InputError(f"not a configuration of this version of mtseg: {error}.") from error
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """What would make it another run, one `field: here / there` each."""
+        """The settings that make `other` a different run, as `name: here / there`."""
         here, there = dataclasses.asdict(self), dataclasses.asdict(other)
-        fields = [name for name in here if name not in _MAY_CHANGE]
-        return [f"{k}: {here[k]} / {there[k]}" for k in fields if here[k] != there[k]]
+        names = [name for name in here if name not in _MAY_CHANGE]
+        return [f"{k}: {here[k]} / {there[k]}" for k in names if here[k] != there[k]]
 
 
-_POSITIVE = (
-    "minibatches_per_task",
-    "global_batch_size",
-    "learning_rate",
-    "evaluate_every",
-    "checkpoint_every",
-    "keep",
-    "steps_per_call",
-)
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of one field of `TrainConfig`.
+
+    Attributes:
+        kind: its type: str, int, float or bool.
+        choices: the values that it may have; empty if there is no list.
+        default: its default; `dataclasses.MISSING` if it has none.
+        description: its text in the docstring.
+    """
+
+    kind: type
+    choices: tuple[str, ...]
+    default: Any
+    description: str
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}.")
+@functools.cache
+def settings() -> dict[str, Setting]:
+    """Every field of `TrainConfig` by name, in their order."""
+    hints = typing.get_type_hints(TrainConfig)
+    text = inspect.getdoc(TrainConfig) or ""
+    described = dict(re.findall(r"^    (\w+): ((?:.|\n(?=        ))+)", text, re.MULTILINE))
+    found = {}
+    for field in dataclasses.fields(TrainConfig):
+        choices = typing.get_args(hints[field.name])
+        found[field.name] = Setting(
+            kind=str if choices else hints[field.name],
+            choices=choices,
+            default=field.default,
+            description=" ".join(described.get(field.name, "").split()),
+        )
+    return found
 
 
 def configure(preset: str, tasks: str, data_dir: str, **changes: Any) -> TrainConfig:
-    """The configuration of a preset with some settings changed; a change of None is none."""
+    """The configuration of a preset with some settings changed.
+
+    Args:
+        preset: a name in `PRESETS`.
+        tasks: as for `TrainConfig`.
+        data_dir: as for `TrainConfig`.
+        **changes: values of other settings; None keeps the preset's value. `precision` may be
+            `auto`: the fastest of this machine.
+
+    Raises:
+        InputError: as `TrainConfig` does.
+    """
     _check_choice("preset", preset, tuple(PRESETS))
     given = {name: value for name, value in changes.items() if value is not None}
     fields = {"tasks": tasks, "data_dir": data_dir, "preset": preset, **PRESETS[preset], **given}
     if fields.get("precision") == "auto":
         fields["precision"] = fastest_precision()
     if fields.get("is_deterministic") and not fields.get("num_threads"):
-        # Sums depend on how many threads divide them.
+        # Sums depend on how many threads share them.
         fields["num_threads"] = len(os.sched_getaffinity(0))
     return TrainConfig(**fields)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}.")

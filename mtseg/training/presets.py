@@ -1,51 +1,49 @@
-"""The configuration of a training run: flags come in, a validated record leaves.
+"""Presets: named settings for `mtseg-train --preset`, as changes to the paper's.
 
-The defaults are the paper's settings (Moeskops et al., MICCAI 2016, section 3.2); where the
-paper is silent they are this project's, and the attribute's description says so.
+Look here for what `demo` and `fast` do differently. `TrainConfig` has the defaults, which are the
+paper's, and says what each setting means; docs/training.md says what each change brings.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+_SHORT_RUN: dict[str, Any] = {
+    # The rate rises, then falls to zero: with balanced sampling, Dice varies widely until it falls.
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "warmup_minibatches": 30,
+    "adam_beta_2": 0.98,
+    # A short run needs moving statistics that follow quickly.
+    "batch_norm_momentum": 0.9,
+    # After a short run the network still finds too much of rare classes.
+    "class_priors": "natural",
+    "precision": "auto",
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    # The paper's settings: TrainConfig's own defaults.
+    # The defaults of TrainConfig.
     "paper": {},
-    # Minutes instead of days on a processor: small mini-batches, a learning rate that rises,
-    # then falls to zero, less dropout and quick moving statistics. So short a training leaves the
-    # network finding too much of what is rare, hence the natural priors. For small phantoms.
+    # Minutes on a processor, for small phantoms.
     "demo": {
+        **_SHORT_RUN,
         "minibatches_per_task": 190,
         "global_batch_size": 24,
-        "learning_rate": 3e-3,
-        "schedule": "cosine",
-        "warmup_minibatches": 30,
-        "adam_beta_2": 0.98,
         "dropout_rate": 0.2,
-        "batch_norm_momentum": 0.9,
-        "class_priors": "natural",
         "evaluate_every": 190,
         "checkpoint_every": 95,
-        "precision": "auto",
     },
-    # The same recipe for real scans: a quarter of an hour a task on a processor with bfloat16. What
-    # each choice brings is in docs/training.md.
+    # 15 minutes per task on a processor with bfloat16 instructions, for real scans. Small
+    # mini-batches give more updates for the same operations.
     "fast": {
+        **_SHORT_RUN,
         "minibatches_per_task": 2_000,
         "global_batch_size": 35,
-        "learning_rate": 3e-3,
-        "schedule": "cosine",
-        "warmup_minibatches": 30,
-        "adam_beta_2": 0.98,
-        "batch_norm_momentum": 0.9,
-        "class_priors": "natural",
         "evaluate_every": 500,
         "checkpoint_every": 100,
-        "precision": "auto",
     },
 }
-"""Named configurations: what each changes of `TrainConfig`'s defaults."""
-
+"""Name of a preset -> the settings that differ from the defaults of `TrainConfig`."""
 
 DEMO_PHANTOMS = {"size": 64, "num_train": 8, "num_test": 2, "patches_per_class": 250}
-"""How the `demo` preset prepares its phantoms (see `mtseg.records.schema.RecordConfig`)."""
+"""How the preset `demo` prepares its phantoms (see `mtseg.records.schema.RecordConfig`)."""

@@ -1,0 +1,63 @@
+"""The flags of a training run are the settings of its configuration."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from mtseg.cli.training_flags import add_training_flags, read_training_flags
+from mtseg.training.config import TrainConfig, settings
+from mtseg.training.presets import PRESETS
+
+OTHER_VALUES = {int: "7", float: "0.125", str: "flip"}
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(prog="train")
+    add_training_flags(parser)
+    return parser
+
+
+def flag_of(name):
+    return "--" + name.removeprefix("is_").replace("_", "-")
+
+
+def test_every_setting_has_one_flag():
+    flags = [option for action in make_parser()._actions for option in action.option_strings]
+    for field in dataclasses.fields(TrainConfig):
+        assert flags.count(flag_of(field.name)) == 1
+    assert len(flags) == len(dataclasses.fields(TrainConfig)) + len(["-h", "--help"])
+
+
+@pytest.mark.parametrize("name", sorted(set(settings()) - {"tasks", "data_dir", "preset"}))
+def test_a_flag_sets_its_setting_and_its_help_shows_the_default(name):
+    setting = settings()[name]
+    default = TrainConfig("brain", "data")
+    if setting.kind is bool:
+        value, given = True, [flag_of(name)]
+    else:
+        text = setting.choices[-1] if setting.choices else OTHER_VALUES[setting.kind]
+        value, given = setting.kind(text), [flag_of(name), text]
+    assert getattr(default, name) != value
+    config, _ = read_training_flags(vars(make_parser().parse_args(given)))
+    assert getattr(config, name) == value
+    untouched, _ = read_training_flags(vars(make_parser().parse_args([])))
+    assert getattr(untouched, name) == getattr(default, name)
+    (action,) = [a for a in make_parser()._actions if flag_of(name) in a.option_strings]
+    assert action.help.split(" (")[0].rstrip(")") in setting.description
+    if setting.kind in (int, float):
+        assert f"{getattr(default, name):g}" in action.help
+
+
+def test_the_help_shows_what_a_preset_changes():
+    help_text = " ".join(make_parser().format_help().split())
+    assert "(25000; demo: 190; fast: 2000)" in help_text
+    assert PRESETS["demo"]["minibatches_per_task"] == 190
+
+
+def test_a_strategy_that_a_command_does_not_support_is_refused(capsys):
+    parser = argparse.ArgumentParser()
+    add_training_flags(parser, without_strategies=("multiworker",))
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--strategy", "multiworker"])
+    assert "invalid choice: 'multiworker'" in capsys.readouterr().err
