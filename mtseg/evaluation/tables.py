@@ -1,4 +1,4 @@
-"""Tables of an evaluation for people: figures come in, lines of text leave."""
+"""Tables of an evaluation, as `mtseg-train` and `mtseg-evaluate` print them."""
 
 from __future__ import annotations
 
@@ -6,67 +6,67 @@ import numpy as np
 
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.statistics import bootstrap_interval
+from mtseg.system.text_table import format_table
 
 
 def known_values(evaluation: Evaluation, task: str, class_name: str, metric: str) -> list[float]:
-    """The figures of one metric and class over the scans in which it is defined."""
+    """The figures of one metric and class, for the scans in which it is defined."""
     values = evaluation.values(task, class_name, metric).values()
     return [value for value in values if value is not None]
 
 
 def dice_table(evaluation: Evaluation) -> str:
-    """Dice per class over the test scans, and how it was decided."""
-    lines = [f"{'task':<10}{'class':<24}{'Dice':>6}{'min':>7}{'max':>7}{'scans':>7}  decision"]
+    """Dice of each class over the test scans, and the decision rule of the class."""
+    rows = []
     for task, class_name in evaluation.classes:
         values = known_values(evaluation, task, class_name, "dice")
-        shown = (
-            f"{np.mean(values):>6.3f}{min(values):>7.3f}{max(values):>7.3f}"
-            if values
-            else f"{'absent':>6}{'':>14}"
-        )
-        lines.append(
-            f"{task:<10}{class_name:<24}{shown}{len(values):>7}  {decision(evaluation, class_name)}"
-        )
-    return "\n".join(lines)
+        figures = (np.mean(values), min(values), max(values)) if values else ()
+        shown = [f"{figure:.3f}" for figure in figures] or ["absent", "", ""]
+        rule = describe_decision(evaluation, class_name)
+        rows.append([task, class_name, *shown, str(len(values)), rule])
+    header = ("task", "class", "Dice", "min", "max", "scans", "decision")
+    return format_table(header, rows, left=("task", "class", "decision"))
 
 
-def decision(evaluation: Evaluation, class_name: str) -> str:
-    """How a class is decided, in words."""
+def describe_decision(evaluation: Evaluation, class_name: str) -> str:
+    """How a class is decided: `argmax`, or its operating point such as `p >= 0.58`."""
     threshold = evaluation.operating_points.get(class_name)
-    return "highest activation" if threshold is None else f"p >= {threshold:.2f}"
+    return "argmax" if threshold is None else f"p >= {threshold:.2f}"
 
 
 def complete_table(evaluation: Evaluation) -> str:
-    """What a complete evaluation adds: intervals, surfaces, volumes; and confusion of tasks."""
-    lines = [
-        f"{'class':<24}{'Dice, 95 % interval':>24}{'median':>8}{'precision':>10}{'recall':>8}"
-        f"{'HD95 mm':>9}"
-        f"{'surface':>9}{'ml':>9}{'ml, ref.':>10}"
-    ]
+    """What a complete evaluation adds: intervals, surfaces, volumes, and the cross-task error."""
+    columns = (
+        ("median", "dice", 3),
+        ("precision", "precision", 3),
+        ("recall", "recall", 3),
+        ("HD95 mm", "hd95_mm", 2),
+        ("surface", "surface_dice", 3),
+        ("ml", "volume_predicted_ml", 1),
+        ("ml, ref.", "volume_reference_ml", 1),
+    )
+    rows = []
     for task, class_name in evaluation.classes:
         dice = known_values(evaluation, task, class_name, "dice")
         interval = bootstrap_interval(dice)
-        shown = "" if not dice else f"{np.mean(dice):.3f}"
+        shown = f"{np.mean(dice):.3f}" if dice else "absent"
         if interval is not None:
             shown += " ({:.3f} to {:.3f})".format(*interval)
-        lines.append(
-            f"{class_name:<24}{shown or 'absent':>24}"
-            + f"{format_median(evaluation, task, class_name, 'dice', 3):>8}"
-            + f"{format_median(evaluation, task, class_name, 'precision', 3):>10}"
-            + f"{format_median(evaluation, task, class_name, 'recall', 3):>8}"
-            + f"{format_median(evaluation, task, class_name, 'hd95_mm', 2):>9}"
-            + f"{format_median(evaluation, task, class_name, 'surface_dice', 3):>9}"
-            + f"{format_median(evaluation, task, class_name, 'volume_predicted_ml', 1):>9}"
-            + f"{format_median(evaluation, task, class_name, 'volume_reference_ml', 1):>10}"
-        )
-    lines.append("Dice is the mean over scans with its interval, all else the median.")
+        medians = [
+            format_median(evaluation, task, class_name, metric, digits)
+            for _, metric, digits in columns
+        ]
+        rows.append([task, class_name, shown, *medians])
+    header = ("task", "class", "Dice, 95 % interval", *(title for title, _, _ in columns))
+    lines = [format_table(header, rows, left=("task", "class"))]
+    lines.append("Dice is the mean over scans with its interval; the other figures are medians.")
     for task in dict.fromkeys(task for task, _ in evaluation.classes):
         shares = known_values(evaluation, task, "all", "alien_share")
         if not shares:
             continue
         lines.append(
-            f"{task}: a median of {100 * np.median(shares):.4f} % of a scan's voxels has a class "
-            f"of another task (at most {100 * max(shares):.4f} %)."
+            f"{task}: cross-task error {100 * np.median(shares):.4f} % of the voxels in the median "
+            f"scan, at most {100 * max(shares):.4f} %."
         )
     return "\n".join(lines)
 
@@ -74,10 +74,10 @@ def complete_table(evaluation: Evaluation) -> str:
 def format_median(
     evaluation: Evaluation, task: str, class_name: str, metric: str, digits: int
 ) -> str:
-    """The median of a figure over the scans that have the class.
+    """The median of a figure over the scans that have the class; `–` if there is none.
 
-    Where it is not defined for all of them, as the distance to a class that was not found, it is
-    said for how many it is.
+    If the figure is undefined for some of these scans, as the distance to a class that was not
+    found is, the text says for how many it is defined: `1.00 (3 of 4)`.
     """
     dice = evaluation.values(task, class_name, "dice")
     of_all = evaluation.values(task, class_name, metric)

@@ -19,6 +19,7 @@ from typing import Any
 from mtseg.evaluation.statistics import CONFIDENCE, MARGIN, compare, mean_over_classes
 from mtseg.experiments.plan import SCHEMA
 from mtseg.experiments.results import Result
+from mtseg.system.text_table import format_table
 
 
 def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
@@ -62,18 +63,24 @@ def _mean(values: dict[str, float | None]) -> float | None:
 
 
 def comparison_table(comparison: dict[str, Any]) -> str:
-    """The comparison for people."""
-    lines = [
-        f"{'task':<9}{'class':<24}{'network':<20}{'alone':>7}{'here':>7}"
-        f"{'difference, 95 % interval':>30}  verdict"
+    """The comparison as a table for the terminal."""
+    rows = [
+        [
+            row["task"],
+            row["class"],
+            row["network"],
+            _figure(row["single"]),
+            _figure(row["multiple"]),
+            format_difference(row),
+            row["verdict"],
+        ]
+        for row in comparison["rows"]
     ]
-    for row in comparison["rows"]:
-        lines.append(
-            f"{row['task']:<9}{row['class']:<24}{row['network']:<20}"
-            f"{_figure(row['single'])}{_figure(row['multiple'])}"
-            f"{format_difference(row):>30}  {row['verdict']}"
-        )
-    return "\n".join(lines)
+    header = (
+        "task", "class", "network", "single-task", "this one", "difference, 95 % interval",
+        "verdict",
+    )  # fmt: skip
+    return format_table(header, rows, left=("task", "class", "network", "verdict"))
 
 
 def format_difference(row: dict[str, Any]) -> str:
@@ -87,4 +94,4 @@ def format_difference(row: dict[str, Any]) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return f"{'–':>7}" if value is None else f"{value:>7.3f}"
+    return "–" if value is None else f"{value:.3f}"

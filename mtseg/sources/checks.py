@@ -19,6 +19,7 @@ from mtseg.scans.preprocessing import AIR_HU, is_ct
 from mtseg.scans.reading import read_voxels, require_finite, whole_labels
 from mtseg.scans.volume import Volume, check_same_grid
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
+from mtseg.system.text_table import format_table
 from mtseg.tasks.task import LabelSource, Task, some
 
 SPACING_MM = (0.05, 20.0)
@@ -200,12 +201,11 @@ def _find_duplicates(readings: Iterable[SubjectReport]) -> Iterator[Issue]:
             )
 
 
-def format_issues(flaws: Iterable[Issue]) -> str:
-    """The flaws as a table for people: errors first."""
-    rows = sorted(flaws, key=lambda flaw: not flaw.is_error)
-    width = max([len("subject"), *(len(flaw.subject) for flaw in rows)])
-    lines = [f"{'':<9}{'kind':<12}{'subject':<{width + 2}}what"]
-    for flaw in rows:
-        severity = "error" if flaw.is_error else "warning"
-        lines.append(f"{severity:<9}{flaw.kind:<12}{flaw.subject:<{width + 2}}{flaw.message}")
-    return "\n".join(lines)
+def format_issues(issues: Iterable[Issue]) -> str:
+    """The issues as a table, errors first."""
+    rows = [
+        ["error" if issue.is_error else "warning", issue.kind, issue.subject, issue.message]
+        for issue in sorted(issues, key=lambda issue: not issue.is_error)
+    ]
+    header = ("", "kind", "subject", "issue")
+    return format_table(header, rows, left=header)

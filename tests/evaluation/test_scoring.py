@@ -184,7 +184,7 @@ def test_csv_leaves_an_undefined_figure_empty():
 
 def test_table_shows_mean_range_and_absence():
     table = dice_table(small_evaluation()).splitlines()
-    assert "0.600  0.500  0.700      2  highest activation" in table[1]
+    assert "0.600  0.500  0.700      2  argmax" in table[1]
     assert "absent" in table[2]
 
 
@@ -197,7 +197,7 @@ def test_a_complete_table_has_intervals_surfaces_and_what_is_missing():
     assert "0.600 (0.500 to 0.700)" in table[1]
     assert "0.850" in table[1]
     assert "absent" in table[2]
-    assert "brain: a median of 0.0000 %" in table[-1]
+    assert "brain: cross-task error 0.0000 % of the voxels in the median scan" in table[-1]
 
 
 def test_the_picture_is_of_the_first_scan_at_its_operating_point():

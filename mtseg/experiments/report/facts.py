@@ -13,7 +13,7 @@ import numpy as np
 
 from mtseg.evaluation.statistics import bootstrap_interval
 from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
-from mtseg.evaluation.tables import decision, format_median, known_values
+from mtseg.evaluation.tables import describe_decision, format_median, known_values
 from mtseg.experiments.plan import read_plan
 from mtseg.experiments.report.figures import label_of
 from mtseg.experiments.report.page import Block, Code, Heading, Paragraph, Table
@@ -77,7 +77,9 @@ def class_blocks(largest: Result) -> list[Block]:
         others = [("dice", 3), ("precision", 3), ("recall", 3), ("hd95_mm", 2)]
         others += [("surface_dice", 3), ("volume_predicted_ml", 1), ("volume_reference_ml", 1)]
         cells = [format_median(evaluation, task, name, *column) for column in others]
-        rows.append([task, name.replace("_", " "), decision(evaluation, name), shown, *cells])
+        rows.append(
+            [task, name.replace("_", " "), describe_decision(evaluation, name), shown, *cells]
+        )
     return [
         Heading("Every figure of the network for all tasks"),
         Table(
