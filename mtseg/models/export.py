@@ -142,14 +142,13 @@ def exporting_to(out: Path) -> Iterator[None]:
     Raises:
         InputError: if it is a file, cannot be written, or another command is exporting to it.
     """
-    try:
-        remedy = "Make room or give another folder."
-        with writing_to(out, remedy, also=(tf.errors.OpError,)):
+    with writing_to(out, "Make room or give another folder.", also=(tf.errors.OpError,)):
+        try:
             out.mkdir(parents=True, exist_ok=True)
-            with lock_folder(out, f"{out}: another command is exporting to here. Wait for it."):
-                yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{out}: is a file. Give a folder for the model.") from error
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{out}: is a file. Give a folder for the model.") from error
+        with lock_folder(out, f"{out}: another command is exporting to here. Wait for it."):
+            yield
 
 
 def versions(out: Path) -> list[int]:

@@ -44,6 +44,13 @@ def test_weights_do_not_go_among_other_files(exported, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("name", ["file", "file/model"])
+def test_a_file_is_no_folder_for_a_model(exported, tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"{name}: is a file. Give a folder for the model."):
+        export_weights(exported[0], tmp_path / name)
+
+
 def test_versions_count_up_and_nothing_else_is_left(exported):
     _, out, paths, _ = exported
     assert [path.name for path in paths] == ["1", "2"]
