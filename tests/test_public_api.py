@@ -1,0 +1,37 @@
+"""What `import mtseg` offers: few names, and no TensorFlow until one of them needs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+import mtseg
+
+
+def test_the_public_names_are_listed_and_can_be_had():
+    assert {"InputError", "TrainConfig", "load", "segment", "train"} <= set(dir(mtseg))
+    for name in mtseg.__all__:
+        assert getattr(mtseg, name)
+
+
+def test_a_public_name_is_the_object_of_its_module():
+    from mtseg.errors import InputError
+    from mtseg.training.config import TrainConfig
+    from mtseg.training.loop import train_and_evaluate
+
+    assert mtseg.InputError is InputError
+    assert mtseg.TrainConfig is TrainConfig
+    assert mtseg.train is train_and_evaluate
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'mtseg' has no attribute 'predict'"):
+        _ = mtseg.predict
+
+
+def test_names_are_listed_without_importing_anything_heavy():
+    code = (
+        "import sys, mtseg; dir(mtseg); mtseg.InputError, mtseg.TrainConfig\n"
+        "assert not {'tensorflow', 'keras', 'nibabel', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
