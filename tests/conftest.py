@@ -56,7 +56,7 @@ def random_run(tmp_path_factory):
     from mtseg.system import atomic_files
     from mtseg.tasks.label_space import parse_tasks
     from mtseg.training import network
-    from mtseg.training import workdir as folder
+    from mtseg.training import workdir as workdir_files
     from mtseg.training.config import TrainConfig
 
     workdir = tmp_path_factory.mktemp("random_run")
@@ -69,12 +69,12 @@ def random_run(tmp_path_factory):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         elif "beta" in variable.path or "bias" in variable.path:
             variable.assign(rng.normal(0, 0.3, variable.shape))
-    atomic_files.write_json(workdir / folder.LABEL_SPACE, label_space.to_json())
-    (workdir / folder.CONFIG).write_text(config.to_json())
-    model.save_weights(folder.weights_path(workdir, "last"))
+    atomic_files.write_json(workdir / workdir_files.LABEL_SPACE, label_space.to_json())
+    (workdir / workdir_files.CONFIG).write_text(config.to_json())
+    model.save_weights(workdir_files.weights_path(workdir, "last"))
     points = {"pectoral_muscle": 0.1, "coronary_arteries": 0.2}
     evaluation = Evaluation((), points).to_json(model="m", command="c")
-    atomic_files.write_json(workdir / folder.EVALUATION, evaluation)
+    atomic_files.write_json(workdir / workdir_files.EVALUATION, evaluation)
     return workdir, model
 
 

@@ -94,6 +94,11 @@ class Evaluation:
                     found.append(row.value)
         return {name: float(np.mean(v)) if v else None for name, v in values.items()}
 
+    def overall_dice(self) -> float:
+        """Mean of `mean_dice` over the classes that the test scans have; 0 if there is none."""
+        known = [value for value in self.mean_dice().values() if value is not None]
+        return float(np.mean(known)) if known else 0.0
+
     def to_json(self, *, model: str, command: str) -> dict[str, Any]:
         """The evaluation as one JSON object."""
         return {

@@ -10,7 +10,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training import workdir as folder
+from mtseg.training import workdir as workdir_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Result:
     @property
     def label_space(self) -> LabelSpace:
         """The network's classes."""
-        return folder.read_config(self.workdir)[1]
+        return workdir_files.read_config(self.workdir)[1]
 
 
 def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
@@ -52,11 +52,11 @@ def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
     config = plan[0] if data_dir is None else dataclasses.replace(plan[0], data_dir=data_dir)
     for experiment in plan_experiments(config):
         workdir = path / experiment.name
-        stored = folder.read_evaluation(workdir)
+        stored = workdir_files.read_evaluation(workdir)
         if stored is None or stored["minibatch"] != experiment.num_minibatches:
             continue
         evaluation = Evaluation.from_json(stored)
-        curve = folder.read_curve(workdir)
+        curve = workdir_files.read_curve(workdir)
         # A run that was killed between the two files goes on to write the second.
         is_whole = any(point["minibatch"] == experiment.num_minibatches for point in curve)
         if evaluation.is_complete and is_whole:

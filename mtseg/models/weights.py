@@ -1,16 +1,4 @@
-"""A training run's folder: what is in it, and how a trained model comes back out of it.
-
-config.json               the configuration
-label_space.json          tasks and classes, so that the task files are not needed again
-checkpoints/              what resuming needs: weights, optimiser, step
-last.weights.h5           weights after the latest evaluation
-best.weights.h5           weights with the highest mean Dice on the test scans
-learning_curve.json       Dice of every evaluation
-evaluation.json           the latest evaluation in full, with the operating points
-best_evaluation.json      the evaluation that the best weights had
-labels/                   label maps of the test scans, after a complete evaluation
-tensorboard/              event files
-"""
+"""Trained weights, read from the folder of a run or from an exported weights folder."""
 
 from __future__ import annotations
 
@@ -33,7 +21,7 @@ from mtseg.training.workdir import have_matching_weights, read_config, weights_p
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A trained network and what it was trained for."""
+    """A trained network with its configuration and classes."""
 
     config: TrainConfig
     label_space: LabelSpace
@@ -41,15 +29,15 @@ class TrainedModel:
 
 
 def load_trained(path: Path, which: str = "last") -> TrainedModel:
-    """A trained network.
+    """Loads a trained network.
 
     Args:
-        path: a run's folder, or a model that `mtseg.models.export.export_weights` wrote.
-        which: of a run, `last` (as the paper reports) or `best` (chosen on the test scans, so its
+        path: folder of a run, or one that `mtseg.models.export.export_weights` wrote.
+        which: for a run, `last` (as the paper reports) or `best` (chosen on the test scans, so its
             figures are slightly optimistic).
 
     Raises:
-        InputError: if the folder is neither, or has no such weights yet.
+        InputError: if the folder is neither, has no such weights yet, or they are damaged.
     """
     if (path / WEIGHTS).is_file():
         manifest = read_manifest(path)
@@ -60,25 +48,25 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     else:
         config, label_space = read_config(path)
         weights = weights_path(path, which)
-        remedy = "Run the same mtseg-train command again: it writes them at its next evaluation."
+        remedy = "Rerun the mtseg-train command: it writes them at its next evaluation."
         if not weights.is_file():
             raise InputError(
                 f"{path}: has no {which} weights yet; they are written at every evaluation. "
-                "Let mtseg-train reach one."
+                "Rerun the mtseg-train command until it reaches one."
             )
         if not have_matching_weights(path, which):
             raise InputError(
-                f"{weights}: is damaged, or its evaluation is of other weights. "
+                f"{weights}: is damaged, or belongs to another evaluation. "
                 + (
-                    "Run the same mtseg-train command again: it evaluates anew and writes both."
+                    "Rerun the mtseg-train command: it evaluates again and writes both."
                     if which == "last"
-                    else "Take the last weights, or train again in another --workdir."
+                    else "Use the last weights, or train in another --workdir."
                 )
             )
     model = build_model(config, label_space)
     try:
         with warnings.catch_warnings():
-            # Keras only warns of weights that are not in the file, and leaves random ones.
+            # Keras only warns of weights that the file lacks, and leaves them random.
             warnings.simplefilter("error", UserWarning)
             model.load_weights(weights)
     except (OSError, ValueError, KeyError, UserWarning) as error:
@@ -91,10 +79,10 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
 
 
 def require_finite(weights: list[np.ndarray], path: Path) -> None:
-    """Refuses weights that are not numbers: what they compute means nothing.
+    """Refuses weights that are not finite, because their results would be meaningless.
 
     Raises:
         InputError: if one is NaN or infinite.
     """
     if not all(np.isfinite(array).all() for array in weights):
-        raise InputError(f"{path}: holds weights that are not finite. Train the network again.")
+        raise InputError(f"{path}: has weights that are not finite. Train the network again.")

@@ -1,7 +1,7 @@
-"""Checkpoints: the state of a run comes in, folders that a crash cannot spoil leave.
+"""Checkpoints of a training run that survive crashes.
 
-Each is a folder of its own, `step-N`, written under another name and renamed when it is whole. One
-that is damaged all the same is passed over for the one before.
+Each checkpoint is a folder `step-N`, written under a temporary name and renamed when it is
+complete. If one is damaged nevertheless, the run resumes from the one before.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from mtseg.system.atomic_files import atomic_write
 
 _FILE = "state"
 
-
 _HIDDEN = "."
-"""What is being written or deleted begins with this, so a restore does not look at it."""
+"""Names of folders that are being written or deleted begin so; a restore ignores them."""
 
 
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        folder: where they are; made when the first is written.
-        keep: how many stay.
-        state: everything that a run needs to go on, by name.
+        folder: where they are; made with the first checkpoint.
+        keep: how many to keep.
+        **state: everything that a run needs to resume, by name: TensorFlow trackables.
     """
 
     def __init__(self, folder: Path, keep: int, **state: Any) -> None:
@@ -38,28 +37,28 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(**state)
 
     def steps(self) -> list[int]:
-        """The mini-batches after which there is a checkpoint, in order."""
+        """The numbers of mini-batches at which there is a checkpoint, in ascending order."""
         found = [re.fullmatch(r"step-(\d+)", path.name) for path in self._folder.glob("step-*")]
         return sorted(int(name[1]) for name in found if name)
 
     def restore_latest(self) -> int:
-        """Restores the latest checkpoint that can be read; a damaged one is warned of.
+        """Restores the latest checkpoint that can be read, and warns of damaged ones.
 
         Returns:
-            The mini-batch it was written after, 0 where there is none.
+            The number of mini-batches at that checkpoint; 0 if there is none.
 
         Raises:
-            InputError: if there are checkpoints, but none can be read.
+            InputError: if there are checkpoints but none can be read.
         """
         steps = self.steps()
         for step in reversed(steps):
             path = self._path(step)
             try:
                 self._checkpoint.read(str(path / _FILE)).assert_existing_objects_matched()
-            except Exception as error:  # Whatever TensorFlow makes of bytes that are not its own.
+            except Exception as error:  # TensorFlow raises many kinds for damaged files
                 print(
                     f"warning: {path}: this checkpoint is damaged ({type(error).__name__}); "
-                    "going on from the one before.",
+                    "resuming from the one before.",
                     flush=True,
                 )
                 continue
@@ -67,15 +66,15 @@ class Checkpoints:
         if steps:
             raise InputError(
                 f"{self._folder}: none of its {len(steps)} checkpoints can be read. Delete the "
-                "folder to begin anew, or give another --workdir."
+                "folder to start over, or give another --workdir."
             )
         return 0
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint, and deletes the oldest beyond those to keep.
+        """Writes a checkpoint, then deletes the oldest ones beyond the number to keep.
 
         Raises:
-            OSError, tf.errors.OpError: if it cannot be written; the checkpoints before stay.
+            OSError, tf.errors.OpError: if it cannot be written; earlier checkpoints stay.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._path(step)) as temporary:
@@ -83,17 +82,18 @@ class Checkpoints:
             self._checkpoint.write(str(temporary / _FILE))
             for path in temporary.iterdir():
                 _flush(path)
-            # A run that went on from an earlier checkpoint may meet a damaged one here.
+            # A run that resumed from an earlier checkpoint may find a damaged one here.
             self._delete(self._path(step))
         _flush(self._folder)
         for old in self.steps()[: -self._keep]:
             self._delete(self._path(old))
 
     def clean(self, restored: int) -> None:
-        """Deletes what a killed process was in the middle of writing or deleting.
+        """Deletes what a killed process had half written or half deleted.
 
         Args:
-            restored: the mini-batch that the run goes on from; it and those to keep before stay.
+            restored: the checkpoint that the run resumed from. It stays, with those before it up
+                to the number to keep.
         """
         for path in self._folder.glob(f"{_HIDDEN}*step-*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -111,7 +111,7 @@ class Checkpoints:
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file or folder is on the disk, where a power cut leaves it."""
+    """Waits until a file or folder is on the disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

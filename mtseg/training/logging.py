@@ -1,6 +1,4 @@
-"""Figures of training: losses and times of mini-batches come in, points of the curves leave.
-
-TensorBoard summaries of an evaluation: figures come in, events leave by the default writer."""
+"""What a run logs: loss and speed on the terminal, curves of an evaluation in TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,15 +19,15 @@ from mtseg.training.config import TrainConfig
 
 
 class TrainingFigures:
-    """Loss, speed and waiting since the last point of the curve.
+    """Loss, speed and time spent waiting for input since the last point of the curve.
 
     Args:
-        config: of the run.
-        total: mini-batches of the run.
-        progress: where they are shown.
+        config: configuration of the run.
+        total: number of mini-batches of the run.
+        progress: where the figures are shown.
 
     Attributes:
-        seconds: spent in training between the last two points.
+        seconds: time spent in training between the last two points.
     """
 
     def __init__(self, config: TrainConfig, total: int, progress: Progress) -> None:
@@ -41,12 +39,12 @@ class TrainingFigures:
         self.pause()
 
     def pause(self) -> None:
-        """Begins to measure time anew, after something that was no training."""
+        """Restarts the clock after something that was not training, such as an evaluation."""
         self._since, self._waited, self._timed = time.monotonic(), 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in here is spent waiting for input."""
+        """Measures the time in the block as waiting for input."""
         started = time.monotonic()
         yield
         self._waited += time.monotonic() - started
@@ -56,14 +54,14 @@ class TrainingFigures:
         self._losses += losses.tolist()
         self._timed += len(losses)
         if self._is_first:
-            # The first call traces the graph; the speed is that of the calls after it.
+            # The first call traces the graph, so the speed is measured on the calls after it.
             self._first_seconds = time.monotonic() - self._since
             self._progress.say(f"First step after {self._first_seconds:.0f} s.")
             self._is_first = False
             self.pause()
 
     def take(self, step: int) -> dict[str, float]:
-        """The figures since the last time, by name.
+        """Returns the figures since the last call, by name.
 
         Raises:
             InputError: if the loss is not finite.
@@ -71,9 +69,9 @@ class TrainingFigures:
         loss, count = float(np.mean(self._losses)), len(self._losses)
         if not np.isfinite(loss):
             raise InputError(
-                f"the loss is {loss} within the {count} mini-batches before number {step}; "
-                "training has stopped, and the weights of the checkpoint before are kept. Lower "
-                "--learning-rate, or raise --warmup-minibatches."
+                f"the loss is {loss} in the {count} mini-batches before number {step}. Training "
+                "has stopped; the last checkpoint is kept. Lower --learning-rate, or raise "
+                "--warmup-minibatches."
             )
         self._losses = []
         elapsed = time.monotonic() - self._since
@@ -89,15 +87,15 @@ class TrainingFigures:
             self._progress.say(
                 f"{speed:.0f} samples/s, {waited:.0%} of the time waiting for input: "
                 f"{self._total} mini-batches of {self._batch_size} take about "
-                f"{format_duration(left)} more, evaluations not counted."
+                f"{format_duration(left)} more, without evaluations."
             )
         self._progress.advance(count, f"loss {loss:.3f}, {speed:.0f} samples/s")
         self.pause()
         return {"loss": loss, "samples_per_second": speed, "share_waiting_for_input": waited}
 
 
-def write_evaluation(evaluation: Evaluation) -> None:
-    """Writes Dice of every class, and precision-recall curves, at the default writer's step."""
+def log_evaluation(evaluation: Evaluation) -> None:
+    """Writes Dice of each class and precision-recall curves to the default summary writer."""
     for name, value in evaluation.mean_dice().items():
         if value is not None:
             tf.summary.scalar(f"dice/{name}", value)
@@ -124,6 +122,6 @@ def _write_curve(tag: str, num_voxels: int, **curve: Any) -> None:
         num_thresholds=len(THRESHOLDS),
     )
     (value,) = message.value
-    # TensorFlow 2 writes a tensor with its plugin's name; the message is TensorFlow 1's.
+    # The message is TensorFlow 1's; TensorFlow 2 writes a tensor with the plugin's metadata.
     metadata = tf.compat.v1.SummaryMetadata.FromString(value.metadata.SerializeToString())
     tf.summary.write(tag, tf.make_ndarray(value.tensor), metadata=metadata)

@@ -1,15 +1,6 @@
-"""A training run's folder: what is in it, and how a trained model comes back out of it.
+"""The patch model that a configuration asks for, untrained.
 
-config.json               the configuration
-label_space.json          tasks and classes, so that the task files are not needed again
-checkpoints/              what resuming needs: weights, optimiser, step
-last.weights.h5           weights after the latest evaluation
-best.weights.h5           weights with the highest mean Dice on the test scans
-learning_curve.json       Dice of every evaluation
-evaluation.json           the latest evaluation in full, with the operating points
-best_evaluation.json      the evaluation that the best weights had
-labels/                   label maps of the test scans, after a complete evaluation
-tensorboard/              event files
+It needs Keras only, so that every engine and the loading of weights can use it.
 """
 
 from __future__ import annotations
@@ -24,10 +15,15 @@ from mtseg.training.config import TrainConfig
 def build_model(
     config: TrainConfig, label_space: LabelSpace, *, precision: str = "float32", replicas: int = 1
 ) -> keras.Model:
-    """The patch model of a configuration, with random weights.
+    """Builds the patch model of a configuration with random weights.
 
-    Its weights are float32 whatever the precision, which is that of the convolutions. Only
-    training uses another than float32.
+    Args:
+        config: gives dropout, batch normalisation and backgrounds.
+        label_space: gives the number of classes.
+        precision: type of the convolutions, a dtype policy of Keras. The weights are always
+            float32 (float64 for `float64`).
+        replicas: number of devices that share a mini-batch; above 1, batch normalisation
+            synchronises its statistics.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)

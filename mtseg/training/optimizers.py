@@ -1,4 +1,4 @@
-"""Optimisers: a configuration comes in, what moves the weights leaves.
+"""The optimisers: Adam as in the paper, and Muon as an option.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2, for Adam. Muon: Jordan et al., 2024,
 https://kellerjordan.github.io/posts/muon/; Liu et al., 2025, arXiv:2502.16982.
@@ -15,16 +15,16 @@ from keras import ops
 from mtseg.training.config import TrainConfig
 
 ADAM_SHARE_OF_RATE = 0.6
-"""Under Muon, Adam moves what is no kernel at this share of the learning rate (this project's
-choice: 3e-3 where Muon's is 5e-3)."""
+"""With Muon, the weights that are not kernels are moved by Adam at this share of the learning rate
+(this project's choice: 3e-3 for Muon's 5e-3)."""
 
 
 def make_optimizer(config: TrainConfig, learning_rate: Any) -> keras.optimizers.Optimizer:
     """The optimiser of a run.
 
     Args:
-        config: of the run.
-        learning_rate: a number, or one of Keras's schedules.
+        config: configuration of the run.
+        learning_rate: a number, or a schedule of Keras.
     """
     if config.optimizer == "adam":
         return keras.optimizers.Adam(learning_rate, beta_2=config.adam_beta_2)
@@ -39,12 +39,12 @@ def make_optimizer(config: TrainConfig, learning_rate: Any) -> keras.optimizers.
 
 @keras.saving.register_keras_serializable("mtseg")
 class KernelMuon(keras.optimizers.Muon):
-    """Keras's Muon, for the kernels of convolutions as well.
+    """Keras's Muon, also for the kernels of convolutions.
 
-    A kernel (rows, columns, inputs, outputs) is taken as a matrix (rows * columns * inputs,
-    outputs), whose update is brought near the orthogonal matrix of its singular directions. The
-    first layer, with one input, the last, which gives the scores, and all that is no kernel are
-    moved by Adam.
+    A kernel (rows, columns, inputs, outputs) is treated as a matrix (rows * columns * inputs,
+    outputs). Its update is replaced by a nearly orthogonal matrix with the same singular
+    directions. Adam moves the first layer (one input), the last layer (logits) and all weights
+    that are not kernels.
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:
@@ -54,9 +54,9 @@ class KernelMuon(keras.optimizers.Muon):
     def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
         lr = ops.cast(lr, variable.dtype)
         self.assign_add(m, ops.multiply(ops.subtract(gradient, m), 1 - self.momentum))
-        ahead = ops.add(gradient, ops.multiply(m, self.momentum))  # Nesterov's
+        ahead = ops.add(gradient, ops.multiply(m, self.momentum))  # Nesterov momentum
         matrix = ops.reshape(ahead, (-1, variable.shape[-1]))
         update = self.zeropower_via_newtonschulz5(matrix, self.ns_steps)
-        # As long as Adam's steps (Liu et al., 2025). Keras's own scaling is of float32 alone.
+        # As long as Adam's steps (Liu et al., 2025). Keras's own scaling works in float32 only.
         length = self.rms_rate * math.sqrt(max(matrix.shape))
         self.assign_sub(variable, ops.reshape(lr * length * update, variable.shape))

@@ -1,7 +1,7 @@
-"""Devices: the name of a strategy comes in, who computes which samples of a mini-batch leaves.
+"""Devices of a training run, and which of them computes which samples of a mini-batch.
 
-A mini-batch is dealt out to the replicas in equal, consecutive shares, whatever the strategy, so
-the samples of mini-batch n are the same on one device and on many.
+A mini-batch is divided into equal, consecutive shares, one per replica. So the samples of
+mini-batch n are the same on one device and on several.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tensorflow as tf
 from mtseg.errors import InputError
 
 _SLURM_PORTS = 10_000
-"""The first port of a Slurm job's workers is this one and the last digits of the job's number."""
+"""The first port of a Slurm job's workers is this plus the last four digits of the job's number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Replicas:
     """The replicas of a run, and which of them belong to this process.
 
     Attributes:
-        strategy: TensorFlow's.
-        num_replicas: in the whole run.
-        num_local: of this process.
+        strategy: TensorFlow's strategy.
+        num_replicas: number of replicas of the whole run.
+        num_local: number of replicas of this process.
         first_local: number of this process's first replica.
-        is_chief: whether this process writes the checkpoints, curves and evaluations.
+        is_chief: whether this process writes checkpoints, curves and evaluations.
     """
 
     strategy: tf.distribute.Strategy
@@ -39,7 +39,7 @@ class Replicas:
     is_chief: bool
 
     def share(self, global_batch_size: int) -> int:
-        """Samples of a mini-batch that each replica computes.
+        """Number of samples of a mini-batch that each replica computes.
 
         Raises:
             InputError: if the mini-batch cannot be divided equally.
@@ -62,9 +62,9 @@ class Replicas:
         """The mini-batches as the replicas of this process take them.
 
         Args:
-            make_dataset: takes the rows of a mini-batch that each local replica computes; returns
-                a dataset with an element for each of them in turn.
-            global_batch_size: samples in a mini-batch.
+            make_dataset: takes the rows of a mini-batch that each local replica computes, and
+                returns a dataset with one element per replica in turn.
+            global_batch_size: number of samples in a mini-batch.
         """
         share = self.share(global_batch_size)
         mine = range(self.first_local, self.first_local + self.num_local)
@@ -75,14 +75,14 @@ class Replicas:
 
 
 def configure_devices(is_deterministic: bool, num_threads: int) -> None:
-    """Sets how TensorFlow computes, before it computes anything.
+    """Sets determinism and threads; call it before TensorFlow computes anything.
 
     Args:
-        is_deterministic: whether the same operations give the same results to the bit.
+        is_deterministic: whether the same operations give the same results, bit for bit.
         num_threads: threads of an operation; 0 leaves the choice to TensorFlow.
 
     Raises:
-        InputError: if TensorFlow has begun with another number of threads.
+        InputError: if TensorFlow has already started with another number of threads.
     """
     if is_deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -100,13 +100,13 @@ def make_replicas(name: str) -> Replicas:
     """Finds the devices of a strategy.
 
     Args:
-        name: `default`, one device; `mirrored`, all devices of this machine; `multiworker`, those
-            of several machines, which the environment variable TF_CONFIG or Slurm names. It has to
-            be made before TensorFlow computes anything.
+        name: `default`: one device; `mirrored`: all devices of this machine; `multiworker`: those
+            of several machines, as the environment variable TF_CONFIG or Slurm names them. The
+            last must be made before TensorFlow computes anything.
 
     Raises:
-        InputError: if neither TF_CONFIG nor Slurm says who the workers are, or this one cannot
-            listen where they say.
+        InputError: if neither TF_CONFIG nor Slurm names the workers, or this worker cannot listen
+            on its port.
     """
     if name == "default":
         return Replicas(tf.distribute.get_strategy(), 1, 1, 0, True)
@@ -121,12 +121,12 @@ def make_replicas(name: str) -> Replicas:
         me = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
         raise InputError(
             f"--strategy multiworker: this worker cannot listen at {me} ({error.message}). "
-            "Something else may use the port: name a free one."
+            "Another program may use the port. Give a free one."
         ) from error
     num_replicas = strategy.num_replicas_in_sync
     num_workers = len(resolver.cluster_spec().as_dict().get("worker", [])) or 1
     num_local = num_replicas // num_workers
-    # A cluster may give its first worker the name of chief; TensorFlow counts it first.
+    # A cluster may call its first worker `chief`; TensorFlow counts it first.
     has_chief = "chief" in resolver.cluster_spec().as_dict()
     if has_chief:
         num_local = num_replicas // (num_workers + 1)
@@ -151,7 +151,7 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     if "SLURM_PROCID" in os.environ:
         return _SlurmCluster()
     raise InputError(
-        "--strategy multiworker: neither TF_CONFIG nor Slurm says who the workers are. Start it "
+        "--strategy multiworker: neither TF_CONFIG nor Slurm names the workers. Start it "
         "with srun, or set TF_CONFIG; docs/how-to/train.md shows both."
     )
 

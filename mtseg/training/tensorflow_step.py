@@ -24,12 +24,12 @@ class TrainingStep:
 
     Args:
         config: what to train.
-        label_space: its tasks.
-        replicas: where.
+        label_space: its tasks and classes.
+        replicas: the devices.
 
     Attributes:
         model: the patch model.
-        optimizer: the configuration's, with a scaled loss for float16.
+        optimizer: the configuration's optimiser, with a scaled loss for float16.
     """
 
     def __init__(self, config: TrainConfig, label_space: LabelSpace, replicas: Replicas) -> None:
@@ -50,8 +50,8 @@ class TrainingStep:
         self._compute = tf.function(self._compute_call)
 
     def state(self) -> dict[str, Any]:
-        """Everything that going on with a run needs, by name."""
-        # How many masks dropout has drawn is no weight, so Keras's model does not save it.
+        """Everything that is needed to resume, by name."""
+        # The number of masks that dropout has drawn is not a weight, so Keras does not save it.
         weights = {weight.path for weight in self.model.weights}
         dropout = [v.value for v in self.model.variables if v.path not in weights]
         return {"model": self.model, "optimizer": self.optimizer, "dropout": dropout}
@@ -62,8 +62,8 @@ class TrainingStep:
         """Trains on the mini-batches of one call.
 
         Args:
-            patches: from `mtseg.batches.pipeline.make_dataset`, dealt out to the replicas.
-            score_index: likewise.
+            patches: from `mtseg.batches.pipeline.make_dataset`, shared among the replicas.
+            score_index: likewise, the output that should be the most probable.
             is_stopping: whether this process has been asked to stop.
 
         Returns:
@@ -103,7 +103,7 @@ class TrainingStep:
 
         Args:
             patches: float16 (n, 3, 51, 51).
-            score_index: int32 (n,), which score ought to be the highest.
+            score_index: int32 (n,), the output that should be the most probable.
 
         Returns:
             Its part of the mini-batch's mean cross-entropy.

@@ -1,13 +1,13 @@
-"""A training run's folder: what is in it, and how a trained model comes back out of it.
+"""The files in the folder of a training run, and how they are read and written.
 
 config.json               the configuration
 label_space.json          tasks and classes, so that the task files are not needed again
-checkpoints/              what resuming needs: weights, optimiser, step
+checkpoints/              what is needed to resume: weights, optimiser, step
 last.weights.h5           weights after the latest evaluation
 best.weights.h5           weights with the highest mean Dice on the test scans
 learning_curve.json       Dice of every evaluation
-evaluation.json           the latest evaluation in full, with the operating points
-best_evaluation.json      the evaluation that the best weights had
+evaluation.json           the latest evaluation in full, with operating points
+best_evaluation.json      the evaluation of the best weights
 labels/                   label maps of the test scans, after a complete evaluation
 tensorboard/              event files
 """
@@ -15,33 +15,29 @@ tensorboard/              event files
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mtseg.errors import InputError
-from mtseg.system.atomic_files import atomic_write
+from mtseg.evaluation.results import Evaluation
+from mtseg.system.atomic_files import atomic_write, write_json
 from mtseg.system.checksums import file_checksum
+from mtseg.system.hardware import describe_machine
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    import keras
+
 CONFIG = "config.json"
-
-
 LABEL_SPACE = "label_space.json"
-
-
 LEARNING_CURVE = "learning_curve.json"
-
-
 EVALUATION = "evaluation.json"
-
-
 BEST_EVALUATION = "best_evaluation.json"
-
-
 LABELS = "labels"
 
 
@@ -56,7 +52,7 @@ def labels_path(workdir: Path, task: str, subject: str) -> Path:
 
 
 def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> None:
-    """Keeps the label map of a test scan, uint8 (I, J, K), on its task's grid."""
+    """Writes the label map of a test scan, uint8 (I, J, K), on the grid of its task."""
     path = labels_path(workdir, task, subject)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
@@ -64,10 +60,10 @@ def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> 
 
 
 def read_labels(workdir: Path, task: str, subject: str) -> np.ndarray:
-    """The label map that `write_labels` kept.
+    """Reads the label map that `write_labels` wrote.
 
     Raises:
-        InputError: if there is none.
+        InputError: if it is missing or unreadable.
     """
     path = labels_path(workdir, task, subject)
     try:
@@ -75,13 +71,13 @@ def read_labels(workdir: Path, task: str, subject: str) -> np.ndarray:
             return file["labels"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: is missing or unreadable. Remove {workdir / EVALUATION} and give the command "
-            "that made the run again: it evaluates anew."
+            f"{path}: is missing or unreadable. Remove {workdir / EVALUATION} and rerun the command "
+            "that made the run: it evaluates again."
         ) from error
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Reads a JSON file of a run or of experiments.
 
     Raises:
         InputError: if it is missing or unreadable.
@@ -90,13 +86,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: is missing or unreadable. Give the command that made the folder again: it "
-            "goes on where it was."
+            f"{path}: is missing or unreadable. Rerun the command that made the folder: it resumes."
         ) from error
 
 
 def read_evaluation(workdir: Path) -> dict[str, Any] | None:
-    """The latest evaluation of a run, as `evaluation.json` has it; None if there is none.
+    """The contents of `evaluation.json`, the latest evaluation; None if there is none.
 
     Raises:
         InputError: if the file cannot be read.
@@ -108,30 +103,30 @@ def read_evaluation(workdir: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: cannot be read. Remove it, and give the command that made the run again: it "
-            "evaluates anew."
+            f"{path}: cannot be read. Remove it and rerun the command that made the run: it "
+            "evaluates again."
         ) from error
 
 
 def have_matching_weights(workdir: Path, which: str) -> bool:
-    """Whether the `last` or `best` weights are those that their evaluation is of.
+    """Whether the `last` or `best` weights belong to their evaluation.
 
-    They are not where one of the files is damaged, or the run was killed between the two.
+    They do not if one of the files is damaged, or the run was killed between writing the two.
     """
     try:
         text = (workdir / {"last": EVALUATION, "best": BEST_EVALUATION}[which]).read_text()
-        digest = json.loads(text).get("weights_sha256")
+        checksum = json.loads(text).get("weights_sha256")
     except FileNotFoundError:
-        digest = None
+        checksum = None
     except (OSError, ValueError, AttributeError):
         return False
-    # None: no evaluation yet, or one that did not note it.
+    # None: no evaluation yet, or one without a checksum.
     weights = weights_path(workdir, which)
-    return weights.is_file() and digest in (None, file_checksum(weights))
+    return weights.is_file() and checksum in (None, file_checksum(weights))
 
 
 def read_curve(workdir: Path) -> list[dict[str, Any]]:
-    """The points of a run's learning curve, as `learning_curve.json` has them; [] without one.
+    """The contents of `learning_curve.json`: a list of points; empty if there is none.
 
     Raises:
         InputError: if the file cannot be read.
@@ -140,11 +135,32 @@ def read_curve(workdir: Path) -> list[dict[str, Any]]:
     return read_json(path) if path.is_file() else []
 
 
+def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> None:
+    """Writes the configuration into a new folder, or compares it with that of an existing run.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration.
+        OSError: if the folder cannot be written.
+    """
+    if (workdir / CONFIG).is_file():
+        stored, _ = read_config(workdir)
+        if differences := stored.differences(config):
+            raise InputError(
+                f"{workdir}: holds a run of another configuration (there / now: "
+                f"{'; '.join(differences)}). Give the same flags to resume it, or another "
+                "--workdir."
+            )
+        return
+    write_json(workdir / LABEL_SPACE, label_space.to_json())
+    with atomic_write(workdir / CONFIG) as temporary:
+        temporary.write_text(config.to_json())
+
+
 def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     """The configuration and label space of a run.
 
     Raises:
-        InputError: if the folder is no run of this version.
+        InputError: if the folder is not a run of this version.
     """
     try:
         config = TrainConfig.from_json((workdir / CONFIG).read_text())
@@ -157,3 +173,60 @@ def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     except InputError as error:
         raise InputError(f"{workdir / CONFIG}: {error}") from error
     return config, label_space
+
+
+def write_evaluation(
+    workdir: Path,
+    evaluation: Evaluation,
+    model: keras.Model,
+    minibatch: int,
+    seconds: float,
+    command: str,
+) -> None:
+    """Writes the weights that were evaluated, the figures, and a point of the learning curve.
+
+    Args:
+        workdir: folder of the run.
+        evaluation: the figures.
+        model: the evaluated network.
+        minibatch: number of mini-batches done.
+        seconds: time spent in training up to here.
+        command: the command line, stored with the figures.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    score = evaluation.overall_dice()
+    # A run that resumed from an earlier checkpoint comes here a second time.
+    curve = [point for point in read_curve(workdir) if point["minibatch"] < minibatch]
+    is_best = all(score > point["mean_dice"] for point in curve)
+    curve.append(
+        {
+            "minibatch": minibatch,
+            "training_seconds": seconds,
+            "mean_dice": score,
+            "dice": evaluation.mean_dice(),
+        }
+    )
+    last = weights_path(workdir, "last")
+    with atomic_write(last) as temporary:
+        model.save_weights(temporary)
+    if is_best:
+        with atomic_write(weights_path(workdir, "best")) as temporary:
+            shutil.copyfile(last, temporary)
+    result = evaluation.to_json(model=str(workdir), command=command)
+    result |= {"minibatch": minibatch, "weights_sha256": file_checksum(last)}
+    result["machine"] = describe_machine()
+    if is_best:
+        write_json(workdir / BEST_EVALUATION, result)
+    write_json(workdir / EVALUATION, result)
+    write_json(workdir / LEARNING_CURVE, curve)
+
+
+def read_finished_evaluation(workdir: Path, minibatch: int) -> Evaluation | None:
+    """The evaluation after a mini-batch; None if it was not completed or its weights are lost."""
+    stored = read_evaluation(workdir)
+    is_finished = any(point["minibatch"] == minibatch for point in read_curve(workdir))
+    if stored is None or not is_finished or stored["minibatch"] != minibatch:
+        return None
+    return Evaluation.from_json(stored) if have_matching_weights(workdir, "last") else None

@@ -241,8 +241,8 @@ def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
         workers[1].process.terminate()
         results = [worker.finish() for worker in workers]
         assert [code for code, _, _ in results] == [0, 0], results
-        assert "Going on after mini-batch" in results[0][1]
-        assert "Stopped; the same command again goes on from here." in results[0][1]
+        assert "Resuming after mini-batch" in results[0][1]
+        assert "Stopped. Rerun the command to resume." in results[0][1]
 
 
 @pytest.mark.promise("scarcity is one line")
@@ -296,5 +296,5 @@ def test_sigterm_ends_the_run_without_an_error(tiny_data, tmp_path):
     command.process.terminate()
     code, out, _ = command.finish()
     assert code == 0
-    assert "Stopped; the same command again goes on from here." in out
+    assert "Stopped. Rerun the command to resume." in out
     assert "Curves and pictures" not in out

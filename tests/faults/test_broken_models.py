@@ -16,7 +16,7 @@ from mtseg.models.manifest import MANIFEST, WEIGHTS
 from mtseg.models.weights import load_trained
 from mtseg.system import atomic_files
 from mtseg.system.checksums import CHECKSUMS, file_checksum
-from mtseg.training import workdir as folder
+from mtseg.training import workdir as workdir_files
 from tests.cli.test_bad_input import expect_refusal, run, write_scan
 
 damage = pytest.mark.promise("damage is noticed")
@@ -99,9 +99,9 @@ def test_a_model_from_before_they_were_written(models):
 def trained(random_run, tmp_path):
     """A run whose evaluation notes the weights that it is of."""
     shutil.copytree(random_run[0], tmp_path / "run")
-    path = tmp_path / "run" / folder.EVALUATION
+    path = tmp_path / "run" / workdir_files.EVALUATION
     evaluation = json.loads(path.read_text())
-    digest = file_checksum(folder.weights_path(tmp_path / "run", "last"))
+    digest = file_checksum(workdir_files.weights_path(tmp_path / "run", "last"))
     atomic_files.write_json(path, evaluation | {"weights_sha256": digest, "minibatch": 3})
     assert load_trained(tmp_path / "run")
     return tmp_path / "run"
@@ -109,9 +109,9 @@ def trained(random_run, tmp_path):
 
 @damage
 def test_best_weights_that_are_damaged_have_a_remedy_of_their_own(trained, capsys, tmp_path):
-    best = folder.weights_path(trained, "best")
-    shutil.copy(folder.weights_path(trained, "last"), best)
-    shutil.copy(trained / folder.EVALUATION, trained / folder.BEST_EVALUATION)
+    best = workdir_files.weights_path(trained, "best")
+    shutil.copy(workdir_files.weights_path(trained, "last"), best)
+    shutil.copy(trained / workdir_files.EVALUATION, trained / workdir_files.BEST_EVALUATION)
     flip(best, 0.5)
     outcome = run(export, capsys, trained, tmp_path / "model", "--weights", "best")
     expect_refusal(outcome, "best.weights.h5", "Take the last weights")
@@ -120,13 +120,15 @@ def test_best_weights_that_are_damaged_have_a_remedy_of_their_own(trained, capsy
 @damage
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_weights_of_a_run_that_are_not_those_that_were_evaluated(trained, share, capsys, tmp_path):
-    flip(folder.weights_path(trained, "last"), share)
+    flip(workdir_files.weights_path(trained, "last"), share)
     expect_refusal(run(export, capsys, trained, tmp_path / "model"), "last.weights.h5", "again")
     expect_refusal(run(evaluate, capsys, trained), "last.weights.h5", "mtseg-train")
 
 
 @damage
-@pytest.mark.parametrize("file", [folder.CONFIG, folder.LABEL_SPACE, folder.EVALUATION])
+@pytest.mark.parametrize(
+    "file", [workdir_files.CONFIG, workdir_files.LABEL_SPACE, workdir_files.EVALUATION]
+)
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"a": 1}'])
 def test_a_run_whose_descriptions_are_none(trained, file, content, capsys, tmp_path):
     (trained / file).write_text(content)
@@ -179,11 +181,11 @@ def test_files_that_could_run_code_are_no_models(models, tmp_path, name, capsys)
 
 @no_code
 def test_label_maps_of_a_run_are_read_without_pickle(tmp_path):
-    path = folder.labels_path(tmp_path, "breast", "1")
+    path = workdir_files.labels_path(tmp_path, "breast", "1")
     path.parent.mkdir(parents=True)
     np.savez(path, labels=np.array([{"an": "object"}], object))
     with pytest.raises(InputError, match="unreadable"):
-        folder.read_labels(tmp_path, "breast", "1")
+        workdir_files.read_labels(tmp_path, "breast", "1")
 
 
 TASK = """

@@ -13,7 +13,7 @@ from mtseg.errors import InputError
 from mtseg.models import weights
 from mtseg.models.export import export_model, export_weights
 from mtseg.prediction.pipeline import segment_files
-from mtseg.training import workdir as folder
+from mtseg.training import workdir as workdir_files
 from mtseg.training.loop import train_and_evaluate
 from tests.training.test_loop import make_config
 
@@ -46,7 +46,7 @@ def test_weights_that_are_no_numbers_are_refused(random_run, tmp_path, value):
         weights = [array.copy() for array in before]
         weights[20].flat[3] = value
         model.set_weights(weights)
-        model.save_weights(folder.weights_path(tmp_path / "run", "last"))
+        model.save_weights(workdir_files.weights_path(tmp_path / "run", "last"))
     finally:
         model.set_weights(before)
     for export in (export_model, export_weights):
@@ -107,7 +107,7 @@ def test_training_that_overflows_ends_in_one_line(tiny_data, tmp_path, precision
     config = make_config(tiny_data, minibatches_per_task=40, evaluate_every=40, precision=precision)
     with pytest.raises(InputError, match="the loss is"):
         train_and_evaluate(dataclasses.replace(config, learning_rate=1e30), tmp_path)
-    assert not folder.weights_path(tmp_path, "last").exists()
+    assert not workdir_files.weights_path(tmp_path, "last").exists()
 
 
 def test_a_scan_that_loss_scaling_skips_is_not_the_end(tiny_data, tmp_path):

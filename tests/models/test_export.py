@@ -11,7 +11,7 @@ from mtseg.inference.dense import dense_probabilities
 from mtseg.models.export import export_model, export_weights, versions
 from mtseg.models.loading import load
 from mtseg.system.checksums import CHECKSUMS
-from mtseg.training import workdir as folder
+from mtseg.training import workdir as workdir_files
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_model_without_its_graph_is_refused(exported, tmp_path):
 
 
 def test_a_run_without_evaluation_cannot_be_exported(exported, tmp_path):
-    for name in (folder.CONFIG, folder.LABEL_SPACE, "last.weights.h5"):
+    for name in (workdir_files.CONFIG, workdir_files.LABEL_SPACE, "last.weights.h5"):
         (tmp_path / name).write_bytes((exported[0] / name).read_bytes())
     with pytest.raises(InputError, match=r"evaluation\.json"):
         export_model(tmp_path, tmp_path / "model")

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtseg.evaluation.results import Evaluation, Row
-from mtseg.training.logging import write_evaluation
+from mtseg.training.logging import log_evaluation
 
 
 def test_precision_recall_is_a_curve_of_the_pr_plugin(tmp_path):
@@ -24,7 +24,7 @@ def test_precision_recall_is_a_curve_of_the_pr_plugin(tmp_path):
     )
     writer = tf.summary.create_file_writer(str(tmp_path))
     with writer.as_default(step=7):
-        write_evaluation(evaluation)
+        log_evaluation(evaluation)
     writer.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     events.Reload()
@@ -53,7 +53,7 @@ def test_a_class_that_no_test_scan_has_gives_no_curve(tmp_path):
     )
     writer = tf.summary.create_file_writer(str(tmp_path))
     with writer.as_default(step=1):
-        write_evaluation(evaluation)
+        log_evaluation(evaluation)
     writer.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()

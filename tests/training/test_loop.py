@@ -18,7 +18,7 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.models import weights
 from mtseg.models.export import export_weights
 from mtseg.models.manifest import read_manifest
-from mtseg.training import workdir as folder
+from mtseg.training import workdir as workdir_files
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.config import TrainConfig
 from mtseg.training.loop import plan_calls, train_and_evaluate
@@ -120,7 +120,7 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_come(
     # A signal within a step is seen by the next.
     assert saved.name == {"training": "step-2", "evaluation": "step-3"}[when]
     assert train_and_evaluate(config, tmp_path / "stopped") is not None
-    curve = json.loads((tmp_path / "stopped" / folder.LEARNING_CURVE).read_text())
+    curve = json.loads((tmp_path / "stopped" / workdir_files.LEARNING_CURVE).read_text())
     assert [point["minibatch"] for point in curve] == [3, 4]
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
@@ -263,7 +263,7 @@ def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monke
 
     monkeypatch.setattr("mtseg.training.loop.evaluate_model", evaluate)
     train_and_evaluate(make_config(tiny_data, minibatches_per_task=3, evaluate_every=1), tmp_path)
-    curve = json.loads((tmp_path / folder.LEARNING_CURVE).read_text())
+    curve = json.loads((tmp_path / workdir_files.LEARNING_CURVE).read_text())
     assert [point["minibatch"] for point in curve] == [1, 2, 3]
     assert [point["mean_dice"] for point in curve] == [0.2, 0.6, 0.4]
     last, best = (
@@ -283,7 +283,7 @@ def test_weights_that_were_lost_are_written_again(tiny_data, tmp_path, without_e
     config = make_config(tiny_data)
     train_and_evaluate(config, tmp_path)
     before = weights_of(tmp_path)
-    folder.weights_path(tmp_path, "last").unlink()
+    workdir_files.weights_path(tmp_path, "last").unlink()
     train_and_evaluate(config, tmp_path)
     for a, b in zip(weights_of(tmp_path), before, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -292,7 +292,7 @@ def test_weights_that_were_lost_are_written_again(tiny_data, tmp_path, without_e
 @pytest.mark.promise("damage is noticed")
 def test_a_damaged_weights_file_is_one_clear_line(tiny_data, tmp_path, without_evaluation):
     train_and_evaluate(make_config(tiny_data, minibatches_per_task=1), tmp_path)
-    folder.weights_path(tmp_path, "last").write_bytes(b"no weights")
+    workdir_files.weights_path(tmp_path, "last").write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"last\.weights\.h5"):
         weights.load_trained(tmp_path)
 

@@ -34,7 +34,7 @@ from mtseg.records.reading import prepared_dir, read_selection
 from mtseg.tasks.label_space import TaskSelection, parse_tasks
 from mtseg.tasks.task import IGNORED
 from mtseg.tasks.task_file import GENERATED
-from mtseg.training import workdir as folder
+from mtseg.training import workdir as workdir_files
 
 TITLE = "One network for several tasks, and a network for each"
 
@@ -241,7 +241,7 @@ def _example(results: Sequence[Result], largest: Result, selection: TaskSelectio
         # While experiments are missing, the largest may lack classes that another has.
         is_shown = set(result.experiment.task_names) <= set(largest.experiment.task_names)
         if is_shown and task in result.experiment.task_names and not result.experiment.is_repeat:
-            labels = folder.read_labels(result.workdir, task, subject.name)
+            labels = workdir_files.read_labels(result.workdir, task, subject.name)
             to_largest = np.array(
                 [names.index(n) for n in result.label_space.class_names], np.uint8
             )

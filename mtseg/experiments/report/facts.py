@@ -23,7 +23,7 @@ from mtseg.system.hardware import format_machine
 from mtseg.system.progress import format_duration
 from mtseg.tasks.label_space import TaskSelection, parse_tasks
 from mtseg.tasks.task_file import GENERATED
-from mtseg.training import workdir as folder
+from mtseg.training import workdir as workdir_files
 
 _PAPER_ALIEN_PERCENT = 0.0005
 """Median share of a scan's voxels with a class of another task, less than this for all three tasks
@@ -60,7 +60,7 @@ def _rounded(value: float | None) -> str:
 
 def split_sizes(directory: Path) -> list[int]:
     """How many training and test scans a folder of prepared volumes holds."""
-    splits = folder.read_json(directory / "dataset_info.json")["splits"]
+    splits = workdir_files.read_json(directory / "dataset_info.json")["splits"]
     sizes = {s["name"]: sum(int(n) for n in s["shardLengths"]) for s in splits}
     return [sizes.get("train", 0), sizes.get("test", 0)]
 
@@ -138,7 +138,7 @@ def run_blocks(results: Sequence[Result], path: Path) -> list[Block]:
     """How long it took, on what, and by which commands."""
     rows, commands, machines = [], {}, {}
     for result in results:
-        stored = folder.read_evaluation(result.workdir) or {}
+        stored = workdir_files.read_evaluation(result.workdir) or {}
         config, seconds = result.experiment.config, result.curve[-1]["training_seconds"]
         samples = result.experiment.num_minibatches * config.global_batch_size
         rows.append(
@@ -161,7 +161,7 @@ def run_blocks(results: Sequence[Result], path: Path) -> list[Block]:
     return [
         Heading("Times, machine and commands"),
         Table(
-            f"Training took {format_duration(total)} in all, evaluations not counted.{budget}",
+            f"Training took {format_duration(total)} in all, without evaluations.{budget}",
             ("network", "mini-batches", "samples", "training", "samples/s"),
             rows,
         ),
