@@ -1,6 +1,6 @@
-"""Augmentation: the patches of a mini-batch come in, changed as other scans might be, and leave.
+"""Augmentation: random changes of training patches that imitate other scans.
 
-Off by default, as in the paper. What happens to sample s of mini-batch n follows from (seed, n, s).
+Off by default, as in the paper. How sample s of mini-batch n is changed depends on (seed, n, s).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Balanced mini-batches: prepared records come in, batches for the training step leave.
+"""Which class and which voxel each sample of a run has, so that every mini-batch is balanced.
 
-Every sample of a run has a number. Counting samples through the tasks in turn, and each task's
-samples through its classes in turn, makes any run of consecutive samples equally balanced over
-tasks, and within a task over its classes, to within one; the remainder rotates by itself. Which
-patch record a sample is follows from a permutation of (seed, task, source, class, pass) only,
-and which voxel of a volume from numbers drawn for (seed, n). So mini-batch n is a function of
-(data, seed, n): resuming costs no replay, and every replica reads its own samples alone.
+Every sample of a run has a number. The numbers go through the tasks in turn, and within a task
+through its classes in turn. So any consecutive samples are balanced over tasks, and within a task
+over classes, to within one sample; the remainder rotates.
+
+Which patch record a sample is follows from a permutation of (seed, task, source, class, pass);
+which voxel of a volume, from numbers drawn for (seed, n). So mini-batch n is a function of (data,
+seed, n): resuming needs no replay, and every replica reads its own samples only.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """

@@ -1,18 +1,17 @@
-"""Class priors: how often classes are drawn and how often they occur; a shift of scores leaves.
+"""Logit adjustment: from how often classes were drawn to how often they occur.
 
-Training draws every class equally often (section 3.2 of the paper), so the network believes that
-they occur equally often and finds too much of the rare ones, most of all after short training.
-Adding the logarithm of (natural share / drawn share) to the scores before the softmax undoes it by
-Bayes' rule. The paper does not; `--class-priors natural` does.
+Training draws every class equally often (section 3.2 of the paper). The network therefore expects
+all classes equally often and finds too much of the rare ones, above all after a short training.
+Adding log(natural share / drawn share) to the logits corrects this by Bayes' rule (Menon et al.,
+ICLR 2021). The paper does not; `--class-priors natural` does.
 
-The background's shares are each task's own: nearly all of a heart scan and hardly any of a
-skull-stripped brain. Where each task's background has a score of its own (`--backgrounds by-task`),
-each is shifted by its task's shares, and the rule is exact. Where one score serves all, it does not
-say whose background a voxel may be. Since every voxel is of one task, the shift then is at least
-made right between the background and the classes of each task: the background's score stays as it
-is, and each other class is shifted by its task's ratio over that of the task's background. The
-price is that classes of a task with little background are found too often in the background of
-others.
+The background's share differs between tasks: nearly all of a heart scan, hardly any of a
+skull-stripped brain. With one background output per task (`--backgrounds by-task`) each is adjusted
+by its own task's shares, and the correction is exact. The paper's shared output does not say whose
+background a voxel may be, so no adjustment is exact for all tasks. Then the background's output
+stays as it is, and each other class is adjusted by its task's ratio over that of the task's
+background. This is right between the background and the classes of each task; the price is that
+classes of a task with little background are found too often in the background of other tasks.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""Balanced mini-batches: prepared records come in, batches for the training step leave.
+"""The input of training: balanced mini-batches as a `tf.data.Dataset`.
 
-Every sample of a run has a number. Counting samples through the tasks in turn, and each task's
-samples through its classes in turn, makes any run of consecutive samples equally balanced over
-tasks, and within a task over its classes, to within one; the remainder rotates by itself. Which
-patch record a sample is follows from a permutation of (seed, task, source, class, pass) only,
-and which voxel of a volume from numbers drawn for (seed, n). So mini-batch n is a function of
-(data, seed, n): resuming costs no replay, and every replica reads its own samples alone.
+`open_balanced_samples` opens the prepared data of all tasks, `make_dataset` turns them into
+mini-batches. Which samples a mini-batch has is decided in `mtseg.batches.balance`.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """

@@ -1,7 +1,7 @@
-"""Patches from whole scans: prepared volumes are held in memory, patches of any voxel leave.
+"""The two stores that training patches come from: patch records on disk, and volumes in memory.
 
-What `mtseg.batches.stores.PatchRecords` is for stored patches, this is for all voxels of the training
-scans, as the paper draws them: no patch is chosen beforehand and none is written.
+`PatchRecords` reads patches that were cut when the data was prepared. `VolumePatches` holds whole
+prepared volumes and cuts a patch at any voxel, as the paper draws them.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """

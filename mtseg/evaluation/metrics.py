@@ -1,4 +1,4 @@
-"""Figures of a segmentation: masks or probabilities come in, numbers leave.
+"""Dice, precision, recall and operating points, from masks and counts.
 
 A figure that is undefined is None, never 0 or 1.
 """

@@ -1,4 +1,4 @@
-"""Pictures of segmentations: a scan and label maps come in, one RGB image leaves."""
+"""Pictures of segmentations: a slice of a scan beside its coloured label maps, as RGB arrays."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
-"""Evaluation: probabilities of test scans come in, figures per scan and class leave.
+"""The result of an evaluation: one row per figure, and its JSON and CSV files.
 
-One scan and the probabilities of one tile are in memory at a time. An `argmax` task is scored at
-the class of highest activation; an `operating_point` task at the one threshold with the highest
-Dice over its whole test set, found from counts, so that no probability has to be kept. Training
-looks at Dice alone; a complete evaluation also measures surfaces and volumes.
-
-Reference: Moeskops et al., MICCAI 2016, section 4.
+Other packages read evaluations through `Evaluation`, whether they were just computed or stored.
 """
 
 from __future__ import annotations

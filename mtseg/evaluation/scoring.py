@@ -1,9 +1,10 @@
-"""Evaluation: probabilities of test scans come in, figures per scan and class leave.
+"""Scores of a network on the test scans of its tasks.
 
-One scan and the probabilities of one tile are in memory at a time. An `argmax` task is scored at
-the class of highest activation; an `operating_point` task at the one threshold with the highest
-Dice over its whole test set, found from counts, so that no probability has to be kept. Training
-looks at Dice alone; a complete evaluation also measures surfaces and volumes.
+`evaluate_model` scores all tasks, `evaluate_task` one. An `argmax` task is scored at the most
+probable class. An `operating_point` task is scored at the threshold with the highest Dice over its
+whole test set. That threshold is found from counts, so no probabilities are kept, and one scan is
+in memory at a time. During training only Dice is computed; a complete evaluation also measures
+surfaces and volumes.
 
 Reference: Moeskops et al., MICCAI 2016, section 4.
 """

@@ -1,7 +1,7 @@
-"""Statistics over scans: figures of two networks on the same scans come in, a verdict leaves.
+"""Is one network as good as another? Paired statistics over test scans.
 
-The paper's claim is that one network for several tasks is equivalent to one for each, for every
-task. Here that is a non-inferiority comparison, paired over test scans.
+The paper claims that one network for several tasks is equivalent to one network per task, for every
+task. Here this is a non-inferiority comparison, paired over the test scans.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Distances between the surfaces of two masks: masks come in, figures in mm leave.
+"""Surface distances between two masks, in mm.
 
-The computation is that of the package surface-distance (Nikolov et al., 2021, arXiv:1809.04430):
-surfaces run between voxel centres, and every element counts by its area.
+Computed by the package surface-distance (Nikolov et al., 2021, arXiv:1809.04430): surfaces run
+between voxel centres, and every surface element counts by its area.
 """
 
 from __future__ import annotations

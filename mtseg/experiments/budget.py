@@ -1,6 +1,7 @@
-"""Budgets of time: minutes come in, the number of mini-batches that they allow leaves.
+"""From minutes to mini-batches: how long the experiments may train within a budget of time.
 
-Steps and evaluations are measured on the machine, on the data, before anything is trained.
+The speed of steps and evaluations is measured on this machine, with the prepared data, before
+anything is trained.
 """
 
 from __future__ import annotations

@@ -1,13 +1,6 @@
-"""The experiments: some tasks and a budget come in, a network for every set of them leaves.
+"""The comparison of multi-task networks with single-task networks, scan by scan.
 
-With three tasks these are the seven experiments of the paper, each task alone, each pair and all
-three, and the first of them repeated with other random numbers, to show what chance alone makes.
-
-    FOLDER/plan.json             what is run
-    FOLDER/brain+breast/ ...     a run each, as `mtseg.training.workdir` says
-    FOLDER/comparison.json       single-task networks against the others, paired over scans
-
-Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
+Reference: Moeskops et al., MICCAI 2016, section 4.
 """
 
 from __future__ import annotations
@@ -31,7 +24,8 @@ def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
     Returns:
         One JSON object: `margin`, `confidence`, and `rows` of `task`, `class` (`all` is the mean
         over a task's classes), `network` (the experiment compared with the task's own), the mean
-        Dice of both, `difference`, `interval` and `verdict` as in `mtseg.evaluation.statistics.Comparison`.
+        Dice of both, `difference`, `interval` and `verdict` as in
+        `mtseg.evaluation.statistics.Comparison`.
     """
     rows = []
     own = {r.experiment.name: r for r in results if len(r.experiment.task_names) == 1}

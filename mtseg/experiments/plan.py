@@ -1,11 +1,11 @@
-"""The experiments: some tasks and a budget come in, a network for every set of them leaves.
+"""Which experiments there are, and the files in their folder.
 
-With three tasks these are the seven experiments of the paper, each task alone, each pair and all
-three, and the first of them repeated with other random numbers, to show what chance alone makes.
+With three tasks they are the paper's seven: each task alone, each pair, and all three. The first is
+repeated with another seed, to show how much chance alone varies.
 
     FOLDER/plan.json             what is run
-    FOLDER/brain+breast/ ...     a run each, as `mtseg.training.workdir` says
-    FOLDER/comparison.json       single-task networks against the others, paired over scans
+    FOLDER/brain+breast/ ...     one run each, as in `mtseg.training.workdir`
+    FOLDER/comparison.json       single-task and multi-task networks, paired over scans
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 """

@@ -1,4 +1,4 @@
-"""TODO: docstring."""
+"""Finished experiments, read from their folder."""
 
 from __future__ import annotations
 

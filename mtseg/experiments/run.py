@@ -1,11 +1,6 @@
-"""The experiments: some tasks and a budget come in, a network for every set of them leaves.
+"""Training all experiments of a plan, one after the other.
 
-With three tasks these are the seven experiments of the paper, each task alone, each pair and all
-three, and the first of them repeated with other random numbers, to show what chance alone makes.
-
-    FOLDER/plan.json             what is run
-    FOLDER/brain+breast/ ...     a run each, as `mtseg.training.workdir` says
-    FOLDER/comparison.json       single-task networks against the others, paired over scans
+A stopped run of experiments resumes where it was: finished ones are read, the others trained.
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 """
@@ -47,7 +42,8 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
         All results; None where a SIGTERM has ended the work before (it is saved).
 
     Raises:
-        InputError: as `mtseg.training.loop.train_and_evaluate`, or if the folder holds other experiments.
+        InputError: as `mtseg.training.loop.train_and_evaluate`, or if the folder holds other
+            experiments.
     """
     experiments = plan_experiments(config)
     with contextlib.ExitStack() as held:

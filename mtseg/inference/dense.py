@@ -1,11 +1,12 @@
-"""Whole-volume inference: a prepared volume comes in, class probabilities of its foreground leave.
+"""Whole-volume inference: class probabilities at every foreground voxel of a prepared volume.
 
-The result at a foreground voxel is the patch model's there: valid convolutions, zeros outside the
-scan. A voxel outside the foreground is background, since such voxels are never sampled in training.
-Neighbouring patches share their convolutions, which makes a voxel 833 times cheaper than alone.
+At a foreground voxel the result equals that of the patch model: the convolutions are valid, with
+zeros outside the scan. A voxel outside the foreground is background, because such voxels are never
+drawn in training. Neighbouring patches share their convolutions, which makes a voxel 833 times
+cheaper than patch by patch.
 
-The same graph of a tile serves evaluation, where it follows the weights in training, and
-`mtseg.prediction.pipeline`, which finds it in a SavedModel.
+Evaluation uses the graph with the current weights of a training; `mtseg.prediction` loads the same
+graph from a SavedModel.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class DenseNetwork:
     """A network that computes tiles.
 
     Attributes:
-        function: from `mtseg.inference.tile_graph.make_tile_function`, or the same out of a SavedModel.
+        function: from `mtseg.inference.tile_graph.make_tile_function`, or the same out of a
+            SavedModel.
         num_classes: its classes.
         precision: in which its convolutions run.
         chunk_positions: voxels that pass the convolutions at once.
@@ -118,8 +120,8 @@ def make_dense_network(patch_model: keras.Model, precision: str | None = None) -
     """Makes a network for whole volumes that follows a patch model's weights.
 
     Args:
-        patch_model: from `mtseg.network.model.build_patch_model`. Training it further changes what the
-            dense network gives.
+        patch_model: from `mtseg.network.model.build_patch_model`. Training it further changes what
+            the dense network gives.
         precision: `float32` or `bfloat16`; None is the faster one on this machine.
     """
     precision = precision or fastest_precision()

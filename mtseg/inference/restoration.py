@@ -1,8 +1,8 @@
-"""Restoration: probabilities on the prepared grid come in, the same on the scan's own grid leave.
+"""Probabilities from the prepared grid back to the scan's own grid.
 
-A block at a time, so that no more than a block of one class has to be in memory on the finer of
-both grids. How the volume was divided does not show: each voxel's neighbours and weights come from
-its place in the whole.
+It works block by block, so only one block of one class is in memory on the finer of the two grids.
+The division into blocks does not change the result: each voxel's neighbours and weights follow from
+its place in the whole volume.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from mtseg.scans.volume import canonicalise
 class Restoration:
     """The way back from a prepared scan's grid, by linear interpolation.
 
-    Blocks of the result have the axes of the prepared grid, RAS+; `mtseg.scans.volume.decanonicalise`
-    turns the whole into the source's. Beyond the prepared grid's border its value is repeated.
+    Blocks of the result have the axes of the prepared grid, RAS+;
+    `mtseg.scans.volume.decanonicalise` turns the whole into the source's. Beyond the prepared
+    grid's border its value is repeated.
 
     Args:
         prepared: the scan.

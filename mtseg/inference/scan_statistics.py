@@ -1,4 +1,7 @@
-"""What a network makes of a scan as a whole: probabilities come in tile by tile, shares leave."""
+"""Sums over a whole scan of what a network says, collected tile by tile.
+
+The out-of-distribution check (`mtseg.inference.verdict`) compares them with those of test scans.
+"""
 
 from __future__ import annotations
 

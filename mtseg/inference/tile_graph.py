@@ -1,8 +1,8 @@
-"""The graph of whole-volume inference: a tile comes in, its foreground's probabilities leave.
+"""The TensorFlow graph that computes one tile of a volume.
 
-Batch normalisation is folded into the convolutions; the stack runs over a few slices of a plane at
-a time, each cut to its foreground; the head runs on foreground voxels alone. In bfloat16 the
-kernels are rounded so that hardly a label changes.
+Batch normalisation is folded into the convolutions. The convolution stack runs over a few slices of
+a plane at a time, each chunk cut to its foreground; the head runs on foreground voxels only. In
+bfloat16 the kernels are rounded so that hardly any label changes.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.1: 1×1 convolutions and no subsampling let
 images of any size be processed at once.

@@ -1,9 +1,10 @@
-"""Tiles: a volume's foreground and a memory budget come in, the division of the work leaves.
+"""How a volume is divided into tiles that fit in memory or in a message.
 
 A tile is a block of voxels that is computed at once, together with the voxels around it that its
-patches reach. Nothing outside the foreground is asked for, so tiles cover its bounding box alone,
-empty ones are left out, and within a tile the planes are taken a few slices at a time, each such
-chunk cut to its own foreground. `count_flop` counts what `mtseg.inference.dense` then computes.
+patches reach. Only foreground is needed, so tiles cover the bounding box of the foreground and
+empty tiles are left out. Within a tile, planes are computed a few slices at a time, each such chunk
+cut to its own foreground. `count_flop` counts the operations that `mtseg.inference.dense` then
+needs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A verdict on a scan: what a network makes of it as a whole comes in, what to think of it leaves.
+"""The out-of-distribution check: does a scan resemble those that the network was tested on?
 
-A network gives labels to any scan, also to one that is like nothing it has learnt. What gives such
-a scan away are sums over all its voxels: how sure the network is, how many voxels get a class of
-another task than the rest, and which shares the classes have. They are compared with those of
-scans that the network was tested on, task by task (this project's choice; the paper has none).
+A network labels any scan, even one unlike everything it has learnt. Such a scan shows in sums over
+all its voxels: how sure the network is, how many voxels get a class of another task than the rest,
+and the share of each class. They are compared with the same sums of the test scans, task by task.
+The check is this project's; the paper has none.
 """
 
 from __future__ import annotations

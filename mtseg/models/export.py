@@ -1,14 +1,14 @@
-"""Export: a trained network comes in, a versioned SavedModel with its manifest leaves.
+"""Export of a trained network to a versioned SavedModel, or to its weights only.
 
     OUT/1/saved_model.pb      what TensorFlow Serving loads
     OUT/1/variables/
     OUT/1/manifest.json       classes, operating points, and the rules that prepare a scan
-    OUT/1/SHA256SUMS          by which damage is noticed
+    OUT/1/SHA256SUMS          checksums, so that damage is found
 
-Its signatures are those of `mtseg.models.signatures`. With `segment_tile` and `segment_tile_bfloat16`
-`mtseg-predict` chooses precision and memory, here or on a server.
+`mtseg.models.signatures` lists the signatures. `mtseg-predict` uses `segment_tile` and
+`segment_tile_bfloat16`, so that it can choose precision and memory.
 
-Or, without TensorFlow's graphs, the weights alone, a tenth of the size, for `mtseg-predict` and
+Weights only, without TensorFlow's graphs, take 10 % of the space and serve `mtseg-predict` and
 `mtseg-evaluate`:
 
     OUT/model.weights.h5

@@ -1,4 +1,8 @@
-"""Exported models: a folder comes in, a network that computes tiles and its classes leave."""
+"""Loading an exported model from its folder.
+
+`load` returns an `ExportedModel`, whatever the format; `mtseg.serving.remote_model` makes the same
+from a server.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests: what stands beside an exported model comes in, checked values leave."""
+"""The file `manifest.json` beside an exported model: reading and checking it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Portable models: a trained network comes in, an ONNX or a LiteRT file with its manifest leaves.
+"""Export to ONNX and LiteRT, for runtimes without TensorFlow.
 
     OUT/model.onnx      or OUT/model.tflite
     OUT/manifest.json
 
-One input, `tile`, float32 (I + 50, J + 50, K + 50): a block of a prepared scan with the 25 voxels
-around it, as `mtseg.scans.preprocessing.prepare_scan` leaves intensities, 0 outside the foreground. One
-output, `probabilities`, float32 (I, J, K, classes); those of voxels that are 0 mean nothing. Each
-feature map of the block is in memory at once: 384 bytes a voxel and more, so blocks are kept small.
+Input `tile`: float32 (I + 50, J + 50, K + 50), a block of a prepared scan with the 25 voxels around
+it, with the intensities of `mtseg.scans.preprocessing.prepare_scan`, 0 outside the foreground.
+Output `probabilities`: float32 (I, J, K, classes); its values at voxels that are 0 have no meaning.
+Every feature map of the block is in memory at once, at least 384 bytes per voxel, so keep blocks
+small.
 """
 
 from __future__ import annotations

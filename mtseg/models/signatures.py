@@ -1,15 +1,16 @@
-"""The graphs of a SavedModel: a trained network comes in, the signatures that serve it leave.
+"""The signatures of a SavedModel: what a server or another program can ask it to compute.
 
-    segment             a scan's volume as it is, to labels and probabilities; the serving default
-    segment_int16       the same of int16 intensities, half the size
+    segment             a volume with the scan's own intensities, to labels and probabilities; the
+                        serving default
+    segment_int16       the same for int16 intensities, half the size
     segment_bfloat16    the same with convolutions in bfloat16
     segment_tile        a part of a volume, so that a volume of any size fits any message limit
     segment_tile_bfloat16
     classify_patches    the voxel in the middle of three patches
     describe            the manifest
 
-All inputs and outputs have a leading axis, as TensorFlow Serving wants them; but for
-`classify_patches` it has length 1.
+All inputs and outputs have a leading axis, as TensorFlow Serving requires. It has length 1, except
+for `classify_patches`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""The network: three patches come in, class probabilities of the voxel at their centre leave.
+"""The trained weights with batch normalisation folded in, for whole volumes.
 
-The patch model is what is trained, saved and loaded. Whole volumes are computed from its weights,
-which leave here with batch normalisation folded in.
-
-Volumes are RAS+ with axes (i, j, k). Planes always come in the order axial, coronal, sagittal. An
-axial patch has rows i and columns j, a coronal one i and k, a sagittal one j and k.
+In inference, batch normalisation is a linear map per channel, so it becomes part of the convolution
+before it. `mtseg.inference.tile_graph` and `mtseg.models.portable` compute with these weights.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.1.
 """

@@ -6,7 +6,8 @@ Each is Keras's layer with the same weights and results, changed where TensorFlo
   which took a quarter of a training step. Compiled by XLA it is a fast loop.
 - `FusedBatchNormalization`: Keras runs it as separate elementwise operations, which took a third of
   a training step on processors. TensorFlow has one fused operation.
-- `MinibatchDropout`: Keras draws a mask for each replica, so two devices would train another network
+- `MinibatchDropout`: Keras draws a mask for each replica, so two devices would train another
+network
   than one. Here the mask is drawn for the whole mini-batch and each replica takes its rows.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.1; Clevert et al., ICLR 2016 (ELU).
@@ -186,7 +187,8 @@ class MinibatchDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` with a mask that does not depend on the number of replicas.
 
     Replica r of n holds the rows r, r + 1, … of n equal shares of the mini-batch, as
-    `mtseg.training.strategies` deals them out. On other backends than TensorFlow it is Keras's layer.
+    `mtseg.training.strategies` deals them out. On other backends than TensorFlow it is Keras's
+    layer.
 
     Example:
         >>> layer = MinibatchDropout(0.5, seed=1)

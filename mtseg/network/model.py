@@ -1,9 +1,9 @@
-"""The network: three patches come in, class probabilities of the voxel at their centre leave.
+"""The network as a patch model: three patches in, class probabilities of their centre voxel out.
 
-The patch model is what is trained, saved and loaded. Whole volumes are computed from its weights,
-which leave here with batch normalisation folded in.
+This model is trained, saved and loaded. Whole volumes are computed from its weights (see
+`mtseg.network.folding`).
 
-Volumes are RAS+ with axes (i, j, k). Planes always come in the order axial, coronal, sagittal. An
+Volumes are RAS+ with axes (i, j, k). Planes are always in the order axial, coronal, sagittal. An
 axial patch has rows i and columns j, a coronal one i and k, a sagittal one j and k.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.1.

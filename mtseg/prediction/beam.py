@@ -1,7 +1,7 @@
-"""Prediction on Apache Beam: scans and a model come in, label files leave, by many workers.
+"""Prediction on Apache Beam: many worker processes segment the scans of one list.
 
-Each worker process loads the model once, by Beam's own RunInference, and writes the files that
-`mtseg-predict` writes. Scans, model and results have to be where every worker sees them.
+Each worker process loads the model once, by Beam's own RunInference, and writes the same files as
+`mtseg-predict`. All workers must see scans, model and results under the same paths.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Prediction: scan files and an exported model come in, label files on the scans' grids leave.
+"""From scan files to label files, for many scans in turn.
 
-A scan is computed tile by tile, and every tile is brought back to the scan's own grid and decided
-at once, so that neither the probabilities of the whole scan nor those of a finer grid are ever in
-memory. The next scan is read and the last one written while one is computed.
+While one scan is computed, the next is read and the previous one is written.
+`mtseg.prediction.scan` has the steps for one scan.
 """
 
 from __future__ import annotations

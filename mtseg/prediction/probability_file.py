@@ -1,8 +1,8 @@
-"""Probability files: blocks of class probabilities come in, a 4-D NIfTI file leaves.
+"""Class probabilities as a 4-D NIfTI file, written block by block.
 
-Probabilities of all classes take many times a scan's memory, so they go to disk as they are
-computed, as uint8 in steps of 1/255: a NIfTI reader applies the scale that the header states and
-gives 0 to 1.
+The probabilities of all classes take many times the memory of a scan, so they go to disk as they
+are computed, as uint8 in steps of 1/255. The header states the scale, so a NIfTI reader gives 0 to
+1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Done scans: a scan and how it would be segmented come in, whether it has been so already leaves.
+"""The names of result files, and whether a scan has been segmented already.
 
-What results were made from stands in the scan's verdict file, which is written last. So a job that
-was killed goes on where it stopped, and a changed scan, model or option makes it compute anew.
+The verdict file of a scan, written last, records what its results were made from. So a job that was
+killed resumes with the remaining scans, and a changed scan, model or option is computed again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Prediction: scan files and an exported model come in, label files on the scans' grids leave.
+"""The steps for one scan: load it, plan its tiles, compute its labels, write the results.
 
-A scan is computed tile by tile, and every tile is brought back to the scan's own grid and decided
-at once, so that neither the probabilities of the whole scan nor those of a finer grid are ever in
-memory. The next scan is read and the last one written while one is computed.
+Every tile is restored to the scan's own grid and turned into labels at once, so the probabilities
+of the whole scan are never in memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Records: their schema, and the TFDS builder that writes a task's scans as records.
+"""The TFDS builder of a task, which writes its subjects as TFRecord shards.
 
-Labelled subjects come in; TFRecord shards leave, in two kinds: `patches` (triplanar training
-samples) and `volumes` (whole prepared scans for evaluation). This is the only place that spells
-a record's fields; `mtseg.records.reading` reads them back. Prepared data is ordinary TFDS data, which
-`tfds.builder_from_directory` reads without any code of ours.
+Two kinds of records exist: `patches` (triplanar training samples) and `volumes` (whole prepared
+scans for evaluation). Prepared data is ordinary TFDS data, so `tfds.builder_from_directory` reads
+it without code of this project.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Example bytes: named values come in, the bytes of a `tf.train.Example` leave.
+"""Serialising records as `tf.train.Example`, faster and reproducibly.
 
-TensorFlow's own message copies a value three times on its way, and does not always order a record's
-fields alike. Here a value is copied once, and the same record has the same bytes.
+TensorFlow's own message class copies a value three times and does not always write the fields in
+the same order. Here a value is copied once, and equal records give equal bytes.
 
-Reference: tensorflow/core/example/feature.proto, and protobuf's encoding.
+Reference: tensorflow/core/example/feature.proto, and the encoding of protocol buffers.
 """
 
 from __future__ import annotations

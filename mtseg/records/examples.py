@@ -1,10 +1,4 @@
-"""Records: their schema, and the TFDS builder that writes a task's scans as records.
-
-Labelled subjects come in; TFRecord shards leave, in two kinds: `patches` (triplanar training
-samples) and `volumes` (whole prepared scans for evaluation). This is the only place that spells
-a record's fields; `mtseg.records.reading` reads them back. Prepared data is ordinary TFDS data, which
-`tfds.builder_from_directory` reads without any code of ours.
-"""
+"""The records of one prepared subject: its training patches, or its whole volume."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Read prepared records: a data folder comes in, volumes or single patch records leave.
+"""Reading prepared volumes, and finding out what has been prepared.
 
-Volumes go through TFDS. Patches do not: their shards are indexed once, so that any record can be
-had at any moment and a mini-batch is a function of its number alone.
+Volumes are read through TFDS. Patches are read by `mtseg.batches.stores`, which indexes the shards
+once and can then read any record at any time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""Records: their schema, and the TFDS builder that writes a task's scans as records.
+"""The fields of a record, and the settings that determine what records hold.
 
-Labelled subjects come in; TFRecord shards leave, in two kinds: `patches` (triplanar training
-samples) and `volumes` (whole prepared scans for evaluation). This is the only place that spells
-a record's fields; `mtseg.records.reading` reads them back. Prepared data is ordinary TFDS data, which
-`tfds.builder_from_directory` reads without any code of ours.
+This is the only module that spells the fields; `mtseg.records.reading` reads them back.
 """
 
 from __future__ import annotations

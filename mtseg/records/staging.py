@@ -1,9 +1,9 @@
-"""Staging: single subjects come in, files of their finished records leave, and then shards.
+"""Preparing one subject, and assembling the finished subjects into shards.
 
-Each subject is prepared once, by whichever process, into files of its own; a file that says that
-it is done is written last. So a preparation that was stopped goes on with the subjects that are
-left, and what is written does not depend on how many processes wrote it. A subject's file then is
-a shard as it is, or its records are dealt out to as many shards as are asked for.
+Each subject is prepared once, by any process, into files of its own; a file that marks it as done
+is written last. So a stopped preparation resumes with the remaining subjects, and the result does
+not depend on the number of processes. In the end each subject's file becomes one shard, or its
+records are distributed over the number of shards that the user asked for.
 """
 
 from __future__ import annotations

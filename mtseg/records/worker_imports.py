@@ -1,4 +1,4 @@
-"""What worker processes are forked with: imported once, whatever their number, and quietly."""
+"""What worker processes import once, before they are forked."""
 
 from __future__ import annotations
 

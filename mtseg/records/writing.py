@@ -1,7 +1,7 @@
-"""Preparation: a task's source comes in, records in a data folder leave.
+"""Preparing a whole source: check every subject, prepare it, write the shards.
 
-Every subject is checked, then prepared, by as many processes as there are cores; their finished
-records are put together as TFDS's shards. With Apache Beam the same is done on many machines.
+Subjects are processed by as many processes as there are cores, or on many machines with Apache
+Beam.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""DICOM: a folder of slices, or a file of many frames, comes in; one volume leaves.
+"""Reading a DICOM series: a folder of slices, or one multi-frame file.
 
-A slice's place is taken from its own position and orientation, never from a file's name or number.
+The place of a slice comes from its own position and orientation, never from a file name or an
+instance number.
 
 Reference: DICOM PS3.3, C.7.6.2 (Image Plane) and C.7.6.16 (Multi-frame Functional Groups).
 """

@@ -1,4 +1,4 @@
-"""DICOM segmentations: labels of a DICOM series come in, a SEG file for its archive leaves.
+"""Writing labels of a DICOM series as a DICOM segmentation (SEG).
 
 Reference: DICOM PS3.3, A.51 (Segmentation IOD), written by highdicom.
 """
@@ -27,8 +27,8 @@ def write_dicom_seg(
 
     Args:
         path: the file; it appears whole, by one rename.
-        labels: uint8 (columns, rows, slices) in the order of `mtseg.scans.dicom.open_series`; 0 is no
-            segment.
+        labels: uint8 (columns, rows, slices) in the order of `mtseg.scans.dicom.open_series`; 0 is
+            no segment.
         series_path: the scan's folder or file.
         class_names: of the labels, background first. Those that occur become segments; all of
             them, if none occurs.

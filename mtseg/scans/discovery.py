@@ -1,7 +1,7 @@
-"""Scan lists: what a user names comes in, the scans of this job and the places of results leave.
+"""Which scans the user means by files, folders and lists.
 
-A file is a scan, and so is a folder of one DICOM series. Any other folder is searched for scans,
-and its tree is repeated among the results. A text file lists any of these, a line each.
+A file is a scan, and so is a folder with one DICOM series. Any other folder is searched for scans,
+and the results repeat its tree. A text file lists any of these, one per line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Volumes: voxels and their places, on another grid or in other axes; label files are written.
-
-Axes are (i, j, k); after `canonicalise` they run left to right, posterior to anterior, inferior to
-superior. Oblique scans keep their own axes: nothing is rotated.
-"""
+"""Writing label maps as NIfTI files with the header of their scan."""
 
 from __future__ import annotations
 

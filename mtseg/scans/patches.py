@@ -1,7 +1,7 @@
-"""Choose voxels and cut triplanar patches: a prepared volume comes in, patches leave.
+"""Choosing voxels and cutting triplanar patches from a prepared volume.
 
 Arrays are RAS+ with axes (i, j, k): left to right, posterior to anterior, inferior to superior.
-The three planes always come in the order axial, coronal, sagittal.
+Planes are always in the order axial, coronal, sagittal.
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.1 (patches) and 3.2 (balanced samples).
 """

@@ -1,8 +1,8 @@
-"""Prepared scans: a scan comes in, the same on the network's grid and intensities leaves.
+"""From a scan to the network's grid and intensities: RAS+, isotropic voxels, one intensity rule.
 
-Flip to RAS+, resample to isotropic voxels, apply the one intensity rule.
+Training, evaluation and prediction all use `prepare_scan`.
 
-Reference: Moeskops et al., MICCAI 2016, section 2, for the isotropic voxel sizes; the intensity
+Reference: Moeskops et al., MICCAI 2016, section 2, for the isotropic voxel sizes. The intensity
 rule is this project's.
 """
 

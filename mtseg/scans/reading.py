@@ -1,7 +1,6 @@
-"""Scan files: the path of a scan or a label map comes in, its voxels and their place leave.
+"""Reading scans and label maps: NIfTI, FreeSurfer's MGH, NRRD, MetaImage and DICOM.
 
-NIfTI, FreeSurfer's MGH, NRRD, MetaImage, and folders or files of DICOM. All of a header is checked
-before memory is taken for its voxels.
+The whole header is checked before memory is used for the voxels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Resampling: values on one grid come in, values on another with the same axes and centre leave.
+"""Resampling a volume to another voxel size with the same axes and centre.
 
-SciPy interpolates: on a brain-size scan it was as fast and as near to a known function as SimpleITK
-(`benchmarks/resample.py` measures both), and is needed here anyway. Beyond the border the border's
-value is repeated.
+SciPy interpolates. On a scan of a brain's size it was as fast as SimpleITK and as close to a known
+function (`benchmarks/resample.py` measures both). Beyond the border, the border's value is
+repeated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Volumes: voxels and their places, on another grid or in other axes; label files are written.
-
-Axes are (i, j, k); after `canonicalise` they run left to right, posterior to anterior, inferior to
-superior. Oblique scans keep their own axes: nothing is rotated.
-"""
+"""A volume: an array of voxels and where they are in the world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server addresses: the text of `--server` comes in, where a model is served leaves."""
+"""The address of a served model, as `--server` gives it, and the options of its client."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Server connections: arrays go to a signature of TensorFlow Serving, its answers come back.
+"""Requests to TensorFlow Serving: retries, errors, and what gRPC and REST have in common.
 
-Over gRPC or, as JSON, over HTTP. What is temporary is tried again, a few times and later and later;
-everything else is one clear line.
+Temporary errors are tried again a few times, each time after a longer wait. Every other error
+becomes one clear line. `mtseg.serving.grpc` and `mtseg.serving.rest` send the requests.
 """
 
 from __future__ import annotations

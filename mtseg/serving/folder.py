@@ -1,15 +1,15 @@
-"""Serving folders: an exported model's place comes in, all that TensorFlow Serving wants leaves.
+"""Writing the folder that TensorFlow Serving serves from.
 
-    DIR/NAME/1/                    the model, versions 1, 2, 3 …
+    DIR/NAME/1/                    the model: versions 1, 2, 3 …
     DIR/NAME/1/assets.extra/tf_serving_warmup_requests
     DIR/models.config              which models are served
     DIR/batching.config            how many requests are computed at once
-    DIR/monitoring.config          figures for Prometheus
-    DIR/compose.yaml               a container on this machine alone
-    DIR/README.md                  the ways to start and to ask it
+    DIR/monitoring.config          metrics for Prometheus
+    DIR/compose.yaml               a container, bound to this machine
+    DIR/README.md                  how to start and how to ask the server
 
-The server looks into the folder every now and then. A version appears by one rename, so it never
-sees half of one.
+The server checks the folder regularly. A version appears by one rename, so the server never sees
+half of it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def export_serving(
         The new version's folder, and the versions that were removed.
 
     Raises:
-        InputError: as `mtseg.models.export.export_model` does; if the name is none, or what it needs is
-            not installed.
+        InputError: as `mtseg.models.export.export_model` does; if the name is none, or what it
+            needs is not installed.
     """
     folder = Path(folder)
     if not _NAME.fullmatch(name) or name.isdecimal():

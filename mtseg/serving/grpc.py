@@ -1,8 +1,4 @@
-"""Server connections: arrays go to a signature of TensorFlow Serving, its answers come back.
-
-Over gRPC or, as JSON, over HTTP. What is temporary is tried again, a few times and later and later;
-everything else is one clear line.
-"""
+"""Requests to TensorFlow Serving over gRPC."""
 
 from __future__ import annotations
 

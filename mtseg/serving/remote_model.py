@@ -1,7 +1,6 @@
-"""Served models: a server's address comes in, a network that the server computes leaves.
+"""A model on a server, with the same interface as a model on this machine.
 
-To whoever segments scans it is a network like one on this machine: a volume is divided into tiles
-that fit a message, and a few of them are under way at once.
+A volume is divided into tiles that fit a message; a few requests are under way at once.
 """
 
 from __future__ import annotations

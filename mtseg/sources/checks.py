@@ -1,7 +1,7 @@
-"""Checks: a source's subjects come in, every flaw of its data leaves, before anything is written.
+"""Checking a data set before anything is written.
 
-Each subject is read once; what is wrong with it is collected, not raised, so that a person can
-correct all of it at once.
+Each subject is read once. Issues are collected, not raised, so that the user can correct all of
+them at once.
 """
 
 from __future__ import annotations

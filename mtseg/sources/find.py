@@ -1,7 +1,7 @@
-"""Sources: a task and a folder of scans come in, labelled subjects and their volumes leave.
+"""The subjects of a source: files that belong together, on one side of a split.
 
-`mtseg.sources.layouts.matching` finds files; here they become subjects of a split, and label names become values.
-Phantoms need no folder: they are made.
+`mtseg.sources.layouts` finds the files; here they become subjects, and names of labels become
+values. Phantoms need no folder.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def list_subjects(
     """The subjects of `find_subjects`, all of them complete.
 
     Raises:
-        InputError: as for `find_subjects`, and if a subject has not exactly one scan and one label map.
+        InputError: as for `find_subjects`, and if a subject has not exactly one scan and one label
+            map.
     """
     return list(
         find_subjects(task, source, manual_dir, num_train, num_test).require_sound().subjects

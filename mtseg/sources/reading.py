@@ -1,6 +1,6 @@
-"""One subject: where its files are comes in, its image and classes on the task's grid leave.
+"""One subject on the grid of its task: its prepared image and class indices.
 
-Every way of preparing records calls `prepare_subject`, so they all hold the same.
+Every way of preparing records calls `prepare_subject`, so all records hold the same.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class PreparedSubject:
     Attributes:
         name: the subject's name.
         image: float32 (I, J, K), isotropic, RAS+, after the intensity rule; foreground is > 0.
-        class_index_map: uint8 (I, J, K), the task's own class index or `mtseg.tasks.task.IGNORED`; 0
-            outside the foreground.
+        class_index_map: uint8 (I, J, K), the task's own class index or `mtseg.tasks.task.IGNORED`;
+            0 outside the foreground.
         affine: float64 (4, 4), voxel to RAS+ world in mm.
     """
 

@@ -1,7 +1,7 @@
-"""Sources: a task and a folder of scans come in, labelled subjects and their volumes leave.
+"""Which subjects are for training and which for testing.
 
-`mtseg.sources.layouts.matching` finds files; here they become subjects of a split, and label names become values.
-Phantoms need no folder: they are made.
+A `split.csv` in the folder decides; without it, the task file; without either, 20 % of the subjects
+are held out, with all scans of one person on one side.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Sources: a task and a folder of scans come in, labelled subjects and their volumes leave.
-
-`mtseg.sources.layouts.matching` finds files; here they become subjects of a split, and label names become values.
-Phantoms need no folder: they are made.
-"""
+"""What is known of a data set before it is read: its subjects, and the issues found."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def list_checksums(folder: Path) -> str:
 
 
 def verify_checksums(folder: Path) -> None:
-    """Compares the files of a folder with its `SHA256SUMS`; without such a file, nothing is checked.
+    """Compares the files of a folder with its `SHA256SUMS`; without such a file, nothing is
+    checked.
 
     Raises:
         InputError: if a file is missing or has changed, or the list cannot be read.

@@ -1,7 +1,7 @@
-"""Tasks: the text of `--tasks` comes in, the combined label space of one network leaves.
+"""The combined label space of a network for one or several tasks.
 
-A class index is a class's place in its own task, or combined, in the label space of several
-tasks: one shared background, then each task's classes in the order in which the tasks are named.
+A class index is a class's place in its own task, or the place in the combined label space: one
+shared background, then the classes of each task in the order in which the tasks are named.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """

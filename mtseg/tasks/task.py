@@ -1,4 +1,4 @@
-"""One task: label maps of its sources come in, maps of its own class indices leave.
+"""A task: its classes, its voxel size, its decision rule, and the labels of its sources.
 
 A label is a value in a label file. A class index is a class's place in its task: 0 is background,
 then 1, 2, ... in the order of the task file.

@@ -1,7 +1,7 @@
-"""Task files: the path of a TOML file comes in, a checked task leaves.
+"""Reading task files (TOML).
 
-A task is a file, so a new one needs no code; `task_files/brain.toml` explains every key. All of a
-file is checked when it is read, before a scan is touched.
+A task is a file, so a new task needs no code; `mtseg/tasks/files/brain.toml` explains every key.
+The whole file is checked when it is read, before any scan is opened.
 """
 
 from __future__ import annotations

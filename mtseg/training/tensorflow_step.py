@@ -1,4 +1,4 @@
-"""The training step: mini-batches come in, the network's weights move, their losses leave.
+"""One training step on TensorFlow: forward, backward, update, on one or several devices.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """

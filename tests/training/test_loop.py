@@ -137,7 +137,8 @@ from mtseg.evaluate import Evaluation
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 mtseg.training.loop.evaluate_model = lambda *_, **__: Evaluation((), {{}})
-mtseg.training.loop.train_and_evaluate(TrainConfig.from_json({config.to_json()!r}), {str(workdir)!r})
+mtseg.training.loop.train_and_evaluate(TrainConfig.from_json({config.to_json()!r}),
+{str(workdir)!r})
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     return scalars_of(workdir, "loss")

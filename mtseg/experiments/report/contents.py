@@ -1,6 +1,6 @@
-"""The report: finished experiments come in, the blocks of a page leave.
+"""The contents of the report: which headings, tables, figures and sentences, in which order.
 
-Every figure and sentence in it follows from the folders of the experiments.
+Every figure and sentence follows from the files in the folder of the experiments.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def make_report(
     Args:
         results: finished experiments, from `mtseg.experiments.results.read_results`.
         path: their folder.
-        unlabelled: figures of scans without labels, from `mtseg.experiments.unlabelled.segment_unlabelled`.
+        unlabelled: figures of scans without labels, from
+            `mtseg.experiments.unlabelled.segment_unlabelled`.
         notes: paragraphs to be set below the summary, divided by empty lines.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Figures of the report: results of experiments come in, Matplotlib figures leave.
+"""The figures of the report, drawn with Matplotlib.
 
-Colours are those of Okabe and Ito, told apart by colour-blind eyes; every line also has a style and
-a marker of its own, and every figure is drawn on white, so that it prints.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart. Every line also
+has its own style and marker, and the background is white for printing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The report as a page: headings, paragraphs, tables and figures come in, HTML or Markdown leaves.
+"""Blocks of a page (headings, paragraphs, tables, figures) as HTML or Markdown.
 
-The HTML is one file that needs no network; the Markdown has its pictures beside it.
+The HTML is one file that needs no network connection; the Markdown has its pictures beside it.
 """
 
 from __future__ import annotations

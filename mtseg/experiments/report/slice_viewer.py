@@ -1,7 +1,6 @@
-"""The report's slice viewer: a scan and its labels come in, an interactive figure leaves.
+"""The slice viewer of the report: an interactive Plotly figure of a scan and its labels.
 
-The drawing and the slider are Plotly's; the picture of every slice travels in the page, so that it
-needs no network.
+The picture of every slice is inside the page, so it needs no network connection.
 """
 
 from __future__ import annotations

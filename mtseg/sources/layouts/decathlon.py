@@ -1,9 +1,4 @@
-"""Layouts: a folder of scans comes in, which files belong to which subject leaves.
-
-A layout is how scans and label maps lie in a folder, under the name that a task file or `--tasks`
-gives it. Nothing is read here but lists of files and what a data set says of itself; whether every
-subject is complete and sound is for `mtseg.sources.find` and `mtseg.sources.checks`.
-"""
+"""Layouts with a `dataset.json`: nnU-Net v2 and the Medical Segmentation Decathlon."""
 
 from __future__ import annotations
 

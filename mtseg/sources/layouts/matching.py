@@ -1,8 +1,8 @@
-"""Layouts: a folder of scans comes in, which files belong to which subject leaves.
+"""The layouts by name, and matching a folder against one of them.
 
-A layout is how scans and label maps lie in a folder, under the name that a task file or `--tasks`
-gives it. Nothing is read here but lists of files and what a data set says of itself; whether every
-subject is complete and sound is for `mtseg.sources.find` and `mtseg.sources.checks`.
+A layout is how the scans and label maps of a data set are named and arranged. Only file names and
+the data set's own description are read here. `mtseg.sources.find` and `mtseg.sources.checks` decide
+whether every subject is complete and usable.
 """
 
 from __future__ import annotations
