@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py --data-dir mtseg_data --tasks brain:miccai2012 --workdir recipes
 
-Every run sees the same number of samples. The same command again goes on where it was stopped.
+Every run sees the same number of samples. Rerun the command to resume if it was stopped.
 `again` is the preset with another seed: what chance alone makes.
 """
 

@@ -44,7 +44,7 @@ def open_balanced_samples(
     """
     open_data = {"patches": open_patches, "volumes": open_volumes}[kind]
     data = [
-        [open_data(data_dir, s.task.name, source) for source in s.sources]
+        [open_data(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
         for s in label_space.selections
     ]
     samples = BalancedSamples(label_space, data, seed, augmentations, backgrounds)
@@ -53,7 +53,8 @@ def open_balanced_samples(
             if size == 0:
                 raise InputError(
                     f"{data_dir}: no training scan of {selection.spec} has a voxel of class "
-                    f"{name}. Add scans that show it, or take the class out of the task file."
+                    f"{name}. Add scans that show it, or take the class out of "
+                    f"{selection.task.file_to_edit}."
                 )
     return samples
 

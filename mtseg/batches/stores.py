@@ -75,13 +75,15 @@ class PatchRecords:
                 )
 
 
-def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchRecords:
+def open_patches(
+    data_dir: str | Path, task_name: str, source: str, task_file: str = ""
+) -> PatchRecords:
     """Reads every patch record of a source once, checks its checksum and notes where it is.
 
     Raises:
         InputError: if the data is not prepared, or a shard is damaged (the message names it).
     """
-    folder = prepared_dir(data_dir, task_name, source, "patches")
+    folder = prepared_dir(data_dir, task_name, source, "patches", task_file)
     splits = open_builder(folder).info.splits
     paths = [Path(name) for name in splits["train"].filepaths] if "train" in splits else []
     columns: list[np.ndarray] = []
@@ -95,8 +97,8 @@ def open_patches(data_dir: str | Path, task_name: str, source: str) -> PatchReco
         columns += of_shard
     if not columns:
         raise InputError(
-            f"{folder}: holds no patch. Prepare it again: "
-            f"{prepare_command(data_dir, task_name, source)} --overwrite"
+            f"{folder}: has no patch. Prepare it again: "
+            f"{prepare_command(data_dir, task_name, source, task_file)} --overwrite"
         )
     class_index, shard, offset = np.concatenate(columns, axis=1)
     _allow_open_files(len(paths), folder)
@@ -113,7 +115,7 @@ def _allow_open_files(count: int, folder: Path) -> None:
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise InputError(
             f"{folder}: has {count} shards, where {hard} files may be open at once. Prepare it "
-            "again with --num-shards, or raise the limit (ulimit -Hn)."
+            "again: mtseg-prepare with --num-shards. Or raise the limit (ulimit -Hn)."
         )
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -177,14 +179,16 @@ class VolumePatches:
         return patches
 
 
-def open_volumes(data_dir: str | Path, task_name: str, source: str) -> VolumePatches:
-    """Reads the training scans of a task into memory: about 6 bytes a voxel.
+def open_volumes(
+    data_dir: str | Path, task_name: str, source: str, task_file: str = ""
+) -> VolumePatches:
+    """Reads the training scans of a task into memory: about 6 bytes per voxel.
 
     Raises:
         InputError: if the task is not prepared, or has no training scan.
     """
     padded, shapes, of_scans = [], [], []
-    for subject in read_volumes(data_dir, task_name, source, "train"):
+    for subject in read_volumes(data_dir, task_name, source, "train", task_file):
         padded.append(pad_volume(subject.image, dtype=np.float16))
         shapes.append(subject.image.shape)
         foreground = np.flatnonzero(subject.image > 0)
@@ -196,8 +200,8 @@ def open_volumes(data_dir: str | Path, task_name: str, source: str) -> VolumePat
         of_scans.append(np.split(foreground[order].astype(kind)[: ends[-1]], ends[:-1]))
     if not padded:
         raise InputError(
-            f"{data_dir}: holds no training scan of {task_name}:{source}. Prepare it again: "
-            f"{prepare_command(data_dir, task_name, source)} --overwrite"
+            f"{data_dir}: has no training scan of {task_name}:{source}. Prepare it again: "
+            f"{prepare_command(data_dir, task_name, source, task_file)} --overwrite"
         )
     by_class = [voxels for voxels in zip(*of_scans, strict=True)]
     last = max(c for c, voxels in enumerate(by_class) if any(v.size for v in voxels))

@@ -47,7 +47,7 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
             print_error(error)
             return SOME_FAILED
         except KeyboardInterrupt:
-            print("interrupted: the same command again goes on from here.", file=sys.stderr)
+            print("interrupted: rerun the command to resume.", file=sys.stderr)
             return INTERRUPTED
 
 
@@ -112,5 +112,5 @@ def positive(text: str) -> int:
 
 
 def command_line(name: str, arguments: list[str]) -> str:
-    """The command as a person would type it again."""
+    """The command line, quoted so that it can be typed again."""
     return shlex.join([name, *arguments])

@@ -1,4 +1,4 @@
-"""mtseg-check: every flaw of a data set, before anything is written."""
+"""mtseg-check: every issue of a data set, before anything is written."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ def _check(argv: list[str]) -> int:
     task, (source,) = selections[0].task, selections[0].sources
     if source == GENERATED:
         raise InputError(f"{arguments.source}: phantoms are made, there is nothing to check.")
-    flaws: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
     num_subjects = 0
     try:
         found = find_subjects(task, source, Path(arguments.folder))
     except InputError as error:
-        flaws = (Issue(error.kind or "missing", "", str(error)),)
+        issues = (Issue(error.kind or "missing", "", str(error)),)
     else:
         num_subjects = len(found.subjects)
-        readings = {}
+        reports = {}
         read = functools.partial(check_subject, task, found.labels)
         with Progress("Checking", num_subjects, "subjects", is_quiet=arguments.json) as progress:
             processes = arguments.num_processes or num_cores()
-            for reading in run_all(read, found.subjects, processes, WORKER_IMPORTS):
-                readings[reading.subject] = reading
-                progress.advance(note=reading.subject.name)
-        flaws = check_reports(task, found, [readings[s] for s in found.subjects])
-    num_errors = sum(flaw.is_error for flaw in flaws)
+            for report in run_all(read, found.subjects, processes, WORKER_IMPORTS):
+                reports[report.subject] = report
+                progress.advance(note=report.subject.name)
+        issues = check_reports(task, found, [reports[s] for s in found.subjects])
+    num_errors = sum(issue.is_error for issue in issues)
     if arguments.json:
-        listed = [dataclasses.asdict(flaw) for flaw in flaws]
+        listed = [dataclasses.asdict(issue) for issue in issues]
         print(json.dumps({"schema": 1, "subjects": num_subjects, "flaws": listed}, indent=2))
     else:
-        if flaws:
-            print(format_issues(flaws))
-        warnings = len(flaws) - num_errors
+        if issues:
+            print(format_issues(issues))
+        warnings = len(issues) - num_errors
         print(f"{num_subjects} subjects read: {num_errors} errors, {warnings} warnings.")
     return BAD_INPUT if num_errors else DONE

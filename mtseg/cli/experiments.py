@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="mtseg-experiments",
         description="Train a network for each task alone, for each set of tasks, and the first "
         "once more; evaluate and compare them. With three tasks: the paper's seven experiments.",
-        epilog="The same command again goes on where it was stopped. Then: mtseg-report OUT",
+        epilog="Rerun the command to resume if it was stopped. Then: mtseg-report OUT",
     )
     parser.add_argument(
         "--out",
@@ -81,7 +81,7 @@ def _experiments(argv: list[str]) -> int:
 
 def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
     if not 0 < minutes < float("inf"):
-        raise InputError(f"--minutes: {minutes} is no length of time. Give a number above 0.")
+        raise InputError(f"--minutes: {minutes} is not a length of time. Give a number above 0.")
     for name in ("minibatches_per_task", "evaluate_every"):
         if arguments[name] is not None:
             raise InputError(

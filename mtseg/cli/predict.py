@@ -147,10 +147,12 @@ def _predict(argv: list[str]) -> int:
     out = Path(arguments.out)
     if arguments.spacing_mm is not None and not 0.05 <= arguments.spacing_mm <= 20:
         raise InputError(
-            f"--spacing-mm: {arguments.spacing_mm} is no voxel size in mm. Give 0.05 to 20."
+            f"--spacing-mm: {arguments.spacing_mm} is not a voxel size in mm. Give 0.05 to 20."
         )
     if arguments.memory_gb is not None and not arguments.memory_gb > 0:
-        raise InputError(f"--memory-gb: {arguments.memory_gb} is no memory. Give a number above 0.")
+        raise InputError(
+            f"--memory-gb: {arguments.memory_gb} is not an amount of memory. Give a number above 0."
+        )
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Give a folder for the label files.")
     server_options = None
@@ -299,7 +301,7 @@ def _server_options(arguments: argparse.Namespace) -> ServerOptions:
 
 
 class _Bars:
-    """A progress bar a scan, by the operations done."""
+    """One progress bar per scan, by the operations done."""
 
     def __init__(self, num_scans: int, precision: str) -> None:
         self._num_scans, self._precision = num_scans, precision

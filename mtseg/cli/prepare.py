@@ -72,14 +72,23 @@ def _prepare(argv: list[str]) -> int:
     from mtseg.records import WORKER_IMPORTS
     from mtseg.system.processes import begin_workers
     from mtseg.tasks.label_space import parse_tasks
+    from mtseg.tasks.task_file import GENERATED
 
     label_space = parse_tasks(",".join(arguments.tasks))
+    has_phantoms = any(GENERATED in selection.sources for selection in label_space.selections)
+    for name in ("size", "num_train", "num_test"):
+        if getattr(arguments, name) is not None and not has_phantoms:
+            raise InputError(
+                f"--{name.replace('_', '-')}: is for phantoms, and no task here has the source "
+                f"{GENERATED}. Leave it out."
+            )
+    if arguments.beam_option and arguments.beam_runner is None:
+        raise InputError("--beam-option: is for --beam-runner. Give both, or leave it out.")
     if arguments.num_processes != 1:
         begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()
     from mtseg.records.schema import PATCHES_PER_CLASS
     from mtseg.records.writing import prepare
-    from mtseg.tasks.task_file import GENERATED
 
     folders = _folders(arguments.manual_dir)
     for selection in label_space.selections:
@@ -97,7 +106,7 @@ def _prepare(argv: list[str]) -> int:
                 is_overwrite=arguments.overwrite,
                 patches_per_class=arguments.patches_per_class or PATCHES_PER_CLASS,
                 seed=arguments.seed,
-                # Only phantoms can be had in any size and number.
+                # Of several sources, these are for the phantoms.
                 size=arguments.size if is_phantom else None,
                 num_train=arguments.num_train if is_phantom else None,
                 num_test=arguments.num_test if is_phantom else None,

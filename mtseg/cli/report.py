@@ -1,4 +1,4 @@
-"""mtseg-report: finished experiments to a page that people read."""
+"""mtseg-report: finished experiments to a page for readers."""
 
 from __future__ import annotations
 

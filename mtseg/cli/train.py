@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mtseg-train",
         description="Train one network for several segmentation tasks, and evaluate it.",
-        epilog="The same command again goes on where it was stopped. "
+        epilog="Rerun the command to resume if it was stopped. "
         "Watch it: tensorboard --logdir WORKDIR",
     )
     add_training_flags(parser)

@@ -122,4 +122,5 @@ def prepare_phantoms(config: TrainConfig) -> None:
             if source == "phantom":
                 prepare(selection.task, source, config.data_dir, **settings)
             else:
-                prepared_dir(config.data_dir, selection.task.name, source, "patches")
+                task = selection.task
+                prepared_dir(config.data_dir, task.name, source, "patches", task.own_file)

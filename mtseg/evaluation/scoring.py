@@ -86,7 +86,7 @@ def evaluate_task(
 
     Returns:
         A row per scan and class of `dice`, `precision` and `recall`. For a class of an
-        `operating_point` task also `dice_argmax`, its Dice by highest activation, and
+        `operating_point` task also `dice_argmax`, its Dice by argmax, and
         `operating_point`, the threshold that would be best for that scan alone. If complete, also
         `hd95_mm`, `surface_dice`, `volume_reference_ml` and `volume_predicted_ml`. Per scan
         `alien_share`: the share of voxels > 0, of which it is known what they are, whose highest

@@ -120,7 +120,7 @@ def fit_budget(config: TrainConfig, minutes: float, costs: Costs) -> TrainConfig
     if count < _FEWEST_MINIBATCHES:
         least = (fixed + _FEWEST_MINIBATCHES * trained * costs.minibatch_seconds) / 60
         raise InputError(
-            f"--minutes: {minutes:g} do not suffice: evaluations alone take {fixed / 60:.0f}. Give "
+            f"--minutes: {minutes:g} are not enough: the evaluations take {fixed / 60:.0f}. Give "
             f"at least {math.ceil(least)}."
         )
     return dataclasses.replace(

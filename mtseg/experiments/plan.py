@@ -114,7 +114,7 @@ def lock_experiments(path: Path, config: TrainConfig, minutes: float | None = No
         minutes: that were asked for, if the budget was one of time.
 
     Raises:
-        InputError: if the folder holds other experiments; the message says what differs.
+        InputError: if the folder has other experiments; the message says what differs.
     """
     stored = read_plan(path)
     if stored is None:
@@ -126,8 +126,8 @@ def lock_experiments(path: Path, config: TrainConfig, minutes: float | None = No
     differences = stored[0].differences(config)
     if differences:
         raise InputError(
-            f"{path}: holds other experiments (there / now: {'; '.join(differences)}). Give the "
-            "same flags to go on with them, or another --out."
+            f"{path}: has other experiments (there / now: {'; '.join(differences)}). Give the "
+            "same flags to resume them, or another --out."
         )
 
 

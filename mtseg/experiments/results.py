@@ -43,11 +43,11 @@ def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
         data_dir: where the prepared records are, if they have moved since.
 
     Raises:
-        InputError: if the folder holds no experiments.
+        InputError: if the folder has no experiments.
     """
     plan = read_plan(path)
     if plan is None:
-        raise InputError(f"{path}: holds no experiments. Run: mtseg-experiments --out {path}")
+        raise InputError(f"{path}: has no experiments. Run: mtseg-experiments --out {path}")
     results = []
     config = plan[0] if data_dir is None else dataclasses.replace(plan[0], data_dir=data_dir)
     for experiment in plan_experiments(config):

@@ -37,7 +37,7 @@ def segment_unlabelled(
 
     Returns:
         For each scan a dictionary: `scan`, `task`, `taken_for`, `num_voxels` > 0, `own_share` and
-        `alien_share` of them with a class of the task or of another, by highest activation, and
+        `alien_share` of them with a class of the task or of another, by argmax, and
         `mean_confidence`.
 
     Raises:

@@ -18,7 +18,7 @@ class ScanStatistics:
         num_classes: of the network.
 
     Attributes:
-        num_voxels: int64 (num_classes,), voxels whose highest activation is each class.
+        num_voxels: int64 (num_classes,), voxels whose argmax is each class.
         confidence: float64 (num_classes,), sums of that activation.
     """
 
@@ -56,5 +56,5 @@ class ScanStatistics:
 
     @property
     def mean_confidence(self) -> float:
-        """Mean of the highest activation; 0 without a voxel."""
+        """Mean of the argmax; 0 without a voxel."""
         return float(self.confidence.sum() / max(int(self.num_voxels.sum()), 1))

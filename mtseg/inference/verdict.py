@@ -184,7 +184,7 @@ class Assessment:
     Attributes:
         task: the task of most labelled voxels; None if no voxel has a label.
         task_shares: task name -> share of the voxels > 0 with one of its classes.
-        mean_confidence: of the class of highest activation, over the voxels > 0.
+        mean_confidence: of the class that is most probable, over the voxels > 0.
         mixture_share: share of the voxels > 0 with a class of another task than `task`.
         score: how unlike the scans of training it is; None if the model was not calibrated.
         threshold: of the score.

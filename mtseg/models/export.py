@@ -77,7 +77,7 @@ def export_model(
     evaluation = _read_evaluation(workdir, which)
     with exporting_to(out):
         if (out / WEIGHTS).exists():
-            raise InputError(f"{out}: holds a model's weights alone. Give another folder.")
+            raise InputError(f"{out}: has the weights of a model only. Give another folder.")
         final = out / str(max(versions(out), default=0) + 1)
         manifest = _manifest(trained, evaluation, which)
         with atomic_write(final) as temporary:
@@ -115,7 +115,7 @@ def export_file(
         The folder.
 
     Raises:
-        InputError: if the run has no such weights or no evaluation yet, or `out` holds other files.
+        InputError: if the run has no such weights or no evaluation yet, or `out` has other files.
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
@@ -123,7 +123,7 @@ def export_file(
     with exporting_to(out):
         others = [path for path in out.iterdir() if not path.name.startswith(".")]
         if others and not (out / name).is_file():
-            raise InputError(f"{out}: holds other files. Give an empty folder for the model.")
+            raise InputError(f"{out}: has other files. Give an empty folder for the model.")
         with atomic_write(out / name) as temporary:
             write(trained, temporary)
             # The manifest goes first and comes last but one: without it there is no model.
@@ -199,7 +199,7 @@ def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict
 
 
 def _model_id(weights: list[np.ndarray], operating_points: dict[str, float]) -> str:
-    """What tells models apart that label otherwise: a digest of all that decides a label."""
+    """What tells models apart that label otherwise: a checksum of all that decides a label."""
     digest = hashlib.sha256(json.dumps(operating_points, sort_keys=True).encode())
     for array in weights:
         digest.update(array.tobytes())

@@ -138,7 +138,7 @@ def _newest_version(folder: Path) -> Path:
     numbers = versions(folder)
     if not numbers:
         raise InputError(
-            f"{folder}: holds no exported model. Make one with: mtseg-export WORKDIR {folder}"
+            f"{folder}: has no exported model. Make one with: mtseg-export WORKDIR {folder}"
         )
     return folder / str(numbers[-1])
 

@@ -39,13 +39,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_manifest(manifest: Any, where: str) -> None:
-    """Refuses what is no manifest of this version.
+    """Refuses what is not a manifest of this version.
 
     Raises:
         InputError: naming where it is from.
     """
     if not isinstance(manifest, dict) or "schema" not in manifest:
-        raise InputError(f"{where}: is no manifest of a model. Export the model again.")
+        raise InputError(f"{where}: is not a manifest of a model. Export the model again.")
     if manifest["schema"] != MANIFEST_SCHEMA:
         raise InputError(
             f"{where}: has schema {manifest['schema']}, this version of mtseg reads "

@@ -60,7 +60,7 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
                 + (
                     "Rerun the mtseg-train command: it evaluates again and writes both."
                     if which == "last"
-                    else "Use the last weights, or train in another --workdir."
+                    else "Use the last weights, or train again in another folder."
                 )
             )
     model = build_model(config, label_space)

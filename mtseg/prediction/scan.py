@@ -37,7 +37,7 @@ class Options:
     Attributes:
         spacing_mm: isotropic size to work at; None is the scan's finest voxel size.
         is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
-        use_probabilities: also write a volume a class.
+        use_probabilities: also write one volume per class.
         use_dicom_seg: also write a DICOM SEG, of a scan that is a DICOM series.
         memory_bytes: what may be used in all; None is half of what is free.
     """
@@ -100,7 +100,7 @@ def loading_bytes(path: Path | None, options: Options) -> int:
 def load_scan(path: Path, options: Options, memory_bytes: float) -> LoadedScan:
     if options.use_dicom_seg and not is_dicom(path):
         raise InputError(
-            f"{path}: is no DICOM series, of which alone a DICOM SEG can be written. Leave out "
+            f"{path}: is not a DICOM series, and a DICOM SEG can only be written for one. Leave out "
             "--dicom-seg."
         )
     needed = preprocessing.preparation_bytes(path, options.spacing_mm)

@@ -25,14 +25,23 @@ OTHER_FILES = 512
 """Files that a process may have open beside its shards."""
 
 
-def prepare_command(data_dir: str | Path, task_name: str, source: str) -> str:
-    """What prepares a task's source, for a message; of a task file only the task is known here."""
-    task = task_name if task_name in shipped_tasks() else "TASK_FILE.toml"
+def prepare_command(data_dir: str | Path, task_name: str, source: str, task_file: str = "") -> str:
+    """The command that prepares a task's source, for a message.
+
+    Args:
+        data_dir: folder of prepared records.
+        task_name: the task.
+        source: name of the source.
+        task_file: path of the task's file, if it is known and does not come with mtseg.
+    """
+    task = task_file or (task_name if task_name in shipped_tasks() else "TASK_FILE.toml")
     manual_dir = "" if source == GENERATED else " --manual-dir FOLDER"
     return f"mtseg-prepare {task}:{source} --data-dir {data_dir}{manual_dir}"
 
 
-def prepared_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -> Path:
+def prepared_dir(
+    data_dir: str | Path, task_name: str, source: str, kind: str, task_file: str = ""
+) -> Path:
     """Where the records of a task's source are.
 
     Raises:
@@ -41,8 +50,8 @@ def prepared_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -
     path = Path(data_dir) / f"mtseg_{task_name}" / f"{source}_{kind}" / VERSION
     if not (path / "dataset_info.json").is_file():
         raise InputError(
-            f"{data_dir}: holds no prepared {kind} of {task_name}:{source}. "
-            f"Run: {prepare_command(data_dir, task_name, source)}"
+            f"{data_dir}: has no prepared {kind} of {task_name}:{source}. "
+            f"Run: {prepare_command(data_dir, task_name, source, task_file)}"
         )
     return path
 
@@ -105,14 +114,14 @@ def prepared_settings(path: Path) -> dict[str, Any]:
 
 
 def read_volumes(
-    data_dir: str | Path, task_name: str, source: str, split: str
+    data_dir: str | Path, task_name: str, source: str, split: str, task_file: str = ""
 ) -> Iterator[PreparedSubject]:
     """Yields the prepared subjects of a split, one in memory at a time.
 
     Raises:
         InputError: if the data is not prepared, or damaged.
     """
-    path = prepared_dir(data_dir, task_name, source, "volumes")
+    path = prepared_dir(data_dir, task_name, source, "volumes", task_file)
     builder = open_builder(path)
     dataset = builder.as_dataset(split=split, read_config=tfds.ReadConfig(try_autocache=False))
     count = 0
@@ -142,7 +151,8 @@ def read_selection(
         InputError: if one is not prepared.
     """
     for source in selection.sources:
-        for subject in read_volumes(data_dir, selection.task.name, source, split):
+        task = selection.task
+        for subject in read_volumes(data_dir, task.name, source, split, task.own_file):
             is_one = len(selection.sources) == 1
             name = subject.name if is_one else f"{source}/{subject.name}"
             yield dataclasses.replace(subject, name=name)
@@ -157,12 +167,13 @@ def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
     count = 0
     for selection in label_space.selections:
         for source in selection.sources:
-            path = prepared_dir(data_dir, selection.task.name, source, "volumes")
+            task = selection.task
+            path = prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
             splits = open_builder(path).info.splits
             of_source = splits["test"].num_examples if "test" in splits else 0
             if not of_source:
                 raise InputError(
-                    f"{path}: holds no test scan. Prepare {selection.task.name}:{source} with a "
+                    f"{path}: has no test scan. Prepare {task.name}:{source} with a "
                     "split that has one."
                 )
             count += of_source

@@ -41,14 +41,14 @@ class Job:
         task: its task.
         labels: its source.
         configs: the kinds of records to make of it.
-        reading: what checking it has shown.
+        report: what checking it has shown.
         folder: where its files go.
     """
 
     task: Task
     labels: LabelSource
     configs: tuple[RecordConfig, ...]
-    reading: SubjectReport
+    report: SubjectReport
     folder: Path
 
 
@@ -58,7 +58,7 @@ def stage(job: Job) -> str:
     Raises:
         InputError: if a file of it cannot be used, or the disk is full.
     """
-    subject = job.reading.subject
+    subject = job.report.subject
     (config, *_) = job.configs
     before = _fingerprint(subject)
     prepared = prepare_subject(job.task, job.labels, subject, size=config.size)
@@ -73,8 +73,8 @@ def stage(job: Job) -> str:
                     writer.write(encode_record(example))
         done = {
             "files": before,
-            "digest": job.reading.digest,
-            "num_voxels": job.reading.num_voxels,
+            "digest": job.report.checksum,
+            "num_voxels": job.report.num_voxels,
         }
         with atomic_write(_done_path(job.folder, subject.name)) as temporary:
             temporary.write_text(json.dumps(done))

@@ -75,7 +75,7 @@ def prepare(
         source: name of one of its sources.
         data_dir: where the records go.
         manual_dir: the folder of scans, for every source but the generated phantoms.
-        num_shards: shard files of the patches; None makes one a subject.
+        num_shards: shard files of the patches; None makes one per subject.
         num_processes: subjects prepared at once; None is as many as cores, and memory, allow.
         beam_runner: name of an Apache Beam runner, to prepare on its workers instead. They have to
             see the scans and `data_dir` under the same paths.
@@ -115,9 +115,9 @@ def prepare(
         if num_processes is None:
             num_processes = preparing.affordable_processes()
         preparing.clean()
-        readings = preparing.check(num_processes)
+        reports = preparing.check(num_processes)
         preparing.check_room(num_shards)
-        preparing.stage(readings, num_processes, beam_runner, beam_options)
+        preparing.stage(reports, num_processes, beam_runner, beam_options)
         for config in missing:
             builder = builder_class(task, configs)(data_dir=str(data_dir), config=config.name)
             shards = num_shards if config.kind == "patches" else None
@@ -196,28 +196,28 @@ class _Preparation:
 
     def check(self, num_processes: int) -> list[SubjectReport]:
         """Reads every subject that is not staged yet, and refuses a source with errors."""
-        readings: dict[str, SubjectReport] = {}
+        reports: dict[str, SubjectReport] = {}
         for subject in self._found.subjects:
             if subject.seed is not None:
-                readings[subject.name] = SubjectReport(subject, ())
-            elif (reading := staged_report(self._folder, subject)) is not None:
-                readings[subject.name] = reading
-        left = [s for s in self._found.subjects if s.name not in readings]
+                reports[subject.name] = SubjectReport(subject, ())
+            elif (report := staged_report(self._folder, subject)) is not None:
+                reports[subject.name] = report
+        left = [s for s in self._found.subjects if s.name not in reports]
         read = functools.partial(check_subject, self._task, self._found.labels)
         done = len(self._found.subjects) - len(left)
         if left:
             title = f"{self._spec}, checking"
             with Progress(title, len(self._found.subjects), "subjects", done) as progress:
-                for reading in run_all(read, left, num_processes, WORKER_IMPORTS):
-                    readings[reading.subject.name] = reading
-                    progress.advance(note=reading.subject.name)
-        ordered = [readings[subject.name] for subject in self._found.subjects]
-        flaws = check_reports(self._task, self._found, ordered) if self._scans else ()
-        errors = [flaw for flaw in flaws if flaw.is_error]
+                for report in run_all(read, left, num_processes, WORKER_IMPORTS):
+                    reports[report.subject.name] = report
+                    progress.advance(note=report.subject.name)
+        ordered = [reports[subject.name] for subject in self._found.subjects]
+        issues = check_reports(self._task, self._found, ordered) if self._scans else ()
+        errors = [issue for issue in issues if issue.is_error]
         if len(errors) == 1:
             raise InputError(errors[0].message)
-        if flaws:
-            print(format_issues(flaws), flush=True)
+        if issues:
+            print(format_issues(issues), flush=True)
         if errors:
             raise InputError(
                 f"{errors[0].message} In all there are {len(errors)} errors, listed above; nothing "
@@ -244,8 +244,8 @@ class _Preparation:
         if needed > free:
             raise InputError(
                 f"{self._data_dir}: has {free / 1e9:.1f} GB free, where preparing {self._spec} "
-                f"takes {needed / 1e9:.1f} GB. Make room, give another --data-dir, or fewer "
-                "--patches-per-class."
+                f"takes {needed / 1e9:.1f} GB. Make room, give another --data-dir, or run "
+                "mtseg-prepare with fewer --patches-per-class."
             )
 
     def _estimate_bytes(self) -> int:
@@ -266,24 +266,24 @@ class _Preparation:
 
     def stage(
         self,
-        readings: Sequence[SubjectReport],
+        reports: Sequence[SubjectReport],
         num_processes: int,
         beam_runner: str | None,
         beam_options: Sequence[str],
     ) -> None:
         """Prepares every subject that is not staged yet."""
         jobs = [
-            Job(self._task, self._found.labels, self._configs, reading, self._folder)
-            for reading in readings
-            if staged_report(self._folder, reading.subject) is None
+            Job(self._task, self._found.labels, self._configs, report, self._folder)
+            for report in reports
+            if staged_report(self._folder, report.subject) is None
         ]
-        done = len(readings) - len(jobs)
+        done = len(reports) - len(jobs)
         if done:
-            print(f"{self._spec}: going on after {done} of {len(readings)} subjects.", flush=True)
+            print(f"{self._spec}: resuming after {done} of {len(reports)} subjects.", flush=True)
         if beam_runner is not None:
             run_on_beam(stage, jobs, beam_runner, beam_options)
             return
-        with Progress(self._spec, len(readings), "subjects", done) as progress:
+        with Progress(self._spec, len(reports), "subjects", done) as progress:
             for name in run_all(stage, jobs, num_processes, WORKER_IMPORTS):
                 progress.advance(note=name)
 
@@ -348,7 +348,7 @@ def _is_prepared(
     if different:
         raise InputError(
             f"{path}: was prepared with other settings (there / now: {'; '.join(different)}). "
-            "Give --overwrite to replace it, or another --data-dir."
+            "Give another --data-dir, or replace it: mtseg-prepare with --overwrite."
         )
     return True
 
@@ -364,7 +364,5 @@ def _existing_folder(spec: str, manual_dir: str | Path | None) -> Path | None:
         return None
     folder = Path(manual_dir)
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: is not a folder. Give --manual-dir the folder of scans of {spec}."
-        )
+        raise InputError(f"{folder}: is not a folder. Give the folder of scans of {spec}.")
     return folder

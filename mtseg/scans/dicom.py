@@ -125,7 +125,7 @@ def open_series(path: Path) -> Series:
                 "folder with one series."
             )
     if len(frames) < 2:
-        raise InputError(f"{path}: holds a single slice. Give the folder of a whole series.")
+        raise InputError(f"{path}: has a single slice. Give the folder of a whole series.")
     normal = np.cross(first.row_axis, first.column_axis)
     frames.sort(key=lambda frame: float(frame.position @ normal))
     step = _check_places(path, frames, normal)

@@ -50,7 +50,7 @@ def list_scans(named: Iterable[Path]) -> list[ListedScan]:
         is among them: whoever reads it says so.
 
     Raises:
-        InputError: if a list cannot be read, a folder holds no scan, or two scans would share
+        InputError: if a list cannot be read, a folder has no scan, or two scans would share
             their results.
     """
     scans: list[ListedScan] = []
@@ -94,11 +94,11 @@ def _lines(path: Path) -> list[str]:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: cannot be read as a list of scans. Give a text file with a path a line."
+            f"{path}: cannot be read as a list of scans. Give a text file with one path per line."
         ) from error
     lines = [line for line in lines if line.strip() and not line.startswith("#")]
     if not lines:
-        raise InputError(f"{path}: lists no scan. Give a text file with a path a line.")
+        raise InputError(f"{path}: lists no scan. Give a text file with one path per line.")
     return lines
 
 
@@ -119,7 +119,7 @@ def _expand(path: Path) -> list[ListedScan]:
         ]
     if not found:
         raise InputError(
-            f"{path}: holds no scan. Files that are understood end in {', '.join(ENDINGS)} or "
+            f"{path}: has no scan. Files that are understood end in {', '.join(ENDINGS)} or "
             f"{DICOM_ENDING}."
         )
     return found

@@ -34,7 +34,7 @@ def _write(path: str | Path, array: np.ndarray, source: Volume) -> None:
     path = Path(path)
     require_shape(array, source.array.shape)
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: is no name for a NIfTI file. End it in .nii.gz or .nii.")
+        raise InputError(f"{path}: is not a name for a NIfTI file. End it in .nii.gz or .nii.")
     image = nib.Nifti1Image(array, None, make_header(source, array.shape, array.dtype))
     with writing_to(path, "Make room, or give another folder."), atomic_write(path) as temporary:
         nib.save(image, temporary)

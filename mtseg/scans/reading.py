@@ -127,7 +127,7 @@ def read_label_map(path: str | Path) -> Volume:
     """Reads a label map in the smallest of uint8, int16 and int32 that holds its labels.
 
     Raises:
-        InputError: as for `read_scan`, and if a label is no whole number of 32 bits.
+        InputError: as for `read_scan`, and if a label is not a whole number of 32 bits.
     """
     label_map = read_voxels(path)
     return dataclasses.replace(label_map, array=whole_labels(label_map.array, path))
@@ -136,7 +136,7 @@ def read_label_map(path: str | Path) -> Volume:
 def whole_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
     """Labels in the smallest type that holds them; refuses what are no whole numbers."""
     if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.rint(array))).all():
-        raise InputError(f"{path}: holds labels that are no whole numbers. Give a label map.")
+        raise InputError(f"{path}: holds labels that are not whole numbers. Give a label map.")
     return array.astype(label_type(array, path))
 
 
@@ -177,7 +177,7 @@ def open_scan(path: str | Path) -> ScanFile:
         return ScanFile(path, series.shape, series.affine, None, series.read_array)
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise InputError(f"{path}: is no file. Give a scan ({', '.join(ENDINGS)}).")
+            raise InputError(f"{path}: is not a file. Give a scan ({', '.join(ENDINGS)}).")
         path.open("rb").close()
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
             if path.name.endswith(ITK_ENDINGS):
@@ -246,7 +246,7 @@ def _open_itk(path: Path) -> ScanFile:
     reader.ReadImageInformation()
     if reader.GetNumberOfComponents() != 1:
         raise InputError(
-            f"{path}: has {reader.GetNumberOfComponents()} values a voxel. Convert it to plain "
+            f"{path}: has {reader.GetNumberOfComponents()} values per voxel. Convert it to plain "
             "numbers."
         )
     shape = tuple(reader.GetSize())

@@ -56,7 +56,7 @@ def resampled_shape(
 ) -> tuple[int, ...] | None:
     """The shape at another spacing; None if it is the same spacing."""
     if not 1e-6 < new_mm < math.inf:  # NaN neither
-        raise InputError(f"a voxel size of {new_mm:g} mm is none. Give millimetres above 0.")
+        raise InputError(f"a voxel size of {new_mm:g} mm is not valid. Give millimetres above 0.")
     if np.allclose(spacing_mm, new_mm, rtol=SAME_SPACING, atol=0):
         return None
     extents = np.array(shape) * spacing_mm / new_mm

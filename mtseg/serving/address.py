@@ -1,4 +1,8 @@
-"""The address of a served model, as `--server` gives it, and the options of its client."""
+"""Where a model is served, and how requests are sent there.
+
+Use this module to read the text of `--server` or to set message sizes, deadlines and tokens. It
+imports neither TensorFlow nor gRPC, so a command can check an address before it loads them.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,15 @@ from urllib.parse import urlsplit
 from mtseg.errors import InputError
 
 PORTS = {"grpc": 8500, "grpcs": 8500, "http": 8501, "https": 8501}
-"""Schemes that are understood, and TensorFlow Serving's usual port for each."""
-
+"""Scheme of an address -> the port that TensorFlow Serving uses for it by default."""
 
 MODEL_NAME = "mtseg"
-"""How a model is called where nobody says otherwise."""
-
+"""The name of a model if no other is given."""
 
 MESSAGE_BYTES = 100_000_000
-"""Largest message that is sent or taken: a brain at 1 mm fits one."""
+"""Largest message that is sent or accepted by default: a brain at 1 mm fits into one."""
+
+_FORM = "Write grpc://HOST:PORT[/MODEL[/VERSION]], or grpcs, http or https."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +32,9 @@ class Address:
     Attributes:
         scheme: one of `PORTS`.
         host: name or IP address.
-        port: number.
-        model: its name on the server.
-        version: None is the newest.
+        port: port number.
+        model: name of the model on the server.
+        version: version of the model; None is the newest.
     """
 
     scheme: str
@@ -45,17 +49,17 @@ class Address:
 
     @property
     def netloc(self) -> str:
-        """Host and port."""
+        """Host and port, with an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def is_rest(self) -> bool:
-        """Whether messages are JSON over HTTP."""
+        """Whether messages are JSON over HTTP; otherwise gRPC."""
         return self.scheme.startswith("http")
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether TLS is used."""
+        """Whether the connection uses TLS."""
         return self.scheme.endswith("s")
 
     @property
@@ -69,15 +73,15 @@ class Address:
 
 @dataclasses.dataclass(frozen=True)
 class ServerOptions:
-    """How a server is asked.
+    """How requests are sent to a server.
 
     Attributes:
-        message_bytes: largest message that is sent or taken.
-        in_flight: requests that are under way at once.
-        deadline_seconds: how long an answer may take.
-        retries: further attempts where the server is unavailable or has too much to do.
-        ca_path: certificates, PEM, of who may vouch for the server; None are the system's.
-        token: bearer token that every request carries.
+        message_bytes: largest message that is sent or accepted.
+        in_flight: number of requests that are sent before the first is answered.
+        deadline_seconds: longest wait for an answer.
+        retries: further attempts if the server is unavailable or overloaded.
+        ca_path: PEM file of the authorities that may certify the server; None uses the system's.
+        token: bearer token, sent with every request.
     """
 
     message_bytes: int = MESSAGE_BYTES
@@ -89,33 +93,39 @@ class ServerOptions:
 
 
 def is_address(text: str | Path) -> bool:
-    """Whether a model's place is a server and not a folder."""
+    """Whether a text names a server rather than a folder."""
     return "://" in str(text)
 
 
 def parse_address(text: str) -> Address:
-    """Reads an address.
+    """Reads the address of a served model.
 
     Args:
         text: such as `grpc://localhost:8500`, `grpcs://host:8500/mtseg` or
             `http://127.0.0.1:8501/mtseg/3`.
 
     Raises:
-        InputError: if it is none.
+        InputError: if the text is not such an address.
+
+    Example:
+        >>> parse_address("grpc://localhost")
+        Address(scheme='grpc', host='localhost', port=8500, model='mtseg', version=None)
     """
-    form = "Write grpc://HOST:PORT[/MODEL[/VERSION]], or grpcs, http or https."
     parts = urlsplit(text)
     if parts.scheme not in PORTS:
-        raise InputError(f"server {text!r}: {parts.scheme or 'nothing'}:// is unknown. {form}")
+        raise InputError(
+            f"server {text!r}: the scheme {parts.scheme!r} is not one of {', '.join(PORTS)}. "
+            f"{_FORM}"
+        )
     try:
         host, port = parts.hostname, parts.port or PORTS[parts.scheme]
     except ValueError as error:
-        raise InputError(f"server {text!r}: the port is no number up to 65535. {form}") from error
+        raise InputError(f"server {text!r}: the port must be 1 to 65535. {_FORM}") from error
     path = [part for part in parts.path.split("/") if part]
-    is_plain = not (parts.query or parts.fragment or "@" in parts.netloc)
-    if not host or len(path) > 2 or not is_plain:
-        raise InputError(f"server {text!r}: is no address of a model. {form}")
+    has_more = bool(parts.query or parts.fragment or "@" in parts.netloc)
+    if not host or len(path) > 2 or has_more:
+        raise InputError(f"server {text!r}: is not the address of a model. {_FORM}")
     if len(path) == 2 and not path[1].isdecimal():
-        raise InputError(f"server {text!r}: the version {path[1]!r} is no whole number. {form}")
+        raise InputError(f"server {text!r}: the version {path[1]!r} is not a whole number. {_FORM}")
     model = path[0] if path else MODEL_NAME
     return Address(parts.scheme, host, port, model, int(path[1]) if len(path) == 2 else None)

@@ -1,7 +1,8 @@
-"""Requests to TensorFlow Serving: retries, errors, and what gRPC and REST have in common.
+"""Requests to TensorFlow Serving: what gRPC and REST have in common.
 
-Temporary errors are tried again a few times, each time after a longer wait. Every other error
-becomes one clear line. `mtseg.serving.grpc` and `mtseg.serving.rest` send the requests.
+Begin with `Connection.predict`, which sends arrays to a signature and returns the arrays of the
+answer. It repeats a request that failed for a temporary reason and turns every other failure into
+one line for the user. `mtseg.serving.grpc` and `mtseg.serving.rest` send a single request each.
 """
 
 from __future__ import annotations
@@ -9,132 +10,160 @@ from __future__ import annotations
 import abc
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.serving.address import Address, ServerOptions
 
 FIRST_WAIT_SECONDS = 0.5
-"""Before the first further attempt; each next one waits twice as long."""
+"""Wait before the first retry. Each further wait is twice as long, so that an overloaded server can
+recover; a random quarter more or less keeps clients from returning all at once."""
 
+_DESCRIBE_SECONDS = 20.0
+"""Longest wait for an answer that needs no computation."""
 
-_CONNECT_SECONDS = 20.0
-"""How long the first answer of a server may take, which computes nothing."""
+EXPORTED_BY_MTSEG = "Serve a model that mtseg-export of this version wrote."
+"""What to do if the server has a model of another kind."""
 
 
 class ServerError(InputError):
-    """A server that does not answer as it should; no other scan would fare better."""
+    """The server does not answer, or answers with an error; other scans would fail as well."""
 
 
 class ModelGoneError(ServerError):
-    """The version that was asked for is no longer served."""
-
-
-class Answer(NamedTuple):
-    """What a server sent.
-
-    Attributes:
-        outputs: arrays by name.
-        version: of the model that computed them; None where the server does not say.
-    """
-
-    outputs: dict[str, np.ndarray]
-    version: int | None
-
-
-class Question(NamedTuple):
-    """What `Connection.predict` is asked, with the version that it comes down to."""
-
-    signature: str
-    inputs: Mapping[str, np.ndarray]
-    outputs: tuple[str, ...]
-    version: int | None
+    """The server does not have the model, or no longer has the version that was asked for."""
 
 
 class TemporaryError(Exception):
-    """What may be otherwise a moment later."""
+    """The request may succeed a moment later."""
+
+
+class Response(NamedTuple):
+    """What a server answered.
+
+    Attributes:
+        outputs: output name -> array.
+        version: version of the model that computed them; None if the server does not say.
+    """
+
+    outputs: dict[str, npt.NDArray[Any]]
+    version: int | None
+
+
+class Request(NamedTuple):
+    """What is sent to a server.
+
+    Attributes:
+        signature: name of the signature.
+        inputs: input name -> array.
+        outputs: names of the outputs to return.
+        version: version of the model; None is the newest.
+    """
+
+    signature: str
+    inputs: Mapping[str, npt.NDArray[Any]]
+    outputs: Sequence[str]
+    version: int | None
 
 
 class Connection(abc.ABC):
-    """A server, asked for one model.
+    """A connection to a server, for one of its models.
 
     Args:
-        address: where.
-        options: how.
+        address: the server and the model.
+        options: how requests are sent.
+
+    Raises:
+        InputError: if a token would be sent unencrypted to another machine.
     """
 
     def __init__(self, address: Address, options: ServerOptions) -> None:
         if options.token and not (address.is_encrypted or address.is_loopback):
             raise InputError(
-                f"{address}: a token would travel unencrypted. Use grpcs:// or https://, or leave "
-                "out the token."
+                f"{address}: the token would be sent unencrypted. Use grpcs:// or https://, or "
+                "leave out the token."
             )
         self.address, self.options = address, options
-        self._token = {"authorization": f"Bearer {options.token}"} if options.token else {}
+        self._headers = {"authorization": f"Bearer {options.token}"} if options.token else {}
 
     def predict(
         self,
         signature: str,
-        inputs: Mapping[str, np.ndarray],
-        outputs: tuple[str, ...],
+        inputs: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[str],
         version: int | None = None,
-        is_first: bool = False,
-    ) -> Answer:
-        """Asks the server.
+        *,
+        is_description: bool = False,
+    ) -> Response:
+        """Has the server compute a signature.
 
         Args:
-            signature: its name.
-            inputs: arrays by name.
-            outputs: names of those that are wanted.
-            version: of the model; None is the address's, or the newest.
-            is_first: whether this is only to see who is there: nothing is computed.
+            signature: name of the signature.
+            inputs: input name -> array.
+            outputs: names of the outputs to return.
+            version: version of the model; None is that of the address, or the newest.
+            is_description: whether the answer needs no computation, so that 20 s are long enough
+                to wait for it.
+
+        Returns:
+            The arrays of all `outputs`, and the version that computed them.
 
         Raises:
-            ModelGoneError: if that version is not served.
-            ServerError: if there is no answer, or none that can be used.
+            ModelGoneError: if the server does not have that model or version.
+            ServerError: if there is no answer, or not a usable one.
         """
         wanted = self.address.version if version is None else version
-        question = Question(signature, inputs, outputs, wanted)
-        seconds = min(self.options.deadline_seconds, _CONNECT_SECONDS if is_first else float("inf"))
+        request = Request(signature, inputs, outputs, wanted)
+        seconds = self.options.deadline_seconds
+        if is_description:
+            seconds = min(seconds, _DESCRIBE_SECONDS)
+        reason = ""
         for attempt in range(self.options.retries + 1):
             if attempt:
                 time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
             try:
-                answer = self._ask(question, seconds)
+                response = self._send(request, seconds)
             except TemporaryError as error:
                 reason = str(error)
                 continue
-            if missing := [name for name in outputs if name not in answer.outputs]:
+            if missing := [name for name in outputs if name not in response.outputs]:
                 raise ServerError(
                     f"{self.address}: its answer lacks {', '.join(missing)}. {EXPORTED_BY_MTSEG}"
                 )
-            return answer
+            return response
         raise ServerError(
             f"{self.address}: no answer in {self.options.retries + 1} attempts ({reason}). Is the "
             "server running, and is this its address?"
         )
 
     @abc.abstractmethod
-    def _ask(self, question: Question, seconds: float) -> Answer:
-        """One attempt; raises `TemporaryError` where another may be worth it."""
+    def _send(self, request: Request, seconds: float) -> Response:
+        """Sends a request once and waits so long; raises `TemporaryError` if a retry may help."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Ends the connection; the next request makes another."""
+        """Closes the connection; the next request opens it again."""
 
-    def _not_in_time(self, seconds: float) -> ServerError:
+    def _too_late(self, seconds: float) -> ServerError:
         return ServerError(
             f"{self.address}: no answer within {seconds:g} s. Give a longer --deadline-s, or a "
             "smaller --message-mb, which makes requests smaller."
         )
 
+    def _not_found(self, reason: str) -> ModelGoneError:
+        return ModelGoneError(
+            f"{self.address}: the server has no such model ({one_line(reason)}). Give the name and "
+            "version of a model that it serves."
+        )
+
     def _refused(self, reason: str) -> ServerError:
-        text = " ".join(reason.split())[:300]
-        if "not found" in text.lower() and "signature" not in text.lower():
-            return ModelGoneError(f"{self.address}: the server has no such model ({text}).")
+        text = one_line(reason)
+        # TensorFlow Serving answers a wrong signature and a wrong array with the same code
+        # (INVALID_ARGUMENT, HTTP 400), so only the text tells that the model is of another kind.
         if "signature" in text.lower():
             return ServerError(f"{self.address}: {text}. {EXPORTED_BY_MTSEG}")
         return ServerError(f"{self.address}: the server refused the request ({text}).")
@@ -143,28 +172,24 @@ class Connection(abc.ABC):
         return ServerError(f"{self.address}: access denied. Give a valid --token-file.")
 
     def _too_large(self, reason: str) -> ServerError:
-        text = " ".join(reason.split())[:200]
         return ServerError(
-            f"{self.address}: a message is larger than the server takes ({text}). Give a smaller "
-            "--message-mb."
+            f"{self.address}: a message is larger than the server accepts ({one_line(reason)}). "
+            "Give a smaller --message-mb."
         )
 
 
-EXPORTED_BY_MTSEG = "Serve a model that mtseg-export of this version wrote."
+def one_line(text: str, length: int = 300) -> str:
+    """A server's text on one line, at most so many characters."""
+    return " ".join(text.split())[:length]
 
 
-def to_array(column: Any) -> np.ndarray:
-    array = np.asarray(column)
-    if array.dtype == object:
-        raise ValueError("rows of different lengths")
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+def read_certificates(path: Path) -> bytes:
+    """The contents of a PEM file of certificates.
 
-
-def read_certificates(options: ServerOptions) -> bytes:
-    assert options.ca_path is not None
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
-        return options.ca_path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{options.ca_path}: cannot be read ({error.strerror}). Give a PEM file."
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a PEM file.") from error

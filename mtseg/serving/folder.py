@@ -73,7 +73,7 @@ def export_serving(
     folder = Path(folder)
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise InputError(
-            f"--name {name!r}: is no model's name. Use letters, digits, dots, dashes and "
+            f"--name {name!r}: is not a valid name of a model. Use letters, digits, dots, dashes and "
             "underscores, and not digits alone."
         )
     _import_apis()  # before the long work

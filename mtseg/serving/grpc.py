@@ -1,111 +1,128 @@
-"""Requests to TensorFlow Serving over gRPC."""
+"""Requests to TensorFlow Serving over gRPC, its `PredictionService`.
+
+gRPC sends arrays as bytes, so it is the faster way; `mtseg.serving.rest` is for networks that pass
+HTTP only. It needs the packages of `pip install 'mtseg[serving]'`, which are imported when a
+connection is made.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.serving.address import Address, ServerOptions
 from mtseg.serving.connection import (
-    Answer,
     Connection,
-    Question,
+    Request,
+    Response,
     ServerError,
     TemporaryError,
+    one_line,
     read_certificates,
 )
 
+if TYPE_CHECKING:
+    import grpc
+
 
 class GrpcConnection(Connection):
-    """Over gRPC: `tensorflow.serving.PredictionService`."""
+    """A connection over gRPC; threads may share it.
+
+    Raises:
+        InputError: if a needed package is not installed, or the certificates cannot be read.
+    """
 
     def __init__(self, address: Address, options: ServerOptions) -> None:
         super().__init__(address, options)
         try:
             import grpc
-            import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401, is it there?
+            import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401, for its error
         except ImportError as error:
             raise InputError(
-                f"{address}: asking a server over gRPC needs packages that are not installed: "
+                f"{address}: a server over gRPC needs packages that are not installed: "
                 "pip install 'mtseg[serving]'"
             ) from error
-        self._credentials = None
+        self._credentials: grpc.ChannelCredentials | None = None
         if address.is_encrypted:
-            roots = None if options.ca_path is None else read_certificates(options)
+            roots = None if options.ca_path is None else read_certificates(options.ca_path)
             self._credentials = grpc.ssl_channel_credentials(root_certificates=roots)
         self._lock = threading.Lock()
-        self._channel: Any = None
+        self._channel: grpc.Channel | None = None
 
-    def _stub(self) -> Any:
+    def _open_channel(self) -> grpc.Channel:
+        """The channel of all threads, made with the first request."""
         import grpc
-        from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         limits = [
             ("grpc.max_send_message_length", self.options.message_bytes),
             ("grpc.max_receive_message_length", self.options.message_bytes),
         ]
         with self._lock:
-            if self._channel is None and self._credentials is None:
-                self._channel = grpc.insecure_channel(self.address.netloc, options=limits)
-            elif self._channel is None:
-                self._channel = grpc.secure_channel(
-                    self.address.netloc, self._credentials, options=limits
+            if self._channel is None:
+                self._channel = (
+                    grpc.insecure_channel(self.address.netloc, options=limits)
+                    if self._credentials is None
+                    else grpc.secure_channel(self.address.netloc, self._credentials, options=limits)
                 )
-            return prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+            return self._channel
 
     def close(self) -> None:
-        """Ends the connection, and with it all requests that are under way."""
+        """Closes the connection, which cancels all requests that wait for an answer."""
         with self._lock:
             channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
 
-    def _ask(self, question: Question, seconds: float) -> Answer:
+    def _send(self, request: Request, seconds: float) -> Response:
         import grpc
         import tensorflow as tf
-        from tensorflow_serving.apis import predict_pb2
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = self.address.model
-        request.model_spec.signature_name = question.signature
-        if question.version is not None:
-            request.model_spec.version.value = question.version
-        for name, array in question.inputs.items():
-            _fill(request.inputs[name], array, tf.as_dtype(array.dtype).as_datatype_enum)
-        request.output_filter.extend(question.outputs)
+        message = predict_pb2.PredictRequest()
+        message.model_spec.name = self.address.model
+        message.model_spec.signature_name = request.signature
+        if request.version is not None:
+            message.model_spec.version.value = request.version
+        for name, array in request.inputs.items():
+            _fill(message.inputs[name], array, tf.as_dtype(array.dtype).as_datatype_enum)
+        message.output_filter.extend(request.outputs)
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(self._open_channel())
         try:
-            response = self._stub().Predict(
-                request, timeout=seconds, metadata=tuple(self._token.items())
-            )
+            answer = stub.Predict(message, timeout=seconds, metadata=tuple(self._headers.items()))
         except grpc.RpcError as error:
-            raise self._meaning(error, seconds) from error
+            raise self._explain(error, seconds) from error
         try:
-            arrays = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
+            outputs = {name: tf.make_ndarray(proto) for name, proto in answer.outputs.items()}
         except (TypeError, ValueError) as error:
-            raise ServerError(f"{self.address}: its answer holds no arrays ({error}).") from error
-        has_version = response.model_spec.HasField("version")
-        return Answer(arrays, response.model_spec.version.value if has_version else None)
+            raise ServerError(f"{self.address}: its answer has no arrays ({error}).") from error
+        has_version = answer.model_spec.HasField("version")
+        return Response(outputs, answer.model_spec.version.value if has_version else None)
 
-    def _meaning(self, error: Any, seconds: float) -> Exception:
+    def _explain(self, error: grpc.RpcError, seconds: float) -> Exception:
+        """The error to raise for a status code of gRPC."""
         import grpc
 
         code, details = error.code(), error.details() or ""
+        # gRPC has one code for a message beyond a limit and for an overloaded server; of these only
+        # the second is temporary, and only the text tells which it is.
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
             return self._too_large(details)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
-            return TemporaryError(f"{code.name}: {' '.join(details.split())[:200]}")
+            return TemporaryError(f"{code.name}: {one_line(details, 200)}")
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return self._not_in_time(seconds)
+            return self._too_late(seconds)
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return self._not_allowed()
+        if code == grpc.StatusCode.NOT_FOUND:
+            return self._not_found(f"{code.name}: {details}")
         return self._refused(f"{code.name}: {details}")
 
 
-def _fill(proto: Any, array: np.ndarray, dtype: int) -> None:
-    """Puts numbers into a tensor's protocol buffer, with one copy less than TensorFlow's way."""
+def _fill(proto: Any, array: npt.NDArray[Any], dtype: int) -> None:
+    """Writes an array into a `TensorProto`, with one copy less than `tf.make_tensor_proto`."""
     proto.dtype = dtype
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)

@@ -1,6 +1,7 @@
-"""A model on a server, with the same interface as a model on this machine.
+"""A served model, used like one on this machine.
 
-A volume is divided into tiles that fit a message; a few requests are under way at once.
+Begin with `load_served`. The client prepares the scan, divides it into tiles that fit into a
+message, and restores the labels; the server computes the tiles, a few of them at the same time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.dense import with_halo
@@ -23,31 +25,85 @@ from mtseg.models.loading import ExportedModel, make_exported
 from mtseg.models.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.models.signatures import DESCRIBE, tile_signature
 from mtseg.network.model import HALO
-from mtseg.serving.address import Address, ServerOptions, parse_address
-from mtseg.serving.connection import Connection, ServerError
+from mtseg.serving.address import PORTS, Address, ServerOptions, parse_address
+from mtseg.serving.connection import EXPORTED_BY_MTSEG, Connection, ServerError
 from mtseg.serving.grpc import GrpcConnection
 from mtseg.serving.rest import RestConnection
 
+MOST_JSON_BYTES = 500_000_000
+"""A scan that needs more JSON text than this is refused. gRPC needs a fifth of the bytes."""
+
+_MEMORY_BYTES = 1e9
+"""Memory of the client if no other limit is given."""
+
+_JSON_VALUE_BYTES, _JSON_LABEL_BYTES = 22, 3
+"""Length in JSON of a float32 with all its digits, and of a label, each with its separator."""
+
+_VALUE_BYTES = 4
+"""Length of a float32 in a message over gRPC."""
+
+_PROBABILITY_TOLERANCE = 1e-2
+"""How far the sum of a voxel's probabilities may be from 1, after bfloat16 convolutions."""
+
 
 def connect(address: Address, options: ServerOptions) -> Connection:
-    """Makes a connection; nothing is sent yet.
+    """Makes a connection, without sending anything yet.
+
+    Args:
+        address: the server and the model.
+        options: how requests are sent.
 
     Raises:
-        InputError: if what it needs is not installed, or the certificates cannot be read.
+        InputError: if a needed package is not installed, the certificates cannot be read, or a
+            token would be sent unencrypted.
     """
     return (RestConnection if address.is_rest else GrpcConnection)(address, options)
 
 
-_MEMORY_BYTES = 1e9
-"""What the client's own part may take, if nobody says otherwise."""
+def load_served(
+    text: str, precision: str | None = None, options: ServerOptions | None = None
+) -> ExportedModel:
+    """Makes a served model usable like one on this machine; only its description is loaded.
 
+    Args:
+        text: its address, as for `mtseg.serving.address.parse_address`.
+        precision: `float32` or `bfloat16`. None is float32, because the client does not know which
+            the server's processor computes faster.
+        options: how requests are sent; None uses the defaults.
 
-_JSON_VALUE_BYTES, _JSON_LABEL_BYTES = 22, 3
-"""Of a number with all its digits and of a label, written as text with what stands between."""
+    Returns:
+        The model in the version that the server has now. If the address names no version, the
+        model's `load_newest` loads the newest again when this one is no longer served.
 
-
-MOST_JSON_BYTES = 500_000_000
-"""A scan that takes more than this as text is refused: gRPC carries it in a fifth of the bytes."""
+    Raises:
+        InputError: if the text is not an address, or the model there is of another version of
+            mtseg or of none.
+        ServerError: if the server does not answer as it should.
+    """
+    address, options = parse_address(text), options or ServerOptions()
+    connection = connect(address, options)
+    response = connection.predict(
+        DESCRIBE,
+        {"schema": np.array([MANIFEST_SCHEMA], np.int32)},
+        ("manifest",),
+        is_description=True,
+    )
+    try:
+        (content,) = response.outputs["manifest"].tolist()
+        manifest = json.loads(content)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ServerError(
+            f"{address}: its answer is not a manifest. {EXPORTED_BY_MTSEG}"
+        ) from error
+    check_manifest(manifest, str(address))
+    version = address.version if response.version is None else response.version
+    network = ServedNetwork(connection, version, len(manifest["classes"]), precision or "float32")
+    model = make_exported(
+        str(dataclasses.replace(address, version=version)), manifest, network, connection
+    )
+    if address.version is not None:
+        return model
+    return dataclasses.replace(model, load_newest=lambda: load_served(text, precision, options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +112,9 @@ class ServedNetwork:
 
     Attributes:
         connection: to the server.
-        version: of the model, the same for all tiles of a scan.
-        num_classes: its classes.
-        precision: in which its convolutions run.
+        version: version of the model, the same for all tiles of a scan; None is the newest.
+        num_classes: number of combined classes, including background.
+        precision: of the convolutions: `float32` or `bfloat16`.
     """
 
     connection: Connection
@@ -66,21 +122,23 @@ class ServedNetwork:
     num_classes: int
     precision: str
 
-    def plan(self, volume: np.ndarray, memory_bytes: float | None = None, **how: Any) -> Plan:
-        """`mtseg.inference.tiling.plan_tiles` for the server's messages.
+    def plan(
+        self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any
+    ) -> Plan:
+        """Divides a volume into tiles that fit into the server's messages.
 
         Args:
-            volume: float32 (I, J, K), intensities as prepared, exactly 0 outside the foreground.
-            memory_bytes: what the client may take; None is 1 GB.
-            how: as for `plan_tiles`.
+            volume: float32 (I, J, K), RAS+, prepared intensities, exactly 0 outside the foreground.
+            memory_bytes: memory that the client may use; None is 1 GB.
+            **how: as for `mtseg.inference.tiling.plan_tiles`.
 
         Raises:
-            InputError: if no tile fits a message, or the scan is too large to be sent as text.
+            InputError: if no tile fits into a message, or the scan needs too much JSON text.
         """
         options, is_rest = self.connection.options, self.connection.address.is_rest
         message = Message(
             options.message_bytes,
-            value_bytes=_JSON_VALUE_BYTES if is_rest else 4,
+            value_bytes=_JSON_VALUE_BYTES if is_rest else _VALUE_BYTES,
             label_bytes=_JSON_LABEL_BYTES if is_rest else 0,
             in_flight=options.in_flight,
         )
@@ -93,39 +151,40 @@ class ServedNetwork:
             **how,
         )
         if is_rest:
-            self._refuse_large(volume, plan)
+            self._refuse_too_much_text(volume, plan)
         return plan
 
-    def _refuse_large(self, volume: np.ndarray, plan: Plan) -> None:
-        blocks = [
+    def _refuse_too_much_text(self, volume: npt.NDArray[np.float32], plan: Plan) -> None:
+        sent = [
             math.prod(part.stop - part.start + 2 * HALO for part in tile.computed)
             for tile in plan.tiles
         ]
-        answers = [np.count_nonzero(volume[tile.computed]) for tile in plan.tiles]
-        num_bytes = _JSON_VALUE_BYTES * (sum(blocks) + self.num_classes * sum(answers))
+        voxels = [np.count_nonzero(volume[tile.computed]) for tile in plan.tiles]
+        num_bytes = _JSON_VALUE_BYTES * (sum(sent) + self.num_classes * sum(voxels))
         if num_bytes > MOST_JSON_BYTES:
-            address = dataclasses.replace(self.connection.address, scheme="grpc", port=8500)
+            address = dataclasses.replace(
+                self.connection.address, scheme="grpc", port=PORTS["grpc"]
+            )
             raise InputError(
                 f"is about {num_bytes / 1e6:.0f} MB of text in {len(plan.tiles)} requests over "
-                f"HTTP, where {MOST_JSON_BYTES / 1e6:.0f} MB are taken. Use gRPC, by default "
-                f"{address}."
+                f"HTTP; the limit is {MOST_JSON_BYTES / 1e6:.0f} MB. Use gRPC, by default {address}."
             )
 
-    def run(self, volume: np.ndarray, tile: Tile) -> np.ndarray:
+    def run(self, volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.float32]:
         """Has the server compute a tile.
 
         Args:
-            volume: float32 (I, J, K), RAS+, as the plan was made for.
-            tile: one of the plan's.
+            volume: float32 (I, J, K), RAS+, the one that the plan was made for.
+            tile: a tile of the plan.
 
         Returns:
             The probabilities of the foreground voxels of `tile.computed`, float32 (voxels,
             num_classes), in C order.
 
         Raises:
-            ServerError: if the server does not give them.
+            ServerError: if the server does not answer with them.
         """
-        answer = self.connection.predict(
+        response = self.connection.predict(
             tile_signature(self.precision),
             {
                 "tile": with_halo(volume, tile)[np.newaxis],
@@ -135,38 +194,44 @@ class ServedNetwork:
             ("probabilities",),
             self.version,
         )
-        rows = answer.outputs["probabilities"]
+        rows = response.outputs["probabilities"]
         shape = (1, np.count_nonzero(volume[tile.computed]), self.num_classes)
         is_usable = rows.shape == shape and rows.dtype == np.float32
-        if not is_usable or not np.allclose(rows.sum(axis=-1), 1, atol=1e-2):
+        # NaN is close to nothing, so this refuses it too.
+        if not is_usable or not np.allclose(rows.sum(axis=-1), 1, atol=_PROBABILITY_TOLERANCE):
             raise ServerError(
                 f"{self.connection.address}: its answer is not the probabilities of {shape[1]} "
-                f"voxels and {shape[2]} classes. Serve a model that mtseg-export of this version "
-                "wrote."
+                f"voxels and {shape[2]} classes. {EXPORTED_BY_MTSEG}"
             )
-        return rows[0]
+        probabilities: npt.NDArray[np.float32] = rows[0]
+        return probabilities
 
-    def run_all(self, volume: np.ndarray, plan: Plan) -> Iterator[tuple[Tile, np.ndarray]]:
-        """Has the server compute the tiles of a plan, several at once; they come in turn.
+    def run_all(
+        self, volume: npt.NDArray[np.float32], plan: Plan
+    ) -> Iterator[tuple[Tile, npt.NDArray[np.float32]]]:
+        """Has the server compute the tiles of a plan, several at a time.
+
+        Yields:
+            Each tile and its probabilities as `run` returns them, in the order of the plan.
 
         Raises:
-            ServerError: if one of them fails; the message says how far it came.
+            ServerError: if one of them fails; the message says how many were done.
         """
-        in_flight = self.connection.options.in_flight
-        pool = ThreadPoolExecutor(in_flight)
-        waiting, under_way = iter(plan.tiles), deque[tuple[Tile, Future]]()
+        pool = ThreadPoolExecutor(self.connection.options.in_flight)
+        to_send = iter(plan.tiles)
+        in_flight = deque[tuple[Tile, Future[npt.NDArray[np.float32]]]]()
 
         def send(count: int) -> None:
-            for tile in itertools.islice(waiting, count):
-                under_way.append((tile, pool.submit(self.run, volume, tile)))
+            for tile in itertools.islice(to_send, count):
+                in_flight.append((tile, pool.submit(self.run, volume, tile)))
 
         num_done = 0
         try:
-            send(in_flight)
-            while under_way:
-                tile, future = under_way.popleft()
+            send(self.connection.options.in_flight)
+            while in_flight:
+                tile, future = in_flight.popleft()
                 rows = future.result()
-                send(1)  # so that the server is busy while these rows are worked on
+                send(1)  # before the rows are used, so that the server stays busy
                 yield tile, rows
                 num_done += 1
         except ServerError as error:
@@ -175,45 +240,7 @@ class ServedNetwork:
                 f"{error} {num_done} of {len(plan.tiles)} tiles were done."
             ) from error
         except KeyboardInterrupt:
-            self.connection.close()  # else the process would wait for answers
+            self.connection.close()  # or the process would wait for answers
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def load_served(
-    text: str, precision: str | None = None, options: ServerOptions | None = None
-) -> ExportedModel:
-    """Makes a served model usable like one on this machine.
-
-    Args:
-        text: its address.
-        precision: `float32` or `bfloat16`; None is float32, since what the server's processor is
-            good at is not known here.
-        options: how the server is asked.
-
-    Raises:
-        InputError: if the address is none, or no model of this version of mtseg is served there.
-    """
-    address, options = parse_address(text), options or ServerOptions()
-    connection = connect(address, options)
-    answer = connection.predict(
-        DESCRIBE, {"schema": np.array([MANIFEST_SCHEMA], np.int32)}, ("manifest",), is_first=True
-    )
-    try:
-        (content,) = answer.outputs["manifest"].tolist()
-        manifest = json.loads(content)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ServerError(
-            f"{address}: its answer is no manifest. Serve a model that mtseg-export of this "
-            "version wrote."
-        ) from error
-    check_manifest(manifest, str(address))
-    version = address.version if answer.version is None else answer.version
-    network = ServedNetwork(connection, version, len(manifest["classes"]), precision or "float32")
-    model = make_exported(
-        str(dataclasses.replace(address, version=version)), manifest, network, connection
-    )
-    if address.version is not None:
-        return model
-    return dataclasses.replace(model, renew=lambda: load_served(text, precision, options))

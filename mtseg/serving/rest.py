@@ -1,91 +1,104 @@
-"""Requests to TensorFlow Serving over REST: JSON over HTTP."""
+"""Requests to TensorFlow Serving over HTTP, its REST interface.
+
+Arrays are JSON text in the interface's columnar format, five times the size of gRPC's bytes. Use it
+for networks that pass HTTP only; `mtseg.serving.grpc` is faster. It needs no further packages.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
 import ssl
+import urllib.error
 import urllib.request
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.serving.address import Address, ServerOptions
 from mtseg.serving.connection import (
-    Answer,
     Connection,
-    Question,
+    Request,
+    Response,
     ServerError,
     TemporaryError,
+    one_line,
     read_certificates,
-    to_array,
 )
 
 
 class RestConnection(Connection):
-    """Over HTTP: TensorFlow Serving's REST interface, in columns."""
+    """Requests over HTTP or HTTPS; threads may share it.
+
+    Raises:
+        InputError: if the certificates cannot be read.
+    """
 
     def __init__(self, address: Address, options: ServerOptions) -> None:
         super().__init__(address, options)
-        self._context = None
+        self._tls: ssl.SSLContext | None = None
         if address.is_encrypted:
-            self._context = ssl.create_default_context()
+            self._tls = ssl.create_default_context()
             if options.ca_path is not None:
-                text = read_certificates(options).decode("ascii", "replace")
+                text = read_certificates(options.ca_path).decode("ascii", "replace")
                 try:
-                    self._context.load_verify_locations(cadata=text)
+                    self._tls.load_verify_locations(cadata=text)
                 except (ssl.SSLError, ValueError) as error:
                     raise InputError(
-                        f"{options.ca_path}: holds no certificates. Give a PEM file."
+                        f"{options.ca_path}: has no certificates. Give a PEM file."
                     ) from error
 
-    def _ask(self, question: Question, seconds: float) -> Answer:
-        where = f"/v1/models/{self.address.model}"
-        where += "" if question.version is None else f"/versions/{question.version}"
-        columns = {name: array.tolist() for name, array in question.inputs.items()}
-        body = json.dumps({"signature_name": question.signature, "inputs": columns}).encode()
+    def close(self) -> None:
+        """Does nothing: every request opens a connection for itself."""
+
+    def _send(self, request: Request, seconds: float) -> Response:
+        path = f"/v1/models/{self.address.model}"
+        if request.version is not None:
+            path += f"/versions/{request.version}"
+        inputs = {name: array.tolist() for name, array in request.inputs.items()}
+        body = json.dumps({"signature_name": request.signature, "inputs": inputs}).encode()
         if len(body) > self.options.message_bytes:
             raise self._too_large(f"{len(body) / 1e6:.0f} MB of JSON")
-        answer = self._read(f"{where}:predict", body, seconds)
-        columns = answer.get("outputs")
-        if len(question.outputs) == 1 and not isinstance(columns, dict):
-            columns = {
-                question.outputs[0]: columns
-            }  # of a signature with one output the name is left out
+        columns = self._read_json(f"{path}:predict", body, seconds).get("outputs")
+        if len(request.outputs) == 1 and not isinstance(columns, dict):
+            # For a signature with one output, TensorFlow Serving leaves out its name.
+            columns = {request.outputs[0]: columns}
         if not isinstance(columns, dict):
-            raise ServerError(f"{self.address}: its answer is not that of TensorFlow Serving.")
+            raise self._not_tensorflow_serving()
         try:
-            arrays = {name: to_array(columns[name]) for name in question.outputs if name in columns}
+            outputs = {
+                name: _to_array(columns[name]) for name in request.outputs if name in columns
+            }
         except ValueError as error:
-            raise ServerError(f"{self.address}: its answer holds no arrays ({error}).") from error
-        version = question.version
-        return Answer(arrays, self._newest_version(seconds) if version is None else version)
-
-    def close(self) -> None:
-        """Does nothing: every request is a connection of its own."""
+            raise ServerError(f"{self.address}: its answer has no arrays ({error}).") from error
+        version = request.version
+        return Response(outputs, self._newest_version(seconds) if version is None else version)
 
     def _newest_version(self, seconds: float) -> int | None:
-        status = self._read(f"/v1/models/{self.address.model}", None, seconds)
+        """The newest version that is served: an answer over REST does not say which computed it."""
+        status = self._read_json(f"/v1/models/{self.address.model}", None, seconds)
         try:
-            of_all = status["model_version_status"]
-            return max(int(v["version"]) for v in of_all if v["state"] == "AVAILABLE")
+            versions = status["model_version_status"]
+            return max(int(v["version"]) for v in versions if v["state"] == "AVAILABLE")
         except (KeyError, TypeError, ValueError):
             return None
 
-    def _read(self, where: str, body: bytes | None, seconds: float) -> dict[str, Any]:
-        headers = {"content-type": "application/json", **self._token}
-        url = f"{self.address.scheme}://{self.address.netloc}{where}"
+    def _read_json(self, path: str, body: bytes | None, seconds: float) -> dict[str, Any]:
+        """Posts a body, or gets a path if there is none; returns the JSON object of the answer."""
+        url = f"{self.address.scheme}://{self.address.netloc}{path}"
+        headers = {"content-type": "application/json", **self._headers}
         request = urllib.request.Request(url, body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=seconds, context=self._context) as reply:
-                text = reply.read(self.options.message_bytes + 1)
+            with urllib.request.urlopen(request, timeout=seconds, context=self._tls) as answer:
+                text = answer.read(self.options.message_bytes + 1)
         except urllib.error.HTTPError as error:
-            raise self._meaning(error) from error
-        except TimeoutError as error:
-            raise self._not_in_time(seconds) from error
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            raise self._explain(error, seconds) from error
+        except (http.client.HTTPException, OSError) as error:  # URLError and timeouts are OSErrors
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
-                raise self._not_in_time(seconds) from error
+                raise self._too_late(seconds) from error
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise ServerError(
                     f"{self.address}: its certificate is not trusted ({reason.verify_message}). "
@@ -98,23 +111,43 @@ class RestConnection(Connection):
                 "MB. Give a larger --message-mb."
             )
         try:
-            answer = json.loads(text)
+            content = json.loads(text)
         except ValueError as error:
-            raise ServerError(f"{self.address}: its answer is no JSON.") from error
-        if not isinstance(answer, dict):
-            raise ServerError(f"{self.address}: its answer is not that of TensorFlow Serving.")
-        return answer
+            raise ServerError(f"{self.address}: its answer is not JSON.") from error
+        if not isinstance(content, dict):
+            raise self._not_tensorflow_serving()
+        return content
 
-    def _meaning(self, error: urllib.error.HTTPError) -> Exception:
+    def _explain(self, error: urllib.error.HTTPError, seconds: float) -> Exception:
+        """The error to raise for a status code of HTTP."""
         text = error.read(10_000).decode("utf-8", "replace")
         try:
             text = str(json.loads(text)["error"])
         except (ValueError, KeyError, TypeError):
             text = text or error.reason
-        if error.code in (429, 503):
-            return TemporaryError(f"HTTP {error.code}: {' '.join(text.split())[:200]}")
+        if error.code in (429, 502, 503):  # 502: a proxy cannot reach the server
+            return TemporaryError(f"HTTP {error.code}: {one_line(text, 200)}")
+        if error.code == 504:  # also TensorFlow Serving's own code for a deadline
+            return self._too_late(seconds)
         if error.code in (401, 403):
             return self._not_allowed()
+        if error.code == 404:
+            return self._not_found(f"HTTP {error.code}: {text}")
         if error.code == 413:
             return self._too_large(text)
         return self._refused(f"HTTP {error.code}: {text}")
+
+    def _not_tensorflow_serving(self) -> ServerError:
+        return ServerError(f"{self.address}: its answer is not that of TensorFlow Serving.")
+
+
+def _to_array(column: Any) -> npt.NDArray[Any]:
+    """An output as an array: numbers as float32 or integers, texts as they are.
+
+    Raises:
+        ValueError: if rows have different lengths.
+    """
+    array = np.asarray(column)
+    if array.dtype == object:
+        raise ValueError("rows have different lengths")
+    return array.astype(np.float32) if array.dtype == np.float64 else array

@@ -23,11 +23,11 @@ from mtseg.system.text_table import format_table
 from mtseg.tasks.task import LabelSource, Task, some
 
 SPACING_MM = (0.05, 20.0)
-"""Voxel sizes outside of this range are taken for a mistake in the header."""
+"""Voxel sizes outside of this range are taken to be errors in the header."""
 
 
 MOST_ANISOTROPIC = 6.0
-"""A coarsest voxel size of more than this many times the finest is worth a person's look."""
+"""A coarsest voxel size of more than this many times the finest is a warning."""
 
 
 KINDS = {
@@ -45,7 +45,7 @@ KINDS = {
     "anisotropy": "slices much thicker than the plane's voxels",
     "duplicate": "the same scan twice",
 }
-"""What there is to find, by the name of a flaw's kind."""
+"""What there is to find, by the name of a issue's kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +54,14 @@ class SubjectReport:
 
     Attributes:
         subject: whose.
-        flaws: of its files.
-        digest: of the scan's voxels; the same for the same scan. Empty if it cannot be read.
+        issues: of its files.
+        checksum: of the scan's voxels; the same for the same scan. Empty if it cannot be read.
         num_voxels: of each of the task's classes in the label map; empty if it cannot be read.
     """
 
     subject: Subject
-    flaws: tuple[Issue, ...]
-    digest: str = ""
+    issues: tuple[Issue, ...]
+    checksum: str = ""
     num_voxels: tuple[int, ...] = ()
 
 
@@ -69,10 +69,10 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
     """Reads a subject's files and says everything that is wrong with them."""
     assert subject.image_path is not None
     assert subject.label_path is not None
-    flaws: list[Issue] = []
+    issues: list[Issue] = []
 
     def note(kind: str, fault: InputError | str, is_error: bool = True) -> None:
-        flaws.append(Issue(kind, subject.name, str(fault), is_error))
+        issues.append(Issue(kind, subject.name, str(fault), is_error))
 
     image = label_map = None
     try:
@@ -91,12 +91,12 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
             check_same_grid(image, label_map, subject.image_path, subject.label_path)
         except InputError as error:
             note("grid", error)
-    digest = ""
+    checksum = ""
     if image is not None:
         content = repr((image.array.shape, image.array.dtype.str)).encode()
         voxels = np.ascontiguousarray(image.array.T)  # as most files have them
-        digest = hashlib.sha256(content + hashlib.sha256(voxels.data).digest()).hexdigest()
-    return SubjectReport(subject, tuple(flaws), digest, num_voxels)
+        checksum = hashlib.sha256(content + hashlib.sha256(voxels.data).digest()).hexdigest()
+    return SubjectReport(subject, tuple(issues), checksum, num_voxels)
 
 
 def _check_image(image: Volume, path: str, note: Callable[..., None]) -> None:
@@ -155,40 +155,40 @@ def _check_labels(
 
 
 def check_reports(
-    task: Task, survey: FoundSubjects, readings: Iterable[SubjectReport]
+    task: Task, found: FoundSubjects, reports: Iterable[SubjectReport]
 ) -> tuple[Issue, ...]:
     """Everything that is wrong with a source, its subjects having been read.
 
     Returns:
         Errors and warnings: of the files, of each subject, then of the subjects together.
     """
-    readings = list(readings)
-    flaws = [*survey.flaws, *(flaw for reading in readings for flaw in reading.flaws)]
-    flaws += _find_duplicates(readings)
-    trained_on = [r for r in readings if r.subject.split == "train" and r.num_voxels]
+    reports = list(reports)
+    issues = [*found.issues, *(issue for report in reports for issue in report.issues)]
+    issues += _find_duplicates(reports)
+    trained_on = [r for r in reports if r.subject.split == "train" and r.num_voxels]
     if trained_on:
-        annotated = {name for name, _ in survey.labels.values or ()}
-        totals = np.sum([reading.num_voxels for reading in trained_on], axis=0)
+        annotated = {name for name, _ in found.labels.values or ()}
+        totals = np.sum([report.num_voxels for report in trained_on], axis=0)
         named = zip(task.class_names, totals, strict=True)
         if absent := [name for name, total in named if name in annotated and total == 0]:
             folder = Path(str(trained_on[0].subject.label_path)).parent
-            flaws.append(
+            issues.append(
                 Issue(
                     "absent",
                     "",
                     f"{folder}: no training subject has a voxel of {', '.join(absent)}. Add "
-                    "subjects that show it, or say not_annotated in the task file.",
+                    f"subjects that show it, or list it as not_annotated in {task.file_to_edit}.",
                 )
             )
-    return tuple(flaws)
+    return tuple(issues)
 
 
-def _find_duplicates(readings: Iterable[SubjectReport]) -> Iterator[Issue]:
-    by_digest: dict[str, list[Subject]] = defaultdict(list)
-    for reading in readings:
-        if reading.digest:
-            by_digest[reading.digest].append(reading.subject)
-    for same in by_digest.values():
+def _find_duplicates(reports: Iterable[SubjectReport]) -> Iterator[Issue]:
+    by_checksum: dict[str, list[Subject]] = defaultdict(list)
+    for report in reports:
+        if report.checksum:
+            by_checksum[report.checksum].append(report.subject)
+    for same in by_checksum.values():
         if len(same) > 1:
             is_across = len({subject.split for subject in same}) > 1
             where = "on both sides of the split" if is_across else f"all in {same[0].split}"

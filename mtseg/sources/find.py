@@ -51,22 +51,24 @@ def find_subjects(
         )
     if num_train is not None or num_test is not None:
         raise InputError(
-            f"{where}: --num-train and --num-test are for phantoms. Choose subjects in "
-            f"{SPLIT_FILE} in the folder of scans."
+            f"{where}: --num-train and --num-test of mtseg-prepare are for phantoms. Choose "
+            f"subjects in {SPLIT_FILE} in the folder of scans."
         )
     if manual_dir is None:
         _, expected = LAYOUTS[labels.layout]
-        raise InputError(f"{where}: needs scans. Give --manual-dir a folder of {expected}.")
+        raise InputError(
+            f"{where}: needs scans. Give mtseg-prepare --manual-dir a folder with {expected}."
+        )
     folder = Path(manual_dir)
     found = match_files(labels.layout, folder, where)
     labels = _resolve_labels(task, labels, found, folder)
     split, split_of = choose_split(labels, found, folder)
-    subjects, flaws = _complete_subjects(found, split, folder)
+    subjects, issues = _complete_subjects(found, split, folder)
     try:
         split.check(split_of)
     except InputError as error:
-        flaws.insert(0, Issue("split", "", str(error)))
-    return FoundSubjects(labels, tuple(subjects), tuple(flaws))
+        issues.insert(0, Issue("split", "", str(error)))
+    return FoundSubjects(labels, tuple(subjects), tuple(issues))
 
 
 def list_subjects(
@@ -133,8 +135,8 @@ def _resolve_labels(
             else:
                 raise InputError(
                     f"{folder}: its data set names no label {label!r} for {task.name}. It names "
-                    f"{some(known) or 'none'}. Say under sources.{labels.name}.labels in "
-                    f"{task.path} which labels are which class."
+                    f"{some(known) or 'none'}. Say which labels are which class under "
+                    f"sources.{labels.name}.labels in {task.file_to_edit}."
                 )
         return tuple(resolved)
 
@@ -151,10 +153,10 @@ def _complete_subjects(
 ) -> tuple[list[Subject], list[Issue]]:
     """The subjects of a split that have all files, and what is wrong with the others."""
     by_name: dict[str, Candidate] = {c.name: c for c in found.candidates}
-    flaws = []
+    issues = []
     names = (*split.train, *split.test)
     if missing := [name for name in names if name not in by_name]:
-        flaws.append(
+        issues.append(
             Issue(
                 "missing",
                 "",
@@ -176,7 +178,7 @@ def _complete_subjects(
                 some(str(p.relative_to(folder)) for p in paths) or "none"
                 for paths in (images, label_maps)
             ]
-            flaws.append(
+            issues.append(
                 Issue(
                     "missing" if len(images) == 0 or len(label_maps) == 0 else "extra",
                     name,
@@ -187,7 +189,7 @@ def _complete_subjects(
     unused = [path for c in found.candidates if c.name not in names for path in c.images]
     if unused := [*unused, *found.unused]:
         files = some(str(path.relative_to(folder)) for path in unused)
-        flaws.append(
+        issues.append(
             Issue(
                 "extra",
                 "",
@@ -196,4 +198,4 @@ def _complete_subjects(
                 is_error=False,
             )
         )
-    return subjects, flaws
+    return subjects, issues

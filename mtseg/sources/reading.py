@@ -40,7 +40,9 @@ def read_subject(
         image = Volume(phantom.image.astype(np.float32), phantom.affine)
         return image, Volume(phantom.label_map, phantom.affine)
     if size is not None:
-        raise InputError(f"{task.name}:{source}: --size is for phantoms. Leave it out for scans.")
+        raise InputError(
+            f"{task.name}:{source}: --size of mtseg-prepare is for phantoms. Leave it out for scans."
+        )
     if subject.image_path is None or subject.label_path is None:
         raise InputError(
             f"{task.name}:{source}: subject {subject.name} lacks a scan or a label map."

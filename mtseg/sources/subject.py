@@ -35,7 +35,7 @@ class Issue:
         kind: one word, such as `missing`; `mtseg.sources.checks` lists them.
         subject: whose; empty if it concerns the data set.
         message: one line that names the file, what is wrong, and what to do.
-        is_error: whether it keeps the data from being prepared; else it is for a person to judge.
+        is_error: whether it keeps the data from being prepared; else the user has to look at it.
     """
 
     kind: str
@@ -52,12 +52,12 @@ class FoundSubjects:
         labels: the source, with every label as a value.
         subjects: the complete ones: the training subjects, then the test subjects, each in the
             order of the split.
-        flaws: why others are not among them.
+        issues: why others are not among them.
     """
 
     labels: LabelSource
     subjects: tuple[Subject, ...]
-    flaws: tuple[Issue, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     def require_sound(self) -> FoundSubjects:
         """Refuses a source that lacks something.
@@ -65,7 +65,7 @@ class FoundSubjects:
         Raises:
             InputError: with the first error.
         """
-        for flaw in self.flaws:
-            if flaw.is_error:
-                raise InputError(flaw.message)
+        for issue in self.issues:
+            if issue.is_error:
+                raise InputError(issue.message)
         return self

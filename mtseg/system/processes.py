@@ -45,7 +45,7 @@ def begin_workers(preload: str) -> multiprocessing.context.ForkServerContext:
         raise InputError(
             f"{tempfile.gettempdir()}: worker processes need a socket in this folder for temporary "
             f"files, and it cannot be made ({error}). Set TMPDIR to another folder, such as /tmp, "
-            "or give --num-processes 1."
+            "or give mtseg-prepare and mtseg-check --num-processes 1."
         ) from error
     return context
 
@@ -89,7 +89,7 @@ def run_all(
         except BrokenProcessPool as error:
             raise InputError(
                 "a worker process was killed, perhaps because memory ran out. Rerun the command "
-                "with fewer --num-processes to resume."
+                "to resume, with fewer processes if it has the option --num-processes."
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

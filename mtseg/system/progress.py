@@ -85,7 +85,7 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people: `45 s`, `12 min`, `3.5 h` or `4.1 days`."""
+    """A duration for readers: `45 s`, `12 min`, `3.5 h` or `4.1 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

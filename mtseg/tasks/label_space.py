@@ -31,8 +31,7 @@ class TaskSelection:
     @property
     def spec(self) -> str:
         """The selection as `parse_tasks` reads it, such as `brain:miccai2012+freesurfer`."""
-        is_own = self.task.path not in ("", shipped_path(self.task.name))
-        return f"{self.task.path if is_own else self.task.name}:{'+'.join(self.sources)}"
+        return f"{self.task.own_file or self.task.name}:{'+'.join(self.sources)}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class LabelSpace:
                 return offset
             offset += len(selection.task.classes)
         names = ", ".join(selection.task.name for selection in self.selections)
-        raise InputError(f"task {task_name!r}: is none of this network's tasks: {names}.")
+        raise InputError(f"task {task_name!r}: is not a task of this network, which has: {names}.")
 
     def to_combined(self, task_name: str) -> np.ndarray:
         """Combined class index, uint8, at each of a task's own class indices."""
@@ -212,7 +211,7 @@ def _parse_selection(item: str, text: str) -> TaskSelection:
     else:
         valid = shipped_tasks()
         raise InputError(
-            f"task {name!r}: there is no such task{hint(name, valid)}. Name one of "
+            f"task {name!r}: unknown task{hint(name, valid)}. Name one of "
             f"{', '.join(valid)}, or the path of a task file."
         )
     names = [each.name for each in task.sources]

@@ -23,6 +23,10 @@ IGNORED = 255
 """Class index of voxels of which it is not known what they are: never sampled, never scored."""
 
 
+TASK_FILES = Path(__file__).parent / "files"
+"""Folder of the task files that come with the package."""
+
+
 ANY_TASK_LAYOUTS = ("bids", "folder", "msd", "nnunet")
 """Sources that every task has without its file saying so, of the layout of that name."""
 
@@ -33,7 +37,7 @@ _UNLISTED = -1
 
 @dataclass(frozen=True)
 class TissueClass:
-    """A class of a task: its name in records and figures, and its title for people."""
+    """A class of a task: its name in records and figures, and its title for readers."""
 
     name: str
     title: str
@@ -110,8 +114,8 @@ class Task:
 
     Attributes:
         name: matches `[a-z][a-z0-9_]*`.
-        title: for people.
-        modality: such as `MR`, for people: the network is never told.
+        title: for readers.
+        modality: such as `MR`, for readers: the network is never told.
         classes: without background.
         spacing_rule: `fixed` or `in_plane`.
         spacing_mm: isotropic voxel size of the rule `fixed`, else None.
@@ -134,6 +138,23 @@ class Task:
     sources: tuple[LabelSource, ...] = ()
     path: str = ""
     is_symmetric: bool = False
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the task file comes with the package."""
+        return Path(self.path).parent == TASK_FILES
+
+    @property
+    def own_file(self) -> str:
+        """Path of the task file if it is the user's; empty if it is shipped or not known."""
+        return "" if self.is_shipped else self.path
+
+    @property
+    def file_to_edit(self) -> str:
+        """How a message names the file to change: not the installed package's own, but a copy."""
+        if self.is_shipped:
+            return f"a copy of {self.path}, and give its path in place of {self.name}"
+        return self.path or "the task file"
 
     @property
     def num_classes(self) -> int:
@@ -211,7 +232,7 @@ class Task:
             raise InputError(
                 f"{path}: labels {some(sorted(unlisted))} are not listed for "
                 f"{self.name}:{source.name}. Add each to a class or to the background in "
-                f"{self.path or 'the task file'}."
+                f"{self.file_to_edit}."
             )
         if not ((mapped > 0) & (mapped != IGNORED)).any():
             raise InputError(

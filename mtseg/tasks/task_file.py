@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
-from mtseg.tasks.task import LabelSource, Split, Task, TissueClass, hint
+from mtseg.tasks.task import TASK_FILES, LabelSource, Split, Task, TissueClass, hint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,9 +36,6 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
-
-
-_TASK_FILES = resources.files("mtseg.tasks") / "files"
 
 
 _Kind = tuple[tuple[Any, ...], str]
@@ -76,13 +72,13 @@ def generated_split(num_train: int, num_test: int, where: str) -> Split:
 
 def shipped_tasks() -> tuple[str, ...]:
     """Names of the tasks that come with the package."""
-    files = (file.name for file in _TASK_FILES.iterdir())
+    files = (file.name for file in TASK_FILES.iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
 
 
 def shipped_path(name: str) -> str:
     """Where the file of a task that comes with the package is."""
-    return str(_TASK_FILES / f"{name}.toml")
+    return str(TASK_FILES / f"{name}.toml")
 
 
 def read_task(path: str | Path) -> Task:
@@ -153,7 +149,7 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
     for missing in absent:
         if missing not in class_names:
             raise InputError(
-                f"{where}not_annotated: {missing!r} is no class of this task"
+                f"{where}not_annotated: {missing!r} is not a class of this task"
                 f"{hint(str(missing), class_names)}. Its classes: {', '.join(class_names)}."
             )
     annotated = [key for key in class_names if key not in absent]
@@ -211,7 +207,7 @@ def _expand(values: list[Any], where: str) -> tuple[int | str, ...]:
         low, high = (int(end) for end in ends.groups()) if ends else (value, value)
         if type(low) is not int or not 0 <= low <= high <= LARGEST_LABEL:
             raise InputError(
-                f"{where}: {value!r} is no label. Write numbers from 0 to {LARGEST_LABEL}, ranges "
+                f"{where}: {value!r} is not a label. Write numbers from 0 to {LARGEST_LABEL}, ranges "
                 'such as "100-207", or names that the data set gives them.'
             )
         labels += range(low, high + 1)

@@ -66,7 +66,7 @@ class Checkpoints:
         if steps:
             raise InputError(
                 f"{self._folder}: none of its {len(steps)} checkpoints can be read. Delete the "
-                "folder to start over, or give another --workdir."
+                "folder to start over, or use another one for the run."
             )
         return 0
 

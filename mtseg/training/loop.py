@@ -340,7 +340,6 @@ class _Run:
 
 def _writing(workdir: Path) -> contextlib.AbstractContextManager[None]:
     remedy = (
-        "Make room or give another --workdir, and rerun the command to resume from the last "
-        "checkpoint."
+        "Make room or use another folder, and rerun the command to resume from the last checkpoint."
     )
     return writing_to(workdir, remedy, also=(tf.errors.OpError,))

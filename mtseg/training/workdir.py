@@ -147,8 +147,8 @@ def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) ->
         if differences := stored.differences(config):
             raise InputError(
                 f"{workdir}: holds a run of another configuration (there / now: "
-                f"{'; '.join(differences)}). Give the same flags to resume it, or another "
-                "--workdir."
+                f"{'; '.join(differences)}). Give the same flags to resume it, or use "
+                "another folder."
             )
         return
     write_json(workdir / LABEL_SPACE, label_space.to_json())

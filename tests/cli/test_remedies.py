@@ -1,5 +1,6 @@
 """What a message tells the user to do can be done: its options, files and commands exist."""
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -36,9 +37,15 @@ def options(command):
 
 
 def messages(path):
-    """Every text of a file that an InputError is raised with, in one piece."""
-    for text in re.findall(r"InputError\(\s*((?:.|\n)*?)\n?\s*\)(?: from|\n|$)", path.read_text()):
-        yield " ".join(re.sub(r'"\s*\n\s*f?"', "", text).split())
+    """Every text in a file but the docstrings, with that of an f-string in one piece."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.JoinedStr):
+                values = [getattr(part, "value", "") for part in child.values]
+                yield "".join(value if isinstance(value, str) else "..." for value in values)
+            elif isinstance(child, ast.Constant) and not isinstance(node, ast.Expr | ast.JoinedStr):
+                yield str(child.value)
 
 
 @pytest.mark.parametrize("package", sorted(REACHED_BY))

@@ -159,6 +159,6 @@ def test_a_browser_shows_the_page_without_an_error(report, tmp_path):
 
 def test_a_folder_without_experiments_is_one_line(tmp_path):
     result = mtseg("report", tmp_path, code=2)
-    assert result.stderr.startswith(f"error: {tmp_path}: holds no experiments")
+    assert result.stderr.startswith(f"error: {tmp_path}: has no experiments")
     result = mtseg("report", tmp_path, "--unlabelled", "breast", code=2)
     assert "TASK=SCAN" in result.stderr

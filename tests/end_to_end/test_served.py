@@ -314,7 +314,7 @@ def test_a_server_that_answers_not_or_wrongly(
 def test_an_answer_that_is_none(misbehaving, scans, tmp_path, scheme):
     with misbehaving.fault("bytes"):
         text = refusal(misbehaving, scans[0], tmp_path / "out", scheme=scheme)
-    assert "refused the request" in text or "is no JSON" in text
+    assert "refused the request" in text or "is not JSON" in text
 
 
 @pytest.mark.promise("servers may fail")

@@ -39,7 +39,7 @@ def test_weights_alone_give_the_same_network(exported, tmp_path):
 @pytest.mark.promise("refused input")
 def test_weights_do_not_go_among_other_files(exported, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match="has other files"):
         export_weights(exported[0], tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -110,7 +110,7 @@ writing.prepare(
     prepared_again = []
 
     def stage(job):
-        prepared_again.append(job.reading.subject.name)
+        prepared_again.append(job.report.subject.name)
         return staging.stage(job)
 
     original, writing.stage = writing.stage, stage
@@ -137,7 +137,7 @@ def test_a_scan_that_has_changed_is_prepared_again(task, scans, tmp_path):
     config = writing.RecordConfig(name="folder_volumes", source="folder", kind="volumes")
     reading = SubjectReport(found.subjects[0], (), "x", (1, 2, 3))
     staging.stage(staging.Job(task, found.labels, (config,), reading, folder))
-    assert staging.staged_report(folder, found.subjects[0]).digest == "x"
+    assert staging.staged_report(folder, found.subjects[0]).checksum == "x"
     write(scans / "images" / f"{found.subjects[0].name}.nii.gz", subject(7)[0])
     assert staging.staged_report(folder, found.subjects[0]) is None
 

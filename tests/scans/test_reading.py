@@ -177,7 +177,7 @@ def test_itk_files_that_are_no_scan(tmp_path):
     sitk.WriteImage(sitk.Image([4, 5], sitk.sitkInt16), str(tmp_path / "flat.nrrd"))
     refuse(reading.read_scan, tmp_path / "flat.nrrd", "(4, 5)")
     sitk.WriteImage(sitk.Image([4, 5, 6], sitk.sitkVectorInt16, 3), str(tmp_path / "colour.mha"))
-    refuse(reading.read_scan, tmp_path / "colour.mha", "3 values a voxel")
+    refuse(reading.read_scan, tmp_path / "colour.mha", "3 values per voxel")
 
 
 def test_a_format_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch):

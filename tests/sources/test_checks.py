@@ -1,4 +1,4 @@
-"""Checks: every flaw that is planted is named, none is invented."""
+"""Checks: every issue that is planted is named, none is invented."""
 
 import json
 import shutil
@@ -46,8 +46,8 @@ def flaws_of(capsys, task, folder):
 
 
 def test_a_sound_data_set_has_no_flaw(task, data, capsys):
-    code, flaws, result = flaws_of(capsys, task, data)
-    assert (code, flaws, result["subjects"]) == (0, set(), 30)
+    code, issues, result = flaws_of(capsys, task, data)
+    assert (code, issues, result["subjects"]) == (0, set(), 30)
 
 
 def test_twenty_planted_flaws_are_all_named(task, data, capsys):
@@ -91,7 +91,7 @@ def test_twenty_planted_flaws_are_all_named(task, data, capsys):
     set_image(10, with_value(np.inf))  # 11 one that is infinite
     set_image(11, lambda a: a * 0)  # 12 nothing in it
     set_labels(12, with_value(77))  # 13 a label that is not listed
-    set_labels(13, lambda a: a + np.float32(0.5))  # 14 labels that are no whole numbers
+    set_labels(13, lambda a: a + np.float32(0.5))  # 14 labels that are not whole numbers
     set_labels(14, lambda a: a * 0)  # 15 an empty label map
     set_labels(15, lambda a: np.where(a == 2, 0, a))  # 16 a class that is absent
     set_image(16, lambda a: a, huge)  # 17 an absurd voxel size
@@ -101,9 +101,9 @@ def test_twenty_planted_flaws_are_all_named(task, data, capsys):
     shutil.copy(image(25), image(18))  # 19 the same scan on both sides of the split
     write_split(data, [*TRAIN, "s26", "ghost"], TEST)  # 20 a subject on both sides, 21 of no file
 
-    code, flaws, result = flaws_of(capsys, task, data)
+    code, issues, result = flaws_of(capsys, task, data)
     assert code == 2
-    assert flaws == {
+    assert issues == {
         ("missing", "s00", True),
         ("missing", "s01", True),
         ("extra", "s02", True),
@@ -126,7 +126,7 @@ def test_twenty_planted_flaws_are_all_named(task, data, capsys):
         ("split", "", True),
         ("missing", "", True),
     }
-    assert {kind for kind, _, _ in flaws} == set(KINDS)
+    assert {kind for kind, _, _ in issues} == set(KINDS)
     by_subject = {f["subject"]: f["message"] for f in result["flaws"]}
     assert "77" in by_subject["s12"]
     assert "s18, s25" in by_subject["s18"]
@@ -141,17 +141,17 @@ def test_two_flaws_of_one_subject_are_both_named(task, data, capsys):
     array[0, 0, 0] = np.nan
     write(data / "images" / "s03.nii.gz", array)
     write(data / "labels" / "s03.nii.gz", np.zeros((2, 2, 2), np.uint8))
-    _, flaws, _ = flaws_of(capsys, task, data)
-    assert {kind for kind, _, _ in flaws} == {"not_finite", "empty", "grid"}
+    _, issues, _ = flaws_of(capsys, task, data)
+    assert {kind for kind, _, _ in issues} == {"not_finite", "empty", "grid"}
 
 
 def test_a_class_that_no_training_subject_shows_is_an_error(task, data, capsys):
     for n in range(24):
         labels = subject(n)[1]
         write(data / "labels" / f"s{n:02d}.nii.gz", np.where(labels == 2, 0, labels))
-    code, flaws, _ = flaws_of(capsys, task, data)
+    code, issues, _ = flaws_of(capsys, task, data)
     assert code == 2
-    assert ("absent", "", True) in flaws
+    assert ("absent", "", True) in issues
 
 
 def test_the_table_is_for_people(task, data, capsys):

@@ -123,7 +123,7 @@ def test_a_data_set_of_another_convention_is_named(task, tmp_path):
     )
     assert "no dataset.json" in refused(find_subjects, task, "msd", write_folder(tmp_path / "f"))
     (tmp_path / "n" / "dataset.json").write_text("{")
-    assert "is no dataset.json" in refused(find_subjects, task, "nnunet", tmp_path / "n")
+    assert "is not a dataset.json" in refused(find_subjects, task, "nnunet", tmp_path / "n")
 
 
 def test_sessions_of_a_person_stay_on_one_side(task, tmp_path):

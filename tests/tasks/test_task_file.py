@@ -206,7 +206,7 @@ def test_no_task_at_all_is_refused():
 def test_label_space_comes_back_from_json_without_task_files(monkeypatch):
     space = parse_tasks("brain:miccai2012,breast,cta")
     text = json.dumps(space.to_json())
-    monkeypatch.setattr(task_file, "_TASK_FILES", None)  # whoever opens one, fails
+    monkeypatch.setattr(task_file, "TASK_FILES", None)  # whoever opens one, fails
     again = LabelSpace.from_json(json.loads(text))
     assert again.to_json() == space.to_json()
     assert again.class_names == space.class_names

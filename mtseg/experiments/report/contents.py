@@ -309,7 +309,7 @@ def _operating_point_blocks(results: Sequence[Result]) -> list[Block]:
         ),
         Table(
             "The threshold with the highest Dice over the whole test set, which threshold would be "
-            "best for single scans, and mean Dice at that threshold and by highest activation.",
+            "best for single scans, and mean Dice at that threshold and by argmax.",
             ("class", "network", "threshold", "scans' own", "Dice", "Dice, activation"),
             rows,
             num_text_columns=2,

@@ -177,7 +177,9 @@ def _prepare_commands(tasks: str, data_dir: str) -> list[str]:
     commands = []
     for selection in parse_tasks(tasks).selections:
         for source in selection.sources:
-            directory = prepared_dir(data_dir, selection.task.name, source, "patches")
+            directory = prepared_dir(
+                data_dir, selection.task.name, source, "patches", selection.task.own_file
+            )
             # As it was named: a task's name, or the path of its file.
             named = dataclasses.replace(selection, sources=(source,)).spec
             command = ["mtseg-prepare", named, "--data-dir", data_dir]

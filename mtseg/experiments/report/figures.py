@@ -58,7 +58,7 @@ def style_of(result: Result) -> dict[str, Any]:
 
 
 def label_of(name: str) -> str:
-    """An experiment's name for people, such as `brain + breast` or `brain, again`."""
+    """An experiment's name for readers, such as `brain + breast` or `brain, again`."""
     return name.replace("_again", ", again").replace("+", " + ")
 
 
@@ -99,7 +99,7 @@ def learning_curves(results: Sequence[Result]) -> Figure:
 
 
 def dice_distributions(results: Sequence[Result]) -> Figure:
-    """Dice of every test scan: one panel a class, one column an experiment."""
+    """Dice of every test scan: one panel per class, one column per experiment."""
     classes = _classes(results)
     figure, axes = _panels([name for _, name in classes], height=2.4)
     for axis, (task, class_name) in zip(axes, classes, strict=True):
@@ -128,7 +128,7 @@ def dice_distributions(results: Sequence[Result]) -> Figure:
 
 
 def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
-    """One panel a thresholded class, one line an experiment, a mark at the operating point."""
+    """One panel per class with an operating point, one line per experiment, a mark at the operating point."""
     classes = [
         (task, name)
         for task, name in _classes(results)
@@ -180,7 +180,7 @@ def confusion_matrix(result: Result) -> Figure:
             axis.text(column, row, text, ha="center", va="center", fontsize=8, weight=weight)
     axis.set_xticks(range(len(names)), [n.replace("_", "\n") for n in names], fontsize=7)
     axis.set_yticks(range(len(tasks)), tasks)
-    axis.set_xlabel("class of highest activation (bold: of another task), % of voxels > 0")
+    axis.set_xlabel("class that is most probable (bold: of another task), % of voxels > 0")
     axis.set_ylabel("scans of")
     axis.spines[:].set_visible(False)
     return figure
@@ -192,7 +192,7 @@ def _class_shares(result: Result, task: str) -> np.ndarray:
 
 
 def confusion_rows(result: Result) -> list[list[str]]:
-    """The matrix of `confusion_matrix` as text: a row a task, a column a class, in percent."""
+    """The matrix of `confusion_matrix` as text: one row per task, one column per class, in percent."""
     rows = []
     for task in result.evaluation.confusion:
         rows.append([task, *(f"{share:.4f}" for share in _class_shares(result, task))])

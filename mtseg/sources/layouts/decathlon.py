@@ -94,13 +94,13 @@ def _read_dataset_json(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except FileNotFoundError as error:
         raise InputError(
-            f"{folder}: has no dataset.json. Give --manual-dir the data set's own folder."
+            f"{folder}: has no dataset.json. Give the data set's own folder."
         ) from error
     except ValueError as error:
-        raise InputError(f"{path}: is no dataset.json: {error}. Correct it.") from error
+        raise InputError(f"{path}: is not a dataset.json: {error}. Correct it.") from error
     return content
 
 

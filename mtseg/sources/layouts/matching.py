@@ -39,11 +39,11 @@ def match_files(layout: str, folder: Path, where: str) -> MatchedFiles:
         found = find(folder)
     except OSError as error:
         raise InputError(
-            f"{error.filename or folder}: cannot be listed ({error.strerror}). Give --manual-dir "
-            f"a folder of {expected} for {where}."
+            f"{error.filename or folder}: cannot be listed ({error.strerror}). Give a folder "
+            f"of {where} with {expected}."
         ) from error
     if not found.candidates:
-        raise InputError(f"{folder}: has no scans of {where}. Give --manual-dir {expected}.")
+        raise InputError(f"{folder}: has no scans of {where}. Give a folder with {expected}.")
     return found
 
 

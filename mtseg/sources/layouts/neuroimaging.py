@@ -49,7 +49,7 @@ def _read_dseg_table(path: Path) -> list[tuple[str, int]]:
         return [(row["name"].strip(), int(row["index"])) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: is no table of labels with the columns index and name, separated by tabs."
+            f"{path}: is not a table of labels with the columns index and name, separated by tabs."
         ) from error
 
 
