@@ -155,7 +155,7 @@ def test_a_folder_without_scans_is_refused_with_what_is_expected(brain, tmp_path
     for manual_dir in (None, tmp_path, tmp_path / "nowhere", tmp_path / "file"):
         message = refused(list_subjects, brain, "miccai2012", manual_dir)
         assert message.startswith(f"{manual_dir or 'brain:miccai2012'}: ")
-        assert "--manual-dir" in message
+        assert ("--manual-dir" in message) == (manual_dir is None)
         assert "NNNN*_glm.nii.gz" in message
 
 

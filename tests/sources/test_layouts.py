@@ -163,7 +163,7 @@ def test_an_empty_folder_says_what_is_expected(task, tmp_path, layout):
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
         message = refused(list_subjects, task, layout, folder)
         assert str(folder) in message
-        assert "--manual-dir" in message
+        assert "Give " in message
     assert "--manual-dir" in refused(list_subjects, task, layout, None)
 
 
