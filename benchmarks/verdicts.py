@@ -66,8 +66,11 @@ def main() -> None:
                     f"{'warned of' if verdict.warning else ''}  {verdict.describe()}",
                     flush=True,
                 )
-            warned[kind] = (sum(s > model.resemblance.threshold for s in scores), len(scores))
-    print(f"\nthreshold {model.resemblance.threshold:.1f}")
+            warned[kind] = (
+                sum(s > model.out_of_distribution_check.threshold for s in scores),
+                len(scores),
+            )
+    print(f"\nthreshold {model.out_of_distribution_check.threshold:.1f}")
     for kind, (count, total) in warned.items():
         print(f"{kind:<36}{count} of {total} warned of")
 

@@ -28,12 +28,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.inference.verdict import calibrate
-from mtseg.models.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS
+from mtseg.models.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
 from mtseg.models.signatures import add_signatures
 from mtseg.models.weights import TrainedModel, load_trained
 from mtseg.network.model import HALO
@@ -46,9 +47,10 @@ INTENSITY_RULE = (
     "> 0 are foreground, decided on the scan's own grid. After resampling (cubic spline inside "
     "the foreground, 0 outside) intensities are divided by the 99th percentile of the foreground."
 )
-
+"""How a scan's intensities are prepared, for people who read a manifest."""
 
 SPACING_RULE = "Isotropic at the scan's finest voxel size, axes flipped to RAS+."
+"""How a scan's voxels are prepared, for people who read a manifest."""
 
 
 def export_model(
@@ -61,16 +63,16 @@ def export_model(
 
     Args:
         workdir: folder of a training run that has been evaluated.
-        out: the model's folder; versions 1, 2, 3 … are folders in it.
+        out: folder of the model; versions 1, 2, 3 … are folders in it.
         which: `last` or `best` weights.
-        finish: adds to the version's folder before it is put in place.
+        finish: called with the version's temporary folder, to add files to it.
 
     Returns:
-        The new version's folder. It appears whole, by one rename.
+        The new version's folder. It appears complete, by a single rename.
 
     Raises:
-        InputError: if the run has no such weights or no evaluation yet, or `out` is a file or holds
-            a model's weights alone.
+        InputError: if the run has no such weights or no evaluation yet, or `out` is a file, cannot
+            be written, or has the weights of a model only.
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
@@ -79,7 +81,7 @@ def export_model(
         if (out / WEIGHTS).exists():
             raise InputError(f"{out}: has the weights of a model only. Give another folder.")
         final = out / str(max(versions(out), default=0) + 1)
-        manifest = _manifest(trained, evaluation, which)
+        manifest = _make_manifest(trained, evaluation, which)
         with atomic_write(final) as temporary:
             _write_saved_model(trained, manifest, temporary)
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -89,7 +91,10 @@ def export_model(
 
 
 def export_weights(workdir: str | Path, out: str | Path, which: str = "last") -> Path:
-    """Writes a network's weights and manifest, without TensorFlow's graphs; see `export_file`."""
+    """Writes the weights and manifest of a network, without TensorFlow's graphs.
+
+    Arguments, result and errors are those of `export_file`.
+    """
     return export_file(
         workdir, out, which, WEIGHTS, lambda trained, path: trained.model.save_weights(path)
     )
@@ -102,14 +107,15 @@ def export_file(
     name: str,
     write: Callable[[TrainedModel, Path], None],
 ) -> Path:
-    """Writes a model that is one file, and its manifest.
+    """Writes a model that is a single file, and its manifest.
 
     Args:
         workdir: folder of a training run that has been evaluated.
-        out: the model's folder; missing, empty, or of such a model, which is replaced.
+        out: folder of the model: missing, empty, or with a model of the same kind, which is
+            replaced.
         which: `last` or `best` weights.
-        name: of the file.
-        write: writes it.
+        name: name of the file.
+        write: called with the trained network and the path to write the file to.
 
     Returns:
         The folder.
@@ -119,14 +125,14 @@ def export_file(
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    manifest = _manifest(trained, _read_evaluation(workdir, which), which)
+    manifest = _make_manifest(trained, _read_evaluation(workdir, which), which)
     with exporting_to(out):
         others = [path for path in out.iterdir() if not path.name.startswith(".")]
         if others and not (out / name).is_file():
             raise InputError(f"{out}: has other files. Give an empty folder for the model.")
         with atomic_write(out / name) as temporary:
             write(trained, temporary)
-            # The manifest goes first and comes last but one: without it there is no model.
+            # While the file is replaced there is no manifest, so nobody loads a mixed model.
             for old in (MANIFEST, CHECKSUMS):
                 (out / old).unlink(missing_ok=True)
         write_json(out / MANIFEST, manifest)
@@ -137,7 +143,7 @@ def export_file(
 
 @contextlib.contextmanager
 def exporting_to(out: Path) -> Iterator[None]:
-    """Makes a folder for models, and holds it.
+    """Makes a folder for models and locks it.
 
     Raises:
         InputError: if it is a file, cannot be written, or another command is exporting to it.
@@ -151,20 +157,15 @@ def exporting_to(out: Path) -> Iterator[None]:
             yield
 
 
-def versions(out: Path) -> list[int]:
-    """The versions in a model's folder, in ascending order."""
-    return sorted(int(p.name) for p in out.iterdir() if p.is_dir() and p.name.isdecimal())
-
-
 def _read_evaluation(workdir: Path, which: str) -> Evaluation:
-    """The evaluation of those weights."""
+    """The evaluation of the `last` or `best` weights."""
     name = {"last": EVALUATION, "best": BEST_EVALUATION}[which]
     try:
         return Evaluation.from_json(json.loads((workdir / name).read_text()))
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise InputError(
-            f"{workdir}: has no readable {name}, which holds the operating points. Let "
-            "mtseg-train finish an evaluation."
+            f"{workdir}: has no readable {name}, which has the operating points. Let mtseg-train "
+            "finish an evaluation."
         ) from error
 
 
@@ -177,10 +178,10 @@ def _write_saved_model(trained: TrainedModel, manifest: dict[str, Any], path: Pa
     archive.write_out(str(path), verbose=False)
 
 
-def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict[str, Any]:
+def _make_manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict[str, Any]:
     label_space = trained.label_space
     scans = {task: list(of_task.values()) for task, of_task in evaluation.statistics.items()}
-    resemblance = calibrate(scans, label_space.class_task)
+    check = calibrate(scans, label_space.class_task)
     return {
         "schema": MANIFEST_SCHEMA,
         "model_id": _model_id(trained.model.get_weights(), evaluation.operating_points),
@@ -193,14 +194,14 @@ def _manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict
         "intensity_rule": INTENSITY_RULE,
         "halo_voxels": HALO,
         "mean_dice_on_test_scans": evaluation.mean_dice(),
-        "resemblance": None if resemblance is None else resemblance.to_json(),
+        "resemblance": None if check is None else check.to_json(),
         "training": json.loads(trained.config.to_json()),
     }
 
 
-def _model_id(weights: list[np.ndarray], operating_points: dict[str, float]) -> str:
-    """What tells models apart that label otherwise: a checksum of all that decides a label."""
-    digest = hashlib.sha256(json.dumps(operating_points, sort_keys=True).encode())
+def _model_id(weights: list[npt.NDArray[np.float32]], operating_points: dict[str, float]) -> str:
+    """A checksum of everything that decides a label, so that it identifies the model."""
+    checksum = hashlib.sha256(json.dumps(operating_points, sort_keys=True).encode())
     for array in weights:
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+        checksum.update(array.tobytes())
+    return checksum.hexdigest()[:16]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.errors import InputError
@@ -23,8 +24,7 @@ from mtseg.inference.dense import (
 )
 from mtseg.inference.tiling import Plan, Tile
 from mtseg.inference.verdict import OutOfDistributionCheck
-from mtseg.models.export import versions
-from mtseg.models.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest
+from mtseg.models.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest, versions
 from mtseg.models.signatures import tile_signature
 from mtseg.models.weights import load_trained, require_finite
 from mtseg.system.checksums import verify_checksums
@@ -32,40 +32,47 @@ from mtseg.tasks.label_space import LabelSpace
 
 
 class Network(Protocol):
-    """What computes the tiles of a volume, here or on a server.
+    """A network that computes the tiles of a volume, on this machine or on a server.
 
     The methods are those of `mtseg.inference.dense.DenseNetwork`.
     """
 
     @property
     def num_classes(self) -> int:
-        """Its classes."""
+        """Number of combined classes, including background."""
 
     @property
     def precision(self) -> str:
-        """In which its convolutions run."""
+        """Precision of the convolutions: `float32` or `bfloat16`."""
 
-    def plan(self, volume: np.ndarray, memory_bytes: float | None = None, **how: Any) -> Plan:
-        """Divides a volume into tiles."""
+    def plan(
+        self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any
+    ) -> Plan:
+        """Divides a volume into tiles that fit into memory."""
 
-    def run_all(self, volume: np.ndarray, plan: Plan) -> Iterator[tuple[Tile, np.ndarray]]:
-        """Computes them."""
+    def run_all(
+        self, volume: npt.NDArray[np.float32], plan: Plan
+    ) -> Iterator[tuple[Tile, npt.NDArray[np.float32]]]:
+        """Computes the tiles of a plan, in its order."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportedModel:
-    """A trained network and its manifest.
+    """A trained network with what its manifest says.
 
     Attributes:
-        path: the version's folder, or a server's address.
-        class_names: combined classes, background first.
-        class_task: the name of the task of each of them; None for the background.
-        thresholds: for each class its operating point, or None.
-        network: what computes tiles, in the precision asked for.
-        kept_alive: what holds the network's variables.
-        model_id: what tells it from models that label otherwise; None if it has none.
-        resemblance: how scans like those of training look to it; None if that was not measured.
-        renew: of a served model, gives its newest version.
+        path: folder of the version, or address on a server.
+        class_names: names of the combined classes, background first.
+        class_task: for each class the name of its task; None for background.
+        thresholds: for each class its operating point; None if it has none.
+        network: computes tiles in the precision that was asked for.
+        kept_alive: owner of the network's variables or connection, which must live as long as the
+            network does.
+        model_id: identifies the weights and operating points; None if the manifest has no such
+            field, so that results of different models cannot be told apart.
+        out_of_distribution_check: detects scans that are unlike those of training; None if the
+            model was evaluated on too few scans for it.
+        load_newest: of a served model, loads the newest version; None for any other.
     """
 
     path: Path | str
@@ -75,28 +82,29 @@ class ExportedModel:
     network: Network
     kept_alive: Any
     model_id: str | None = None
-    resemblance: OutOfDistributionCheck | None = None
-    renew: Callable[[], ExportedModel] | None = None
+    out_of_distribution_check: OutOfDistributionCheck | None = None
+    load_newest: Callable[[], ExportedModel] | None = None
 
 
 def load(path: str | Path | None = None, precision: str | None = None) -> ExportedModel:
-    """Loads a model.
+    """Loads a model from a folder.
 
     Args:
-        path: a folder that `mtseg-export` wrote (its newest version is taken), or one version.
+        path: folder that `mtseg-export` wrote (its newest version is loaded), or one version in it.
             None is the model that comes with the package.
         precision: `float32` or `bfloat16`; None is the faster one on this machine.
 
     Raises:
-        InputError: if there is no model, or it is of another version of mtseg.
+        InputError: if there is no model, it is damaged, or it is of another version of mtseg.
     """
     folder, precision = Path(path or PACKAGED), precision or fastest_precision()
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
         )
+    kept_alive: Any
     if (folder / WEIGHTS).is_file():
-        # Its files are checked where they are read.
+        # `load_trained` verifies the checksums.
         kept_alive = load_trained(folder).model
         network = make_dense_network(kept_alive, precision)
     else:
@@ -110,16 +118,23 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
 def make_exported(
     path: Path | str, manifest: dict[str, Any], network: Network, kept_alive: Any
 ) -> ExportedModel:
-    """Joins a network with what its manifest says; see `ExportedModel`.
+    """Joins a network with what its manifest says.
+
+    Args:
+        path: folder of the version, or address on a server.
+        manifest: from `mtseg.models.manifest.read_manifest` or `check_manifest`.
+        network: computes tiles.
+        kept_alive: as for `ExportedModel`.
 
     Raises:
         InputError: if the manifest contradicts itself.
     """
     class_names = tuple(manifest["classes"])
     label_space = LabelSpace.from_json(manifest["label_space"])
-    points, stored = manifest["operating_points"], manifest.get("resemblance")
+    points, stored_check = manifest["operating_points"], manifest.get("resemblance")
     if class_names != label_space.class_names or not set(points) <= set(class_names):
         raise InputError(f"{path}: its manifest contradicts itself. Export the model again.")
+    check = None if stored_check is None else OutOfDistributionCheck.from_json(stored_check)
     return ExportedModel(
         path=path,
         class_names=class_names,
@@ -128,7 +143,7 @@ def make_exported(
         network=network,
         kept_alive=kept_alive,
         model_id=manifest.get("model_id"),
-        resemblance=None if stored is None else OutOfDistributionCheck.from_json(stored),
+        out_of_distribution_check=check,
     )
 
 
@@ -144,7 +159,7 @@ def _newest_version(folder: Path) -> Path:
 
 
 def _load_saved_model(folder: Path) -> Any:
-    read_manifest(folder)  # before the long work
+    read_manifest(folder)  # before the long work, for its errors
     verify_checksums(folder)
     try:
         return tf.saved_model.load(str(folder))
@@ -153,6 +168,7 @@ def _load_saved_model(folder: Path) -> Any:
 
 
 def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
+    """A network that computes tiles by the signature of a SavedModel."""
     try:
         signature = saved_model.signatures[tile_signature(precision)]
     except KeyError as error:
@@ -168,17 +184,12 @@ def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
     def compute(tile: tf.Tensor, chunk_positions: tf.Tensor) -> tf.Tensor:
         result = signature(
             tile=tile[tf.newaxis],
-            intensity_scale=tf.constant([1.0]),
+            intensity_scale=tf.constant([1.0]),  # a prepared scan is divided by its scale already
             chunk_positions=chunk_positions[tf.newaxis],
         )
         return result["probabilities"][0]
 
-    return DenseNetwork(
-        compute,
-        num_classes,
-        precision,
-        device_chunk_positions(precision),
-    )
+    return DenseNetwork(compute, num_classes, precision, device_chunk_positions(precision))
 
 
 def _not_loaded(folder: Path, error: Exception) -> InputError:

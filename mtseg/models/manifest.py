@@ -1,4 +1,8 @@
-"""The file `manifest.json` beside an exported model: reading and checking it."""
+"""The folder of a model, and the manifest in it: what the model is, as JSON.
+
+Use this module to find and read a model's files; it imports no TensorFlow. The fields of the
+manifest are those that `mtseg.models.export` writes.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,49 @@ from typing import Any
 from mtseg.errors import InputError
 
 MANIFEST = "manifest.json"
-
+"""The file of the manifest in a model's folder."""
 
 MANIFEST_SCHEMA = 2
-
+"""The version of the manifest's format that is written and read."""
 
 WEIGHTS = "model.weights.h5"
-"""The network's weights where a model is exported as such, without TensorFlow's graph."""
-
+"""The file of the weights, in the folder of a model that was exported without graphs."""
 
 PACKAGED = Path(__file__).parent / "packaged"
-"""The model that comes with the package."""
+"""The folder of the model that comes with the package."""
+
+_REQUIRED = ("classes", "operating_points", "label_space", "training")
+
+
+def versions(out: Path) -> list[int]:
+    """The numbers of the versions in a model's folder, in ascending order."""
+    return sorted(int(p.name) for p in out.iterdir() if p.is_dir() and p.name.isdecimal())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in a model's folder.
+    """Reads the manifest in a model's folder.
 
     Raises:
-        InputError: if it is missing, unreadable or of another version of mtseg.
+        InputError: if it is missing or unreadable, or of another version of mtseg.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path / MANIFEST}: missing or unreadable. Export the model again."
+            f"{path / MANIFEST}: is missing or unreadable. Export the model again."
         ) from error
-    check_manifest(manifest, str(path / MANIFEST))
-    return manifest
+    return check_manifest(manifest, str(path / MANIFEST))
 
 
-def check_manifest(manifest: Any, where: str) -> None:
-    """Refuses what is not a manifest of this version.
+def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
+    """Returns a manifest that was read as JSON, if it is one of this version.
+
+    Args:
+        manifest: the parsed JSON.
+        where: file or server that it came from, for the message.
 
     Raises:
-        InputError: naming where it is from.
+        InputError: if it is not a manifest, or of another version of mtseg.
     """
     if not isinstance(manifest, dict) or "schema" not in manifest:
         raise InputError(f"{where}: is not a manifest of a model. Export the model again.")
@@ -51,6 +64,7 @@ def check_manifest(manifest: Any, where: str) -> None:
             f"{where}: has schema {manifest['schema']}, this version of mtseg reads "
             f"{MANIFEST_SCHEMA}. Export the model again."
         )
-    for name in ("classes", "operating_points", "label_space", "training"):
+    for name in _REQUIRED:
         if name not in manifest:
             raise InputError(f"{where}: lacks {name}. Export the model again.")
+    return manifest

@@ -26,27 +26,26 @@ from mtseg.network.folding import fold
 from mtseg.network.model import HALO, PLANE_NORMALS
 
 ONNX, LITERT = "model.onnx", "model.tflite"
-
+"""The file of the network in each format."""
 
 _OPSET = 18
-"""Version of ONNX's operations."""
+"""Version of ONNX's set of operations."""
 
 
 def make_portable_function(patch_model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
-    """Makes a graph of a tile without loops and conditions, which every runtime understands.
+    """Makes a graph that computes a tile without loops and conditions, for any runtime.
 
     Args:
         patch_model: from `mtseg.network.model.build_patch_model`. Its weights become constants.
 
     Returns:
-        A `tf.function` from `tile` to `probabilities`, as at the top.
+        A `tf.function` from `tile` to `probabilities`; the module's docstring has their shapes.
     """
     folded = fold(patch_model)
     network = tf.nest.map_structure(np.asarray, folded)._replace(
         num_backgrounds=folded.num_backgrounds
     )
 
-    @tf.function(input_signature=[tf.TensorSpec([None] * 3, tf.float32, name="tile")])
     def compute(tile: tf.Tensor) -> dict[str, tf.Tensor]:
         features = []
         for normal in PLANE_NORMALS.values():
@@ -61,22 +60,30 @@ def make_portable_function(patch_model: keras.Model) -> tf.types.experimental.Po
         shape = tf.concat([tf.shape(joined)[:3], [rows.shape[-1]]], axis=0)
         return {"probabilities": tf.reshape(rows, shape)}
 
-    return compute
+    tile_spec = tf.TensorSpec([None] * 3, tf.float32, name="tile")
+    return tf.function(compute, input_signature=[tile_spec])
 
 
-def export_portable(workdir: str | Path, out: str | Path, kind: str, which: str = "last") -> Path:
-    """Writes a network for ONNX's or LiteRT's runtimes; see `mtseg.models.export.export_file`.
+def export_portable(
+    workdir: str | Path, out: str | Path, file_format: str, which: str = "last"
+) -> Path:
+    """Writes a network as a file for ONNX's or LiteRT's runtimes, and its manifest.
 
     Args:
         workdir: folder of a training run that has been evaluated.
-        out: the model's folder.
-        kind: `onnx` or `litert`.
+        out: folder of the model: missing, empty, or with a model of the same format, which is
+            replaced.
+        file_format: `onnx` or `litert`.
         which: `last` or `best` weights.
 
+    Returns:
+        The folder.
+
     Raises:
-        InputError: as `export_file` does, and if what converts is not installed.
+        InputError: as `mtseg.models.export.export_file` does, and if the converter is not
+            installed.
     """
-    name, convert = {"onnx": (ONNX, _to_onnx), "litert": (LITERT, _to_litert)}[kind]
+    name, convert = {"onnx": (ONNX, _to_onnx), "litert": (LITERT, _to_litert)}[file_format]
 
     def write(trained: TrainedModel, path: Path) -> None:
         path.write_bytes(convert(make_portable_function(trained.model)))
@@ -94,9 +101,11 @@ def _to_onnx(function: tf.types.experimental.PolymorphicFunction) -> bytes:
     model, _ = tf2onnx.convert.from_function(
         function, input_signature=function.input_signature, opset=_OPSET
     )
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _to_litert(function: tf.types.experimental.PolymorphicFunction) -> bytes:
     concrete = function.get_concrete_function()
-    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], function).convert()
+    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([concrete], function).convert()
+    return content

@@ -1,4 +1,7 @@
-"""Trained weights, read from the folder of a run or from an exported weights folder."""
+"""A trained network, read from the folder of a run or of an exported weights file.
+
+Use `load_trained` to evaluate or export a network. To segment scans, use `mtseg.models.loading`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.models.manifest import WEIGHTS, read_manifest
@@ -21,7 +26,13 @@ from mtseg.training.workdir import have_matching_weights, read_config, weights_p
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A trained network with its configuration and classes."""
+    """A trained network with its configuration and classes.
+
+    Attributes:
+        config: what it was trained with.
+        label_space: its tasks and combined classes.
+        model: the patch model, from `mtseg.network.model.build_patch_model`, with float32 weights.
+    """
 
     config: TrainConfig
     label_space: LabelSpace
@@ -39,30 +50,8 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     Raises:
         InputError: if the folder is neither, has no such weights yet, or they are damaged.
     """
-    if (path / WEIGHTS).is_file():
-        manifest = read_manifest(path)
-        verify_checksums(path)
-        label_space = LabelSpace.from_json(manifest["label_space"])
-        config = TrainConfig.from_json(json.dumps(manifest["training"]))
-        weights, remedy = path / WEIGHTS, "Export the model again."
-    else:
-        config, label_space = read_config(path)
-        weights = weights_path(path, which)
-        remedy = "Rerun the mtseg-train command: it writes them at its next evaluation."
-        if not weights.is_file():
-            raise InputError(
-                f"{path}: has no {which} weights yet; they are written at every evaluation. "
-                "Rerun the mtseg-train command until it reaches one."
-            )
-        if not have_matching_weights(path, which):
-            raise InputError(
-                f"{weights}: is damaged, or belongs to another evaluation. "
-                + (
-                    "Rerun the mtseg-train command: it evaluates again and writes both."
-                    if which == "last"
-                    else "Use the last weights, or train again in another folder."
-                )
-            )
+    is_exported = (path / WEIGHTS).is_file()
+    config, label_space, weights = _read_exported(path) if is_exported else _read_run(path, which)
     model = build_model(config, label_space)
     try:
         with warnings.catch_warnings():
@@ -70,6 +59,11 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             warnings.simplefilter("error", UserWarning)
             model.load_weights(weights)
     except (OSError, ValueError, KeyError, UserWarning) as error:
+        remedy = (
+            "Export the model again."
+            if is_exported
+            else "Rerun the mtseg-train command: it writes them at its next evaluation."
+        )
         raise InputError(
             f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
             f"{remedy}"
@@ -78,7 +72,34 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     return TrainedModel(config, label_space, model)
 
 
-def require_finite(weights: list[np.ndarray], path: Path) -> None:
+def _read_exported(path: Path) -> tuple[TrainConfig, LabelSpace, Path]:
+    """Configuration, label space and weights file of an exported model, with checksums verified."""
+    manifest = read_manifest(path)
+    verify_checksums(path)
+    config = TrainConfig.from_json(json.dumps(manifest["training"]))
+    return config, LabelSpace.from_json(manifest["label_space"]), path / WEIGHTS
+
+
+def _read_run(path: Path, which: str) -> tuple[TrainConfig, LabelSpace, Path]:
+    """Configuration, label space and weights file of a run, which must belong to its evaluation."""
+    config, label_space = read_config(path)
+    weights = weights_path(path, which)
+    if not weights.is_file():
+        raise InputError(
+            f"{path}: has no {which} weights yet; they are written at every evaluation. "
+            "Rerun the mtseg-train command until it reaches one."
+        )
+    if not have_matching_weights(path, which):
+        remedy = (
+            "Rerun the mtseg-train command: it evaluates again and writes both."
+            if which == "last"
+            else "Use the last weights, or train again in another folder."
+        )
+        raise InputError(f"{weights}: is damaged, or belongs to another evaluation. {remedy}")
+    return config, label_space, weights
+
+
+def require_finite(weights: list[npt.NDArray[Any]], path: Path) -> None:
     """Refuses weights that are not finite, because their results would be meaningless.
 
     Raises:

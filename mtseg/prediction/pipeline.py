@@ -103,10 +103,10 @@ def segment_files(
                         model, scan, plan, stem_of(path), options, on_flop
                     )
                 except ModelGoneError:
-                    if model.renew is None:
+                    if model.load_newest is None:
                         raise
                     # Newer versions have taken its place: the scan is begun anew with the newest.
-                    model = model.renew()
+                    model = model.load_newest()
                     on_start(path, Work(plan, max(peak, scan.reading_bytes)))
                     labels, statistics = segment_scan(
                         model, scan, plan, stem_of(path), options, on_flop

@@ -208,7 +208,7 @@ def write_results(
         for name, count in list(zip(model.class_names, counts, strict=True))[1:]
         if count
     }
-    verdict = assess(statistics, model.class_task, model.resemblance)
+    verdict = assess(statistics, model.class_task, model.out_of_distribution_check)
     content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
     content |= {"volumes_ml": volumes_ml} | verdict.to_json()
     content["made_from"] = results.made_from(

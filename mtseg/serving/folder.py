@@ -1,15 +1,15 @@
-"""Writing the folder that TensorFlow Serving serves from.
+"""The folder that TensorFlow Serving reads: models, and the files that configure the server.
 
-    DIR/NAME/1/                    the model: versions 1, 2, 3 …
+    DIR/NAME/1/                    a version of the model; 1, 2, 3 …
     DIR/NAME/1/assets.extra/tf_serving_warmup_requests
     DIR/models.config              which models are served
-    DIR/batching.config            how many requests are computed at once
+    DIR/batching.config            how many requests are computed at the same time
     DIR/monitoring.config          metrics for Prometheus
-    DIR/compose.yaml               a container, bound to this machine
-    DIR/README.md                  how to start and how to ask the server
+    DIR/compose.yaml               a container that serves to this machine only
+    DIR/README.md                  how to start the server and send requests
 
-The server checks the folder regularly. A version appears by one rename, so the server never sees
-half of it.
+A running server looks for new versions from time to time. A version appears by a single rename, so
+the server never loads half of one.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.models.export import export_model, exporting_to, versions
+from mtseg.models.export import export_model, exporting_to
+from mtseg.models.manifest import versions
 from mtseg.models.signatures import CLASSIFY, segment_signature, tile_signature
 from mtseg.network.model import HALO, PATCH_SIZE, PLANE_NORMALS
 from mtseg.serving.address import MODEL_NAME
 from mtseg.system.atomic_files import atomic_write
 
 SERVED_VERSIONS = 2
-"""Versions that are served at once: whoever is amid a scan ends it with the one it began with."""
-
+"""Number of versions that are served, so that a client in the middle of a scan can finish it with
+the version that it began with."""
 
 WARM_UP_EDGE = 32
-"""Voxels along the edges of the volume and the tile that warm a server up."""
-
+"""Voxels along each edge of the volume and the tile in the warm-up requests."""
 
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
-
+"""The file of warm-up requests in a version's folder; TensorFlow Serving fixes its name."""
 
 _TEMPLATES = Path(__file__).parent / "files"
-"""In which MODEL stands for a model's name."""
-
+"""Files that are copied beside the models, with the word MODEL replaced by a model's name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -54,29 +54,29 @@ def export_serving(
     name: str = MODEL_NAME,
     keep: int | None = None,
 ) -> tuple[Path, list[int]]:
-    """Writes the next version of a model and all that TensorFlow Serving wants beside it.
+    """Writes the next version of a model, and the files that TensorFlow Serving needs beside it.
 
     Args:
         workdir: folder of a training run that has been evaluated.
-        folder: may hold other models too.
+        folder: the folder to serve from; it may have other models.
         which: `last` or `best` weights.
-        name: of the model.
-        keep: older versions are removed so that this many stay; None keeps them all.
+        name: name of the model.
+        keep: number of versions to keep, at least 1; older ones are removed. None keeps all.
 
     Returns:
-        The new version's folder, and the versions that were removed.
+        The new version's folder, and the numbers of the versions that were removed.
 
     Raises:
-        InputError: as `mtseg.models.export.export_model` does; if the name is none, or what it
-            needs is not installed.
+        InputError: as `mtseg.models.export.export_model` does; also if the name is not valid, or a
+            needed package is not installed.
     """
     folder = Path(folder)
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise InputError(
-            f"--name {name!r}: is not a valid name of a model. Use letters, digits, dots, dashes and "
-            "underscores, and not digits alone."
+            f"--name {name!r}: is not a valid name of a model. Use letters, digits, dots, dashes "
+            "and underscores, and not only digits."
         )
-    _import_apis()  # before the long work
+    _import_protos()  # before the long work, for its error
     with exporting_to(folder):
         version = export_model(
             workdir, folder / name, which, finish=lambda temporary: write_warm_up(temporary, name)
@@ -86,20 +86,20 @@ def export_serving(
 
 
 def write_warm_up(version: Path, name: str) -> None:
-    """Writes requests that the server computes before it takes any, so that no user waits.
+    """Writes requests that the server computes before it accepts any, so that no user waits.
 
     Args:
-        version: folder of a version that is not yet in place.
-        name: of the model.
+        version: folder of a version that is still being written.
+        name: name of the model.
 
     Raises:
-        InputError: if what it needs is not installed.
+        InputError: if a needed package is not installed.
     """
-    predict_pb2, prediction_log_pb2 = _import_apis()
+    predict_pb2, prediction_log_pb2 = _import_protos()
     import tensorflow as tf
 
     edge, with_halo = (WARM_UP_EDGE,) * 3, (WARM_UP_EDGE + 2 * HALO,) * 3
-    requests: list[tuple[str, dict[str, np.ndarray]]] = [
+    requests: list[tuple[str, dict[str, npt.NDArray[Any]]]] = [
         (segment_signature("float32"), {"volume": np.ones((1, *edge), np.float32)})
     ]
     for precision in ("float32", "bfloat16"):
@@ -118,7 +118,7 @@ def write_warm_up(version: Path, name: str) -> None:
             request = predict_pb2.PredictRequest()
             request.model_spec.name, request.model_spec.signature_name = name, signature
             for key, array in inputs.items():
-                # Of equal values one is enough: it fills the shape.
+                # All values are equal, and a tensor's message may state one for its whole shape.
                 proto = tf.make_tensor_proto(array.flat[0], shape=array.shape)
                 request.inputs[key].CopyFrom(proto)
             log = prediction_log_pb2.PredictionLog(
@@ -127,7 +127,7 @@ def write_warm_up(version: Path, name: str) -> None:
             writer.write(log.SerializeToString(deterministic=True))
 
 
-def _import_apis() -> tuple[Any, Any]:
+def _import_protos() -> tuple[Any, Any]:
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError as error:
@@ -138,10 +138,10 @@ def _import_apis() -> tuple[Any, Any]:
 
 
 def write_configurations(folder: Path) -> None:
-    """Writes what stands beside the models of a folder; each file is replaced whole.
+    """Writes the files beside the models of a folder, each atomically.
 
     Args:
-        folder: with a folder for each model.
+        folder: has a folder for each model, with at least one version.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and versions(path))
     files = {"models.config": _models_config(names)}
@@ -153,20 +153,20 @@ def write_configurations(folder: Path) -> None:
 
 
 def prune(model: Path, keep: int) -> list[int]:
-    """Removes a model's oldest versions.
+    """Removes the oldest versions of a model.
 
     Args:
-        model: its folder.
-        keep: versions that stay, at least 1.
+        model: folder of the model.
+        keep: number of versions to keep, at least 1.
 
     Returns:
-        Those that were removed.
+        The numbers of the versions that were removed.
     """
     removed = versions(model)[:-keep]
     for version in removed:
-        # Out of the server's sight first, so that it never sees half a version.
+        # Renamed first, so that the server never loads half a version.
         (model / str(version)).rename(model / f".removing-{version}")
-    for temporary in model.glob(".removing-*"):  # those of a process that was killed among them
+    for temporary in model.glob(".removing-*"):  # also those that a killed command left
         shutil.rmtree(temporary)
     return removed
 
@@ -183,6 +183,6 @@ def _models_config(names: list[str]) -> str:
         for name in names
     )
     return (
-        "# Two versions are served, so that whoever is amid a scan when a new one comes can end\n"
-        f"# it with the version that it began with.\nmodel_config_list {{\n{models}}}\n"
+        "# Two versions are served, so that a client in the middle of a scan can finish it with\n"
+        f"# the version that it began with.\nmodel_config_list {{\n{models}}}\n"
     )

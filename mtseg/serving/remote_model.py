@@ -167,7 +167,8 @@ class ServedNetwork:
             )
             raise InputError(
                 f"is about {num_bytes / 1e6:.0f} MB of text in {len(plan.tiles)} requests over "
-                f"HTTP; the limit is {MOST_JSON_BYTES / 1e6:.0f} MB. Use gRPC, by default {address}."
+                f"HTTP; the limit is {MOST_JSON_BYTES / 1e6:.0f} MB. Use gRPC, by default "
+                f"{address}."
             )
 
     def run(self, volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.float32]:

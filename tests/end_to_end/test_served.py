@@ -24,7 +24,7 @@ import tensorflow as tf
 import mtseg
 from mtseg.errors import InputError
 from mtseg.inference.dense import dense_probabilities
-from mtseg.models.export import versions
+from mtseg.models.manifest import versions
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.prediction.pipeline import segment_files
 from mtseg.scans.preprocessing import prepare_scan

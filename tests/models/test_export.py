@@ -8,8 +8,9 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.inference.dense import dense_probabilities
-from mtseg.models.export import export_model, export_weights, versions
+from mtseg.models.export import export_model, export_weights
 from mtseg.models.loading import load
+from mtseg.models.manifest import versions
 from mtseg.system.checksums import CHECKSUMS
 from mtseg.training import workdir as workdir_files
 

@@ -12,7 +12,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from mtseg.errors import InputError
-from mtseg.models.export import versions
+from mtseg.models.manifest import versions
 from mtseg.serving import folder as serving
 from mtseg.serving.folder import export_serving, prune
 
