@@ -13,14 +13,13 @@ Reference: Moeskops et al., MICCAI 2016, section 3.2.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.batches.augmentation import augment
-from mtseg.batches.stores import PatchRecords, VolumePatches
+from mtseg.batches.stores import PatchStore
 from mtseg.errors import InputError
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
@@ -58,15 +57,15 @@ class BalancedSamples:
 
     Args:
         label_space: the tasks.
-        data: of each task, for each of its sources, patch records or volumes.
-        seed: decides the order of the samples.
+        data: for each task, the store of each of its sources.
+        seed: seed of the order of samples.
         augmentations: names of `mtseg.batches.augmentation`.
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
 
     Attributes:
-        num_samples: for each task, how many different samples each of its classes has.
-        refusal: why a mini-batch could not be read; TensorFlow's datasets make another exception
-            of it, which buries the message.
+        num_samples: for each task, the number of different samples of each of its classes.
+        refusal: why a mini-batch could not be read. TensorFlow's datasets replace the exception
+            by one of their own, which hides the message.
     """
 
     refusal: InputError | None = None
@@ -74,7 +73,7 @@ class BalancedSamples:
     def __init__(
         self,
         label_space: LabelSpace,
-        data: Sequence[Sequence[PatchRecords | VolumePatches]],
+        data: Sequence[Sequence[PatchStore]],
         seed: int,
         augmentations: tuple[str, ...] = (),
         backgrounds: str = "shared",
@@ -84,32 +83,25 @@ class BalancedSamples:
         self._num_classes = tuple(task.num_classes for task in tasks)
         self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
         self._is_symmetric = np.array([task.is_symmetric for task in tasks])
-        # [task][source][class]: the records that show it, or how many voxels do.
-        self._rows = [
-            [_rows_of_classes(source, n) for source in of_task]
-            for of_task, n in zip(data, self._num_classes, strict=True)
-        ]
         self._sizes = [
-            np.array(
-                [[np.size(r) if isinstance(r, np.ndarray) else r for r in rows] for rows in of]
-            )
-            for of in self._rows
-        ]
+            np.stack([_pad(source.num_samples, count) for source in of_task])
+            for of_task, count in zip(data, self._num_classes, strict=True)
+        ]  # for each task, int64 (sources, classes)
         self.num_samples = [sizes.sum(axis=0).tolist() for sizes in self._sizes]
 
     def minibatch(
         self, n: int, global_batch_size: int, rows: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Patches and scores of mini-batch n.
+        """The samples of mini-batch n.
 
         Args:
             n: its number, from 0.
-            global_batch_size: samples in it.
-            rows: those wanted.
+            global_batch_size: number of samples in it.
+            rows: the samples that are wanted.
 
         Returns:
-            `(patches, score_index)`: float16 (rows, 3, 51, 51) and int32 (rows,), which of the
-            network's scores ought to be the highest: with a shared background, the combined class.
+            `(patches, score_index)`: float16 (rows, 3, 51, 51), and int32 (rows,), the output that
+            should be the most probable; with a shared background it is the combined class index.
         """
         task, class_index, ordinal = assign_slots(n, global_batch_size, self._num_classes)
         draws = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
@@ -123,13 +115,8 @@ class BalancedSamples:
             source, turn = self._take_turns(t, class_index[of_this], ordinal[of_this])
             for s, data in enumerate(of_task):
                 mine, turns = of_this[source == s], turn[source == s]
-                if isinstance(data, VolumePatches):
-                    sizes = self._sizes[t][s][class_index[mine]]
-                    number = (draws[mine] * sizes).astype(np.int64)
-                    patches[mine] = data.cut(class_index[mine], number)
-                else:
-                    records = self._shuffled(t, s, class_index[mine], turns)
-                    data.read(records, [patches[sample] for sample in mine])
+                out = [patches[sample] for sample in mine]
+                data.take(class_index[mine], turns, draws[mine], (self._seed, t, s), out)
         if self._augmentations:
             rng = np.random.default_rng([self._seed, n, 1])
             augment(patches, is_symmetric, rows, self._augmentations, rng)
@@ -138,7 +125,7 @@ class BalancedSamples:
     def _take_turns(
         self, task: int, class_index: np.ndarray, ordinal: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which source gives each sample, and how many of the class it has given before."""
+        """The source of each sample, and how many samples of its class that source gave before."""
         source, turn = np.zeros((2, len(ordinal)), np.int64)
         for c in np.unique(class_index):
             showing = np.flatnonzero(self._sizes[task][:, c])
@@ -147,28 +134,7 @@ class BalancedSamples:
             source[mine] = showing[which]
         return source, turn
 
-    def _shuffled(
-        self, task: int, source: int, class_index: np.ndarray, turn: np.ndarray
-    ) -> np.ndarray:
-        """The records of those samples: in each pass every record of a class once."""
-        chosen = np.empty(len(turn), np.int64)
-        for c in np.unique(class_index):
-            rows = self._rows[task][source][c]
-            epoch, position = np.divmod(turn, rows.size)
-            for e in np.unique(epoch[class_index == c]):
-                key = (self._seed, task, source, int(c), int(e))
-                mine = (class_index == c) & (epoch == e)
-                chosen[mine] = rows[_permutation(key, rows.size)[position[mine]]]
-        return chosen
 
-
-def _rows_of_classes(data: PatchRecords | VolumePatches, num_classes: int) -> list[Any]:
-    """For each class the records that show it, or the number of its voxels."""
-    if isinstance(data, VolumePatches):
-        return list(data.num_voxels) + [0] * (num_classes - len(data.num_voxels))
-    return [np.flatnonzero(data.class_index == c) for c in range(num_classes)]
-
-
-@functools.lru_cache(maxsize=256)
-def _permutation(key: tuple[int, ...], size: int) -> np.ndarray:
-    return np.random.default_rng(key).permutation(size)
+def _pad(counts: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:
+    """Appends zeros for the classes that a source does not show."""
+    return np.pad(counts, (0, num_classes - len(counts)))

@@ -8,13 +8,13 @@ Reference: Moeskops et al., MICCAI 2016, section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from mtseg.batches.balance import BalancedSamples
-from mtseg.batches.stores import open_patches, open_volumes
+from mtseg.batches.stores import PatchStore, open_patches, open_volumes
 from mtseg.errors import InputError
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
@@ -32,9 +32,9 @@ def open_balanced_samples(
     """Opens the prepared training data of every task of a label space.
 
     Args:
-        data_dir: the folder of prepared records.
+        data_dir: folder of prepared records.
         label_space: the tasks.
-        seed: decides the order of the samples.
+        seed: seed of the order of samples.
         kind: `patches` or `volumes`.
         augmentations: names of `mtseg.batches.augmentation`.
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
@@ -42,7 +42,11 @@ def open_balanced_samples(
     Raises:
         InputError: if a task is not prepared, a shard is damaged, or a class has no sample.
     """
-    open_data = {"patches": open_patches, "volumes": open_volumes}[kind]
+    openers: dict[str, Callable[..., PatchStore]] = {
+        "patches": open_patches,
+        "volumes": open_volumes,
+    }
+    open_data = openers[kind]
     data = [
         [open_data(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
         for s in label_space.selections

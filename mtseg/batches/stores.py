@@ -9,16 +9,20 @@ Reference: Moeskops et al., MICCAI 2016, section 3.2.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import resource
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.errors import InputError
+from mtseg.records.framing import FRAME_BYTES, HEADER_BYTES
 from mtseg.records.reading import (
     OTHER_FILES,
     damaged_records,
@@ -31,37 +35,92 @@ from mtseg.records.schema import PATCH_SPEC
 from mtseg.scans.patches import PATCH_SIZE, PLANES, cut_patches, pad_volume
 from mtseg.tasks.task import IGNORED
 
-_FRAME_BYTES = 16
+
+class PatchStore(Protocol):
+    """The training samples of one source: what `mtseg.batches.balance` draws from."""
+
+    @property
+    def num_samples(self) -> npt.NDArray[np.int64]:
+        """Number of different samples of each class, by the task's own class index.
+
+        Classes after the last one that the source shows may be missing.
+        """
+
+    def take(
+        self,
+        class_index: npt.NDArray[np.int64],
+        turn: npt.NDArray[np.int64],
+        draw: npt.NDArray[np.float64],
+        key: tuple[int, ...],
+        out: Sequence[npt.NDArray[np.float16]],
+    ) -> None:
+        """Reads the patches of some samples.
+
+        Args:
+            class_index: (n,), the task's own class of each sample.
+            turn: (n,), how many samples of that class the source has given before.
+            draw: (n,), random numbers from 0 to 1.
+            key: numbers that identify this source in this run.
+            out: n arrays, float16 (3, 51, 51); filled.
+        """
 
 
-_FOOTER_BYTES = 4
-"""A TFRecord's framing: length (8) and its checksum (4) before the data, a checksum (4) after."""
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PatchRecords:
-    """The patch records of one task, any of them at once.
+    """The patch records of one source; any of them can be read at any time.
 
     Attributes:
         folder: where they are.
         shards: descriptors of the open shard files.
         class_index: int64 (n,), the task's own class of every record.
-        shard: int64 (n,), the shard that holds it.
-        offset: int64 (n,), where its patches' bytes begin in that shard.
+        shard: int64 (n,), the shard of every record.
+        offset: int64 (n,), where the bytes of its patches begin in that shard.
     """
 
     folder: Path
     shards: tuple[int, ...]
-    class_index: np.ndarray
-    shard: np.ndarray
-    offset: np.ndarray
+    class_index: npt.NDArray[np.int64]
+    shard: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
 
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+    @functools.cached_property
+    def _rows_of_class(self) -> list[npt.NDArray[np.int64]]:
+        num_classes = int(self.class_index.max()) + 1
+        return [np.flatnonzero(self.class_index == c) for c in range(num_classes)]
+
+    @property
+    def num_samples(self) -> npt.NDArray[np.int64]:
+        """As `PatchStore` says."""
+        return np.array([rows.size for rows in self._rows_of_class], np.int64)
+
+    def take(
+        self,
+        class_index: npt.NDArray[np.int64],
+        turn: npt.NDArray[np.int64],
+        draw: npt.NDArray[np.float64],
+        key: tuple[int, ...],
+        out: Sequence[npt.NDArray[np.float16]],
+    ) -> None:
+        """As `PatchStore` says: every pass over a class reads each of its records once.
+
+        The order within a pass follows from `key`, the class and the number of the pass.
+        """
+        chosen = np.empty(len(turn), np.int64)
+        for c in np.unique(class_index):
+            rows = self._rows_of_class[c]
+            number, position = np.divmod(turn, rows.size)
+            for n in np.unique(number[class_index == c]):
+                mine = (class_index == c) & (number == n)
+                order = _permutation((*key, int(c), int(n)), rows.size)
+                chosen[mine] = rows[order[position[mine]]]
+        self.read(chosen, out)
+
+    def read(self, rows: npt.NDArray[np.int64], out: Sequence[npt.NDArray[np.float16]]) -> None:
         """Reads the patches of some records.
 
         Args:
-            rows: integers (n,).
-            out: float16 (n, 3, 51, 51), or a list of n such arrays without the first axis; filled.
+            rows: (n,), numbers of records.
+            out: n arrays, float16 (3, 51, 51); filled.
 
         Raises:
             InputError: if a shard has become shorter since it was opened.
@@ -73,6 +132,16 @@ class PatchRecords:
                     f"{self.folder}: a shard of records was changed while it was in use. Prepare "
                     "it again: mtseg-prepare with --overwrite."
                 )
+
+
+@functools.lru_cache(maxsize=256)
+def _permutation(key: tuple[int, ...], size: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(key).permutation(size)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def open_patches(
@@ -104,7 +173,7 @@ def open_patches(
     _allow_open_files(len(paths), folder)
     shards = tuple(os.open(path, os.O_RDONLY) for path in paths)
     records = PatchRecords(folder, shards, class_index, shard, offset)
-    weakref.finalize(records, lambda: [os.close(shard) for shard in shards])
+    weakref.finalize(records, _close_all, shards)
     return records
 
 
@@ -127,41 +196,57 @@ def _index_shard(path: Path) -> Iterator[np.ndarray]:
     for batch in tf.data.TFRecordDataset(str(path), buffer_size=2**23).batch(512):
         fields = tf.io.parse_example(batch, PATCH_SPEC)
         examples = batch.numpy()
-        # The bytes stand in the example as they are, so they can be read without parsing it again.
+        # An example contains these bytes unchanged, so they can be read later without parsing it.
         inside = np.array(list(map(bytes.find, examples, fields["patches"].numpy())))
         length = np.array(list(map(len, examples)))
-        starts = position + np.cumsum(length + _FRAME_BYTES) - length - _FOOTER_BYTES
-        position = int(starts[-1] + length[-1] + _FOOTER_BYTES)
+        ends = position + np.cumsum(length + FRAME_BYTES)
+        starts = ends - (length + FRAME_BYTES) + HEADER_BYTES
+        position = int(ends[-1])
         yield np.stack([fields["class_index"].numpy(), starts + inside])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class VolumePatches:
-    """The training scans of one task, and where the voxels of each class are.
+    """The training volumes of one source in memory, and where the voxels of each class are.
 
     Attributes:
-        padded: float16, each scan with half a patch of zeros around it.
-        shapes: of the scans without it.
-        voxels: for each class, int64 flat indices of its foreground voxels in each scan.
-        ends: for each class, int64 (scans,), how many voxels there are up to each scan's last.
+        padded: float16, each volume with zeros of half a patch around it.
+        shapes: shapes of the volumes without these zeros.
+        voxels: for each class, flat indices of its foreground voxels in each volume.
+        ends: for each class, int64 (volumes,), number of its voxels up to the end of each volume.
     """
 
-    padded: tuple[np.ndarray, ...]
+    padded: tuple[npt.NDArray[np.float16], ...]
     shapes: tuple[tuple[int, ...], ...]
-    voxels: tuple[tuple[np.ndarray, ...], ...]
-    ends: tuple[np.ndarray, ...]
+    voxels: tuple[tuple[npt.NDArray[np.unsignedinteger[Any]], ...], ...]
+    ends: tuple[npt.NDArray[np.int64], ...]
 
     @property
-    def num_voxels(self) -> tuple[int, ...]:
-        """Foreground voxels of each class in all scans together."""
-        return tuple(int(ends[-1]) for ends in self.ends)
+    def num_samples(self) -> npt.NDArray[np.int64]:
+        """As `PatchStore` says: the foreground voxels of each class in all volumes."""
+        return np.array([ends[-1] for ends in self.ends], np.int64)
 
-    def cut(self, class_index: np.ndarray, number: np.ndarray) -> np.ndarray:
+    def take(
+        self,
+        class_index: npt.NDArray[np.int64],
+        turn: npt.NDArray[np.int64],
+        draw: npt.NDArray[np.float64],
+        key: tuple[int, ...],
+        out: Sequence[npt.NDArray[np.float16]],
+    ) -> None:
+        """As `PatchStore` says: every voxel of a class is equally likely, each time anew."""
+        number = (draw * self.num_samples[class_index]).astype(np.int64)
+        for patches, cut in zip(out, self.cut(class_index, number), strict=True):
+            patches[...] = cut
+
+    def cut(
+        self, class_index: npt.NDArray[np.int64], number: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float16]:
         """Cuts the patches of voxels that are given by their class and number in that class.
 
         Args:
-            class_index: integers (n,), the task's own.
-            number: integers (n,), from 0 to the class's `num_voxels`.
+            class_index: (n,), the task's own class index.
+            number: (n,), from 0 to the class's number of samples.
 
         Returns:
             float16 (n, 3, 51, 51).
@@ -203,8 +288,8 @@ def open_volumes(
             f"{data_dir}: has no training scan of {task_name}:{source}. Prepare it again: "
             f"{prepare_command(data_dir, task_name, source, task_file)} --overwrite"
         )
-    by_class = [voxels for voxels in zip(*of_scans, strict=True)]
+    by_class = list(zip(*of_scans, strict=True))
     last = max(c for c, voxels in enumerate(by_class) if any(v.size for v in voxels))
     voxels = tuple(by_class[: last + 1])
-    ends = tuple(np.cumsum([v.size for v in of_class]) for of_class in voxels)
-    return VolumePatches(tuple(padded), tuple(shapes), voxels, ends)
+    ends_of_class = tuple(np.cumsum([v.size for v in of_class]) for of_class in voxels)
+    return VolumePatches(tuple(padded), tuple(shapes), voxels, ends_of_class)

@@ -146,7 +146,10 @@ def known_classes(class_index_map: np.ndarray) -> np.ndarray:
 def join(evaluations: Iterable[Evaluation]) -> Evaluation:
     """The evaluations of several tasks as one."""
     rows: tuple[Row, ...] = ()
-    points, curves, confusion, statistics = {}, {}, {}, {}
+    points: dict[str, float] = {}
+    curves: dict[str, dict[str, Any]] = {}
+    confusion: dict[str, list[list[int]]] = {}
+    statistics: dict[str, dict[str, ScanStatistics]] = {}
     for part in evaluations:
         rows += part.rows
         points |= part.operating_points

@@ -144,8 +144,10 @@ def _curve(counts: Iterable[ScanCounts], class_index: int) -> dict[str, Any]:
     """Counts of a class over some scans, at each threshold."""
     c, counts = class_index, list(counts)
     return {
-        "num_predicted": sum(n.reached[c] for n in counts).tolist() if counts else [],
-        "num_overlap": sum(n.reached_overlap[c] for n in counts).tolist() if counts else [],
+        "num_predicted": np.sum([n.reached[c] for n in counts], axis=0).tolist() if counts else [],
+        "num_overlap": (
+            np.sum([n.reached_overlap[c] for n in counts], axis=0).tolist() if counts else []
+        ),
         "num_reference": int(sum(n.confusion[c].sum() for n in counts)),
     }
 

@@ -43,7 +43,8 @@ class Restoration:
 
     def targets(self, core: Block) -> Block:
         """The block of source voxels that a tile's core answers for; cores share none."""
-        return tuple(axis.targets(part) for axis, part in zip(self._axes, core, strict=True))
+        i, j, k = (axis.targets(part) for axis, part in zip(self._axes, core, strict=True))
+        return i, j, k
 
     def bring(self, block: np.ndarray, computed: Block, targets: Block) -> np.ndarray:
         """Interpolates one class.

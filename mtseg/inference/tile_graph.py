@@ -64,7 +64,7 @@ def make_tile_function(
         core = tile[HALO:-HALO, HALO:-HALO, HALO:-HALO]
         # Features of the axial and the coronal planes are kept until the sagittal ones come,
         # which they do in the volume's own order: those go through the head at once.
-        kept = []
+        kept: list[tuple[tf.Tensor, Any]] = []
         for plane in ("axial", "coronal"):
             # One plane after the other: side by side they would contend for caches and memory.
             with tf.control_dependencies([features for features, _ in kept]):

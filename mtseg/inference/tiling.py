@@ -151,7 +151,8 @@ def plan_tiles(
     if box is None:
         return Plan((), 0)
     if is_interpolated:
-        box = tuple(slice(max(s.start - 1, 0), s.stop) for s in box)
+        i, j, k = (slice(max(s.start - 1, 0), s.stop) for s in box)
+        box = (i, j, k)
     beyond = int(is_interpolated)
 
     def bytes_of(shape: Sequence[int], num_foreground: float) -> int:
@@ -172,9 +173,10 @@ def plan_tiles(
         edges = _cheapest_edges(box, beyond, bytes_of, fits, density, memory_bytes)
         tiles, most, is_within = [], 0, True
         for core in _divide(box, edges):
-            computed = tuple(
+            i, j, k = (
                 slice(c.start, min(c.stop + beyond, b.stop)) for c, b in zip(core, box, strict=True)
             )
+            computed = (i, j, k)
             mask = foreground[computed]
             if num_foreground := int(np.count_nonzero(mask)):
                 tiles.append(Tile(core, computed, count_flop(mask, num_classes, chunk_positions)))
@@ -197,7 +199,8 @@ def _bounding_box(foreground: np.ndarray) -> Block | None:
         if not occupied.size:
             return None
         box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)
+    i, j, k = box
+    return i, j, k
 
 
 def _divide(box: Block, edges: tuple[int, ...]) -> list[Block]:
@@ -318,13 +321,14 @@ def count_flop(foreground: np.ndarray, num_classes: int, chunk_positions: int) -
     total = 0
     for normal in PLANE_NORMALS.values():
         slices = np.moveaxis(foreground, normal, 0)
-        rows, columns = slices.any(axis=2), slices.any(axis=1)
+        rows = np.asarray(slices.any(axis=2))
+        columns = np.asarray(slices.any(axis=1))
         num_slices, num_rows, num_columns = slices.shape
         area = (num_rows + 2 * HALO) * (num_columns + 2 * HALO)
         thickness = max(2, chunk_positions // area)
         for start in range(0, num_slices, thickness):
-            height = _extent(rows[start : start + thickness].any(axis=0))
-            width = _extent(columns[start : start + thickness].any(axis=0))
+            height = _extent(np.asarray(rows[start : start + thickness].any(axis=0)))
+            width = _extent(np.asarray(columns[start : start + thickness].any(axis=0)))
             if not height:
                 continue
             for layer in range(1, NUM_CONVOLUTIONS + 1):

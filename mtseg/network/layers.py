@@ -46,7 +46,8 @@ class FastELU(keras.layers.ELU):
 
 def _is_small(size: tuple[int | None, ...]) -> bool:
     """Whether compiling for maps of that size would take longer than it saves in minutes."""
-    return None not in size and math.prod(size) < _SMALL
+    known = [length for length in size if length is not None]
+    return len(known) == len(size) and math.prod(known) < _SMALL
 
 
 def _has_gpu() -> bool:

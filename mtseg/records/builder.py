@@ -25,7 +25,7 @@ from mtseg.tasks.task_file import GENERATED
 RELEASE_NOTES = {"1.0.0": "Triplanar patches as float16 and whole volumes as float32."}
 
 
-class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the TFDS builders: everything but the task.
 
     A builder names its task; its configurations are `SOURCE_patches` and `SOURCE_volumes` for

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 """Fields of `Feature`; each list has its values in its field 1."""
@@ -34,9 +35,9 @@ def encode_example(values: Mapping[str, Any]) -> bytes:
     return b"".join(_message(1, entries))
 
 
-def raw(array: np.ndarray) -> memoryview:
-    """An array's bytes, in the order of C; not copied where they lie so."""
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+def raw(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array in C order; without a copy if it is stored so."""
+    return np.ascontiguousarray(array).data.cast("B")
 
 
 def _feature(value: Any) -> list[Any]:

@@ -22,15 +22,13 @@ import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.records.examples import prepared_examples
+from mtseg.records.framing import FRAME_BYTES, list_frames
 from mtseg.records.schema import RecordConfig, encode_record
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.reading import prepare_subject
 from mtseg.sources.subject import Subject
 from mtseg.system.atomic_files import atomic_write, empty_folder, lock_folder, writing_to
 from mtseg.tasks.task import LabelSource, Task
-
-_FRAME_BYTES = 16
-"""A TFRecord's framing: length (8) and its checksum (4) before the data, a checksum (4) after."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +140,7 @@ def link_shards(sources: Sequence[Path], shards: Sequence[Path]) -> tuple[list[i
         except OSError:  # not every disk has links
             shutil.copyfile(source, shard)
         with source.open("rb") as file:
-            sizes = [size - _FRAME_BYTES for _, size in _frames(file.fileno())]
+            sizes = [size - FRAME_BYTES for _, size in list_frames(file.fileno())]
         lengths.append(len(sizes))
         num_bytes += sum(sizes)
     return lengths, num_bytes
@@ -163,7 +161,7 @@ def write_shards(
     """
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")).fileno() for path in sources]
-        frames = [np.array(list(_frames(file)), np.int64).reshape(-1, 2) for file in files]
+        frames = [np.array(list(list_frames(file)), np.int64).reshape(-1, 2) for file in files]
         number = np.repeat(np.arange(len(files)), [len(f) for f in frames])
         offset, size = np.concatenate(frames).T
         parts = np.array_split(order.permutation(len(number)), len(shards))
@@ -171,16 +169,7 @@ def write_shards(
             with path.open("wb", buffering=2**22) as shard:
                 for n in part.tolist():
                     shard.write(os.pread(files[number[n]], size[n], offset[n]))
-    return [len(part) for part in parts], int((size - _FRAME_BYTES).sum())
-
-
-def _frames(file: int) -> Iterator[tuple[int, int]]:
-    """Yields offset and size of every record of an open file, its framing included."""
-    offset, end = 0, os.fstat(file).st_size
-    while offset < end:
-        size = int.from_bytes(os.pread(file, 8, offset), "little") + _FRAME_BYTES
-        yield offset, size
-        offset += size
+    return [len(part) for part in parts], int((size - FRAME_BYTES).sum())
 
 
 @contextlib.contextmanager

@@ -63,12 +63,12 @@ def prepare(
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
     is_overwrite: bool = False,
-    **settings: int | None,
+    **settings: Any,
 ) -> None:
-    """Writes the patch and volume records of a task's source.
+    """Writes the patch and volume records of one source of a task.
 
-    Records that are there already, made with the same settings, are left as they are. What was
-    stopped goes on with the subjects that are left.
+    Existing records that were made with the same settings are kept. A preparation that was stopped
+    resumes with the remaining subjects.
 
     Args:
         task: the task.

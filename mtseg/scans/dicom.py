@@ -81,7 +81,7 @@ class Series:
         Raises:
             InputError: if a slice's pixels cannot be decoded.
         """
-        array = np.empty(self.shape, dtype or np.float32)
+        array: np.ndarray = np.empty(self.shape, dtype or np.float32)
         pixels: np.ndarray = np.empty(0)
         opened: Path | None = None
         for place, frame in enumerate(self.frames):
@@ -213,23 +213,18 @@ def _frames(path: Path, dataset: Any) -> list[Frame]:
         if "PerFrameFunctionalGroupsSequence" not in dataset:
             return [_frame(path, 0, dataset, dataset, dataset, dataset)]
         shared = dataset.SharedFunctionalGroupsSequence[0]
-        return [
-            _frame(
-                path,
-                number,
-                *(
-                    (own[name] if name in own else shared[name])[0]
-                    for name in ("PlanePositionSequence", "PlaneOrientationSequence",
-                                 "PixelMeasuresSequence")
-                ),
-                next(
-                    (g["PixelValueTransformationSequence"][0] for g in (own, shared)
-                     if "PixelValueTransformationSequence" in g),
-                    dataset,
-                ),
+        names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        frames = []
+        for number, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            position, orientation, measures = (
+                (own[name] if name in own else shared[name])[0] for name in names
             )
-            for number, own in enumerate(dataset.PerFrameFunctionalGroupsSequence)
-        ]  # fmt: skip
+            rescaling = dataset
+            for groups in (shared, own):
+                if "PixelValueTransformationSequence" in groups:
+                    rescaling = groups["PixelValueTransformationSequence"][0]
+            frames.append(_frame(path, number, position, orientation, measures, rescaling))
+        return frames
     except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(
             f"{path}: does not say where its slice is (position, orientation and pixel spacing). "

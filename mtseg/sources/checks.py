@@ -141,7 +141,9 @@ def _check_labels(
         note(error.kind or "labels", error)
         return ()
     # Slice by slice: counting makes 64-bit numbers of what it counts.
-    counts = sum(np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(mapped, -1, 0))
+    counts = np.zeros(256, np.int64)
+    for part in np.moveaxis(mapped, -1, 0):
+        counts += np.bincount(part.ravel(), minlength=256)
     counts = counts[: task.num_classes]
     annotated = {name for name, _ in labels.values or ()}
     absent = [

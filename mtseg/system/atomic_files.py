@@ -174,7 +174,9 @@ def writing_to(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) 
     """
     try:
         yield
-    except (OSError, *also) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, *also)):
+            raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         place = getattr(error, "filename", None) or path
         raise InputError(f"{place}: cannot be written ({reason}). {remedy}") from error

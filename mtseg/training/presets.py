@@ -45,5 +45,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Name of a preset -> the settings that differ from the defaults of `TrainConfig`."""
 
-DEMO_PHANTOMS = {"size": 64, "num_train": 8, "num_test": 2, "patches_per_class": 250}
+DEMO_PHANTOMS: dict[str, Any] = {
+    "size": 64,
+    "num_train": 8,
+    "num_test": 2,
+    "patches_per_class": 250,
+}
 """How the preset `demo` prepares its phantoms (see `mtseg.records.schema.RecordConfig`)."""

@@ -8,6 +8,7 @@ import io
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +137,9 @@ def paper_blocks(largest: Result, selections: Sequence[TaskSelection]) -> list[B
 
 def run_blocks(results: Sequence[Result], path: Path) -> list[Block]:
     """How long it took, on what, and by which commands."""
-    rows, commands, machines = [], {}, {}
+    rows: list[list[str]] = []
+    commands: dict[str, Any] = {}
+    machines: dict[str, Any] = {}
     for result in results:
         stored = workdir_files.read_evaluation(result.workdir) or {}
         config, seconds = result.experiment.config, result.curve[-1]["training_seconds"]

@@ -120,7 +120,9 @@ def _picture(image: np.ndarray, reference: np.ndarray, predicted: np.ndarray) ->
     """A slice as the data of a JPEG."""
     picture = Image.fromarray(compare_slices(image, reference, predicted))
     scale = -(-_SMALLEST_WIDTH // image.shape[0])
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+    picture = picture.resize(
+        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+    )
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -60,14 +60,17 @@ def match_msd(folder: Path) -> MatchedFiles:
         )
     _refuse_channels(folder, dataset["modality"])
     try:
-        names = {str(name): (int(value),) for value, name in dataset["labels"].items()}
+        names: dict[str, tuple[int, ...]] = {
+            str(name): (int(value),) for value, name in dataset["labels"].items()
+        }
         listed = [(Path(e["image"]), Path(e["label"])) for e in dataset["training"]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder / 'dataset.json'}: labels or training are not as the Decathlon writes them "
             f"({error!r}). Correct it."
         ) from error
-    candidates, known = [], set()
+    candidates = []
+    known: set[Path] = set()
     for path in (path for pair in listed for path in pair):
         if path.is_absolute() or os.path.normpath(path).startswith(".."):
             raise InputError(

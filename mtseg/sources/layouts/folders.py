@@ -10,7 +10,10 @@ from mtseg.sources.layouts.candidates import MatchedFiles, pair_files, scan_file
 
 
 def match_miccai2012(folder: Path) -> MatchedFiles:
-    images, label_maps, unused = [], [], []
+    """`NNNN*.nii.gz` beside `NNNN*_glm.nii.gz`, the label maps, in one folder."""
+    images: list[tuple[str, Path]] = []
+    label_maps: list[tuple[str, Path]] = []
+    unused = []
     for path in scan_files(folder):
         number = re.match(r"\d+", path.name)
         if number is None:
@@ -22,15 +25,19 @@ def match_miccai2012(folder: Path) -> MatchedFiles:
 
 
 def match_folder(folder: Path) -> MatchedFiles:
+    """`images/` and `labels/` with equal names."""
     # A subfolder of images is a DICOM series.
     images = [*scan_files(folder / "images"), *subfolders(folder / "images")]
     label_maps = scan_files(folder / "labels")
-    named = ([(scan_stem(path), path) for path in paths] for paths in (images, label_maps))
-    return MatchedFiles(tuple(pair_files(*named)))
+    named_images = [(scan_stem(path), path) for path in images]
+    named_label_maps = [(scan_stem(path), path) for path in label_maps]
+    return MatchedFiles(tuple(pair_files(named_images, named_label_maps)))
 
 
 def match_imagecas(folder: Path) -> MatchedFiles:
-    images, label_maps = [], []
+    """`NAME.img.nii.gz` and `NAME.label.nii.gz`, at any depth."""
+    images: list[tuple[str, Path]] = []
+    label_maps: list[tuple[str, Path]] = []
     for path in sorted(folder.glob("**/*.nii.gz")):
         for ending, which in ((".img.nii.gz", images), (".label.nii.gz", label_maps)):
             if path.name.endswith(ending):
@@ -39,7 +46,9 @@ def match_imagecas(folder: Path) -> MatchedFiles:
 
 
 def match_asoca(folder: Path) -> MatchedFiles:
-    images, label_maps = [], []
+    """Scans in folders `CTCA`, label maps in the folders `Annotations` beside them."""
+    images: list[tuple[str, Path]] = []
+    label_maps: list[tuple[str, Path]] = []
     for scans in sorted(folder.glob("**/CTCA")):
         images += [(scan_stem(path), path) for path in scan_files(scans)]
         if (scans.parent / "Annotations").is_dir():
