@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtseg.errors import InputError
 from mtseg.models.loading import ExportedModel, load
@@ -19,20 +19,25 @@ from mtseg.scans.discovery import ListedScan
 from mtseg.system.atomic_files import remove_path, temporary_path
 from mtseg.system.processes import make_pipeline
 
-try:
+if TYPE_CHECKING:
     from apache_beam.ml.inference.base import ModelHandler
-except ImportError:  # `make_pipeline` says what to install.
-    ModelHandler = object
+
+    _Handler = ModelHandler[ListedScan, str, ExportedModel]
+else:
+    try:
+        from apache_beam.ml.inference.base import ModelHandler as _Handler
+    except ImportError:  # `make_pipeline` tells the user what to install
+        _Handler = object
 
 
-class ScanHandler(ModelHandler):
-    """What RunInference does with a scan.
+class ScanHandler(_Handler):
+    """How Beam's RunInference segments scans.
 
     Args:
         model: folder of the model; None is the one that comes with the package.
-        out: folder of the results.
+        out: folder for the results.
         options: how scans are segmented.
-        precision: of the convolutions; None is the faster one on each worker.
+        precision: of the convolutions; None is the faster one of each worker.
     """
 
     def __init__(
@@ -43,11 +48,11 @@ class ScanHandler(ModelHandler):
         self._options, self._precision = options, precision
 
     def load_model(self) -> ExportedModel:
-        """Loads the model, once a worker process."""
+        """Loads the model; Beam calls this once per worker process."""
         return load(self._model, self._precision)
 
     def batch_elements_kwargs(self) -> dict[str, int]:
-        """One scan at a time: more would leave workers idle at the end."""
+        """One scan per batch; with more, workers would be idle at the end."""
         return {"min_batch_size": 1, "max_batch_size": 1}
 
     def run_inference(
@@ -56,11 +61,13 @@ class ScanHandler(ModelHandler):
         model: ExportedModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[str]:
-        """Segments scans; gives a line of JSON for each, with why it failed if it did."""
-        paths = [scan.path for scan in batch]
-        outcomes = segment_files(
-            model, paths, self._out, self._options, folders=dict(map(tuple, batch))
-        )
+        """Segments scans.
+
+        Yields:
+            For each scan a line of JSON: its path, and the error message or null.
+        """
+        folders = {scan.path: scan.folder for scan in batch}
+        outcomes = segment_files(model, list(folders), self._out, self._options, folders=folders)
         for path, outcome in outcomes:
             error = str(outcome) if isinstance(outcome, InputError) else None
             yield json.dumps({"scan": str(path), "error": error})
@@ -80,17 +87,17 @@ def segment_on_beam(
     Args:
         scans: from `mtseg.scans.discovery.list_scans`.
         model: folder of the model; None is the one that comes with the package.
-        out: folder of the results.
-        options: how.
-        precision: of the convolutions; None is the faster one on each worker.
-        runner: such as `DirectRunner` or `FlinkRunner`.
-        runner_options: as on Beam's command line.
+        out: folder for the results.
+        options: how scans are segmented.
+        precision: of the convolutions; None is the faster one of each worker.
+        runner: name of the runner, such as `DirectRunner` or `FlinkRunner`.
+        runner_options: options of the runner, as on Beam's command line.
 
     Returns:
-        For each scan that failed, why.
+        Scan path -> error message, for each scan that failed.
 
     Raises:
-        InputError: if Beam is missing, the runner is unknown, or there is no model.
+        InputError: if Beam is not installed, the runner is unknown, or there is no model.
     """
     pipeline = make_pipeline(runner, runner_options)
     import apache_beam as beam
@@ -99,7 +106,7 @@ def segment_on_beam(
     out.mkdir(parents=True, exist_ok=True)
     outcomes = temporary_path(out / "outcomes")
     absolute = [ListedScan(scan.path.absolute(), scan.folder) for scan in scans]
-    failures = {}
+    failures: dict[str, str] = {}
     try:
         with pipeline:
             _ = (

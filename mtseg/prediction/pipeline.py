@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,34 +16,35 @@ from pathlib import Path
 from mtseg.errors import InputError
 from mtseg.inference.tiling import Plan
 from mtseg.models.loading import ExportedModel
+from mtseg.prediction import results
+from mtseg.prediction.results import Segmentation, write_results
 from mtseg.prediction.scan import (
+    LoadedScan,
     Options,
-    Segmentation,
     load_scan,
     loading_bytes,
     plan_scan,
     segment_scan,
-    write_results,
 )
 from mtseg.scans.reading import scan_stem
 from mtseg.serving.connection import ModelGoneError, ServerError
+from mtseg.system.atomic_files import writing_to
 from mtseg.system.hardware import free_bytes
 
 MEMORY_SHARE = 0.5
-"""Share of the free memory that is used if nothing else is asked for."""
-
+"""Share of the free memory that is used if no other limit is given."""
 
 _AHEAD_SHARE = 0.3
-"""Share of what is left that reading the next scan meanwhile may take."""
+"""Share of the remaining memory that reading the next scan at the same time may use."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What segmenting a scan will take.
+    """What segmenting a scan takes.
 
     Attributes:
         plan: its tiles.
-        peak_bytes: highest memory, above what the libraries take; an estimate.
+        peak_bytes: highest memory, without that of the libraries; an estimate.
     """
 
     plan: Plan
@@ -53,40 +55,45 @@ def segment_files(
     model: ExportedModel,
     scan_paths: Sequence[Path],
     out_dir: Path,
-    options: Options = Options(),
+    options: Options | None = None,
     *,
     folders: Mapping[Path, Path] | None = None,
     on_start: Callable[[Path, Work], None] = lambda path, work: None,
     on_flop: Callable[[int], None] = lambda flop: None,
 ) -> Iterator[tuple[Path, Segmentation | InputError]]:
-    """Segments scan files; while one is computed, the next is read and the last one written.
+    """Segments scan files and writes the results.
+
+    The work is done while the iterator is consumed.
 
     Args:
-        model: from `load`.
+        model: from `mtseg.load`.
         scan_paths: files, or folders of DICOM series.
-        out_dir: `NAME_labels.nii.gz` and `NAME_verdict.json` go here, and
-            `NAME_probabilities.nii.gz` and `NAME_labels.dcm` if asked for.
-        options: how.
-        folders: for scans whose results go into a folder below `out_dir`, which.
-        on_start: called with each scan and what it will take, before it is computed.
-        on_flop: called after every tile with the operations done.
+        out_dir: folder for `NAME_labels.nii.gz` and `NAME_verdict.json`, and if asked for
+            `NAME_probabilities.nii.gz` and `NAME_labels.dcm`; made if missing.
+        options: how scans are segmented; None uses the defaults.
+        folders: scan path -> folder below `out_dir` for its results; `out_dir` itself if missing.
+        on_start: called with each scan and its work before it is computed; twice if it is computed
+            again with a newer version of a served model.
+        on_flop: called after every tile with its number of floating-point operations.
 
     Yields:
-        For each scan in turn what was written, or why it could not be segmented.
+        Each scan, in order, with what was written for it, or why it could not be segmented.
 
     Raises:
-        ServerError: if a served model's server does not answer as it should; the scans before that
-            have been written.
+        ServerError: if the server of a model does not answer as it should. The scans before have
+            been written.
+
+    Example:
+        >>> for path, outcome in segment_files(model, [Path("scan.nii.gz")], Path("out")):
+        ...     print(path, outcome)
     """
+    options = options or Options()
     budget = options.memory_bytes or MEMORY_SHARE * free_bytes()
-
-    def stem_of(path: Path) -> Path:
-        return out_dir / (folders or {}).get(path, Path()) / scan_stem(path)
-
-    pending: list[tuple[Path, Future]] = []
+    pending: deque[tuple[Path, Future[Segmentation]]] = deque()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead: Future | None = None
+        ahead: Future[LoadedScan] | None = None
         for path, following in itertools.zip_longest(scan_paths, scan_paths[1:]):
+            stem = out_dir / (folders or {}).get(path, Path()) / scan_stem(path)
             try:
                 reading, ahead = ahead, None
                 scan = load_scan(path, options, budget) if reading is None else reading.result()
@@ -96,37 +103,42 @@ def segment_files(
                     ahead = reader.submit(load_scan, following, options, left)
                     left -= bytes_ahead
                 plan = plan_scan(model, scan, left)
-                peak = budget - left + plan.tile_bytes
-                on_start(path, Work(plan, max(peak, scan.reading_bytes)))
+                peak_bytes = max(int(budget - left) + plan.tile_bytes, scan.reading_bytes)
+                work = Work(plan, peak_bytes)
+                with writing_to(stem, results.WRITE_REMEDY):
+                    stem.parent.mkdir(parents=True, exist_ok=True)
+                probabilities = results.probabilities_path(stem)
+                to_write = probabilities if options.use_probabilities else None
+                on_start(path, work)
                 try:
-                    labels, statistics = segment_scan(
-                        model, scan, plan, stem_of(path), options, on_flop
-                    )
+                    labels, statistics = segment_scan(model, scan, plan, to_write, on_flop)
                 except ModelGoneError:
                     if model.load_newest is None:
                         raise
-                    # Newer versions have taken its place: the scan is begun anew with the newest.
+                    # The server has replaced this version, so the scan is computed again with the
+                    # newest one.
                     model = model.load_newest()
-                    on_start(path, Work(plan, max(peak, scan.reading_bytes)))
-                    labels, statistics = segment_scan(
-                        model, scan, plan, stem_of(path), options, on_flop
-                    )
+                    on_start(path, work)
+                    labels, statistics = segment_scan(model, scan, plan, to_write, on_flop)
                 outcome = writer.submit(
-                    write_results, model, scan, labels, statistics, stem_of(path), options
+                    write_results, model, scan, labels, statistics, stem, options
                 )
             except ServerError:
                 for done, future in pending:
-                    yield done, _result(future)
+                    yield done, _outcome_of(future)
                 raise
             except InputError as error:
                 outcome = Future()
                 outcome.set_exception(error)
             pending.append((path, outcome))
+            # The last scan but one is still being written while this one was computed.
             while pending and (len(pending) > 1 or following is None):
-                yield pending[0][0], _result(pending.pop(0)[1])
+                done, future = pending.popleft()
+                yield done, _outcome_of(future)
 
 
-def _result(future: Future) -> Segmentation | InputError:
+def _outcome_of(future: Future[Segmentation]) -> Segmentation | InputError:
+    """What was written, or why not."""
     try:
         return future.result()
     except InputError as error:

@@ -15,35 +15,38 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.tiling import Block
+from mtseg.prediction.results import WRITE_REMEDY
 from mtseg.scans.label_files import make_header
 from mtseg.scans.volume import Volume, canonicalise
 from mtseg.system.atomic_files import remove_path, temporary_path
 
 _STEPS = 255
-
+"""The stored value of probability 1."""
 
 _CHUNK_BYTES = 1 << 24
-
+"""Bytes that are written or compressed at a time."""
 
 _DATA_OFFSET = 352
-"""Where voxels begin in a NIfTI file without extensions."""
+"""Position of the voxels in a NIfTI file without extensions."""
 
 
 class ProbabilityFile:
-    """A file that is written block by block and appears whole, by one rename, when finished.
+    """A file that is written block by block and appears complete, by a single rename.
 
-    Used as a context: a file that is not finished leaves nothing behind.
+    Use it in a `with` statement, and call `finish` at its end. A file that is not finished leaves
+    nothing behind. Voxels that are never written are background.
 
     Args:
-        path: `.nii.gz`.
-        source: the scan, on whose grid the probabilities are; its array is not looked at.
-        num_classes: the file's fourth dimension.
+        path: name of the file, ending in `.nii.gz`.
+        source: the scan whose grid the file gets; only its shape and header are used.
+        num_classes: size of the file's fourth dimension.
 
     Raises:
-        InputError: if the file cannot be written, when the context is entered or left.
+        InputError: if the file cannot be written, when the block is entered or left.
     """
 
     def __init__(self, path: Path, source: Volume, num_classes: int) -> None:
@@ -56,37 +59,38 @@ class ProbabilityFile:
         try:
             self._folder.mkdir()
             with self._raw.open("wb") as file:
-                # Background until told otherwise; what is skipped over reads as zeros.
+                # Background is 1 everywhere. The other classes are not written: they read as 0.
                 voxels = math.prod(self._shape[:3])
                 for start in range(0, voxels, _CHUNK_BYTES):
                     file.write(bytes([_STEPS]) * min(_CHUNK_BYTES, voxels - start))
-                # Room for all of it: the kernel ends a process whose mapped file finds none.
+                # Reserves the whole size, because the kernel kills a process whose mapped file
+                # finds no room on the disk.
                 os.posix_fallocate(file.fileno(), 0, math.prod(self._shape))
         except OSError as error:
             remove_path(self._folder)
             raise self._unwritable(error) from error
         return self
 
-    def put(self, class_index: int, targets: Block, block: np.ndarray) -> None:
-        """Writes a class's probabilities in a block.
+    def put(self, class_index: int, targets: Block, block: npt.NDArray[np.float32]) -> None:
+        """Writes the probabilities of a class in a block.
 
         Args:
-            class_index: which class.
-            targets: where, in the axes that `mtseg.scans.volume.canonicalise` gives.
-            block: floats 0 to 1, of that size.
+            class_index: the combined class index.
+            targets: the block, along the axes of `mtseg.scans.volume.canonicalise` (RAS+).
+            block: float32 in the shape of the block, 0 to 1.
         """
-        # Mapped for this block alone, so that the pages do not stay in memory.
+        # Mapped for this block only, so that its pages do not stay in memory.
         mapped = np.memmap(self._raw, np.uint8, "r+", shape=self._shape, order="F")
         canonical = canonicalise(Volume(mapped[..., class_index], self._source.affine)).array
         canonical[targets] = np.rint(block * _STEPS)
 
     def finish(self) -> None:
-        """Compresses the file and puts it in its place."""
+        """Compresses the file and renames it to its path."""
         whole = self._folder / self._path.name
         header = make_header(self._source, self._shape, np.uint8)
         header.set_slope_inter(1 / _STEPS, 0)
         header.set_data_offset(_DATA_OFFSET)
-        # Without the time, so that the same scan gives the same bytes.
+        # Without the time of writing, so that the same scan gives the same bytes.
         with (
             gzip.GzipFile(whole, "wb", compresslevel=1, mtime=0) as file,
             self._raw.open("rb") as raw,
@@ -96,7 +100,7 @@ class ProbabilityFile:
         os.replace(whole, self._path)
 
     def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"{self._path}: cannot be written ({error.strerror}).")
+        return InputError(f"{self._path}: cannot be written ({error.strerror}). {WRITE_REMEDY}")
 
     def __exit__(
         self,

@@ -1,26 +1,88 @@
-"""The names of result files, and whether a scan has been segmented already.
+"""The result files of a scan: their names, writing them, and whether they exist already.
 
 The verdict file of a scan, written last, records what its results were made from. So a job that was
-killed resumes with the remaining scans, and a changed scan, model or option is computed again.
+killed resumes with the remaining scans, and a changed scan, model or option is computed again. This
+module imports no TensorFlow, so a command can look for finished scans before it does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mtseg.system.atomic_files import write_json, writing_to
+
+if TYPE_CHECKING:
+    from mtseg.inference.scan_statistics import ScanStatistics
+    from mtseg.inference.verdict import Assessment
+    from mtseg.models.loading import ExportedModel
+    from mtseg.prediction.scan import LoadedScan, Options
+
+WRITE_REMEDY = "Make room or use another folder for the results."
+"""What to do if a result file cannot be written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The results of a scan that were written.
+
+    Attributes:
+        label_path: the label file.
+        verdict_path: the verdict on the labels, as JSON.
+        volumes_ml: class name -> volume, for the classes that were found.
+        statistics: sums over the scan's voxels, from which the verdict was made.
+        verdict: whether to trust the labels.
+    """
+
+    label_path: Path
+    verdict_path: Path
+    volumes_ml: dict[str, float]
+    statistics: ScanStatistics
+    verdict: Assessment
+
+
+def label_path(stem: Path) -> Path:
+    """The label file of a scan.
+
+    Args:
+        stem: folder of the results and name of the scan, without an ending.
+    """
+    return stem.with_name(f"{stem.name}_labels.nii.gz")
+
+
+def verdict_path(stem: Path) -> Path:
+    """The verdict file of a scan; `stem` as for `label_path`."""
+    return stem.with_name(f"{stem.name}_verdict.json")
+
+
+def probabilities_path(stem: Path) -> Path:
+    """The file of a scan's class probabilities; `stem` as for `label_path`."""
+    return stem.with_name(f"{stem.name}_probabilities.nii.gz")
+
+
+def dicom_seg_path(stem: Path) -> Path:
+    """The DICOM segmentation of a scan; `stem` as for `label_path`."""
+    return stem.with_name(f"{stem.name}_labels.dcm")
 
 
 def made_from(
-    path: Path, model_id: str | None, precision: str, options: dict[str, Any]
+    path: Path, model_id: str | None, precision: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What decides a scan's results.
+    """Everything that decides the results of a scan, as plain values.
+
+    The scan is described by its size and time of modification, so that it need not be read.
 
     Args:
-        path: the scan, a file or the folder of a DICOM series.
-        model_id: of the model; None is one that cannot be told from others.
-        precision: in which its convolutions run.
-        options: all others.
+        path: the scan: a file or the folder of a DICOM series.
+        model_id: identifies the model; None if it cannot be told from others.
+        precision: of the convolutions.
+        options: from `mtseg.prediction.scan.Options.deciding`.
     """
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
     states = [file.stat() for file in files]
@@ -33,26 +95,70 @@ def made_from(
     }
 
 
-def is_done(stem: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the results of a scan are there.
+def is_done(stem: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a scan's results exist and were made from the same scan, model and options.
 
     Args:
-        stem: what their names begin with.
-        wanted: from `made_from`.
+        stem: as for `label_path`.
+        wanted: from `made_from`. Results of a model without an identifier are never done.
     """
     if wanted["model_id"] is None or not label_path(stem).is_file():
         return False
     try:
-        return json.loads(verdict_path(stem).read_text())["made_from"] == wanted
+        return bool(json.loads(verdict_path(stem).read_text())["made_from"] == wanted)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def label_path(stem: Path) -> Path:
-    """Where a scan's labels go."""
-    return stem.with_name(f"{stem.name}_labels.nii.gz")
+def write_results(
+    model: ExportedModel,
+    scan: LoadedScan,
+    labels: npt.NDArray[np.uint8],
+    statistics: ScanStatistics,
+    stem: Path,
+    options: Options,
+) -> Segmentation:
+    """Writes the label file, the DICOM segmentation if asked for, and the verdict.
 
+    Args:
+        model: the model that made the labels.
+        scan: the scan.
+        labels: uint8 combined class index, in the shape of the source.
+        statistics: of the scan.
+        stem: as for `label_path`; its folder exists.
+        options: how the scan was segmented.
 
-def verdict_path(stem: Path) -> Path:
-    """Where a scan's verdict goes."""
-    return stem.with_name(f"{stem.name}_verdict.json")
+    Returns:
+        What was written. A class without voxels is not in `volumes_ml`.
+
+    Raises:
+        InputError: if a file cannot be written. Then there is no verdict file, so the scan does not
+            count as done.
+    """
+    from mtseg.inference.verdict import assess
+    from mtseg.scans.label_files import write_label_map
+
+    source = scan.prepared.source
+    voxel_ml = float(np.prod(source.spacing_mm)) / 1000
+    counts = np.bincount(labels.ravel(), minlength=len(model.class_names)).tolist()
+    volumes_ml = {
+        name: count * voxel_ml
+        for name, count in zip(model.class_names[1:], counts[1:], strict=True)
+        if count
+    }
+    verdict = assess(statistics, model.class_task, model.out_of_distribution_check)
+    content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
+    content |= {"volumes_ml": volumes_ml} | verdict.to_json()
+    content["made_from"] = made_from(
+        scan.path, model.model_id, model.network.precision, options.deciding()
+    )
+    with writing_to(stem, WRITE_REMEDY):
+        # The verdict is removed first and written last: it says that all other files are complete.
+        verdict_path(stem).unlink(missing_ok=True)
+        write_label_map(label_path(stem), labels, source)
+        if options.use_dicom_seg:
+            from mtseg.scans.dicom_seg import write_dicom_seg
+
+            write_dicom_seg(dicom_seg_path(stem), labels, scan.path, model.class_names)
+        write_json(verdict_path(stem), content)
+    return Segmentation(label_path(stem), verdict_path(stem), volumes_ml, statistics, verdict)

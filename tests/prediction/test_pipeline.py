@@ -86,7 +86,7 @@ def test_a_disk_that_is_full_at_the_verdict(model, tmp_path, monkeypatch):
     def fail(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("mtseg.prediction.scan.write_json", fail)
+    monkeypatch.setattr("mtseg.prediction.results.write_json", fail)
     ((_, outcome),) = segment(model, [save_scan(tmp_path / "scan.nii")], tmp_path)
     assert isinstance(outcome, InputError)
     assert "scan_verdict.json: cannot be written (No space left on device)" in str(outcome)
@@ -179,7 +179,7 @@ def test_statistics_do_not_depend_on_how_the_scan_is_divided(model, tmp_path):
 def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp_path):
     path = save_scan(tmp_path / "scan.nii")
     ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e4))
-    assert str(refusal).startswith(f"{path}: takes 0.0 GB to be prepared")
+    assert str(refusal).startswith(f"{path}: needs 0.0 GB to be prepared")
     assert "--memory-gb" in str(refusal)
     ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e7))
     assert str(refusal).startswith(f"{path}: needs at least 0.2 GB more to be computed")
