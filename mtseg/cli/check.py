@@ -8,7 +8,7 @@ import functools
 import json
 from pathlib import Path
 
-from mtseg.cli import BAD_INPUT, DONE, positive, run
+from mtseg.cli.command import BAD_INPUT, DONE, positive, run
 from mtseg.errors import InputError
 from mtseg.system.progress import Progress
 
@@ -17,13 +17,21 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-check",
-        description="Read every scan and label map of a data set once and list all that is wrong.",
+        description="Read every scan and label map of a data set and list all issues. Nothing is "
+        "written.",
         epilog="Example: mtseg-check brain:nnunet Dataset101_Brain",
     )
-    parser.add_argument("source", metavar="TASK:SOURCE", help="such as brain:miccai2012")
-    parser.add_argument("folder", metavar="DIR", help="the data set's folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--num-processes", type=positive, help="scans read at once (all cores)")
+    parser.add_argument(
+        "source", metavar="TASK:SOURCE", help="task and source, such as brain:miccai2012"
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder of the data set")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument(
+        "--num-processes",
+        type=positive,
+        metavar="N",
+        help="subjects to read in parallel (default: number of cores)",
+    )
     return parser
 
 
@@ -47,7 +55,7 @@ def _check(argv: list[str]) -> int:
         raise InputError(f"{arguments.source}: names several sources. Check them one at a time.")
     task, (source,) = selections[0].task, selections[0].sources
     if source == GENERATED:
-        raise InputError(f"{arguments.source}: phantoms are made, there is nothing to check.")
+        raise InputError(f"{arguments.source}: phantoms need no check: they are generated.")
     issues: tuple[Issue, ...]
     num_subjects = 0
     try:

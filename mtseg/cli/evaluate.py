@@ -1,42 +1,52 @@
-"""mtseg-evaluate: a trained network's figures on its test scans."""
+"""mtseg-evaluate: evaluation of a trained network on its test scans."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from mtseg.cli import DONE, command_line, import_tensorflow, run
+from mtseg.cli.command import DONE, command_line, run
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, writing_to
+from mtseg.system.quiet_tensorflow import import_tensorflow
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-evaluate",
-        description="Score a trained network on the test scans of its tasks, at each task's own "
-        "decision rule: Dice, precision, recall, surface distances and volumes per scan and class, "
-        "and how much of a scan gets a class of another task.",
+        description="Evaluate a trained network on the test scans of its tasks, with the decision "
+        "rule of each task: Dice, precision, recall, surface distances and volumes per scan and "
+        "class, and the share of voxels that get a class of another task (cross-task error).",
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
         nargs="?",
-        help="folder of a run of mtseg-train, or weights that mtseg-export wrote (the model that "
-        "comes with the package)",
+        help="folder of a run of mtseg-train, or weights that mtseg-export wrote (default: the "
+        "model that comes with mtseg)",
     )
     parser.add_argument(
-        "--weights", choices=("last", "best"), default="last", help="of a run (%(default)s)"
+        "--weights",
+        choices=("last", "best"),
+        default="last",
+        help="which weights of a run: last, or best mean Dice on the test scans (default: "
+        "%(default)s)",
     )
-    parser.add_argument("--data-dir", help="prepared records, if they have moved since training")
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder of prepared records, if it was moved after training",
+    )
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="of the convolutions; auto: the faster one on this machine (%(default)s)",
+        help="precision of the convolutions; auto: the faster one on this machine (default: "
+        "%(default)s)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write every figure as JSON")
-    parser.add_argument("--csv", metavar="FILE", help="write every figure as CSV")
+    parser.add_argument("--json", metavar="FILE", help="also write all results as JSON")
+    parser.add_argument("--csv", metavar="FILE", help="also write all results as CSV")
     return parser
 
 
@@ -49,7 +59,7 @@ def _evaluate(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     for file in filter(None, (arguments.json, arguments.csv)):
         if not Path(file).parent.is_dir():  # before the long work
-            raise InputError(f"{Path(file).parent}: no such folder. Make it, or name another file.")
+            raise InputError(f"{Path(file).parent}: no such folder. Make it, or give another file.")
     import_tensorflow()
     from mtseg.evaluation.scoring import evaluate_model
     from mtseg.evaluation.tables import complete_table, dice_table
@@ -69,7 +79,7 @@ def _evaluate(argv: list[str]) -> int:
     name = str(path) if (path / WEIGHTS).is_file() else f"{path} ({arguments.weights})"
     if arguments.model is None:
         name = "the model that comes with mtseg"
-        print(f"No model named: {name} is scored.", flush=True)
+        print(f"No model given: evaluating {name}.", flush=True)
     data_dir = arguments.data_dir or trained.config.data_dir
     total = count_test_scans(data_dir, trained.label_space)
     network = make_dense_network(

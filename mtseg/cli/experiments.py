@@ -1,4 +1,4 @@
-"""mtseg-experiments: a network for every set of tasks, and how they compare."""
+"""mtseg-experiments: single-task and multi-task networks, and their comparison."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mtseg.cli import DONE, command_line, import_tensorflow, run
+from mtseg.cli.command import DONE, command_line, run
 from mtseg.cli.training_flags import (
     add_training_flags,
     announce_kind,
@@ -17,6 +17,7 @@ from mtseg.cli.training_flags import (
 from mtseg.errors import InputError
 from mtseg.experiments.plan import WRITE_REMEDY
 from mtseg.system.atomic_files import writing_to
+from mtseg.system.quiet_tensorflow import import_tensorflow
 from mtseg.training.config import TrainConfig
 
 
@@ -24,20 +25,23 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-experiments",
-        description="Train a network for each task alone, for each set of tasks, and the first "
-        "once more; evaluate and compare them. With three tasks: the paper's seven experiments.",
+        description="Train single-task and multi-task networks: one for each set of tasks, and "
+        "the first once more with another seed. Evaluate and compare them. With three tasks these "
+        "are the paper's seven experiments and the repeat.",
         epilog="Rerun the command to resume if it was stopped. Then: mtseg-report OUT",
     )
     parser.add_argument(
         "--out",
         default="mtseg_experiments",
-        help="folder of the experiments, a run in each of its folders (%(default)s)",
+        metavar="DIR",
+        help="folder of the experiments, with a folder for each run (default: %(default)s)",
     )
     parser.add_argument(
         "--minutes",
         type=float,
-        help="budget for all experiments and their evaluations, in place of "
-        "--minibatches-per-task: speeds are measured first",
+        metavar="X",
+        help="time for all experiments and evaluations, in place of --minibatches-per-task; "
+        "measures the speed of this machine first",
     )
     add_training_flags(parser, without_strategies=("multiworker",))
     return parser

@@ -1,44 +1,56 @@
-"""mtseg-export: a trained network to a SavedModel, its weights alone, or another runtime's file."""
+"""mtseg-export: a trained network as a SavedModel, as weights, or as a file for other runtimes."""
 
 from __future__ import annotations
 
 import argparse
 
-from mtseg.cli import DONE, import_tensorflow, positive, run
+from mtseg.cli.command import DONE, positive, run
 from mtseg.errors import InputError
 from mtseg.serving.address import MODEL_NAME
+from mtseg.system.quiet_tensorflow import import_tensorflow
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-export",
-        description="Write a trained network as the next version of a SavedModel, which "
-        "mtseg-predict and TensorFlow Serving load.",
+        description="Write a trained network as the next version of a SavedModel, for "
+        "mtseg-predict and TensorFlow Serving.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="folder of a run of mtseg-train")
     parser.add_argument(
-        "out", metavar="OUT", nargs="?", help="the model's folder; versions go into it"
+        "out", metavar="OUT", nargs="?", help="folder of the model; each export adds a version"
     )
-    parser.add_argument("--weights", choices=("last", "best"), default="last", help="(%(default)s)")
+    parser.add_argument(
+        "--weights",
+        choices=("last", "best"),
+        default="last",
+        help="which weights of the run: last, or best mean Dice on the test scans (default: "
+        "%(default)s)",
+    )
     parser.add_argument(
         "--format",
         choices=("savedmodel", "weights", "onnx", "litert"),
         default="savedmodel",
-        help="weights: a fifth of the size, for mtseg-predict and mtseg-evaluate alone; onnx and "
-        "litert: a graph of a tile, for other runtimes (%(default)s)",
+        help="weights: a fifth of the size, but only for mtseg-predict and mtseg-evaluate; onnx "
+        "and litert: the network for one tile, for other runtimes (default: %(default)s)",
     )
     parser.add_argument(
         "--serving",
         metavar="DIR",
-        help="instead of OUT: the model and all that TensorFlow Serving wants beside it, with a "
-        "README",
+        help="in place of OUT: folder for the model and the files that TensorFlow Serving needs, "
+        "with a README",
     )
     parser.add_argument(
-        "--name", default=MODEL_NAME, help="of the model, with --serving (%(default)s)"
+        "--name",
+        default=MODEL_NAME,
+        help="with --serving: name of the model (default: %(default)s)",
     )
     parser.add_argument(
-        "--keep", type=positive, metavar="N", help="with --serving: remove all but N versions"
+        "--keep",
+        type=positive,
+        metavar="N",
+        help="with --serving: delete all but the newest N versions (default: delete none)",
     )
     return parser
 

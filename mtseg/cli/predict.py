@@ -1,20 +1,30 @@
-"""mtseg-predict: scan files to label files."""
+"""mtseg-predict: segmentation of scan files."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtseg import load
-from mtseg.cli import BAD_INPUT, DONE, SOME_FAILED, import_tensorflow, positive, print_error, run
+from mtseg.cli.command import (
+    BAD_INPUT,
+    DONE,
+    SOME_FAILED,
+    add_beam_flags,
+    check_beam_flags,
+    positive,
+    print_error,
+    run,
+)
 from mtseg.errors import InputError
 from mtseg.prediction.results import is_done, made_from
 from mtseg.scans.discovery import ListedScan, list_scans, take_part
-from mtseg.serving.address import MESSAGE_BYTES, ServerOptions, parse_address
+from mtseg.serving.address import parse_address
+from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
 from mtseg.system.progress import Progress
+from mtseg.system.quiet_tensorflow import import_tensorflow
 
 if TYPE_CHECKING:
     from mtseg.models.loading import ExportedModel
@@ -23,8 +33,8 @@ if TYPE_CHECKING:
 
 
 PACKAGED_MODEL = (
-    "No model named: the one that comes with mtseg is used. For research only; it knows "
-    "skull-stripped brain MR, and breast MR and coronary CT angiography from synthetic scans alone."
+    "No model given: using the one that comes with mtseg. For research only; it was trained on "
+    "skull-stripped brain MR, and on synthetic scans for breast MR and coronary CT angiography."
 )
 
 
@@ -32,26 +42,28 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-predict",
-        description="Segment scans. The network recognises modality and anatomy by itself; each "
-        "label file is on its scan's own grid.",
+        description="Segment scans. The network recognises modality and anatomy; each label file "
+        "is on the grid of its scan.",
     )
     parser.add_argument(
         "scans",
         nargs="+",
         metavar="SCAN",
-        help="files (NIfTI, MGH, NRRD, MetaImage, DICOM), folders of a DICOM series, other "
-        "folders, which are searched, or a .txt file with one of these a line",
+        help="file (NIfTI, MGH, NRRD, MetaImage, DICOM), folder of a DICOM series, other folder, "
+        "which is searched, or .txt file that lists one of these per line",
     )
     parser.add_argument(
-        "--model", metavar="DIR", help="from mtseg-export (the model that comes with the package)"
+        "-o", "--out", required=True, metavar="OUT", help="folder for the label files"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="folder that mtseg-export wrote (default: the model that comes with mtseg)",
     )
     parser.add_argument(
         "--server",
         metavar="ADDRESS",
-        help="a server computes: grpc://HOST:PORT[/MODEL[/VERSION]], or grpcs, http or https",
-    )
-    parser.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help="folder of the label files"
+        help="compute on a server: grpc://HOST:PORT[/MODEL[/VERSION]], or grpcs, http or https",
     )
     parser.add_argument(
         "--dicom-seg",
@@ -61,79 +73,57 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--probabilities",
         action="store_true",
-        help="also write each class's probability, in steps of 1/255",
+        help="also write the probability of each class, in steps of 1/255",
     )
     parser.add_argument(
-        "--spacing-mm", type=float, help="isotropic size to work at (the scan's finest)"
+        "--spacing-mm",
+        type=float,
+        metavar="MM",
+        help="isotropic voxel size for the computation (default: the finest of the scan)",
     )
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="of the convolutions; auto: the faster one on this machine, and float32 on a server "
-        "(%(default)s)",
+        help="precision of the convolutions; auto: the faster one on this machine, and float32 on "
+        "a server (default: %(default)s)",
     )
     parser.add_argument(
         "--memory-gb",
         type=float,
         metavar="GB",
-        help="memory that may be used, 1e9 bytes each, beside that of the libraries (half of what "
-        "is free)",
+        help="memory to use, in 1e9 bytes, in addition to that of the libraries (default: half of "
+        "the free memory)",
     )
     parser.add_argument(
         "--modality",
         choices=("auto", "ct", "mr"),
         default="auto",
-        help="whether intensities are Hounsfield units; auto: below -500 means CT (%(default)s)",
+        help="ct if intensities are Hounsfield units; auto: ct if some are below -500 (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="compute scans again that have results of this model and these options",
+        help="segment scans again that have results of this model and these options",
     )
     jobs = parser.add_argument_group("for several jobs that share the scans")
-    jobs.add_argument("--num-parts", type=positive, default=1, help="jobs (%(default)s)")
-    jobs.add_argument("--part-id", type=int, default=0, help="which one, from 0 (%(default)s)")
     jobs.add_argument(
-        "--beam-runner", metavar="NAME", help="segment on the workers of an Apache Beam runner"
+        "--num-parts",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="number of jobs (default: %(default)s)",
     )
     jobs.add_argument(
-        "--beam-option",
-        action="append",
-        default=[],
-        metavar="--NAME=VALUE",
-        help="an option of that runner; may be repeated",
-    )
-    server = parser.add_argument_group("with --server")
-    server.add_argument(
-        "--message-mb",
-        type=float,
-        default=MESSAGE_BYTES / 1e6,
-        metavar="MB",
-        help="largest message, 1e6 bytes each (%(default)g)",
-    )
-    server.add_argument(
-        "--in-flight", type=positive, default=2, help="requests at once (%(default)s)"
-    )
-    server.add_argument(
-        "--deadline-s",
-        type=float,
-        default=600.0,
-        metavar="S",
-        help="how long an answer may take (%(default)g)",
-    )
-    server.add_argument(
-        "--retries",
+        "--part-id",
         type=int,
-        default=5,
-        help="further attempts if it is unavailable or has too much to do (%(default)s)",
+        default=0,
+        metavar="N",
+        help="number of this job, counted from 0 (default: %(default)s)",
     )
-    server.add_argument(
-        "--token-file", type=Path, help="holds a bearer token (environment: MTSEG_TOKEN)"
-    )
-    server.add_argument(
-        "--ca-certificate", type=Path, metavar="PEM", help="who vouches for the server (system's)"
-    )
+    add_beam_flags(jobs, "segment")
+    add_server_flags(parser.add_argument_group("with --server"))
     return parser
 
 
@@ -144,7 +134,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _predict(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    out = Path(arguments.out)
+    _check_arguments(arguments)  # and the scans: fail before TensorFlow is loaded
+    scans = list_scans(Path(scan) for scan in arguments.scans)
+    missing = [str(scan.path) for scan in scans if not scan.path.exists()]
+    if len(missing) == len(scans):
+        raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
+    scans = take_part(scans, arguments.num_parts, arguments.part_id)
+    server_options = None if arguments.server is None else read_server_options(arguments)
+
+    import_tensorflow()
+    if arguments.model is None and arguments.server is None:
+        print(PACKAGED_MODEL, flush=True)
+    precision = None if arguments.precision == "auto" else arguments.precision
+    model = load(arguments.server or arguments.model, precision, server_options)
+    return _segment(model, scans, Path(arguments.out), arguments)
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuses values and combinations of arguments that cannot be used."""
     if arguments.spacing_mm is not None and not 0.05 <= arguments.spacing_mm <= 20:
         raise InputError(
             f"--spacing-mm: {arguments.spacing_mm} is not a voxel size in mm. Give 0.05 to 20."
@@ -153,28 +160,17 @@ def _predict(argv: list[str]) -> int:
         raise InputError(
             f"--memory-gb: {arguments.memory_gb} is not an amount of memory. Give a number above 0."
         )
+    out = Path(arguments.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Give a folder for the label files.")
-    server_options = None
-    if arguments.server is not None:
-        if arguments.model is not None:
-            raise InputError("--model and --server: give one of them.")
-        if arguments.beam_runner is not None:
-            raise InputError("--beam-runner: its workers compute; --server does not go with it.")
-        parse_address(arguments.server)  # is it one, before TensorFlow is loaded?
-        server_options = _server_options(arguments)
-    scans = list_scans(Path(scan) for scan in arguments.scans)
-    missing = [str(scan.path) for scan in scans if not scan.path.exists()]
-    if len(missing) == len(scans):  # nothing to do: say so before TensorFlow is loaded
-        raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
-    scans = take_part(scans, arguments.num_parts, arguments.part_id)
-
-    import_tensorflow()
-    if arguments.model is None and arguments.server is None:
-        print(PACKAGED_MODEL, flush=True)
-    precision = None if arguments.precision == "auto" else arguments.precision
-    model = load(arguments.server or arguments.model, precision, server_options)
-    return _segment(model, scans, out, arguments)
+    check_beam_flags(arguments)
+    if arguments.server is None:
+        refuse_server_flags(arguments)
+        return
+    for other in ("model", "beam_runner"):
+        if getattr(arguments, other) is not None:
+            raise InputError(f"--{other.replace('_', '-')} and --server: give one of them.")
+    parse_address(arguments.server)
 
 
 def _segment(
@@ -201,8 +197,8 @@ def _segment(
         ]
         if num_done := len(scans) - len(to_do):
             print(
-                f"{num_done} of {len(scans)} scans have their results already, of this model and "
-                "these options; --overwrite computes them again.",
+                f"{num_done} of {len(scans)} scans already have results of this model and these "
+                "options; --overwrite segments them again.",
                 flush=True,
             )
     if arguments.beam_runner is not None:
@@ -228,7 +224,7 @@ def _segment(
             num_written += 1
             found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
             bars.say(f"{scan} -> {outcome.label_path}: {found or 'background only'}")
-            bars.say(f"  {outcome.verdict.describe()}; in full: {outcome.verdict_path}")
+            bars.say(f"  {outcome.verdict.describe()}; details: {outcome.verdict_path}")
             if outcome.verdict.warning:
                 print(f"warning: {scan}: {outcome.verdict.warning}", file=sys.stderr)
     except ServerError as error:
@@ -236,13 +232,14 @@ def _segment(
             raise
         num_there = len(scans) - len(to_do) + num_written
         raise InputError(
-            f"{error} {num_there} of {len(scans)} scans have their results; the same command goes "
-            "on from there."
+            f"{error} {num_there} of {len(scans)} scans have their results. Rerun the command "
+            "to resume."
         ) from error
     return _sum_up(failed, len(scans))
 
 
 def _sum_up(failed: list[str], num_scans: int) -> int:
+    """Prints which scans failed and chooses the exit code."""
     if failed:
         print(f"{len(failed)} of {num_scans} scans failed: {', '.join(failed)}", file=sys.stderr)
     if num_scans and len(failed) == num_scans:
@@ -271,35 +268,6 @@ def _segment_on_beam(
     return _sum_up(list(failures), len(scans))
 
 
-def _server_options(arguments: argparse.Namespace) -> ServerOptions:
-    for name, most in (("message_mb", 2000), ("deadline_s", 86_400)):
-        if not 0 < getattr(arguments, name) <= most:
-            flag = name.replace("_", "-")
-            raise InputError(
-                f"--{flag}: {getattr(arguments, name):g} is not above 0 and up to {most}."
-            )
-    if arguments.retries < 0:
-        raise InputError(f"--retries: must not be negative, not {arguments.retries}.")
-    token = os.environ.get("MTSEG_TOKEN")
-    if arguments.token_file is not None:
-        try:
-            token = arguments.token_file.read_text()
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{arguments.token_file}: cannot be read. Give a file that holds a token."
-            ) from error
-    if token is not None and (not token.strip().isascii() or len(token.split()) != 1):
-        raise InputError("the token of --token-file or MTSEG_TOKEN is not one word of ASCII.")
-    return ServerOptions(
-        message_bytes=int(arguments.message_mb * 1e6),
-        in_flight=arguments.in_flight,
-        deadline_seconds=arguments.deadline_s,
-        retries=arguments.retries,
-        ca_path=arguments.ca_certificate,
-        token=None if token is None else token.strip(),
-    )
-
-
 class _Bars:
     """One progress bar per scan, by the operations done."""
 
@@ -310,13 +278,13 @@ class _Bars:
         self._left = 0.0
 
     def start(self, path: Path, work: Work) -> None:
-        """Begins the bar of a scan, and says what it will take."""
+        """Starts the bar of a scan and prints how much work it is."""
         num_tiles = len(work.plan.tiles)
         self.say(
             f"{path}: {work.plan.flop / 1e12:.2f} TFLOP in {self._precision}, {num_tiles} "
             f"tile{'s' * (num_tiles != 1)}, at most {work.peak_bytes / 1e9:.2f} GB."
         )
-        self._number += path != self._path  # a scan may be begun anew
+        self._number += path != self._path  # a scan may be started again
         self._path = path
         title = f"{path.name} ({self._number} of {self._num_scans})"
         self._bar = Progress(title, round(work.plan.flop / 1e9), "GFLOP")

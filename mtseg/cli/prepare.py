@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mtseg.cli import DONE, import_tensorflow, positive, run
+from mtseg.cli.command import DONE, add_beam_flags, check_beam_flags, positive, run
 from mtseg.errors import InputError
+from mtseg.system.quiet_tensorflow import import_tensorflow
 
 DEFAULT_DATA_DIR = "mtseg_data"
 
@@ -21,44 +22,62 @@ def make_parser() -> argparse.ArgumentParser:
         "tasks",
         nargs="+",
         metavar="TASK[:SOURCE]",
-        help="task name or path of a task file, with a source; several may be given",
+        help="name of a task or path of a task file, with a source of scans; may be repeated",
     )
     parser.add_argument(
-        "--data-dir", default=DEFAULT_DATA_DIR, help="where the records go (%(default)s)"
+        "--data-dir",
+        metavar="DIR",
+        default=DEFAULT_DATA_DIR,
+        help="folder for the records (default: %(default)s)",
     )
     parser.add_argument(
         "--manual-dir",
         action="append",
         default=[],
         metavar="[SOURCE=]DIR",
-        help="folder of the scans, or of one source's where there are several; phantoms need none",
+        help="folder of the scans; with several sources, once per source; phantoms need none",
     )
     parser.add_argument(
-        "--patches-per-class", type=positive, help="patches of each class a subject (1000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="chooses the patches (%(default)s)")
-    parser.add_argument(
-        "--num-shards", type=positive, help="shard files of the patches (one a subject)"
-    )
-    parser.add_argument(
-        "--num-processes", type=positive, help="subjects prepared at once (all cores)"
+        "--patches-per-class",
+        type=positive,
+        metavar="N",
+        help="patches per class and subject (default: 1000)",
     )
     parser.add_argument(
-        "--beam-runner", metavar="NAME", help="prepare on the workers of an Apache Beam runner"
+        "--seed",
+        type=int,
+        metavar="N",
+        default=0,
+        help="random seed of the choice of patches (default: %(default)s)",
     )
     parser.add_argument(
-        "--beam-option",
-        action="append",
-        default=[],
-        metavar="--NAME=VALUE",
-        help="an option of that runner; may be repeated",
+        "--num-shards",
+        type=positive,
+        metavar="N",
+        help="number of shard files for the patches (default: one per subject)",
     )
-    parser.add_argument("--size", type=positive, help="largest extent of a phantom in voxels")
-    parser.add_argument("--num-train", type=positive, help="training phantoms (the task file's)")
-    parser.add_argument("--num-test", type=positive, help="test phantoms (the task file's)")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace records that are there already"
+        "--num-processes",
+        type=positive,
+        metavar="N",
+        help="subjects to prepare in parallel (default: number of cores)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing records")
+    add_beam_flags(parser, "prepare")
+    phantoms = parser.add_argument_group("for phantoms")
+    phantoms.add_argument(
+        "--size",
+        type=positive,
+        metavar="N",
+        help="largest extent in voxels, at least 32 (default: about that of the paper's scans)",
+    )
+    for split, name in (("train", "training"), ("test", "test")):
+        phantoms.add_argument(
+            f"--num-{split}",
+            type=positive,
+            metavar="N",
+            help=f"number of {name} subjects (default: that in the task file)",
+        )
     return parser
 
 
@@ -82,8 +101,7 @@ def _prepare(argv: list[str]) -> int:
                 f"--{name.replace('_', '-')}: is for phantoms, and no task here has the source "
                 f"{GENERATED}. Leave it out."
             )
-    if arguments.beam_option and arguments.beam_runner is None:
-        raise InputError("--beam-option: is for --beam-runner. Give both, or leave it out.")
+    check_beam_flags(arguments)
     if arguments.num_processes != 1:
         begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()
@@ -115,11 +133,11 @@ def _prepare(argv: list[str]) -> int:
 
 
 def _folders(given: list[str]) -> dict[str, str]:
-    """The folder of each source that has one of its own; that of the others under no name."""
+    """Reads `--manual-dir`: the folder of each named source; the other sources' under ""."""
     folders = {}
     for text in given:
         source, equals, folder = text.partition("=")
-        # A folder's own name may hold an equals sign; a source's is a word.
+        # The name of a folder may contain an equals sign; that of a source is a word.
         source, folder = (source, folder) if equals and source.isidentifier() else ("", text)
         if source in folders:
             raise InputError(

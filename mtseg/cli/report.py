@@ -5,40 +5,46 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtseg.cli import DONE, import_tensorflow, run
+from mtseg.cli.command import DONE, run
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, writing_to
+from mtseg.system.quiet_tensorflow import import_tensorflow
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-report",
-        description="Write a report of the experiments: one HTML file that needs no network, its "
-        "figures as PNG and SVG beside it, and Markdown on request.",
+        description="Write a report on finished experiments: one HTML file that works without a "
+        "network connection, its figures as PNG and SVG files, and optionally Markdown and CSV.",
     )
-    parser.add_argument("experiments", metavar="OUT", help="folder of mtseg-experiments")
+    parser.add_argument("experiments", metavar="OUT", help="folder that mtseg-experiments wrote")
     parser.add_argument(
-        "-o", "--html", metavar="FILE", help="the page (OUT/report.html); figures go beside it"
+        "-o",
+        "--html",
+        metavar="FILE",
+        help="the HTML file; the figures go into a folder beside it (default: OUT/report.html)",
     )
     parser.add_argument(
-        "--markdown", metavar="FILE", help="also write Markdown, with its PNG figures beside it"
+        "--markdown", metavar="FILE", help="also write Markdown, with PNG figures beside it"
     )
     parser.add_argument(
-        "--data-dir", help="prepared records, if they have moved since the experiments"
+        "--data-dir",
+        metavar="DIR",
+        help="folder of prepared records, if it was moved after the experiments",
     )
     parser.add_argument(
         "--unlabelled",
         action="append",
         default=[],
         metavar="TASK=SCAN",
-        help="a scan without labels, to be segmented by the network for all tasks: how much of it "
-        "gets a class of another task; may be repeated",
+        help="a scan without labels: the network for all tasks segments it, and the report shows "
+        "the share of voxels that get a class of another task; may be repeated",
     )
     parser.add_argument(
-        "--csv", metavar="FILE", help="also write every figure of every network as CSV"
+        "--csv", metavar="FILE", help="also write all results of all networks as CSV"
     )
-    parser.add_argument("--notes", metavar="FILE", help="text to be set below the summary")
+    parser.add_argument("--notes", metavar="FILE", help="text file to insert below the summary")
     return parser
 
 

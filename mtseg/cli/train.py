@@ -1,4 +1,4 @@
-"""mtseg-train: training records to a trained network."""
+"""mtseg-train: training and evaluation of one network."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 import traceback
 from pathlib import Path
 
-from mtseg.cli import DEFECT, DONE, command_line, import_tensorflow, run
+from mtseg.cli.command import DEFECT, DONE, command_line, run
 from mtseg.cli.training_flags import (
     add_training_flags,
     announce_kind,
     prepare_phantoms,
     read_training_flags,
 )
+from mtseg.system.quiet_tensorflow import import_tensorflow
 from mtseg.training.config import TrainConfig
 
 
@@ -22,14 +23,18 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-train",
-        description="Train one network for several segmentation tasks, and evaluate it.",
+        description="Train one network for one or several segmentation tasks, and evaluate it.",
         epilog="Rerun the command to resume if it was stopped. "
         "Watch it: tensorboard --logdir WORKDIR",
     )
     add_training_flags(parser)
-    parser.add_argument("--workdir", help="folder of this run (mtseg_runs/PRESET)")
     parser.add_argument(
-        "--profile", action="store_true", help="record a few mini-batches for TensorBoard"
+        "--workdir", metavar="DIR", help="folder of the run (default: mtseg_runs/PRESET)"
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record a few mini-batches for TensorBoard's profiler",
     )
     return parser
 
@@ -46,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         traceback.print_exc()
         code = DEFECT
     if is_one_of_several and code != DONE:
-        # After TensorFlow's orderly end of this worker the others would wait for it for ever.
+        # After an orderly end of TensorFlow in this worker, the others would wait for it forever.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -28,17 +28,19 @@ def add_training_flags(
     parser.add_argument(
         "--tasks",
         default="brain,breast,cta",
-        help="comma list of TASK[:SOURCE] or task files (%(default)s)",
+        help="TASK[:SOURCE] or paths of task files, separated by commas (default: %(default)s)",
     )
     parser.add_argument(
         "--preset",
         choices=sorted(PRESETS),
         default="paper",
         help="named settings: paper (the paper's run, days on a processor), fast (15 minutes per "
-        "task), demo (minutes, small phantoms) (%(default)s)",
+        "task) or demo (minutes, small phantoms) (default: %(default)s)",
     )
     parser.add_argument(
-        "--data-dir", help="folder of prepared records; without it, phantoms are made as needed"
+        "--data-dir",
+        metavar="DIR",
+        help="folder of prepared records (default: mtseg_data, where missing phantoms are made)",
     )
     for name, setting in settings().items():
         if name not in _WITH_OWN_FLAG:
@@ -66,7 +68,7 @@ def _add_flag(
         type=setting.kind,
         choices=choices or None,
         metavar=None if choices else {int: "N", float: "X", str: "NAMES"}[setting.kind],
-        help=f"{text} ({shown})",
+        help=f"{text} (default: {shown})",
     )
 
 

@@ -81,12 +81,13 @@ class TrainConfig:
         evaluate_every: mini-batches per task between evaluations on the test scans.
         checkpoint_every: mini-batches between checkpoints.
         keep: number of checkpoints to keep.
-        precision: type of the convolutions: float32, mixed_bfloat16, mixed_float16 or float64.
+        precision: type of the convolutions; auto is mixed_bfloat16 if the processor has such
+            instructions, else float32. A configuration holds what `configure` makes of `auto`.
             Weights stay float32. The 16-bit types are faster on hardware with such instructions;
             `mixed_float16` also scales the loss; `float64` is for comparing runs. The paper gives
             none.
-        strategy: devices: default (one), mirrored (all of this machine) or multiworker (those of
-            several machines).
+        strategy: devices: one (default), all of this machine (mirrored) or, in mtseg-train,
+            those of several machines (multiworker).
         steps_per_call: mini-batches that TensorFlow computes per call from Python.
         is_deterministic: make the same run give the same weights, bit for bit. This also fixes
             the number of threads.

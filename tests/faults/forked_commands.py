@@ -131,7 +131,7 @@ def wait_for_the_end_of_group(group):
 
 
 def _serve():
-    from mtseg.cli import import_tensorflow
+    from mtseg.system.quiet_tensorflow import import_tensorflow
 
     import_tensorflow()
     import mtseg.exported

@@ -22,7 +22,7 @@ what they have had for a while."""
 MEASURED = """
 import json, sys
 from pathlib import Path
-from mtseg.cli import import_tensorflow
+from mtseg.system.quiet_tensorflow import import_tensorflow
 import_tensorflow()
 resident = []
 def measure(*_):

@@ -50,7 +50,7 @@ def test_two_workers_write_what_one_command_does(archive, capfd):
     assert left == {"brain", "breast", "cta"}  # no file of outcomes
     # Whoever goes on, here or there, finds them done.
     assert command.main([*flags, "-o", str(archive / "beam")]) == 3
-    assert "11 of 12 scans have their results already" in capfd.readouterr().out
+    assert "11 of 12 scans already have results" in capfd.readouterr().out
 
 
 def test_an_unknown_runner_is_one_clear_line(tmp_path):
@@ -70,7 +70,7 @@ def test_two_jobs_share_the_scans_and_a_third_goes_on(archive, tmp_path, capfd):
     capfd.readouterr()
     assert command.main(flags) == 0
     printed = capfd.readouterr().out
-    assert "3 of 4 scans have their results already" in printed
+    assert "3 of 4 scans already have results" in printed
     assert "3.nii ->" in printed
     assert "6.nii ->" not in printed
     assert command.main([*flags, "--overwrite"]) == 0

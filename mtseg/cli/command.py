@@ -1,0 +1,136 @@
+"""What all commands share: exit codes, error lines, and output that survives a closed terminal.
+
+The module of a command builds its parser and defines one function that takes the arguments and
+returns an exit code; `run` calls that function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from mtseg.errors import InputError, WorkerLostError
+
+DONE, DEFECT, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes of every command: 1 is an error in mtseg itself, 3 means that some of several inputs
+failed or another machine was lost."""
+
+
+def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
+    """Runs a command and turns expected errors into one line and an exit code.
+
+    Args:
+        command: takes the arguments and returns the exit code.
+        argv: the arguments; None takes those of the process.
+
+    Returns:
+        The exit code: that of the command, or `BAD_INPUT`, `SOME_FAILED` or `INTERRUPTED`.
+    """
+    with _guarded_output():
+        try:
+            return command(sys.argv[1:] if argv is None else argv)
+        except InputError as error:
+            print_error(error)
+            return BAD_INPUT
+        except WorkerLostError as error:
+            print_error(error)
+            return SOME_FAILED
+        except KeyboardInterrupt:
+            print("interrupted: rerun the command to resume.", file=sys.stderr)
+            return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _guarded_output() -> Iterator[None]:
+    """Makes prints harmless if nobody reads them any more, so that the work is completed."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # A stream that was closed from the beginning stays silent.
+        sys.stdout, sys.stderr = (
+            now if there is None else there
+            for there, now in zip(before, (sys.stdout, sys.stderr), strict=True)
+        )
+
+
+class _Output:
+    """A stream that becomes silent when it can no longer be written, for example a closed pipe."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Writes like `io.TextIOBase.write`."""
+        try:
+            return self._stream.write(text)
+        except OSError:  # nobody reads, the terminal is gone, the disk is full
+            self._silence()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flushes like `io.IOBase.flush`."""
+        try:
+            self._stream.flush()
+        except OSError:  # nobody reads, the terminal is gone, the disk is full
+            self._silence()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _silence(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+def print_error(message: object) -> None:
+    """Prints an error on one line, even if it contains a file name with a line break."""
+    print(f"error: {message}".replace("\n", "\\n"), file=sys.stderr)
+
+
+def positive(text: str) -> int:
+    """Reads a whole number above 0; a `type` for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def command_line(name: str, arguments: list[str]) -> str:
+    """The command line, quoted so that it can be typed again."""
+    return shlex.join([name, *arguments])
+
+
+def add_beam_flags(parser: argparse._ActionsContainer, verb: str) -> None:
+    """Adds `--beam-runner` and `--beam-option`; `verb` says what runs there."""
+    parser.add_argument(
+        "--beam-runner",
+        metavar="NAME",
+        help=f"{verb} on the workers of an Apache Beam runner, such as FlinkRunner",
+    )
+    parser.add_argument(
+        "--beam-option",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
+        help="an option of the Beam runner; may be repeated",
+    )
+
+
+def check_beam_flags(arguments: argparse.Namespace) -> None:
+    """Refuses options for a Beam runner if none is given.
+
+    Raises:
+        InputError: if so.
+    """
+    if arguments.beam_option and arguments.beam_runner is None:
+        raise InputError("--beam-option: is for --beam-runner. Give both, or leave it out.")
