@@ -24,7 +24,8 @@ from mtseg.inference.decision import decide_in_graph
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
 from mtseg.inference.tiling import chunk_positions_for
 from mtseg.network.model import HALO, PATCH_SIZE, PLANE_NORMALS
-from mtseg.scans.preprocessing import AIR_HU, CT_BELOW_HU, NORMALISING_PERCENTILE
+from mtseg.scans.intensities import AIR_HU, CT_BELOW_HU, CT_SHARE
+from mtseg.scans.preprocessing import NORMALISING_PERCENTILE
 
 DESCRIBE, CLASSIFY = "describe", "classify_patches"
 
@@ -134,7 +135,8 @@ def apply_intensity_rule(volume: tf.Tensor) -> tf.Tensor:
     Returns:
         float32 (I, J, K): divided by the foreground's percentile, 0 outside the foreground.
     """
-    is_ct = tf.reduce_min(volume) < CT_BELOW_HU
+    is_air = tf.cast(volume < CT_BELOW_HU, tf.float32)
+    is_ct = tf.reduce_mean(is_air) > CT_SHARE
     volume = tf.maximum(tf.where(is_ct, volume - AIR_HU, volume), 0)
     ordered = tf.sort(tf.boolean_mask(volume, volume > 0))
     count = tf.size(ordered)

@@ -15,20 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from mtseg.errors import InputError
+from mtseg.scans.intensities import shift_to_positive
 from mtseg.scans.reading import open_scan
 from mtseg.scans.resampling import BORDER, CUBIC, NEAREST, interpolate, resample, resampled_shape
 from mtseg.scans.volume import Volume, canonicalise, decanonicalise, require_shape
 
-CT_BELOW_HU = -500.0
-"""A scan with a minimum below this is taken to be CT in Hounsfield units."""
-
-
-AIR_HU = -1024.0
-"""Air in CT: this and anything below becomes intensity 0."""
-
-
 NORMALISING_PERCENTILE = 99.0
 """Intensities are divided by this percentile of the foreground."""
+
+SMALLEST, LARGEST = 6.2e-5, 1e4
+"""Limits of prepared intensities in the foreground, within the normal range of float16."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +34,14 @@ class PreparedScan:
     Attributes:
         volume: float32, isotropic, RAS+, after the intensity rule; its foreground is > 0.
         source: the scan's own grid and header; its array is the foreground, as booleans.
+        is_ct: whether the intensities were read as Hounsfield units.
+        note: what is unusual about the intensities, one line; empty if nothing is.
     """
 
     volume: Volume
     source: Volume
+    is_ct: bool = False
+    note: str = ""
 
     @property
     def source_foreground(self) -> np.ndarray:
@@ -72,17 +72,6 @@ def preparation_bytes(path: str | Path, spacing_mm: float | None = None) -> int:
     return max(9 * source + 4 * padded + 4 * new, 5 * source + 10 * new)
 
 
-def is_ct(array: np.ndarray) -> bool:
-    """Whether intensities are taken to be Hounsfield units."""
-    return bool(array.min() < CT_BELOW_HU)
-
-
-def _make_air_zero(array: np.ndarray, is_told_ct: bool | None) -> None:
-    if is_ct(array) if is_told_ct is None else is_told_ct:
-        array -= np.float32(AIR_HU)
-        np.maximum(array, 0, out=array)
-
-
 def prepare_scan(
     scan: Volume,
     spacing_mm: float | None = None,
@@ -92,14 +81,15 @@ def prepare_scan(
 ) -> PreparedScan:
     """Brings a scan to the network's grid and intensities.
 
-    Foreground is what is > 0 on the source's own grid, after air in CT has become 0. It is
+    Foreground is what is > 0 on the source's own grid, after `shift_to_positive`. It is
     resampled as a mask, and inside it a spline's overshoot is cut off at the foreground's own
     lowest and highest value, so interpolation neither adds nor removes foreground.
 
     Args:
         scan: from `read_scan`.
         spacing_mm: of the result; None is the scan's finest voxel size.
-        is_ct: whether intensities are Hounsfield units; None lets the scan's minimum decide.
+        is_ct: whether intensities are Hounsfield units; None lets the values decide (see
+            `mtseg.scans.intensities`).
         may_overwrite: whether the scan's own array may be used up, which spares a copy if its
             axes are RAS+ already.
 
@@ -111,10 +101,10 @@ def prepare_scan(
     # Where scans are large, each array counts: the scan's own is not kept if nobody else does.
     canonical = Volume(array, canonical.affine)
     del scan
-    _make_air_zero(array, is_ct)
-    foreground = array > 0
+    found = shift_to_positive(array, is_ct)
+    foreground = found.mask
     if not foreground.any():
-        raise InputError("every voxel is 0 or below: nothing to segment. Check the scan.")
+        raise InputError("every voxel is background: nothing to segment. Check the scan.")
     spacing = min(canonical.spacing_mm) if spacing_mm is None else spacing_mm
     lowest = array.min(where=foreground, initial=np.inf)
     highest = array.max(where=foreground, initial=0)
@@ -128,8 +118,10 @@ def prepare_scan(
     if inside.any():  # a foreground of single voxels may fall between those of a coarse grid
         scale = np.percentile(values[inside], NORMALISING_PERCENTILE, overwrite_input=True)
         values /= scale.astype(np.float32)
+        # Records store float16: no value may overflow, no foreground voxel may become 0.
+        np.clip(values, SMALLEST, LARGEST, out=values, where=inside)
     source = Volume(decanonicalise(foreground, affine), affine, header)
-    return PreparedScan(Volume(values, image.affine), source)
+    return PreparedScan(Volume(values, image.affine), source, found.is_ct, found.note)
 
 
 def prepare_label_map(label_map: Volume, prepared: PreparedScan) -> np.ndarray:

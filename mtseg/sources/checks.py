@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mtseg.errors import InputError
-from mtseg.scans.preprocessing import AIR_HU, is_ct
+from mtseg.scans.intensities import AIR_HU, is_ct
 from mtseg.scans.reading import read_voxels, require_finite, whole_labels
 from mtseg.scans.volume import Volume, check_same_grid
 from mtseg.sources.subject import FoundSubjects, Issue, Subject

@@ -76,7 +76,7 @@ def test_a_series_is_segmented_like_the_same_scan_in_nifti(model, tmp_path):  # 
         model, [series, tmp_path / "scan.nii"], tmp_path / "out", Options(use_dicom_seg=True)
     )
     assert isinstance(outcomes[1][1], InputError)
-    assert "no DICOM series" in str(outcomes[1][1])
+    assert "not a DICOM series" in str(outcomes[1][1])
     segment(model, [tmp_path / "scan.nii"], tmp_path / "out")
     one, other = (nib.load(tmp_path / "out" / f"{n}_labels.nii.gz") for n in ("series", "scan"))
     np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))

@@ -249,15 +249,16 @@ def test_ct_is_shifted_so_that_air_is_zero():
 
 
 def test_what_is_ct_can_be_said():
-    array = np.array([-600, 0, 5, 10], np.float32).reshape(2, 2, 1)
+    array = np.zeros((10, 10, 10), np.float32)
+    array[0, 0, :6] = -600  # more than one voxel in 200 decides
+    array[5, 5, 5:7] = 5, 10
     as_mr = preprocessing.prepare_scan(Volume(array, np.eye(4)), is_ct=False)
     assert np.count_nonzero(as_mr.source_foreground) == 2
     as_ct = preprocessing.prepare_scan(Volume(array, np.eye(4)))
-    assert np.count_nonzero(as_ct.source_foreground) == 4
+    assert np.count_nonzero(as_ct.source_foreground) == 1000
+    assert (as_mr.is_ct, as_ct.is_ct) == (False, True)
     told = preprocessing.prepare_scan(Volume(array + 200, np.eye(4)), is_ct=True)
-    assert np.count_nonzero(told.source_foreground) == 4
-    assert preprocessing.is_ct(np.array([-500.5, 0]))
-    assert not preprocessing.is_ct(np.array([-500.0, 0]))
+    assert np.count_nonzero(told.source_foreground) == 1000
 
 
 def test_labels_outside_the_foreground_become_background():
@@ -329,7 +330,7 @@ def refuse(read, path, *words):
 
 
 def test_a_scan_without_foreground():
-    with pytest.raises(InputError, match="every voxel is 0"):
+    with pytest.raises(InputError, match="every voxel is background"):
         preprocessing.prepare_scan(Volume(np.zeros(SHAPE, np.float32), np.eye(4)))
 
 
