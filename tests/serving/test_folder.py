@@ -1,5 +1,6 @@
-"""What stands beside a served model, read by the protocol buffers that it claims to follow."""
+"""The files beside a served model, read by the protocol buffers that they must follow."""
 
+import ast
 import json
 import os
 import shutil
@@ -11,10 +12,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
+import mtseg
 from mtseg.errors import InputError
 from mtseg.models.manifest import versions
 from mtseg.serving import folder as serving
 from mtseg.serving.folder import export_serving, prune
+from tests.models.documented_commands import code_blocks, commands_in, parse
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +128,19 @@ def test_the_schema_in_the_readme_is_the_manifests(serving_folder):
     manifest = json.loads((serving_folder / "mtseg" / "1" / "manifest.json").read_text())
     request = f'{{"signature_name": "describe", "inputs": {{"schema": [{manifest["schema"]}]}}}}'
     assert request in (serving_folder / "README.md").read_text()
+
+
+def test_the_commands_and_python_of_the_readme_can_be_run(serving_folder):
+    text = (serving_folder / "README.md").read_text()
+    names = [words[0] for words in commands_in(text) if parse(words)]
+    assert names == ["mtseg-predict"]
+    (code,) = code_blocks(text, "python")
+    tree = ast.parse(code)
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    of_mtseg = {node.attr for node in used if getattr(node.value, "id", "") == "mtseg"}
+    assert of_mtseg == {"load", "segment"} <= set(dir(mtseg))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec("\n".join(map(ast.unparse, imports)), {})
 
 
 def test_a_second_model_joins_and_old_versions_go_on_request(serving_folder, tmp_path, monkeypatch):

@@ -1,0 +1,240 @@
+"""What becomes of a server's answer: arrays, a retry, or one clear line, over gRPC and REST.
+
+The servers are a few lines in this process that answer as a test says; tests/end_to_end/
+test_served.py has one that computes.
+"""
+
+import contextlib
+import http.server
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+
+from mtseg.errors import InputError
+from mtseg.serving import connection as connections
+from mtseg.serving.address import ServerOptions, parse_address
+from mtseg.serving.connection import ModelGoneError, ServerError
+from mtseg.serving.remote_model import connect
+
+INPUTS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+
+@contextlib.contextmanager
+def serve_grpc(answers):
+    """Serves gRPC: each answer is a status code with a text, or outputs by name."""
+    requests = []
+
+    def predict(request, context):
+        requests.append(request)
+        answer = answers.pop(0)
+        if isinstance(answer, tuple):
+            context.abort(grpc.StatusCode[answer[0]], answer[1])
+        response = predict_pb2.PredictResponse()
+        response.model_spec.version.value = 7
+        for name, array in answer.items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
+        return response
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        predict,
+        request_deserializer=predict_pb2.PredictRequest.FromString,
+        response_serializer=predict_pb2.PredictResponse.SerializeToString,
+    )
+    service = "tensorflow.serving.PredictionService"
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {"Predict": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}/m", requests
+    finally:
+        server.stop(None)
+
+
+@contextlib.contextmanager
+def serve_rest(answers):
+    """Serves HTTP: each answer is a status code with a JSON object."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            size = int(self.headers.get("content-length", 0))
+            requests.append((self.path, json.loads(self.rfile.read(size) or "null")))
+            status, content = answers.pop(0)
+            text = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/m", requests
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(connections, "FIRST_WAIT_SECONDS", 0.0)
+
+
+def ask(address, outputs=("y",), version=None, **options):
+    connection = connect(parse_address(address), ServerOptions(**{"retries": 2, **options}))
+    try:
+        return connection.predict("sign", INPUTS, outputs, version)
+    finally:
+        connection.close()
+
+
+def error_of(serve, *answers):
+    """The error that follows from the server's answers; all of them must have been needed."""
+    left = list(answers)
+    with serve(left) as (address, _), pytest.raises(ServerError) as caught:
+        ask(address, version=1)
+    assert not left
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_arrays_go_to_a_signature_and_its_outputs_come_back_over_grpc():
+    with serve_grpc([{"y": np.float32([[1.5]])}]) as (address, requests):
+        response = ask(address, version=7)
+    (request,) = requests
+    assert request.model_spec.name == "m"
+    assert request.model_spec.signature_name == "sign"
+    assert request.model_spec.version.value == 7
+    assert list(request.output_filter) == ["y"]
+    np.testing.assert_array_equal(tf.make_ndarray(request.inputs["x"]), INPUTS["x"])
+    assert response.outputs["y"].dtype == np.float32
+    assert (response.outputs["y"].tolist(), response.version) == ([[1.5]], 7)
+
+
+def test_arrays_go_to_a_signature_and_its_outputs_come_back_over_rest():
+    # A signature with one output leaves out its name.
+    with serve_rest([(200, {"outputs": [[1.5]]})]) as (address, requests):
+        response = ask(address, version=7)
+    body = {"signature_name": "sign", "inputs": {"x": INPUTS["x"].tolist()}}
+    assert requests == [("/v1/models/m/versions/7:predict", body)]
+    assert response.outputs["y"].dtype == np.float32
+    assert (response.outputs["y"].tolist(), response.version) == ([[1.5]], 7)
+
+
+def test_over_rest_the_version_is_asked_for():
+    status = {
+        "model_version_status": [
+            {"version": "3", "state": "AVAILABLE"},
+            {"version": "4", "state": "LOADING"},
+        ]
+    }
+    with serve_rest([(200, {"outputs": {"y": [1], "z": [2]}}), (200, status)]) as (address, _):
+        response = ask(address, outputs=("y", "z"))
+    assert response.version == 3
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    ("serve", "answer"),
+    [
+        (serve_grpc, ("NOT_FOUND", "no servable")),
+        # A proxy may have words of its own: the code decides.
+        (serve_rest, (404, {"error": "nothing here"})),
+    ],
+)
+def test_a_missing_model_is_known_by_its_status_code(serve, answer):
+    error = error_of(serve, answer)
+    assert isinstance(error, ModelGoneError)
+    assert "the server has no such model" in str(error)
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    ("serve", "answer"),
+    [
+        (serve_grpc, ("INVALID_ARGUMENT", "the file for op 3 was not found")),
+        (serve_rest, (400, {"error": "the file for op 3 was not found"})),
+    ],
+)
+def test_words_alone_do_not_make_a_model_missing(serve, answer):
+    error = error_of(serve, answer)
+    assert not isinstance(error, ModelGoneError)
+    assert "refused the request" in str(error)
+    assert "op 3" in str(error)
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    ("serve", "answer"),
+    [
+        (serve_grpc, ("INVALID_ARGUMENT", 'Serving signature name: "sign" not found')),
+        (serve_rest, (400, {"error": 'Serving signature name: "sign" not found'})),
+    ],
+)
+def test_a_model_of_another_kind_is_known_by_its_signatures(serve, answer):
+    assert "Serve a model that mtseg-export of this version wrote" in str(error_of(serve, answer))
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    ("serve", "answer", "good"),
+    [
+        (serve_grpc, ("UNAVAILABLE", "starting"), {"y": np.float32([2])}),
+        (serve_grpc, ("RESOURCE_EXHAUSTED", "queue is full"), {"y": np.float32([2])}),
+        (serve_rest, (429, {"error": "queue is full"}), (200, {"outputs": [2]})),
+        (serve_rest, (502, {"error": "bad gateway"}), (200, {"outputs": [2]})),
+        (serve_rest, (503, {"error": "starting"}), (200, {"outputs": [2]})),
+    ],
+)
+def test_a_temporary_failure_is_tried_again_and_then_reported(serve, answer, good):
+    with serve([answer, answer, good]) as (address, requests):
+        assert ask(address, version=1).outputs["y"].tolist() == [2]
+        assert len(requests) == 3
+    assert "no answer in 3 attempts" in str(error_of(serve, answer, answer, answer))
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    ("serve", "answer", "remedy"),
+    [
+        (serve_grpc, ("DEADLINE_EXCEEDED", "too slow"), "--deadline-s"),
+        (serve_rest, (504, {"error": "too slow"}), "--deadline-s"),
+        (serve_grpc, ("UNAUTHENTICATED", "who?"), "--token-file"),
+        (serve_grpc, ("PERMISSION_DENIED", "not you"), "--token-file"),
+        (serve_rest, (401, {"error": "who?"}), "--token-file"),
+        (serve_rest, (403, {"error": "not you"}), "--token-file"),
+        (serve_grpc, ("RESOURCE_EXHAUSTED", "message larger than max (9 > 5)"), "--message-mb"),
+        (serve_rest, (413, {"error": "too large"}), "--message-mb"),
+        (serve_rest, (500, {"error": "two\nlines"}), "two lines"),
+        (serve_rest, (200, [1]), "not that of TensorFlow Serving"),
+        (serve_rest, (200, {"outputs": [[1], [1, 2]]}), "no arrays"),
+        (serve_rest, (200, {"outputs": {"z": [1]}}), "lacks y"),
+        (serve_grpc, {"z": np.float32([1])}, "lacks y"),
+    ],
+)
+def test_any_other_failure_is_final_and_says_what_to_do(serve, answer, remedy):
+    assert remedy in str(error_of(serve, answer))
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_certificates_that_cannot_be_read_are_one_clear_line(tmp_path, scheme):
+    address = parse_address(f"{scheme}://localhost/m")
+    missing = ServerOptions(ca_path=tmp_path / "none.pem")
+    with pytest.raises(InputError, match=r"none\.pem: cannot be read .* Give a PEM file"):
+        connect(address, missing)
