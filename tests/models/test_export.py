@@ -1,4 +1,4 @@
-"""The exported graph decides as the arrays do, and a served voxel is the patch model's voxel."""
+"""Versions and manifests of exported models, and what happens if a file of one is wrong."""
 
 import json
 import shutil
@@ -16,15 +16,40 @@ from mtseg.training import workdir as workdir_files
 
 
 @pytest.fixture(scope="module")
-def exported(random_run, tmp_path_factory):
-    """A run's folder, and its model, exported twice."""
+def exported(random_run, serving_folder, tmp_path_factory):
+    """A run's folder, its model exported twice, the two versions, and the run's network.
+
+    The graphs of the second version are copied from the first: making them takes 15 s.
+    """
     workdir, model = random_run
     out = tmp_path_factory.mktemp("exported")
-    paths = [export_model(workdir, out), export_model(workdir, out)]
-    return workdir, out, paths, model
+    first = shutil.copytree(serving_folder / "mtseg" / "1", out / "1")
+
+    def copy_graphs(trained, manifest, path):
+        path.mkdir()
+        shutil.copy(first / "saved_model.pb", path)
+        shutil.copy(first / "fingerprint.pb", path)
+        shutil.copytree(first / "variables", path / "variables")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtseg.models.export._write_saved_model", copy_graphs)
+        second = export_model(workdir, out)
+    return workdir, out, [first, second], model
 
 
-def test_weights_alone_give_the_same_network(exported, tmp_path):
+@pytest.fixture(scope="module")
+def newest(exported):
+    """The model in the folder of both versions, in float32."""
+    return load(exported[1], "float32")
+
+
+@pytest.fixture(scope="module")
+def first(exported):
+    """Its first version, in bfloat16."""
+    return load(exported[2][0], "bfloat16")
+
+
+def test_weights_only_give_the_same_network(exported, tmp_path):
     workdir, _, _, model = exported
     path = export_weights(workdir, tmp_path / "weights")
     loaded = load(path, "float32")
@@ -59,18 +84,13 @@ def test_versions_count_up_and_nothing_else_is_left(exported):
     assert sorted(p.name for p in out.iterdir()) == ["1", "2"]
 
 
-def test_the_newest_version_is_loaded_and_any_can_be_named(exported):
-    _, out, paths, _ = exported
-    assert load(out).path == paths[1]
-    assert load(paths[0]).path == paths[0]
+def test_the_newest_version_is_loaded_and_any_can_be_named(exported, first, newest):
+    assert [first.path, newest.path] == exported[2]
 
 
-def test_both_precisions_can_be_loaded(exported):
+def test_both_precisions_can_be_loaded(first, newest):
     volume = np.random.default_rng(2).uniform(0.1, 1, (4, 5, 6)).astype(np.float32)
-    exact, fast = (
-        dense_probabilities(load(exported[1], precision).network, volume)
-        for precision in ("float32", "bfloat16")
-    )
+    exact, fast = (dense_probabilities(model.network, volume) for model in (newest, first))
     assert not np.array_equal(exact, fast)
     np.testing.assert_allclose(fast, exact, atol=0.1)
 
