@@ -121,8 +121,8 @@ def add_beam_flags(parser: argparse._ActionsContainer, verb: str) -> None:
         "--beam-option",
         action="append",
         default=[],
-        metavar="--NAME=VALUE",
-        help="an option of the Beam runner; may be repeated",
+        metavar="OPTION",
+        help="an option of the Beam runner, as in --beam-option=--NAME=VALUE; may be repeated",
     )
 
 

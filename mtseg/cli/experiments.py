@@ -15,7 +15,6 @@ from mtseg.cli.training_flags import (
     read_training_flags,
 )
 from mtseg.errors import InputError
-from mtseg.experiments.plan import WRITE_REMEDY
 from mtseg.system.atomic_files import writing_to
 from mtseg.system.quiet_tensorflow import import_tensorflow
 from mtseg.training.config import TrainConfig
@@ -96,7 +95,7 @@ def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
 def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
     """The configuration that the minutes allow: measured once, then kept in the plan."""
     from mtseg.experiments.budget import fit_budget, measure_costs
-    from mtseg.experiments.plan import lock_experiments, read_plan
+    from mtseg.experiments.plan import WRITE_REMEDY, lock_experiments, read_plan
 
     stored = read_plan(out)
     if stored is not None and stored[1] == minutes:

@@ -19,8 +19,6 @@ from mtseg.cli.command import (
     run,
 )
 from mtseg.errors import InputError
-from mtseg.prediction.results import is_done, made_from
-from mtseg.scans.discovery import ListedScan, list_scans, take_part
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
 from mtseg.system.progress import Progress
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from mtseg.models.loading import ExportedModel
     from mtseg.prediction.pipeline import Work
     from mtseg.prediction.scan import Options
+    from mtseg.scans.discovery import ListedScan
 
 
 PACKAGED_MODEL = (
@@ -79,7 +78,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--spacing-mm",
         type=float,
         metavar="MM",
-        help="isotropic voxel size for the computation (default: the finest of the scan)",
+        help="isotropic voxel size for the computation (default: that of the task, which is "
+        "recognised)",
+    )
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="the task that the scans are for; no voxel gets a class of another (default: the "
+        "network decides)",
     )
     parser.add_argument(
         "--precision",
@@ -135,6 +141,8 @@ def main(argv: list[str] | None = None) -> int:
 def _predict(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     _check_arguments(arguments)  # and the scans: fail before TensorFlow is loaded
+    from mtseg.scans.discovery import list_scans, take_part
+
     scans = list_scans(Path(scan) for scan in arguments.scans)
     missing = [str(scan.path) for scan in scans if not scan.path.exists()]
     if len(missing) == len(scans):
@@ -177,12 +185,14 @@ def _segment(
     model: ExportedModel, scans: list[ListedScan], out: Path, arguments: argparse.Namespace
 ) -> int:
     from mtseg.prediction.pipeline import segment_files
+    from mtseg.prediction.results import is_done, made_from
     from mtseg.prediction.scan import Options
     from mtseg.serving.connection import ServerError
 
     options = Options(
         spacing_mm=arguments.spacing_mm,
         is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
+        task=arguments.task,
         use_probabilities=arguments.probabilities,
         use_dicom_seg=arguments.dicom_seg,
         memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
@@ -225,6 +235,8 @@ def _segment(
             found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
             bars.say(f"{scan} -> {outcome.label_path}: {found or 'background only'}")
             bars.say(f"  {outcome.verdict.describe()}; details: {outcome.verdict_path}")
+            for note in outcome.notes:
+                bars.say(f"  {note}")
             if outcome.verdict.warning:
                 print(f"warning: {scan}: {outcome.verdict.warning}", file=sys.stderr)
     except ServerError as error:

@@ -442,7 +442,7 @@ def test_a_token_is_wanted_and_given(misbehaving, scans, tmp_path):
 
 @pytest.mark.promise("loopback only")
 def test_a_token_does_not_travel_unencrypted():
-    with pytest.raises(InputError, match="would travel unencrypted") as caught:
+    with pytest.raises(InputError, match="would be sent unencrypted") as caught:
         mtseg.load("grpc://scans.example:8500", options=ServerOptions(token="open-sesame"))
     assert "sesame" not in str(caught.value)
 

@@ -1,0 +1,88 @@
+"""The help of the commands: complete, true and at once."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from mtseg.cli import predict, prepare
+from mtseg.serving.address import ServerOptions
+from mtseg.serving.flags import read_server_options
+
+COMMANDS = (
+    "check", "evaluate", "experiments", "export", "predict", "prepare", "report", "train",
+)  # fmt: skip
+
+
+def make_parser(command):
+    return importlib.import_module(f"mtseg.cli.{command}").make_parser()
+
+
+def help_of(command):
+    return " ".join(make_parser(command).format_help().split())
+
+
+def test_help_needs_no_tensorflow():
+    code = (
+        "import importlib, sys\n"
+        f"for name in {COMMANDS}: importlib.import_module('mtseg.cli.' + name).make_parser()\n"
+        "assert not {'tensorflow', 'keras', 'scipy', 'grpc', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_argument_is_explained(command):
+    parser = make_parser(command)
+    assert parser.prog == f"mtseg-{command}"
+    assert parser.description.endswith(".")
+    for action in parser._actions:
+        assert action.help, action.option_strings
+        assert not action.help.endswith("."), action.help
+        # An option that takes a value and is not repeated or required has a default.
+        is_optional = action.option_strings and action.nargs != 0 and not action.required
+        if is_optional and isinstance(action.default, str | int | float):
+            assert "(default: " in action.help, action.option_strings
+
+
+def test_the_defaults_that_the_help_says_are_those_that_are_used():
+    from mtseg.records.schema import PATCHES_PER_CLASS
+
+    assert f"patches per class and subject (default: {PATCHES_PER_CLASS})" in help_of("prepare")
+    for help_text in ("in 1e6 bytes (default: 100)", "answered (default: 2)", "(default: 600)"):
+        assert help_text in help_of("predict")
+    options = ServerOptions()
+    assert (options.message_bytes, options.in_flight) == (100_000_000, 2)
+    assert options.deadline_seconds == 600
+
+
+def test_without_server_flags_the_options_are_the_defaults(monkeypatch):
+    monkeypatch.delenv("MTSEG_TOKEN", raising=False)
+    given = make_parser("predict").parse_args(["scan.nii", "-o", "out"])
+    assert read_server_options(given) == ServerOptions()
+    more = ["--message-mb", "2", "--retries", "0", "--in-flight", "1"]
+    given = make_parser("predict").parse_args(["scan.nii", "-o", "out", *more])
+    expected = ServerOptions(message_bytes=2_000_000, retries=0, in_flight=1)
+    assert read_server_options(given) == expected
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        (predict, ["--retries", "3"], "--retries: is for --server"),
+        (predict, ["--token-file", "x"], "--token-file: is for --server"),
+        (predict, ["--beam-option=--x=1"], "--beam-option: is for --beam-runner"),
+        (prepare, ["--beam-option=--x=1"], "--beam-option: is for --beam-runner"),
+        (predict, ["--server", "grpc://h", "--retries", "-1"], "--retries: must be at least 0"),
+        (predict, ["--server", "grpc://h", "--in-flight", "0"], "--in-flight: must be at least 1"),
+        (predict, ["--server", "grpc://h", "--model", "m"], "--model and --server: give one"),
+        (predict, ["--server", "h"], "server 'h'"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(tmp_path, capsys, command, arguments, expected):
+    (tmp_path / "scan.nii").touch()
+    first = ["brain"] if command is prepare else [str(tmp_path / "scan.nii"), "-o", str(tmp_path)]
+    assert command.main([*first, *arguments]) == 2
+    assert expected in capsys.readouterr().err
