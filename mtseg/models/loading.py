@@ -29,6 +29,7 @@ from mtseg.models.signatures import tile_signature
 from mtseg.models.weights import load_trained, require_finite
 from mtseg.system.checksums import verify_checksums
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.tasks.task import Task
 
 
 class Network(Protocol):
@@ -68,6 +69,7 @@ class ExportedModel:
         network: computes tiles in the precision that was asked for.
         kept_alive: owner of the network's variables or connection, which must live as long as the
             network does.
+        tasks: the tasks that the network was trained for.
         model_id: identifies the weights and operating points; None if the manifest has no such
             field, so that results of different models cannot be told apart.
         out_of_distribution_check: detects scans that are unlike those of training; None if the
@@ -81,6 +83,7 @@ class ExportedModel:
     thresholds: tuple[float | None, ...]
     network: Network
     kept_alive: Any
+    tasks: tuple[Task, ...] = ()
     model_id: str | None = None
     out_of_distribution_check: OutOfDistributionCheck | None = None
     load_newest: Callable[[], ExportedModel] | None = None
@@ -142,6 +145,7 @@ def make_exported(
         thresholds=tuple(points.get(name) for name in class_names),
         network=network,
         kept_alive=kept_alive,
+        tasks=tuple(selection.task for selection in label_space.selections),
         model_id=manifest.get("model_id"),
         out_of_distribution_check=check,
     )

@@ -21,6 +21,7 @@ from mtseg.prediction.results import Segmentation, write_results
 from mtseg.prediction.scan import (
     LoadedScan,
     Options,
+    excluded_classes,
     load_scan,
     loading_bytes,
     plan_scan,
@@ -96,11 +97,13 @@ def segment_files(
             stem = out_dir / (folders or {}).get(path, Path()) / scan_stem(path)
             try:
                 reading, ahead = ahead, None
-                scan = load_scan(path, options, budget) if reading is None else reading.result()
+                scan = (
+                    load_scan(model, path, options, budget) if reading is None else reading.result()
+                )
                 left = budget - scan.held_bytes
-                bytes_ahead = loading_bytes(following, options)
-                if 0 < bytes_ahead < _AHEAD_SHARE * left:
-                    ahead = reader.submit(load_scan, following, options, left)
+                bytes_ahead = loading_bytes(model, following, options)
+                if following is not None and 0 < bytes_ahead < _AHEAD_SHARE * left:
+                    ahead = reader.submit(load_scan, model, following, options, left)
                     left -= bytes_ahead
                 plan = plan_scan(model, scan, left)
                 peak_bytes = max(int(budget - left) + plan.tile_bytes, scan.reading_bytes)
@@ -109,9 +112,12 @@ def segment_files(
                     stem.parent.mkdir(parents=True, exist_ok=True)
                 probabilities = results.probabilities_path(stem)
                 to_write = probabilities if options.use_probabilities else None
+                excluded = excluded_classes(model, options)
                 on_start(path, work)
                 try:
-                    labels, statistics = segment_scan(model, scan, plan, to_write, on_flop)
+                    labels, statistics = segment_scan(
+                        model, scan, plan, to_write, excluded, on_flop
+                    )
                 except ModelGoneError:
                     if model.load_newest is None:
                         raise
@@ -119,7 +125,9 @@ def segment_files(
                     # newest one.
                     model = model.load_newest()
                     on_start(path, work)
-                    labels, statistics = segment_scan(model, scan, plan, to_write, on_flop)
+                    labels, statistics = segment_scan(
+                        model, scan, plan, to_write, excluded, on_flop
+                    )
                 outcome = writer.submit(
                     write_results, model, scan, labels, statistics, stem, options
                 )

@@ -38,6 +38,7 @@ class Segmentation:
         volumes_ml: class name -> volume, for the classes that were found.
         statistics: sums over the scan's voxels, from which the verdict was made.
         verdict: whether to trust the labels.
+        notes: what was decided about the scan: its voxel size, and unusual intensities.
     """
 
     label_path: Path
@@ -45,6 +46,7 @@ class Segmentation:
     volumes_ml: dict[str, float]
     statistics: ScanStatistics
     verdict: Assessment
+    notes: tuple[str, ...] = ()
 
 
 def label_path(stem: Path) -> Path:
@@ -149,6 +151,10 @@ def write_results(
     verdict = assess(statistics, model.class_task, model.out_of_distribution_check)
     content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
     content |= {"volumes_ml": volumes_ml} | verdict.to_json()
+    content["computed"] = scan.recognition.reason
+    content["spacing_mm"] = scan.prepared.volume.spacing_mm[0]
+    content["modality"] = "CT" if scan.prepared.is_ct else "MR"
+    content["intensities"] = scan.prepared.note or "as scanners write them"
     content["made_from"] = made_from(
         scan.path, model.model_id, model.network.precision, options.deciding()
     )
@@ -161,4 +167,7 @@ def write_results(
 
             write_dicom_seg(dicom_seg_path(stem), labels, scan.path, model.class_names)
         write_json(verdict_path(stem), content)
-    return Segmentation(label_path(stem), verdict_path(stem), volumes_ml, statistics, verdict)
+    notes = tuple(note for note in (scan.recognition.reason, scan.prepared.note) if note)
+    return Segmentation(
+        label_path(stem), verdict_path(stem), volumes_ml, statistics, verdict, notes
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,25 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.decision import decide
+from mtseg.inference.recognition import (
+    Recognition,
+    candidate_spacings,
+    choose_spacing,
+    mismatch,
+    sample_statistics,
+)
 from mtseg.inference.restoration import Restoration
 from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.tiling import Block, Plan, Tile
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.probability_file import ProbabilityFile
 from mtseg.scans import preprocessing
+from mtseg.scans.intensities import is_ct
 from mtseg.scans.preprocessing import PreparedScan
-from mtseg.scans.reading import is_dicom, read_scan
-from mtseg.scans.volume import decanonicalise
+from mtseg.scans.reading import is_dicom, open_scan, read_scan
+from mtseg.scans.volume import Volume, decanonicalise
+from mtseg.serving.connection import ServerError
+from mtseg.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +43,12 @@ class Options:
     """How scans are segmented.
 
     Attributes:
-        spacing_mm: isotropic voxel size to compute at; None is the scan's finest voxel size.
-        is_ct: whether intensities are Hounsfield units; None decides by the scan's minimum.
+        spacing_mm: isotropic voxel size to compute at; None is that of the task, which is recognised
+            if the network has several (see `mtseg.inference.recognition`).
+        is_ct: whether intensities are Hounsfield units; None lets the values decide. If it is
+            given, classes of tasks of the other modality are excluded.
+        task: name of the task that the scan is for; classes of all others are excluded. None lets
+            the network decide.
         use_probabilities: whether to write the class probabilities too.
         use_dicom_seg: whether to write a DICOM segmentation too; the scan must be a DICOM series.
         memory_bytes: memory that may be used in total; None is half of what is free.
@@ -42,6 +56,7 @@ class Options:
 
     spacing_mm: float | None = None
     is_ct: bool | None = None
+    task: str | None = None
     use_probabilities: bool = False
     use_dicom_seg: bool = False
     memory_bytes: float | None = None
@@ -62,12 +77,14 @@ class LoadedScan:
         prepared: the scan as the network takes it.
         restoration: the way back to the scan's own grid.
         reading_bytes: highest memory while it was read; an estimate.
+        recognition: at which voxel size it is computed, and why.
     """
 
     path: Path
     prepared: PreparedScan
     restoration: Restoration
     reading_bytes: int
+    recognition: Recognition
 
     @property
     def held_bytes(self) -> int:
@@ -75,18 +92,50 @@ class LoadedScan:
         return self.prepared.volume.array.nbytes + 2 * self.prepared.source.array.nbytes
 
 
-def loading_bytes(path: Path | None, options: Options) -> int:
+def loading_bytes(model: ExportedModel, path: Path | None, options: Options) -> int:
     """Highest memory while a scan is read; 0 if there is no scan or its header cannot be read."""
     try:
-        return 0 if path is None else preprocessing.preparation_bytes(path, options.spacing_mm)
+        return 0 if path is None else _preparation_bytes(model, path, options)
     except InputError:
         return 0
 
 
-def load_scan(path: Path, options: Options, memory_bytes: float) -> LoadedScan:
-    """Reads a scan and prepares it for the network.
+def _preparation_bytes(model: ExportedModel, path: Path, options: Options) -> int:
+    """The highest memory at any of the voxel sizes that the scan may be computed at."""
+    if options.spacing_mm is not None:
+        return preprocessing.preparation_bytes(path, options.spacing_mm)
+    scan_spacing_mm = open_scan(path).spacing_mm
+    tasks = _wanted_tasks(model, options)
+    found: list[float | None] = [
+        spacing
+        for is_ct in ((False, True) if options.is_ct is None else (options.is_ct,))
+        for spacing in candidate_spacings(tasks, scan_spacing_mm, is_ct)
+    ]
+    return max(preprocessing.preparation_bytes(path, spacing) for spacing in found or [None])
+
+
+def _wanted_tasks(model: ExportedModel, options: Options) -> list[Task]:
+    """The tasks that the scan may be for.
+
+    Raises:
+        InputError: if the network has no task of the name that was given.
+    """
+    names = [task.name for task in model.tasks]
+    if options.task is not None and options.task not in names:
+        raise InputError(
+            f"--task {options.task}: the model has no such task. Give one of {', '.join(names)}, or "
+            "another --model."
+        )
+    return [task for task in model.tasks if options.task in (None, task.name)]
+
+
+def load_scan(
+    model: ExportedModel, path: Path, options: Options, memory_bytes: float
+) -> LoadedScan:
+    """Reads a scan and prepares it for the network, at the voxel size of its task.
 
     Args:
+        model: the model that will segment it; it recognises the task.
         path: a file, or the folder of a DICOM series.
         options: how the scan is segmented.
         memory_bytes: memory that reading may use.
@@ -100,7 +149,7 @@ def load_scan(path: Path, options: Options, memory_bytes: float) -> LoadedScan:
             f"{path}: is not a DICOM series, and a DICOM SEG can only be written for one. Leave "
             "out --dicom-seg."
         )
-    needed = preprocessing.preparation_bytes(path, options.spacing_mm)
+    needed = _preparation_bytes(model, path, options)
     if needed > memory_bytes:
         raise InputError(
             f"{path}: needs {needed / 1e9:.1f} GB to be prepared, but only "
@@ -108,12 +157,70 @@ def load_scan(path: Path, options: Options, memory_bytes: float) -> LoadedScan:
         )
     scan = read_scan(path)
     try:
+        prepared, recognition = _prepare(model, scan, options)
+    except ServerError:
+        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return LoadedScan(path, prepared, Restoration(prepared), needed, recognition)
+
+
+def _prepare(
+    model: ExportedModel, scan: Volume, options: Options
+) -> tuple[PreparedScan, Recognition]:
+    """Prepares a scan at the voxel size that was given, or at that of the task it looks like."""
+    if options.spacing_mm is not None:
+        recognition = Recognition(options.spacing_mm, (), f"at {options.spacing_mm:g} mm, as given")
         prepared = preprocessing.prepare_scan(
             scan, options.spacing_mm, options.is_ct, may_overwrite=True
         )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return LoadedScan(path, prepared, Restoration(prepared), needed)
+        return prepared, recognition
+    tasks = _wanted_tasks(model, options)
+    reads_as_ct = is_ct(scan.array) if options.is_ct is None else options.is_ct
+    candidates = candidate_spacings(tasks, scan.spacing_mm, reads_as_ct)
+    if len(candidates) < 2:
+        spacing, names = next(iter(candidates.items()), (None, ()))
+        prepared = preprocessing.prepare_scan(scan, spacing, options.is_ct, may_overwrite=True)
+        return prepared, Recognition(spacing, names, _describe(spacing, names))
+    mismatches: dict[float, dict[str, float]] = {}
+    prepared_at: dict[float, PreparedScan] = {}
+    for spacing, names in candidates.items():
+        # Of several, only the best so far is kept in memory.
+        prepared = preprocessing.prepare_scan(scan, spacing, options.is_ct)
+        statistics = sample_statistics(model.network, prepared.volume.array)
+        check = model.out_of_distribution_check
+        mismatches[spacing] = {
+            name: mismatch(statistics, model.class_task, name, check) for name in names
+        }
+        best = choose_spacing(mismatches)
+        if best.spacing_mm == spacing:
+            prepared_at = {spacing: prepared}
+    recognition = choose_spacing(mismatches)
+    (prepared,) = prepared_at.values()
+    return prepared, recognition
+
+
+def _describe(spacing_mm: float | None, tasks: tuple[str, ...]) -> str:
+    if spacing_mm is None:
+        return "at its finest voxel size"
+    return f"at {spacing_mm:.3g} mm, the voxel size of {' and '.join(tasks)}"
+
+
+def excluded_classes(model: ExportedModel, options: Options) -> list[int]:
+    """Combined class indices that a scan cannot have, since its task or its modality is given."""
+    allowed = {
+        task.name
+        for task in _wanted_tasks(model, options)
+        if options.is_ct is None or (task.modality.upper() == "CT") == options.is_ct
+    }
+    # A network without a task of that modality keeps its classes; the check warns of the scan.
+    if not allowed:
+        return []
+    return [
+        index
+        for index, task in enumerate(model.class_task)
+        if task is not None and task not in allowed
+    ]
 
 
 def plan_scan(model: ExportedModel, scan: LoadedScan, memory_bytes: float) -> Plan:
@@ -143,6 +250,7 @@ def segment_scan(
     scan: LoadedScan,
     plan: Plan,
     probabilities_path: Path | None = None,
+    excluded: Sequence[int] = (),
     on_flop: Callable[[int], None] = lambda flop: None,
 ) -> tuple[npt.NDArray[np.uint8], ScanStatistics]:
     """Computes the labels of a scan on its own grid.
@@ -152,6 +260,7 @@ def segment_scan(
         scan: the scan.
         plan: its tiles, from `plan_scan`.
         probabilities_path: file to write the class probabilities to; None writes none.
+        excluded: combined class indices that no voxel may get; their probabilities are set to 0.
         on_flop: called after every tile with its number of floating-point operations.
 
     Returns:
@@ -179,6 +288,9 @@ def segment_scan(
                     "intensities, or use another model."
                 )
             statistics.add(rows[_is_in_core(volume, tile)])
+            if excluded:
+                rows = rows.copy()
+                rows[:, list(excluded)] = 0
             targets = restoration.targets(tile.core)
             restored = _restore_classes(scan, tile, rows, targets, file)
             of_tile = decide(restored, model.thresholds)

@@ -145,7 +145,8 @@ def _shift_mr(array: npt.NDArray[np.float32], lowest: float, note: str) -> Foreg
         return Foreground(
             mask, False, _join(note, f"its background {background:g} is not its lowest value")
         )
-    # A positive value at the border may also be tissue, in a crop: background is the lowest there is.
+    # A positive value at the border may also be tissue, in a crop: background is the lowest there
+    # is.
     is_offset = background == lowest and lowest < float(array.max())
     if has_plateau and (background < 0 or (background > 0 and is_offset)):
         array -= np.float32(background)

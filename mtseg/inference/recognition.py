@@ -1,0 +1,176 @@
+"""At which voxel size to segment a scan: recognising its task from a few blocks of voxels.
+
+A network learns each task at that task's voxel size, and finds little at another. The task of a
+scan is unknown, so small blocks at random places of the foreground are computed at every voxel size
+that the network's tasks ask for. The size is chosen whose blocks look most like the test scans of
+its task. The rest of the network, and the choice of classes, are not told what was recognised.
+
+The paper evaluates each task at its own voxel size and does not treat this question; the rule is
+this project's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mtseg.inference.scan_statistics import ScanStatistics
+from mtseg.inference.tiling import Block, Plan, Tile
+from mtseg.inference.verdict import OutOfDistributionCheck, scan_features
+from mtseg.tasks.task import Task
+
+NUM_BLOCKS = 32
+"""Blocks of voxels that are computed at each voxel size."""
+
+BLOCK_EDGE = 6
+"""Edge of a block in voxels. The convolutions of its voxels are shared, so a block costs little
+more than its middle voxel, but its voxels resemble each other."""
+
+_INDEPENDENT_VOXELS = 10
+"""As how many independent voxels the 216 of a block count when shares are compared."""
+
+
+class TileNetwork(Protocol):
+    """A network that computes tiles, such as `mtseg.inference.dense.DenseNetwork`."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of combined classes, including background."""
+
+    def run_all(
+        self, volume: npt.NDArray[np.float32], plan: Plan
+    ) -> Iterator[tuple[Tile, npt.NDArray[np.float32]]]:
+        """Computes the tiles of a plan, in its order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognition:
+    """The voxel size to segment a scan at.
+
+    Attributes:
+        spacing_mm: isotropic voxel size; None is the scan's finest.
+        tasks: the tasks that ask for it; empty if it was given by the user.
+        reason: why, in words.
+    """
+
+    spacing_mm: float | None
+    tasks: tuple[str, ...]
+    reason: str
+
+
+def candidate_spacings(
+    tasks: Sequence[Task], scan_spacing_mm: tuple[float, float, float], is_ct: bool
+) -> dict[float, tuple[str, ...]]:
+    """The voxel sizes at which a scan may be segmented.
+
+    Args:
+        tasks: the network's tasks.
+        scan_spacing_mm: the scan's voxel size along its axes.
+        is_ct: whether its intensities are Hounsfield units.
+
+    Returns:
+        Isotropic voxel size in mm -> names of the tasks that ask for it. Tasks of another modality
+        are left out, unless the network has no other.
+    """
+    alike = [task for task in tasks if (task.modality.upper() == "CT") == is_ct] or list(tasks)
+    found: dict[float, tuple[str, ...]] = {}
+    for task in alike:
+        wanted = task.target_spacing_mm(scan_spacing_mm)
+        # Sizes that differ by a rounding error of a header are one.
+        same = next((mm for mm in found if abs(mm - wanted) < 0.005 * mm), wanted)
+        found[same] = (*found.get(same, ()), task.name)
+    return found
+
+
+def plan_blocks(volume: npt.NDArray[np.float32], seed: int = 0) -> Plan:
+    """Blocks at random places of a volume's foreground.
+
+    Args:
+        volume: float32 (I, J, K), prepared; its foreground is not 0.
+        seed: seed of the places.
+
+    Returns:
+        A plan of small tiles; they may overlap. Blocks at the border are cut there. A volume
+        without foreground has none.
+    """
+    foreground = np.flatnonzero(volume)
+    if not foreground.size:
+        return Plan((), 0)
+    rng = np.random.default_rng(seed)
+    chosen = foreground[rng.integers(0, foreground.size, NUM_BLOCKS)]
+    tiles = []
+    for centre in zip(*np.unravel_index(chosen, volume.shape), strict=True):
+        i, j, k = (
+            slice(max(int(c) - BLOCK_EDGE // 2, 0), min(int(c) + BLOCK_EDGE // 2, size))
+            for c, size in zip(centre, volume.shape, strict=True)
+        )
+        block: Block = (i, j, k)
+        tiles.append(Tile(block, block, 0))
+    return Plan(tuple(tiles), 0)
+
+
+def sample_statistics(
+    network: TileNetwork, volume: npt.NDArray[np.float32], seed: int = 0
+) -> ScanStatistics:
+    """What the network says of `NUM_BLOCKS` blocks of a prepared volume."""
+    statistics = ScanStatistics(network.num_classes)
+    for _, rows in network.run_all(volume, plan_blocks(volume, seed)):
+        statistics.add(rows)
+    return statistics
+
+
+def mismatch(
+    statistics: ScanStatistics,
+    class_task: Sequence[str | None],
+    task: str,
+    check: OutOfDistributionCheck | None,
+) -> float:
+    """How little sampled voxels look like a scan of a task; smaller is better.
+
+    With a calibrated network it is the mean squared deviation of the features of
+    `mtseg.inference.verdict.scan_features` from those of the task's test scans, in units of their
+    variance and that of sampling few voxels. Otherwise it is 1 less the share of voxels that get a
+    class of the task, plus the share that get a class of another.
+
+    Args:
+        statistics: of the sampled voxels.
+        class_task: the task of each combined class; None for background.
+        task: name of the task.
+        check: what the network knows of its test scans; None if it was not calibrated.
+    """
+    shares = statistics.shares
+    of_task = np.array([name == task for name in class_task])
+    of_others = np.array([name not in (None, task) for name in class_task])
+    if check is None or task not in check.tasks:
+        return float(1 - shares[of_task].sum() + shares[of_others].sum())
+    reference = check.tasks[task]
+    features = scan_features(statistics, class_task, task)
+    count = max(statistics.num_voxels.sum() / BLOCK_EDGE**3 * _INDEPENDENT_VOXELS, 1)
+    shares_of_features = 10.0**features
+    # Of a share p seen in n voxels, the logarithm to base 10 varies by (1 - p) / (p n ln(10)^2).
+    sampling = (1 - shares_of_features) / (shares_of_features * count) / np.log(10) ** 2
+    variance = np.square(reference.deviation) + np.maximum(sampling, 0)
+    return float(np.mean(np.square(features - reference.mean) / variance))
+
+
+def choose_spacing(
+    mismatches: Mapping[float, Mapping[str, float]],
+) -> Recognition:
+    """Chooses the voxel size whose best task has the smallest mismatch.
+
+    Args:
+        mismatches: voxel size in mm -> name of a task that asks for it -> its mismatch.
+    """
+    best = min(mismatches, key=lambda mm: min(mismatches[mm].values()))
+    task = min(mismatches[best], key=lambda name: mismatches[best][name])
+    others = ", ".join(f"{mm:.3g} mm" for mm in mismatches if mm != best)
+    return Recognition(
+        best,
+        tuple(mismatches[best]),
+        f"segmented at {best:.3g} mm, the voxel size of {task}: sampled voxels look more like its "
+        f"scans than at {others}",
+    )

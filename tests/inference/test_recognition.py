@@ -1,0 +1,103 @@
+"""The voxel size that a scan is segmented at is that of the task it looks like."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mtseg.inference.recognition import (
+    BLOCK_EDGE,
+    NUM_BLOCKS,
+    candidate_spacings,
+    choose_spacing,
+    mismatch,
+    plan_blocks,
+    sample_statistics,
+)
+from mtseg.inference.scan_statistics import ScanStatistics
+from mtseg.inference.verdict import calibrate
+from mtseg.tasks.label_space import parse_tasks
+
+TASKS = [selection.task for selection in parse_tasks("brain,breast,cta").selections]
+CLASS_TASK = (None, "a", "a", "b")
+
+
+def statistics(*num_voxels, confidence=0.9):
+    found = ScanStatistics(len(num_voxels))
+    found.num_voxels[:] = num_voxels
+    found.confidence[:] = np.multiply(num_voxels, confidence)
+    return found
+
+
+def test_each_task_asks_for_its_own_voxel_size():
+    found = candidate_spacings(TASKS, (0.7, 0.7, 3.0), is_ct=False)
+    assert found == {1.0: ("brain",), 0.7: ("breast",)}
+    assert candidate_spacings(TASKS, (0.7, 0.7, 3.0), is_ct=True) == {0.45: ("cta",)}
+
+
+def test_tasks_that_ask_for_the_same_voxel_size_are_one_candidate():
+    assert candidate_spacings(TASKS, (1.0, 1.001, 1.0), is_ct=False) == {1.0: ("brain", "breast")}
+
+
+def test_a_network_without_a_task_of_the_modality_uses_what_it_has():
+    assert candidate_spacings(TASKS[:1], (0.5, 0.5, 0.5), is_ct=True) == {1.0: ("brain",)}
+
+
+def test_blocks_lie_around_foreground_voxels_and_within_the_volume():
+    volume = np.zeros((20, 21, 22), np.float32)
+    volume[0, 0, 0] = volume[12, 13, 14] = 1
+    blocks = {str(tile.core) for tile in plan_blocks(volume).tiles}
+    half = BLOCK_EDGE // 2
+    corner = (slice(0, half),) * 3
+    middle = tuple(slice(c - half, c + half) for c in (12, 13, 14))
+    assert blocks == {str(corner), str(middle)}
+    assert len(plan_blocks(volume).tiles) == NUM_BLOCKS
+    assert plan_blocks(volume) == plan_blocks(volume)
+    assert plan_blocks(np.zeros((3, 4, 5), np.float32)).tiles == ()
+
+
+class Constant:
+    """A network that gives every voxel class 1."""
+
+    num_classes = 3
+
+    def run_all(self, volume, plan):
+        for tile in plan.tiles:
+            count = np.count_nonzero(volume[tile.computed])
+            yield tile, np.tile(np.array([0.1, 0.7, 0.2], np.float32), (count, 1))
+
+
+def test_statistics_are_those_of_the_foreground_voxels_of_the_blocks():
+    volume = np.ones((8, 8, 8), np.float32)
+    found = sample_statistics(Constant(), volume)
+    voxels = sum(volume[tile.core].size for tile in plan_blocks(volume).tiles)
+    assert found.num_voxels.tolist() == [0, voxels, 0]
+
+
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_voxels_like_those_of_a_task_match_it_best(is_calibrated):
+    check = None
+    if is_calibrated:
+        scans = {
+            "a": [statistics(1000 + n, 4000, 5000, 0) for n in range(5)],
+            "b": [statistics(9000 + n, 0, 0, 900) for n in range(5)],
+        }
+        check = calibrate(scans, CLASS_TASK)
+    like_a, like_b = statistics(100, 400, 500, 1), statistics(950, 0, 1, 99)
+    assert mismatch(like_a, CLASS_TASK, "a", check) < mismatch(like_a, CLASS_TASK, "b", check)
+    if is_calibrated:  # without, a task with little foreground cannot be told from nothing
+        assert mismatch(like_b, CLASS_TASK, "b", check) < mismatch(like_b, CLASS_TASK, "a", check)
+
+
+def test_a_share_that_so_few_voxels_cannot_show_is_no_mismatch():
+    """A structure of 0.2 % of a scan is missed by chance in some hundred voxels."""
+    scans = {"b": [statistics(9980, 0, 0, 20)] * 5, "a": [statistics(0, 5000, 5000, 0)] * 5}
+    check = calibrate(scans, CLASS_TASK)
+    assert mismatch(statistics(6912, 0, 0, 0), CLASS_TASK, "b", check) < 1
+
+
+def test_the_voxel_size_with_the_best_match_is_chosen_and_said():
+    found = choose_spacing({1.0: {"brain": 0.4}, 0.5: {"breast": 9.0, "knee": 7.0}})
+    assert (found.spacing_mm, found.tasks) == (1.0, ("brain",))
+    assert found.reason.startswith("segmented at 1 mm, the voxel size of brain")
+    assert dataclasses.asdict(found)["reason"].endswith("than at 0.5 mm")
