@@ -45,8 +45,9 @@ SIZES = {
 MEASURE = """
 import sys, time
 from pathlib import Path
-from mtseg.exported import load
-from mtseg.predict import Options, segment_files
+from mtseg.models.loading import load
+from mtseg.prediction.pipeline import segment_files
+from mtseg.prediction.scan import Options
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

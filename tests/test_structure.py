@@ -1,6 +1,7 @@
 """The house: packages of a size that a reader takes in, imports in one direction, prompt start-up."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,24 @@ def test_a_package_has_two_to_ten_modules_and_says_what_it_is_for(package):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_is_longer_than_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_every_module_that_a_text_imports_or_refers_to_exists():
+    """Also in scripts within strings, which nothing else reads before they run."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
+    names |= {name.removesuffix(".__init__") for name in names}
+    texts = [ROOT / "README.md", *MODULES]
+    for folder in ("tests", "benchmarks", "docs", "notebooks"):
+        texts += [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md", ".ipynb")]
+    for path in texts:
+        for name in re.findall(r"(?:from|import) (mtseg(?:\.[a-z_]+)+)", path.read_text()):
+            assert name in names, f"{path}: {name}"
+        for name in re.findall(r"`(mtseg(?:\.\w+)+)`", path.read_text()):
+            module = max((n for n in names if f"{name}.".startswith(f"{n}.")), key=len)
+            if rest := name.removeprefix(module).split(".")[1:]:
+                file = ROOT / module.replace(".", "/")
+                file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+                assert re.search(rf"\b{rest[0]}\b", file.read_text()), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("name", ["model", "folding"])

@@ -68,7 +68,7 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
             seed.
 
     Example:
-        >>> from mtseg.config import configure
+        >>> from mtseg.training.config import configure
         >>> [e.name for e in plan_experiments(configure("fast", "breast,cta", "mtseg_data"))]
         ['breast', 'cta', 'breast+cta', 'breast_again']
     """

@@ -134,13 +134,12 @@ def _serve():
     from mtseg.system.quiet_tensorflow import import_tensorflow
 
     import_tensorflow()
-    import mtseg.exported
-    import mtseg.predict
-    import mtseg.preparation
-    import mtseg.server_connection
-
-    import mtseg.experiments
-    import mtseg.serving.folder  # noqa: F401
+    import mtseg.experiments.run
+    import mtseg.models.loading
+    import mtseg.prediction.pipeline
+    import mtseg.records.writing
+    import mtseg.serving.folder
+    import mtseg.serving.remote_model  # noqa: F401
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -31,7 +31,7 @@ def measure(*_):
 
 SCANS = """
 import mtseg
-from mtseg.predict import segment_files
+from mtseg.prediction.pipeline import segment_files
 model = mtseg.load(sys.argv[1], "float32")
 scans = [Path(sys.argv[2]) / f"{n % 4}.nii.gz" for n in range(int(sys.argv[4]))]
 for path, outcome in segment_files(model, scans, Path(sys.argv[3])):
@@ -41,8 +41,8 @@ print(json.dumps(resident))
 """
 
 MINIBATCHES = """
-from mtseg.config import TrainConfig
-from mtseg.train import train_and_evaluate
+from mtseg.training.config import TrainConfig
+from mtseg.training.loop import train_and_evaluate
 count = int(sys.argv[3])
 config = TrainConfig(
     "breast:phantom", sys.argv[1], global_batch_size=2, minibatches_per_task=count,
@@ -54,8 +54,8 @@ print(json.dumps(resident))
 
 REQUESTS = """
 import mtseg
-from mtseg.server_address import ServerOptions
-from mtseg.predict import segment_files
+from mtseg.serving.address import ServerOptions
+from mtseg.prediction.pipeline import segment_files
 model = mtseg.load(sys.argv[1], None, ServerOptions())
 for number in range(int(sys.argv[4])):
     ((_, outcome),) = segment_files(model, [Path(sys.argv[2]) / "0.nii.gz"], Path(sys.argv[3]))
