@@ -55,14 +55,14 @@ def random_run(tmp_path_factory):
     from mtseg.evaluation.results import Evaluation
     from mtseg.system import atomic_files
     from mtseg.tasks.label_space import parse_tasks
-    from mtseg.training import network
     from mtseg.training import workdir as workdir_files
+    from mtseg.training.building import build_model
     from mtseg.training.config import TrainConfig
 
     workdir = tmp_path_factory.mktemp("random_run")
     label_space = parse_tasks("brain,breast,cta")
     config = TrainConfig(label_space.spec, "data")
-    model = network.build_model(config, label_space)
+    model = build_model(config, label_space)
     rng = np.random.default_rng(0)
     for variable in model.variables:
         if "moving" in variable.path or "gamma" in variable.path:

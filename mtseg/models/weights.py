@@ -19,8 +19,8 @@ from mtseg.errors import InputError
 from mtseg.models.manifest import WEIGHTS, read_manifest
 from mtseg.system.checksums import verify_checksums
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.building import build_model
 from mtseg.training.config import TrainConfig
-from mtseg.training.network import build_model
 from mtseg.training.workdir import have_matching_weights, read_config, weights_path
 
 

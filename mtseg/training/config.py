@@ -63,7 +63,7 @@ class TrainConfig:
             none.
         optimizer: optimiser: adam, as in the paper, or muon. Muon moves the weights of
             convolutions and fully connected layers in orthogonal directions (see
-            `mtseg.training.optimizers`).
+            `mtseg.training.building`).
         adam_beta_2: decay of Adam's second moment. The default is Keras's.
         dropout_rate: dropout on both layers of 192 nodes. The paper gives no rate.
         batch_norm_momentum: momentum of the moving statistics. The default is Keras's.

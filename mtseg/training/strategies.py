@@ -156,7 +156,9 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     )
 
 
-class _SlurmCluster(tf.distribute.cluster_resolver.SlurmClusterResolver):
+class _SlurmCluster(
+    tf.distribute.cluster_resolver.SlurmClusterResolver  # type: ignore[misc]  # has no types
+):
     """The tasks of a Slurm step, each with the devices that Slurm lets it see.
 
     TensorFlow's own counts the GPUs of a node with nvidia-smi and divides them among its tasks; it
@@ -184,4 +186,5 @@ class _SlurmCluster(tf.distribute.cluster_resolver.SlurmClusterResolver):
     ) -> dict[str, int]:
         """The devices that this process sees, as other clusters count them."""
         cluster = tf.distribute.cluster_resolver.ClusterResolver
-        return cluster.num_accelerators(self, task_type, task_id, config_proto)
+        devices: dict[str, int] = cluster.num_accelerators(self, task_type, task_id, config_proto)
+        return devices

@@ -13,9 +13,8 @@ import tensorflow as tf
 from mtseg.network.model import patch_logits_model
 from mtseg.scans.patches import PLANES
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.building import build_model, make_learning_rate, make_optimizer
 from mtseg.training.config import TrainConfig
-from mtseg.training.network import build_model
-from mtseg.training.optimizers import make_optimizer
 from mtseg.training.strategies import Replicas
 
 
@@ -42,7 +41,7 @@ class TrainingStep:
                 config, label_space, precision=config.precision, replicas=replicas.num_replicas
             )
             self._logits = patch_logits_model(self.model)
-            optimizer = make_optimizer(config, _learning_rate(config, total))
+            optimizer = make_optimizer(config, make_learning_rate(config, total))
             if config.precision == "mixed_float16":
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             self.optimizer = optimizer
@@ -96,7 +95,10 @@ class TrainingStep:
             return tf.stack([loss, is_stopping])
 
         both = self._strategy.run(compute, args=(patches, score_index))
-        return tf.unstack(self._strategy.reduce(tf.distribute.ReduceOp.SUM, both, axis=None))
+        loss, stopping = tf.unstack(
+            self._strategy.reduce(tf.distribute.ReduceOp.SUM, both, axis=None)
+        )
+        return loss, stopping
 
     def _compute_share(self, patches: tf.Tensor, score_index: tf.Tensor) -> tf.Tensor:
         """One replica's share of a mini-batch: forward, backward, update.
@@ -122,16 +124,3 @@ class TrainingStep:
         gradients = tape.gradient(scaled, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return tf.cast(loss, tf.float32)
-
-
-def _learning_rate(config: TrainConfig, total: int) -> Any:
-    if config.schedule == "constant" and not config.warmup_minibatches:
-        return config.learning_rate
-    warmup = config.warmup_minibatches
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else config.learning_rate,
-        decay_steps=max(total - warmup, 1),
-        alpha=1.0 if config.schedule == "constant" else 0.0,
-        warmup_target=config.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )

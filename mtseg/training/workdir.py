@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
@@ -51,7 +52,7 @@ def labels_path(workdir: Path, task: str, subject: str) -> Path:
     return workdir / LABELS / task / f"{subject}.npz"
 
 
-def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> None:
+def write_labels(workdir: Path, task: str, subject: str, labels: npt.NDArray[np.uint8]) -> None:
     """Writes the label map of a test scan, uint8 (I, J, K), on the grid of its task."""
     path = labels_path(workdir, task, subject)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def write_labels(workdir: Path, task: str, subject: str, labels: np.ndarray) -> 
         np.savez_compressed(temporary, labels=labels)
 
 
-def read_labels(workdir: Path, task: str, subject: str) -> np.ndarray:
+def read_labels(workdir: Path, task: str, subject: str) -> npt.NDArray[np.uint8]:
     """Reads the label map that `write_labels` wrote.
 
     Raises:
@@ -68,11 +69,12 @@ def read_labels(workdir: Path, task: str, subject: str) -> np.ndarray:
     path = labels_path(workdir, task, subject)
     try:
         with np.load(path) as file:
-            return file["labels"]
+            labels: npt.NDArray[np.uint8] = file["labels"]
+            return labels
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: is missing or unreadable. Remove {workdir / EVALUATION} and rerun the command "
-            "that made the run: it evaluates again."
+            f"{path}: is missing or unreadable. Remove {workdir / EVALUATION} and rerun the "
+            "command that made the run: it evaluates again."
         ) from error
 
 
@@ -98,7 +100,8 @@ def read_evaluation(workdir: Path) -> dict[str, Any] | None:
     """
     path = workdir / EVALUATION
     try:
-        return json.loads(path.read_text())
+        evaluation: dict[str, Any] = json.loads(path.read_text())
+        return evaluation
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

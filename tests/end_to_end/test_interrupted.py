@@ -43,9 +43,9 @@ checkpoints.shutil.rmtree = lambda path, **_: die() if ".old." in str(path) else
 """
 
 DURING_AN_EVALUATION = """
-from mtseg.training import loop
-evaluate = loop.evaluate_model
-loop.evaluate_model = lambda *a, on_scan, **k: evaluate(*a, on_scan=die, **k)
+from mtseg.training import reporting
+evaluate = reporting.evaluate_model
+reporting.evaluate_model = lambda *a, on_scan, **k: evaluate(*a, on_scan=die, **k)
 """
 
 

@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps for kernels, Adam for the rest."""
+"""The optimisers of a run: Adam as in the paper, and Muon against a reference in NumPy."""
 
 import keras
 import numpy as np
@@ -6,8 +6,47 @@ import pytest
 import tensorflow as tf
 
 from mtseg.network.model import build_patch_model
+from mtseg.training.building import KernelMuon, make_learning_rate, make_optimizer
 from mtseg.training.config import configure
-from mtseg.training.optimizers import KernelMuon, make_optimizer
+
+MOMENTUM = 0.95
+
+
+def muon(rate=0.01):
+    return make_optimizer(configure("paper", "breast", "data", optimizer="muon"), rate)
+
+
+def orthogonalised(matrix):
+    """Five Newton-Schulz iterations with the coefficients of Jordan et al., in float64."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def direction(average, gradient):
+    """The momentum rule: what is orthogonalised, given the average after this gradient."""
+    return gradient + MOMENTUM * average
+
+
+def reference_run(start, gradients, rate):
+    """The kernel after a step of Muon for each gradient, float64 in the shape of `start`."""
+    kernel = start.astype(np.float64).reshape(-1, start.shape[-1])
+    average = np.zeros_like(kernel)
+    for gradient in gradients.astype(np.float64).reshape(len(gradients), *kernel.shape):
+        average += (1 - MOMENTUM) * (gradient - average)
+        length = 0.2 * np.sqrt(max(kernel.shape))  # as long as a step of Adam
+        kernel = kernel - rate * length * orthogonalised(direction(average, gradient))
+    return kernel.reshape(start.shape)
+
+
+def noisy_gradients(shape, count, seed=0):
+    """A constant direction under noise three times its size, as mini-batches give it."""
+    rng = np.random.default_rng(seed)
+    signal, noise = rng.normal(size=shape), rng.normal(size=(count, *shape))
+    return (signal + 3 * noise).astype(np.float32)
 
 
 def test_adam_is_the_papers():
@@ -15,8 +54,32 @@ def test_adam_is_the_papers():
     assert type(optimizer) is keras.optimizers.Adam
 
 
-def muon(rate=0.01):
-    return make_optimizer(configure("paper", "breast", "data", optimizer="muon"), rate)
+@pytest.mark.parametrize("shape", [(3, 3, 8, 4), (1, 1, 6, 10)])
+def test_sixty_noisy_steps_of_muon_are_those_of_the_reference(shape):
+    """Many steps: the first one has no momentum yet, so it says nothing of the momentum rule."""
+    start = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    gradients = noisy_gradients(shape, 60)
+    kernel, optimizer = keras.Variable(start, name="kernel"), muon(0.01)
+    for number, gradient in enumerate(gradients, start=1):
+        optimizer.apply_gradients([(tf.constant(gradient), kernel)])
+        if number in (1, 2, 60):
+            expected = reference_run(start, gradients[:number], 0.01)
+            np.testing.assert_allclose(kernel.numpy(), expected, atol=1e-4)
+    moved = np.abs(kernel.numpy() - start).max()
+    assert moved > 0.05  # five hundred times the tolerance
+
+
+def test_the_reference_tells_momentum_rules_apart(monkeypatch):
+    """Jordan's rule takes another path from these gradients, by far more than the tolerance."""
+    shape = (3, 3, 8, 4)
+    start, gradients = np.zeros(shape), noisy_gradients(shape, 60)
+    as_it_is = reference_run(start, gradients, 0.01)
+
+    def jordans(average, gradient):
+        return (1 - MOMENTUM) * gradient + MOMENTUM * average
+
+    monkeypatch.setitem(globals(), "direction", jordans)
+    assert np.abs(reference_run(start, gradients, 0.01) - as_it_is).max() > 0.01
 
 
 def test_kernels_but_the_first_and_the_last_are_muons():
@@ -34,11 +97,10 @@ def test_kernels_but_the_first_and_the_last_are_muons():
     assert all(len(variable.shape) == 4 for variable in moved)
 
 
-def test_a_step_on_a_kernel_has_equal_singular_values():
+def test_a_step_on_a_kernel_has_nearly_equal_singular_values():
     kernel = keras.Variable(np.zeros((3, 3, 8, 4), np.float32), name="kernel")
-    optimizer = muon(0.01)
-    gradient = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)
-    optimizer.apply_gradients([(tf.constant(gradient), kernel)])
+    gradient = noisy_gradients(kernel.shape, 1)[0]
+    muon(0.01).apply_gradients([(tf.constant(gradient), kernel)])
     step = -kernel.numpy().reshape(72, 4)
     values = np.linalg.svd(step, compute_uv=False)
     # As long as Adam's steps: 0.2 times the rate in each element, by root mean square.
@@ -48,12 +110,34 @@ def test_a_step_on_a_kernel_has_equal_singular_values():
     assert (step.ravel() * gradient.ravel()).sum() > 0
 
 
-def test_a_bias_is_moved_by_adam():
+def test_a_bias_is_moved_by_adam_at_a_share_of_the_rate():
     bias = keras.Variable(np.zeros(3, np.float32), name="bias")
     muon(0.01).apply_gradients([(tf.constant([1.0, -2.0, 0.5]), bias)])
     np.testing.assert_allclose(bias.numpy(), [-0.006, 0.006, -0.006], rtol=1e-4)
 
 
-def test_it_comes_back_from_its_configuration():
+def test_muon_can_be_saved_and_restored_by_keras():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(muon()))
     assert isinstance(again, KernelMuon)
+
+
+def rates(steps, **changes):
+    config = configure("paper", "breast", "data", learning_rate=0.01, **changes)
+    rate = make_learning_rate(config, num_minibatches=100)
+    return [float(rate(step)) for step in steps]
+
+
+def test_the_papers_learning_rate_is_constant():
+    assert make_learning_rate(configure("paper", "breast", "data"), 100) == 1e-3
+
+
+def test_a_warm_up_rises_linearly_and_then_the_rate_is_constant():
+    expected = [0, 0.005, 0.01, 0.01, 0.01]
+    assert rates([0, 10, 20, 50, 100], warmup_minibatches=20) == pytest.approx(expected)
+
+
+def test_a_cosine_falls_to_zero_at_the_end_of_the_run():
+    expected = [0, 0.01, 0.005, 0]
+    found = rates([0, 20, 60, 100], warmup_minibatches=20, schedule="cosine")
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert rates([0, 50, 100], schedule="cosine") == pytest.approx([0.01, 0.005, 0], abs=1e-6)

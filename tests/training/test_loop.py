@@ -15,23 +15,30 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
-from mtseg.models import weights
 from mtseg.models.export import export_weights
 from mtseg.models.manifest import read_manifest
-from mtseg.training import workdir as workdir_files
+from mtseg.models.weights import load_trained
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.config import TrainConfig
 from mtseg.training.loop import plan_calls, train_and_evaluate
 from mtseg.training.tensorflow_step import TrainingStep
+from mtseg.training.workdir import LEARNING_CURVE, weights_path
 from tests.event_files import scalars_of
 
 pytestmark = pytest.mark.slow
 
+EVALUATE = "mtseg.training.reporting.evaluate_model"
+"""What tests put something else in place of."""
+
+
+def no_scores(*_, **__):
+    return Evaluation((), {})
+
 
 @pytest.fixture
 def without_evaluation(monkeypatch):
-    """Whole-volume inference has tests of its own."""
-    monkeypatch.setattr("mtseg.training.loop.evaluate_model", lambda *_, **__: Evaluation((), {}))
+    """Evaluations score no scan: inference of whole volumes has tests of its own."""
+    monkeypatch.setattr(EVALUATE, no_scores)
 
 
 def make_config(tiny_data, **changes):
@@ -46,8 +53,18 @@ def make_config(tiny_data, **changes):
     return TrainConfig("breast:phantom", str(tiny_data.data_dir), **{**settings, **changes})
 
 
-def weights_of(workdir):
-    return weights.load_trained(workdir).model.get_weights()
+@pytest.fixture(scope="module")
+def finished(tiny_data, tmp_path_factory):
+    """The folder of a run of `make_config` that never stopped; copy it to change it."""
+    workdir = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EVALUATE, no_scores)
+        train_and_evaluate(make_config(tiny_data), workdir)
+    return workdir
+
+
+def weights_of(workdir, which="last"):
+    return load_trained(workdir, which).model.get_weights()
 
 
 def assert_same_weights(one, other):
@@ -64,11 +81,14 @@ def test_calls_end_where_something_is_due():
 
 @pytest.mark.promise("exact resume")
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_a_stopped_run_that_goes_on_has_the_same_weights(
-    tiny_data, tmp_path, without_evaluation, optimizer
+def test_a_resumed_run_has_the_weights_of_one_that_never_stopped(
+    tiny_data, finished, tmp_path, without_evaluation, optimizer
 ):
     config = make_config(tiny_data, optimizer=optimizer)
-    train_and_evaluate(config, tmp_path / "whole")
+    whole = finished
+    if optimizer != "adam":
+        whole = tmp_path / "whole"
+        train_and_evaluate(config, whole)
 
     class Killed(Exception):
         pass
@@ -83,13 +103,13 @@ def test_a_stopped_run_that_goes_on_has_the_same_weights(
         with pytest.raises(Killed):
             train_and_evaluate(config, tmp_path / "stopped")
     train_and_evaluate(config, tmp_path / "stopped")
-    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert_same_weights(whole, tmp_path / "stopped")
 
 
 @pytest.mark.promise("exact resume")
 @pytest.mark.parametrize("when", ["training", "evaluation"])
-def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_come(
-    tiny_data, tmp_path, monkeypatch, capsys, when
+def test_sigterm_saves_the_run_and_resuming_gives_the_same_weights(
+    tiny_data, finished, tmp_path, monkeypatch, capsys, when
 ):
     def evaluate(*_, on_scan, **__):
         if when == "evaluation" and not is_sent:
@@ -106,42 +126,39 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_it_had_not_come(
             send()
         return step(self, *arguments)
 
-    is_sent, step = [True], TrainingStep._compute_call
-    monkeypatch.setattr("mtseg.training.loop.evaluate_model", evaluate)
+    is_sent, step = [], TrainingStep._compute_call
+    monkeypatch.setattr(EVALUATE, evaluate)
+    # When a run evaluates and saves does not change its weights, so `finished` is its like.
     config = make_config(tiny_data, evaluate_every=3, checkpoint_every=100)
-    train_and_evaluate(config, tmp_path / "whole")
-
-    is_sent.clear()
     monkeypatch.setattr(TrainingStep, "_compute_call", compute)  # called when it is traced
     assert train_and_evaluate(config, tmp_path / "stopped") is None
     assert is_sent
-    assert "Stopped; the same command" in capsys.readouterr().out
+    assert "Stopped. Rerun the command to resume." in capsys.readouterr().out
     (saved,) = (tmp_path / "stopped" / "checkpoints").iterdir()
     # A signal within a step is seen by the next.
     assert saved.name == {"training": "step-2", "evaluation": "step-3"}[when]
     assert train_and_evaluate(config, tmp_path / "stopped") is not None
-    curve = json.loads((tmp_path / "stopped" / workdir_files.LEARNING_CURVE).read_text())
+    curve = json.loads((tmp_path / "stopped" / LEARNING_CURVE).read_text())
     assert [point["minibatch"] for point in curve] == [3, 4]
-    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert_same_weights(finished, tmp_path / "stopped")
 
 
-def losses_on(strategy, config, workdir):
-    """Losses of a run in a process of its own: TensorFlow cannot change a collective's type."""
-    config = dataclasses.replace(config, strategy=strategy)
+def train_mirrored(config, workdir):
+    """Trains on two devices, in another process: TensorFlow cannot change a collective's type."""
+    config = dataclasses.replace(config, strategy="mirrored")
     script = f"""
 import tensorflow as tf
-import mtseg.training.loop
-from mtseg.config import TrainConfig
-from mtseg.evaluate import Evaluation
+from mtseg.evaluation.results import Evaluation
+from mtseg.training import reporting
+from mtseg.training.config import TrainConfig
+from mtseg.training.loop import train_and_evaluate
 
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-mtseg.training.loop.evaluate_model = lambda *_, **__: Evaluation((), {{}})
-mtseg.training.loop.train_and_evaluate(TrainConfig.from_json({config.to_json()!r}),
-{str(workdir)!r})
+reporting.evaluate_model = lambda *_, **__: Evaluation((), {{}})
+train_and_evaluate(TrainConfig.from_json({config.to_json()!r}), {str(workdir)!r})
 """
     subprocess.run([sys.executable, "-c", script], check=True)
-    return scalars_of(workdir, "loss")
 
 
 @pytest.mark.parametrize(
@@ -157,12 +174,16 @@ mtseg.training.loop.train_and_evaluate(TrainConfig.from_json({config.to_json()!r
         ("mixed_bfloat16", "adam", 1, 0.1),
     ],
 )
-def test_two_replicas_are_one_device(tiny_data, tmp_path, precision, optimizer, count, tolerance):
+def test_two_replicas_are_one_device(
+    tiny_data, tmp_path, without_evaluation, precision, optimizer, count, tolerance
+):
     config = make_config(
         tiny_data, precision=precision, optimizer=optimizer, minibatches_per_task=count,
         evaluate_every=count, checkpoint_every=1,
     )  # fmt: skip
-    one, two = (losses_on(name, config, tmp_path / name) for name in ("default", "mirrored"))
+    train_and_evaluate(config, tmp_path / "one")
+    train_mirrored(config, tmp_path / "two")
+    one, two = (scalars_of(tmp_path / name, "loss") for name in ("one", "two"))
     assert list(one) == list(two) == list(range(1, count + 1))
     for step in one:
         assert one[step] == pytest.approx(two[step], abs=tolerance)
@@ -185,13 +206,13 @@ def test_several_steps_a_call_are_the_same_steps(tiny_data, tmp_path, without_ev
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_backgrounds_by_task_leave_as_one_class(tiny_data, tmp_path):
+def test_backgrounds_by_task_are_one_class_of_the_exported_model(tiny_data, tmp_path):
     config = make_config(tiny_data, backgrounds="by-task", class_priors="natural")
     config = dataclasses.replace(config, tasks="breast:phantom,cta:phantom")
     evaluation = train_and_evaluate(config, tmp_path / "run")
     assert len(evaluation.mean_dice()) == 2
     export_weights(tmp_path / "run", tmp_path / "model")
-    trained = weights.load_trained(tmp_path / "model")
+    trained = load_trained(tmp_path / "model")
     assert trained.model.get_layer("logits").filters == 4
     assert trained.model.output.shape[-1] == len(trained.label_space.class_names) == 3
 
@@ -233,7 +254,7 @@ def test_a_shard_that_shrinks_during_training_is_one_clear_line(
             train_and_evaluate(config, tmp_path / "run")
 
 
-def test_the_disk_may_be_full_and_the_run_goes_on_when_it_is_not(
+def test_a_full_disk_is_one_clear_line_and_the_run_resumes_when_there_is_room(
     tiny_data, tmp_path, without_evaluation
 ):
     def fail(*_):
@@ -262,16 +283,14 @@ def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monke
     def evaluate(*_, **__):
         return Evaluation((Row("breast", "pectoral_muscle", "a", "dice", next(scores)),), {})
 
-    monkeypatch.setattr("mtseg.training.loop.evaluate_model", evaluate)
+    monkeypatch.setattr(EVALUATE, evaluate)
     train_and_evaluate(make_config(tiny_data, minibatches_per_task=3, evaluate_every=1), tmp_path)
-    curve = json.loads((tmp_path / workdir_files.LEARNING_CURVE).read_text())
+    curve = json.loads((tmp_path / LEARNING_CURVE).read_text())
     assert [point["minibatch"] for point in curve] == [1, 2, 3]
     assert [point["mean_dice"] for point in curve] == [0.2, 0.6, 0.4]
-    last, best = (
-        weights.load_trained(tmp_path, which).model.get_weights() for which in ("last", "best")
-    )
+    last, best = (weights_of(tmp_path, which) for which in ("last", "best"))
     assert any((a != b).any() for a, b in zip(last, best, strict=True))
-    # What goes out with weights is the evaluation that they had.
+    # Weights are exported with the evaluation that they had.
     dice = {}
     for which in ("last", "best"):
         path = export_weights(tmp_path, tmp_path / which, which)
@@ -280,22 +299,21 @@ def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monke
 
 
 @pytest.mark.promise("damage is noticed")
-def test_weights_that_were_lost_are_written_again(tiny_data, tmp_path, without_evaluation):
-    config = make_config(tiny_data)
-    train_and_evaluate(config, tmp_path)
-    before = weights_of(tmp_path)
-    workdir_files.weights_path(tmp_path, "last").unlink()
-    train_and_evaluate(config, tmp_path)
-    for a, b in zip(weights_of(tmp_path), before, strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_weights_that_were_lost_are_written_again(
+    tiny_data, finished, tmp_path, without_evaluation
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    weights_path(workdir, "last").unlink()
+    train_and_evaluate(make_config(tiny_data), workdir)
+    assert_same_weights(workdir, finished)
 
 
 @pytest.mark.promise("damage is noticed")
-def test_a_damaged_weights_file_is_one_clear_line(tiny_data, tmp_path, without_evaluation):
-    train_and_evaluate(make_config(tiny_data, minibatches_per_task=1), tmp_path)
-    workdir_files.weights_path(tmp_path, "last").write_bytes(b"no weights")
+def test_a_damaged_weights_file_is_one_clear_line(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    weights_path(workdir, "last").write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"last\.weights\.h5"):
-        weights.load_trained(tmp_path)
+        load_trained(workdir)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtseg.evaluation.results import Evaluation, Row
-from mtseg.training.logging import log_evaluation
+from mtseg.training.reporting import log_evaluation
 
 
 def test_precision_recall_is_a_curve_of_the_pr_plugin(tmp_path):
