@@ -49,7 +49,7 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
 def _guarded_output() -> Iterator[None]:
     """Makes prints harmless if nobody reads them any more, so that the work is completed."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)
     try:
         yield
     finally:
@@ -72,6 +72,11 @@ class _Output:
         """Writes like `io.TextIOBase.write`."""
         try:
             return self._stream.write(text)
+        except UnicodeEncodeError:  # a terminal that cannot show all letters of a file's name
+            encoding = self._stream.encoding or "ascii"
+            shown = text.encode(encoding, "backslashreplace").decode(encoding)
+            self._stream.write(shown)
+            return len(text)
         except OSError:  # nobody reads, the terminal is gone, the disk is full
             self._silence()
             return len(text)

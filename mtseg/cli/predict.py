@@ -143,7 +143,7 @@ def _predict(argv: list[str]) -> int:
     _check_arguments(arguments)  # and the scans: fail before TensorFlow is loaded
     from mtseg.scans.discovery import list_scans, take_part
 
-    scans = list_scans(Path(scan) for scan in arguments.scans)
+    scans = list_scans((Path(scan) for scan in arguments.scans), Path(arguments.out))
     missing = [str(scan.path) for scan in scans if not scan.path.exists()]
     if len(missing) == len(scans):
         raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
@@ -185,7 +185,7 @@ def _segment(
     model: ExportedModel, scans: list[ListedScan], out: Path, arguments: argparse.Namespace
 ) -> int:
     from mtseg.prediction.pipeline import segment_files
-    from mtseg.prediction.results import is_done, made_from
+    from mtseg.prediction.results import is_done, made_from, refuse_other_scan
     from mtseg.prediction.scan import Options
     from mtseg.serving.connection import ServerError
 
@@ -205,6 +205,8 @@ def _segment(
             for scan in scans
             if not (scan.path.exists() and is_done(out / scan.stem, made_from(scan.path, *made)))
         ]
+        for scan in to_do:
+            refuse_other_scan(out / scan.stem, scan.path)
         if num_done := len(scans) - len(to_do):
             print(
                 f"{num_done} of {len(scans)} scans already have results of this model and these "
@@ -216,7 +218,7 @@ def _segment(
     bars = _Bars(len(to_do), model.network.precision)
     num_written, failed = 0, []
     try:
-        for scan, outcome in segment_files(
+        for path, outcome in segment_files(
             model,
             [scan.path for scan in to_do],
             out,
@@ -228,17 +230,17 @@ def _segment(
             if isinstance(outcome, InputError):
                 if len(scans) == 1:
                     raise outcome
-                failed.append(str(scan))
+                failed.append(str(path))
                 print_error(outcome)
                 continue
             num_written += 1
             found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
-            bars.say(f"{scan} -> {outcome.label_path}: {found or 'background only'}")
+            bars.say(f"{path} -> {outcome.label_path}: {found or 'background only'}")
             bars.say(f"  {outcome.verdict.describe()}; details: {outcome.verdict_path}")
             for note in outcome.notes:
                 bars.say(f"  {note}")
             if outcome.verdict.warning:
-                print(f"warning: {scan}: {outcome.verdict.warning}", file=sys.stderr)
+                print(f"warning: {path}: {outcome.verdict.warning}", file=sys.stderr)
     except ServerError as error:
         if len(scans) == 1:
             raise

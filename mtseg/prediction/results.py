@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mtseg.errors import InputError
 from mtseg.system.atomic_files import write_json, writing_to
 
 if TYPE_CHECKING:
@@ -89,12 +90,30 @@ def made_from(
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
     states = [file.stat() for file in files]
     return {
+        "scan_path": str(path.resolve()),
         "model_id": model_id,
         "precision": precision,
         "scan_bytes": sum(state.st_size for state in states),
         "scan_modified_ns": max((state.st_mtime_ns for state in states), default=0),
         **options,
     }
+
+
+def refuse_other_scan(stem: Path, path: Path) -> None:
+    """Refuses to replace the results of another scan of the same name.
+
+    Raises:
+        InputError: if the verdict file belongs to a scan at another path.
+    """
+    try:
+        stored = json.loads(verdict_path(stem).read_text())["made_from"]["scan_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no results, or those of a version that did not record the path
+    if stored != str(path.resolve()):
+        raise InputError(
+            f"{label_path(stem)}: belongs to another scan, {stored}. Use another folder for the "
+            "results, or --overwrite."
+        )
 
 
 def is_done(stem: Path, wanted: Mapping[str, Any]) -> bool:

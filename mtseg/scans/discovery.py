@@ -6,6 +6,7 @@ and the results repeat its tree. A text file lists any of these, one per line.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from mtseg.scans.reading import DICOM_ENDING, ENDINGS, scan_stem
 
 LIST_ENDING = ".txt"
 
-
 _LOOKED_AT = 10
-"""Files of a folder that are asked whether they are DICOM."""
+"""How many files of a folder are opened to see whether they are DICOM."""
+
+_RESULT_ENDINGS = ("_labels.nii.gz", "_probabilities.nii.gz", "_labels.dcm")
+"""Names of result files end so; beside a verdict file they are results, never scans."""
 
 
 class ListedScan(NamedTuple):
@@ -27,7 +30,7 @@ class ListedScan(NamedTuple):
 
     Attributes:
         path: a file, or the folder of a DICOM series.
-        folder: below the folder of results.
+        folder: folder for its results, below the folder of all results.
     """
 
     path: Path
@@ -35,19 +38,23 @@ class ListedScan(NamedTuple):
 
     @property
     def stem(self) -> Path:
-        """What its results' names begin with, below the folder of results."""
+        """The beginning of its results' paths, below the folder of all results."""
         return self.folder / scan_stem(self.path)
 
 
-def list_scans(named: Iterable[Path]) -> list[ListedScan]:
-    """Finds the scans that are meant.
+def list_scans(named: Iterable[Path], results: Path | None = None) -> list[ListedScan]:
+    """Finds the scans that files, folders and lists name.
+
+    Links to folders are followed, each folder once. Hidden files, and results of earlier commands,
+    are not scans.
 
     Args:
         named: files, folders and lists.
+        results: the folder of all results; it is not searched.
 
     Returns:
-        Each scan once, in the order of the names, and sorted within a folder. What does not exist
-        is among them: whoever reads it says so.
+        Each scan once, in the order of `named`, and sorted within a folder. Paths that do not exist
+        are included; reading them gives the error.
 
     Raises:
         InputError: if a list cannot be read, a folder has no scan, or two scans would share
@@ -55,11 +62,11 @@ def list_scans(named: Iterable[Path]) -> list[ListedScan]:
     """
     scans: list[ListedScan] = []
     for path in named:
-        if path.name.endswith(LIST_ENDING):
+        if path.name.lower().endswith(LIST_ENDING) and not path.is_dir():
             for line in _lines(path):
-                scans.extend(_expand(Path(line)))
+                scans.extend(_expand(Path(line), results))
         else:
-            scans.extend(_expand(path))
+            scans.extend(_expand(path, results))
     places: dict[Path, Path] = {}
     for scan in (scans := list(dict.fromkeys(scans))):
         other = places.setdefault(scan.stem, scan.path)
@@ -91,32 +98,57 @@ def take_part(scans: Sequence[ListedScan], num_parts: int, part_id: int) -> list
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark first
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as a list of scans. Give a text file with one path per line."
         ) from error
-    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not lines:
         raise InputError(f"{path}: lists no scan. Give a text file with one path per line.")
     return lines
 
 
-def _expand(path: Path) -> list[ListedScan]:
+def _expand(path: Path, results: Path | None) -> list[ListedScan]:
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}). Ask for the right to read it and the "
+            "folder it is in."
+        ) from error
     if not path.is_dir() or _is_series(path):
         return [ListedScan(path, Path())]
-    found = []
-    for name, folders, files in os.walk(path):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+    found, closed = [], []
+    seen = {results.resolve()} if results is not None and results.exists() else set()
+    if path.resolve() in seen:  # it was named, so it is searched
+        seen = set()
+    # Links to folders are followed; a folder that was seen, as in a loop of links, is not.
+    for name, folders, files in os.walk(
+        path, followlinks=True, onerror=lambda error: closed.append(error)
+    ):
         folder, place = Path(name), Path(name).relative_to(path)
+        if folder.resolve() in seen:
+            folders[:] = []
+            continue
+        seen.add(folder.resolve())
+        folders[:] = sorted(sub for sub in folders if not sub.startswith("."))
         if folder != path and _is_series(folder):
             found.append(ListedScan(folder, place.parent))
             continue
         found += [
             ListedScan(folder / file, place)
             for file in sorted(files)
-            if file.endswith(ENDINGS) and not file.startswith(".")
+            if file.lower().endswith(ENDINGS)
+            and not file.startswith(".")
+            and not _is_result(folder / file)
         ]
+    if closed:
+        raise InputError(
+            f"{closed[0].filename}: this folder may not be entered ({closed[0].strerror}). Ask for "
+            "the right to read it, or name the other folders."
+        )
     if not found:
         raise InputError(
             f"{path}: has no scan. Files that are understood end in {', '.join(ENDINGS)} or "
@@ -125,13 +157,29 @@ def _expand(path: Path) -> list[ListedScan]:
     return found
 
 
+def _is_result(path: Path) -> bool:
+    """Whether a file was written by an earlier command: its verdict file lies beside it."""
+    for ending in _RESULT_ENDINGS:
+        if path.name.endswith(ending):
+            return path.with_name(f"{path.name.removesuffix(ending)}_verdict.json").is_file()
+    return False
+
+
 def _is_series(folder: Path) -> bool:
-    """Whether a folder holds DICOM files; their names often are numbers without an ending."""
+    """Whether a folder has DICOM files; their names are often numbers without an ending."""
     try:
         files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     except OSError:
         return False
-    others = [path for path in files if not path.name.endswith(ENDINGS)]
+    # A DICOMDIR lists the files of a disc; the images are in folders beside it.
+    others = [
+        path
+        for path in files
+        if not path.name.lower().endswith(ENDINGS)
+        and not path.name.startswith(".")
+        and path.name.upper() != "DICOMDIR"
+    ]
     return any(
-        path.name.endswith(DICOM_ENDING) or dicom.is_dicom(path) for path in others[:_LOOKED_AT]
+        path.name.lower().endswith(DICOM_ENDING) or dicom.is_dicom(path)
+        for path in others[:_LOOKED_AT]
     )

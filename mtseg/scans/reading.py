@@ -91,8 +91,8 @@ class ScanFile:
 def scan_stem(path: Path) -> str:
     """A scan's name without the ending of its format; a folder's whole name."""
     for ending in (*ENDINGS, DICOM_ENDING):
-        if path.name.endswith(ending):
-            return path.name.removesuffix(ending)
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
     return path.name
 
 
@@ -159,7 +159,7 @@ def read_voxels(path: str | Path, dtype: type | None = None) -> Volume:
 
 def is_dicom(path: Path) -> bool:
     """Whether a path is taken for DICOM: a folder, or a file of that ending."""
-    return path.is_dir() or path.name.endswith(DICOM_ENDING)
+    return path.is_dir() or path.name.lower().endswith(DICOM_ENDING)
 
 
 def open_scan(path: str | Path) -> ScanFile:
@@ -180,9 +180,9 @@ def open_scan(path: str | Path) -> ScanFile:
             raise InputError(f"{path}: is not a file. Give a scan ({', '.join(ENDINGS)}).")
         path.open("rb").close()
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            if path.name.endswith(ITK_ENDINGS):
+            if path.name.lower().endswith(ITK_ENDINGS):
                 return _open_itk(path)
-            if path.name.endswith(MGH_ENDINGS):
+            if path.name.lower().endswith(MGH_ENDINGS):
                 return _open_mgh(path)
             return _open_nifti(path)
     except InputError:
@@ -228,7 +228,7 @@ def _open_mgh(path: Path) -> ScanFile:
 
 def _check_length(path: Path, begin: float, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Refuses a file that cannot hold what it claims, before an array of that size is made."""
-    inflated = _MOST_INFLATED if path.name.endswith((".gz", ".mgz")) else 1
+    inflated = _MOST_INFLATED if path.name.lower().endswith((".gz", ".mgz")) else 1
     if begin + math.prod(shape) * dtype.itemsize > os.path.getsize(path) * inflated:
         raise InputError(f"{path}: is truncated. Copy or convert it again.")
 

@@ -74,3 +74,36 @@ def test_parts_are_all_scans_once_and_nearly_equal():
     for part_id in (-1, 3):
         with pytest.raises(InputError, match="--part-id"):
             take_part(scans, 3, part_id)
+
+
+def test_results_of_earlier_commands_are_not_scans(tmp_path):
+    """The folder of results lies in the searched folder, or results lie beside their scans."""
+    for name in ("p1.nii.gz", "out/p1_labels.nii.gz", "out/p1_verdict.json", "p2_labels.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [scan.path.name for scan in list_scans([tmp_path], tmp_path / "out")]
+    assert found == ["p1.nii.gz", "p2_labels.nii.gz"]  # without a verdict it is a scan
+    assert [s.path.name for s in list_scans([tmp_path])] == ["p1.nii.gz", "p2_labels.nii.gz"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "real" / "s1").mkdir(parents=True)
+    (tmp_path / "real" / "s1" / "a.nii.gz").touch()
+    (tmp_path / "real" / "s1" / "loop").symlink_to(tmp_path / "real")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "s1").symlink_to(tmp_path / "real" / "s1")
+    found = list_scans([tmp_path / "links"])
+    assert [scan.stem for scan in found] == [Path("s1/a")]
+
+
+def test_endings_in_capitals_and_hidden_files(tmp_path):
+    for name in ("A.NII.GZ", "B.Nrrd", "._A.NII.GZ", ".hidden.nii"):
+        (tmp_path / name).touch()
+    assert [scan.stem.name for scan in list_scans([tmp_path])] == ["A", "B"]
+
+
+def test_a_list_that_windows_wrote(tmp_path):
+    (tmp_path / "a.nii.gz").touch()
+    text = f"{tmp_path / 'a.nii.gz'}  \r\n\r\n# a comment\r\n"
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [scan.path.name for scan in list_scans([tmp_path / "list.txt"])] == ["a.nii.gz"]

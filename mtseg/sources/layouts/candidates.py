@@ -45,8 +45,8 @@ class MatchedFiles:
 
 
 def scan_files(folder: Path) -> list[Path]:
-    """The scan files of a folder, by name; those that macOS hides beside them are none."""
-    names = (path for path in folder.iterdir() if path.name.endswith(ENDINGS))
+    """The scan files of a folder, sorted by name, without hidden ones (macOS adds such)."""
+    names = (path for path in folder.iterdir() if path.name.lower().endswith(ENDINGS))
     return sorted(path for path in names if not path.name.startswith("."))
 
 
