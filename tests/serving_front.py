@@ -2,17 +2,17 @@
 
     python -m tests.serving_front FOLDER [--most-mb MB] [--fault-file FILE]
 
-FOLDER holds a folder a model with its versions, as `mtseg-export --serving` writes them. The newest
-two are served, and new ones are found. When it is ready it prints the ports of gRPC and REST. What
-FILE says at the moment goes wrong:
+FOLDER has a folder for each model with its versions, as `mtseg-export --serving` writes them. The
+newest two are served, and new ones are found. When the server is ready it prints the ports of gRPC
+and REST. FILE may name a fault at any time:
 
     hang           tiles are never answered
     die-after:N    the process ends when the tile after the N-th comes
     busy:N         the first N tiles are refused as UNAVAILABLE
     exhausted:N    the first N tiles are refused as RESOURCE_EXHAUSTED
-    bytes          answers are no protocol buffers, and no JSON
-    values         probabilities are not numbers
-    shape          probabilities are of too few voxels
+    bytes          answers are neither protocol buffers nor JSON
+    values         probabilities are NaN
+    shape          probabilities of a voxel are missing
     denied         every request is refused as UNAUTHENTICATED unless it has the token open-sesame
 """
 
@@ -35,7 +35,7 @@ TOKEN = "Bearer open-sesame"
 
 
 class Refused(Exception):
-    """A status code and what is said."""
+    """A status code of gRPC and a text."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -43,7 +43,7 @@ class Refused(Exception):
 
 
 class Models:
-    """What is served."""
+    """The models that are served, and the fault that is asked for."""
 
     def __init__(self, folder, fault_file):
         self._folder, self._loaded, self._lock = folder, {}, threading.Lock()

@@ -1,4 +1,4 @@
-"""Many workers write what one does, and one bad scan does not stop them."""
+"""Several workers write the same files as one, and a bad scan does not stop them."""
 
 import nibabel as nib
 import numpy as np
@@ -48,7 +48,7 @@ def test_two_workers_write_what_one_command_does(archive, capfd):
         np.testing.assert_array_equal(one.affine, other.affine)
     left = {p.name for p in (archive / "beam").iterdir()}
     assert left == {"brain", "breast", "cta"}  # no file of outcomes
-    # Whoever goes on, here or there, finds them done.
+    # A command that resumes, with Beam or without, finds them done.
     assert command.main([*flags, "-o", str(archive / "beam")]) == 3
     assert "11 of 12 scans already have results" in capfd.readouterr().out
 
@@ -58,7 +58,7 @@ def test_an_unknown_runner_is_one_clear_line(tmp_path):
         segment_on_beam([], None, tmp_path, Options(), None, "NoRunner")
 
 
-def test_two_jobs_share_the_scans_and_a_third_goes_on(archive, tmp_path, capfd):
+def test_two_jobs_share_the_scans_and_a_third_resumes(archive, tmp_path, capfd):
     scans = archive / "scans" / "brain"
     flags = ["--model", str(archive / "model"), str(scans), "-o", str(tmp_path / "out")]
     for part_id in ("0", "1"):

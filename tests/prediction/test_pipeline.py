@@ -57,14 +57,14 @@ def read(path):
 
 
 @pytest.mark.parametrize("spacing_mm", [None, 2.0])
-def test_labels_are_those_of_the_whole_volume_brought_back_at_once(model, tmp_path, spacing_mm):
+def test_labels_are_those_of_the_whole_volume_restored_at_once(model, tmp_path, spacing_mm):
     path = save_scan(tmp_path / "scan.nii")
     ((_, result),) = segment(model, [path], tmp_path, Options(spacing_mm=spacing_mm))
     labels = nib.load(result.label_path)
     np.testing.assert_array_equal(labels.affine, nib.load(path).affine)
     prepared = prepare_scan(read_scan(path), spacing_mm)
     whole = dense_probabilities(model.network, prepared.volume.array)
-    # SciPy brings every class to the scan's grid as a whole.
+    # SciPy restores every class to the scan's grid as a whole.
     canonical = volume.canonicalise(prepared.source)
     step = np.divide(canonical.spacing_mm, prepared.volume.spacing_mm)
     restored = [
@@ -82,7 +82,7 @@ def test_labels_are_those_of_the_whole_volume_brought_back_at_once(model, tmp_pa
 
 
 @pytest.mark.promise("scarcity is one line")
-def test_a_disk_that_is_full_at_the_verdict(model, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_at_the_verdict_is_one_clear_line(model, tmp_path, monkeypatch):
     def fail(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
@@ -128,7 +128,7 @@ def test_the_memory_changes_neither_labels_nor_probabilities(
 
 
 @pytest.mark.promise("refused input")
-def test_several_scans_come_in_order_and_a_bad_one_stops_none(model, tmp_path):
+def test_several_scans_come_in_order_and_a_bad_one_does_not_stop_the_others(model, tmp_path):
     scans = [save_scan(tmp_path / f"{n}.nii", (8, 9, 10), seed=n) for n in range(3)]
     bad = tmp_path / "bad.nii"
     bad.write_bytes(b"nothing")

@@ -1,4 +1,4 @@
-"""Results are taken for done only if nothing that decides them has changed."""
+"""A scan counts as done only if nothing that decides its results has changed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Checkpoints: the latest that can be read is gone on from."""
+"""Checkpoints: a run resumes from the latest one that can be read."""
 
 import pytest
 import tensorflow as tf
@@ -51,7 +51,7 @@ def cut_index(path):
 
 @pytest.mark.promise("damage is noticed")
 @pytest.mark.parametrize("damage", [truncate, flip, cut_index, lambda path: path.unlink()])
-def test_a_damaged_one_is_passed_over_for_the_one_before(saved, capsys, damage):
+def test_the_one_before_a_damaged_one_is_restored(saved, capsys, damage):
     value, checkpoints, folder = saved
     damage(data_file(folder, 30))
     assert checkpoints.restore_latest() == 20
@@ -60,7 +60,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(saved, capsys, damage):
 
 
 @pytest.mark.promise("damage is noticed")
-def test_a_run_without_a_readable_checkpoint_does_not_begin_anew_by_itself(saved):
+def test_a_run_without_a_readable_checkpoint_does_not_start_over_by_itself(saved):
     _, checkpoints, folder = saved
     for step in (10, 20, 30):
         truncate(data_file(folder, step))
@@ -68,7 +68,7 @@ def test_a_run_without_a_readable_checkpoint_does_not_begin_anew_by_itself(saved
         checkpoints.restore_latest()
 
 
-def test_only_so_many_are_kept(tmp_path):
+def test_only_the_newest_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2, value=tf.Variable(1.0))
     for step in range(1, 6):
         checkpoints.save(step)
@@ -76,7 +76,7 @@ def test_only_so_many_are_kept(tmp_path):
 
 
 @pytest.mark.promise("damage is noticed")
-def test_a_damaged_one_is_replaced_when_the_run_comes_to_it_again(saved):
+def test_a_damaged_one_is_replaced_when_the_run_gets_there_again(saved):
     value, checkpoints, folder = saved
     truncate(data_file(folder, 30))
     value.assign(tf.fill(1000, 31.0))
@@ -98,14 +98,14 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(saved):
 
 
 @pytest.mark.promise("goes on after a kill")
-def test_what_a_killed_process_had_yet_to_delete_is_deleted(saved):
+def test_what_a_killed_process_did_not_delete_is_deleted(saved):
     _, _, folder = saved
     Checkpoints(folder, 1, value=tf.Variable(tf.zeros(1000))).clean(30)
     assert sorted(path.name for path in folder.iterdir()) == ["step-30"]
 
 
 @pytest.mark.promise("damage is noticed")
-def test_the_one_gone_on_from_stays_beside_a_damaged_one(saved):
+def test_the_one_that_was_restored_is_kept_beside_a_damaged_newer_one(saved):
     _, _, folder = saved
     truncate(data_file(folder, 30))
     checkpoints = Checkpoints(folder, 1, value=tf.Variable(tf.zeros(1000)))

@@ -1,4 +1,4 @@
-"""Resume to the bit, replicas equal one device, and what may go wrong on the way."""
+"""Resuming to the bit, two replicas as one device, and what may go wrong during a run."""
 
 import dataclasses
 import errno
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.evaluation.results import Evaluation
+from mtseg.evaluation.results import Evaluation, Row
 from mtseg.models.export import export_weights
 from mtseg.models.manifest import read_manifest
 from mtseg.models.weights import load_trained
@@ -275,8 +275,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, without_ev
         train_and_evaluate(config, tmp_path)
 
 
-def test_best_and_last_weights_and_the_learning_curve(tiny_data, tmp_path, monkeypatch):
-    from mtseg.evaluation.results import Row
+def test_best_and_last_weights_each_with_its_evaluation_and_the_learning_curve(
+    tiny_data, tmp_path, monkeypatch
+):
 
     scores = iter([0.2, 0.6, 0.4])
 
