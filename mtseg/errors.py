@@ -1,6 +1,16 @@
-"""Exceptions that are not defects of mtseg: bad input, and a lost worker."""
+"""Errors that a user can do something about. Any other exception is a bug in mtseg.
+
+Raise `InputError` wherever input, a file or a setting cannot be used; commands turn it into one
+line and exit code 2.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
+
+ErrorKind = Literal["", "empty", "split"]
+"""What an `InputError` is about, if code has to tell it from others: a label map without any voxel
+of the task's classes, or the split of a data set. Empty for all others."""
 
 
 class InputError(ValueError):
@@ -10,14 +20,14 @@ class InputError(ValueError):
     print it without a traceback and exit with code 2.
 
     Args:
-        message: the line.
-        kind: what is wrong, in one word, for code that has to tell errors apart. `mtseg-check`
-            lists it with each issue (see `mtseg.sources.subject.Issue`). Empty if nobody asks.
+        message: the line, or what gives it as its text.
+        kind: for code that has to tell errors apart, in place of searching the message.
+            `mtseg-check` lists it with the issue (see `mtseg.sources.subject.Issue`).
     """
 
-    def __init__(self, message: object = "", kind: str = "") -> None:
+    def __init__(self, message: object = "", kind: ErrorKind = "") -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind: ErrorKind = kind
 
 
 class WorkerLostError(RuntimeError):

@@ -95,7 +95,7 @@ def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
 def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
     """The configuration that the minutes allow: measured once, then kept in the plan."""
     from mtseg.experiments.budget import fit_budget, measure_costs
-    from mtseg.experiments.plan import WRITE_REMEDY, lock_experiments, read_plan
+    from mtseg.experiments.plan import WRITE_REMEDY, read_plan, write_plan
 
     stored = read_plan(out)
     if stored is not None and stored[1] == minutes:
@@ -109,5 +109,5 @@ def _fit_minutes(config: TrainConfig, out: Path, minutes: float) -> TrainConfig:
         out.mkdir(parents=True, exist_ok=True)
     print("Measuring how fast this machine is …", flush=True)
     config = fit_budget(config, minutes, measure_costs(config))
-    lock_experiments(out, config, minutes)
+    write_plan(out, config, minutes)
     return config
