@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.evaluation import metrics
-from mtseg.inference.decision import is_argmax_class, rank
+from mtseg.inference.decision import Ranking, is_argmax_class, rank
 from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.tiling import Tile
@@ -23,51 +23,61 @@ from mtseg.tasks.task import IGNORED
 
 
 class TileObserver(Protocol):
-    """An object that looks at the probabilities of each tile before they are discarded."""
+    """An object that looks at the ranked classes of each tile before they are discarded."""
 
-    def keep(
-        self, tile: Tile, mask: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float32]
-    ) -> None:
+    def keep(self, tile: Tile, mask: npt.NDArray[np.bool_], ranking: Ranking) -> None:
         """Keeps what it needs of a tile.
 
         Args:
             tile: the tile.
             mask: booleans in the shape of the tile's core, its foreground.
-            probabilities: float32 (foreground voxels, num_classes), in C order.
+            ranking: of the foreground voxels, arrays (voxels,) in C order.
         """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanCounts:
-    """Counts of the voxels > 0 of one scan whose reference is known, by combined class.
+    """Counts of the foreground voxels of one scan, by combined class.
+
+    Voxels with the ignore label count in `statistics` alone.
 
     Attributes:
-        confusion: int64 (num_classes, num_classes): reference class by most probable class.
-        reached: class index -> int64 (101,): voxels that the decision rule would give to that
-            class at each of `metrics.THRESHOLDS`; for the task's classes with an operating point.
-        reached_overlap: the same for voxels whose reference is that class.
-        statistics: of all voxels > 0, also those whose reference is not known.
+        confusion: int64 (num_classes, num_classes): reference class by most probable class of
+            all, whatever the thresholds.
+        predicted: class index -> int64 (101,): voxels that the rule of `mtseg.inference.decision`
+            gives to that class at each of `metrics.THRESHOLDS`; for the task's classes with an
+            operating point.
+        overlap: the same, of the voxels whose reference is that class.
+        statistics: sums of confidence over all foreground voxels.
     """
 
     confusion: npt.NDArray[np.int64]
-    reached: dict[int, npt.NDArray[np.int64]]
-    reached_overlap: dict[int, npt.NDArray[np.int64]]
+    predicted: dict[int, npt.NDArray[np.int64]]
+    overlap: dict[int, npt.NDArray[np.int64]]
     statistics: ScanStatistics
 
     def at_argmax(self, class_index: int) -> tuple[int, int, int]:
-        """Voxels predicted by argmax, those of them that are right, and voxels in the reference."""
+        """Counts of a class if each voxel gets its most probable class, as argmax tasks are scored.
+
+        Returns:
+            `(num_predicted, num_overlap, num_reference)`, as `metrics.overlap_figures` takes them.
+        """
         c = class_index
         row, column = self.confusion[c].sum(), self.confusion[:, c].sum()
         return int(column), int(self.confusion[c, c]), int(row)
 
     def at_threshold(self, class_index: int, threshold: float) -> tuple[int, int, int]:
-        """The same if the class has this operating point."""
+        """The same by the decision rule, with an operating point from `metrics.THRESHOLDS`."""
         c, place = class_index, metrics.threshold_number(threshold)
         reference = int(self.confusion[c].sum())
-        return int(self.reached[c][place]), int(self.reached_overlap[c][place]), reference
+        return int(self.predicted[c][place]), int(self.overlap[c][place]), reference
 
-    def share_of(self, class_indices: Sequence[int]) -> float | None:
-        """Share of voxels whose most probable class is one of these; None if there is no voxel."""
+    def argmax_share(self, class_indices: Sequence[int]) -> float | None:
+        """Share of voxels whose most probable class is one of these; None if there is no voxel.
+
+        This is the cross-task error if the classes are those of other tasks. It is by argmax over
+        all classes, whatever the thresholds.
+        """
         total = int(self.confusion.sum())
         return float(self.confusion[:, list(class_indices)].sum() / total) if total else None
 
@@ -90,29 +100,27 @@ def count_scan(
     """
     num_classes = network.num_classes
     confusion = np.zeros(num_classes**2, np.int64)
-    zeros = np.zeros(len(metrics.THRESHOLDS), np.int64)
-    reached = {int(c): zeros.copy() for c in np.unique(to_combined[1:]) if is_thresholded[c]}
-    overlap = {c: zeros.copy() for c in reached}
+    own_thresholded = [int(c) for c in np.unique(to_combined[1:]) if is_thresholded[c]]
+    predicted = {c: np.zeros(len(metrics.THRESHOLDS), np.int64) for c in own_thresholded}
+    overlap = {c: np.zeros(len(metrics.THRESHOLDS), np.int64) for c in own_thresholded}
     statistics = ScanStatistics(num_classes)
     for tile, probabilities in network.run_all(subject.image, network.plan(subject.image)):
         mask = subject.image[tile.core] != 0
         statistics.add(probabilities)
+        ranking = rank(np.moveaxis(probabilities, -1, 0), is_thresholded)
         for observer in observers:
-            observer.keep(tile, mask, probabilities)
+            observer.keep(tile, mask, ranking)
         own_class = subject.class_index_map[tile.core][mask]
         is_known = own_class != IGNORED
-        if not is_known.all():
-            own_class, probabilities = own_class[is_known], probabilities[is_known]
-        reference = to_combined[own_class].astype(np.int64)
-        ranking = rank(np.moveaxis(probabilities, -1, 0), is_thresholded)
-        pairs = reference * num_classes + ranking.most_probable
+        reference, ranking = to_combined[own_class[is_known]], ranking[is_known]
+        pairs = reference.astype(np.int64) * num_classes + ranking.most_probable
         confusion += np.bincount(pairs, minlength=len(confusion))
         is_decided = is_argmax_class(ranking.most_probable, is_thresholded)
-        for c in reached:
+        for c in own_thresholded:
             is_candidate = (ranking.candidate == c) & ~is_decided
-            predicted, right = metrics.count_above_thresholds(
+            num_predicted, num_overlap = metrics.count_above_thresholds(
                 reference[is_candidate] == c, ranking.candidate_probability[is_candidate]
             )
-            reached[c] += predicted
-            overlap[c] += right
-    return ScanCounts(confusion.reshape(num_classes, num_classes), reached, overlap, statistics)
+            predicted[c] += num_predicted
+            overlap[c] += num_overlap
+    return ScanCounts(confusion.reshape(num_classes, num_classes), predicted, overlap, statistics)

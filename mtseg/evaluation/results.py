@@ -15,7 +15,6 @@ import numpy as np
 
 from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
 from mtseg.inference.scan_statistics import ScanStatistics
-from mtseg.tasks.task import IGNORED
 
 SCHEMA = 1
 
@@ -137,10 +136,6 @@ class Evaluation:
         for row in self.rows:
             writer.writerow([row.task, row.class_name, row.subject, row.metric, row.value])
         return text.getvalue()
-
-
-def known_classes(class_index_map: np.ndarray) -> np.ndarray:
-    return np.where(class_index_map == IGNORED, 0, class_index_map)
 
 
 def join(evaluations: Iterable[Evaluation]) -> Evaluation:

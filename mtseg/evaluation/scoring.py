@@ -1,9 +1,10 @@
-"""Scores of a network on the test scans of its tasks.
+"""Scores of a network on the test scans of its tasks: the way from a network to an `Evaluation`.
 
-`evaluate_model` scores all tasks, `evaluate_task` one. An `argmax` task is scored at the most
-probable class. An `operating_point` task is scored at the threshold with the highest Dice over its
-whole test set. That threshold is found from counts, so no probabilities are kept, and one scan is
-in memory at a time. During training only Dice is computed; a complete evaluation also measures
+`evaluate_model` scores all tasks of a network, `evaluate_task` one. A class of an `argmax` task is
+scored where it is the most probable of all classes. A class of an `operating_point` task is scored
+by the rule of `mtseg.inference.decision`, at the threshold with the highest Dice over its whole
+test set. That threshold is found from counts, so no probabilities are kept, and one scan is in
+memory at a time. During training only counts are scored; a complete evaluation also measures
 surfaces and volumes.
 
 Reference: Moeskops et al., MICCAI 2016, section 4.
@@ -13,52 +14,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.evaluation import metrics
-from mtseg.evaluation.counts import ScanCounts, count_scan
-from mtseg.evaluation.pictures import compare_slices, most_labelled_slice
-from mtseg.evaluation.results import Evaluation, Row, join, known_classes
-from mtseg.evaluation.stored_scan import StoredScan
+from mtseg.evaluation.counts import ScanCounts, TileObserver, count_scan
+from mtseg.evaluation.results import Evaluation, Row, join
+from mtseg.evaluation.stored_scan import StoredScan, StoredSlice
 from mtseg.evaluation.surfaces import surface_figures
-from mtseg.inference.decision import decide
 from mtseg.inference.dense import DenseNetwork
-from mtseg.inference.tiling import Tile
 from mtseg.records.reading import read_selection
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.task import IGNORED, Task
 
 
-class _Slice:
-    """Probabilities in the one slice that a picture shows, kept until thresholds are known."""
+class _Curve(TypedDict):
+    """Counts of a class over some scans; lists of 101, at each of `metrics.THRESHOLDS`."""
 
-    def __init__(self, subject: PreparedSubject, num_classes: int) -> None:
-        self.subject = subject
-        self.k = most_labelled_slice(known_classes(subject.class_index_map))
-        self.probabilities = np.zeros((*subject.image.shape[:2], num_classes), np.float32)
-        self.probabilities[..., 0] = 1
-
-    def keep(self, tile: Tile, mask: np.ndarray, probabilities: np.ndarray) -> None:
-        """Keeps what a tile has in the slice."""
-        i, j, k = tile.core
-        if k.start <= self.k < k.stop:
-            in_slice = np.nonzero(mask)[2] == self.k - k.start
-            self.probabilities[i, j][mask[..., self.k - k.start]] = probabilities[in_slice]
-
-    def picture(
-        self, to_combined: np.ndarray, is_thresholded: Sequence[bool], points: Mapping[int, float]
-    ) -> np.ndarray:
-        """Scan, reference and prediction side by side."""
-        # Another task's operating point is chosen on other scans: 0.5 is close to argmax.
-        thresholds = [
-            points.get(c, 0.5) if is_one else None for c, is_one in enumerate(is_thresholded)
-        ]
-        labels = decide(np.moveaxis(self.probabilities, -1, 0), thresholds)
-        reference = to_combined[known_classes(self.subject.class_index_map[..., self.k])]
-        return compare_slices(self.subject.image[..., self.k], reference, labels)
+    num_predicted: list[int]
+    num_overlap: list[int]
+    num_reference: int
 
 
 def evaluate_task(
@@ -68,41 +46,46 @@ def evaluate_task(
     subjects: Iterable[PreparedSubject],
     *,
     is_complete: bool = False,
-    on_picture: Callable[[np.ndarray], None] = lambda picture: None,
+    on_picture: Callable[[npt.NDArray[np.uint8]], None] = lambda picture: None,
     on_scan: Callable[[str], None] = lambda name: None,
-    on_labels: Callable[[StoredScan, np.ndarray], None] = lambda scan, labels: None,
+    on_labels: Callable[[StoredScan, npt.NDArray[np.uint8]], None] = lambda scan, labels: None,
 ) -> Evaluation:
-    """Scores the test scans of one task.
+    """Scores a network on the test scans of one task.
 
     Args:
-        network: what computes their tiles.
+        network: computes the scans tile by tile.
         label_space: the network's classes.
         task: one of its tasks.
         subjects: the task's test scans.
         is_complete: whether to measure surfaces and volumes as well, which takes longer.
-        on_picture: called with a picture of the first scan.
+        on_picture: called with a picture of the first scan, uint8 RGB, when all are computed.
         on_scan: called with the name of each scan when it has been computed.
-        on_labels: called with each scan and its label map, if the evaluation is complete.
+        on_labels: called with each scan and its label map, uint8 (I, J, K) of combined class
+            indices, if the evaluation is complete.
 
     Returns:
-        A row per scan and class of `dice`, `precision` and `recall`. For a class of an
-        `operating_point` task also `dice_argmax`, its Dice by argmax, and
-        `operating_point`, the threshold that would be best for that scan alone. If complete, also
-        `hd95_mm`, `surface_dice`, `volume_reference_ml` and `volume_predicted_ml`. Per scan
-        `alien_share`: the share of voxels > 0, of which it is known what they are, whose highest
-        activation is a class of another task. A figure of a class that a scan does not have is
-        None, but for its predicted volume.
+        One `Row` per figure, with None for a figure that is undefined:
+
+        - Per scan and class `dice`, `precision` and `recall`.
+        - For a class of an `operating_point` task also `dice_argmax`, its Dice where it is the
+          most probable of all classes, and `operating_point`, the threshold that would be best for
+          that scan alone.
+        - If complete, also `hd95_mm`, `surface_dice`, `volume_reference_ml` and
+          `volume_predicted_ml`, by the decision rule at the operating points. The predicted volume
+          is defined also for a class that the scan does not have; the others are then None.
+        - Per scan `alien_share`, the cross-task error: the share of foreground voxels whose most
+          probable class is one of another task, whatever the thresholds. Voxels with the ignore
+          label do not count.
     """
     to_combined = label_space.to_combined(task.name)
     is_thresholded = [rule == "operating_point" for rule in label_space.decisions]
     at_threshold = [c for c in label_space.class_indices(task.name) if is_thresholded[c]]
-    aliens = label_space.alien_indices(task.name)
     counted: dict[str, ScanCounts] = {}
     surface_rows: list[Row] = []
     waiting: list[StoredScan] = []
-    shown: _Slice | None = None
+    shown: StoredSlice | None = None
 
-    def score_waiting(points: dict[int, float]) -> None:
+    def score_waiting(points: Mapping[int, float]) -> None:
         while waiting:
             scan = waiting.pop(0)
             labels = scan.labels(points)
@@ -110,60 +93,69 @@ def evaluate_task(
             on_labels(scan, labels)
 
     for subject in subjects:
-        observers: list[Any] = []
+        observers: list[TileObserver] = []
         if shown is None:
-            shown = _Slice(subject, network.num_classes)
+            shown = StoredSlice(subject, to_combined, is_thresholded)
             observers.append(shown)
         if is_complete:
             waiting.append(StoredScan(subject, to_combined, is_thresholded))
             observers.append(waiting[-1])
         counted[subject.name] = count_scan(network, to_combined, is_thresholded, subject, observers)
         on_scan(subject.name)
-        if not at_threshold:
+        if not at_threshold:  # nothing to wait for
             score_waiting({})
-    curves = {c: _curve(counted.values(), c) for c in at_threshold}
-    points = {c: t for c, curve in curves.items() if (t := _best(**curve)) is not None}
+    curves = {c: _sum_curve(list(counted.values()), c) for c in at_threshold}
+    points = {c: t for c, curve in curves.items() if (t := _best_threshold(curve)) is not None}
     score_waiting(points)
-    rows = _count_rows(label_space, task, counted, points) + surface_rows
-    for name, counts in counted.items():
-        rows.append(Row(task.name, "all", name, "alien_share", counts.share_of(aliens)))
-    names = label_space.class_names
     if shown is not None:
-        on_picture(shown.picture(to_combined, is_thresholded, points))
-    total = sum((c.confusion for c in counted.values()), np.zeros((len(names),) * 2, np.int64))
+        on_picture(shown.picture(points))
+    rows = _count_rows(label_space, task, counted, points) + surface_rows
+    others = label_space.alien_indices(task.name)
+    for name, counts in counted.items():
+        rows.append(Row(task.name, "all", name, "alien_share", counts.argmax_share(others)))
+    names = label_space.class_names
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    for counts in counted.values():
+        confusion += counts.confusion
     return Evaluation(
         tuple(rows),
         {names[c]: threshold for c, threshold in points.items()},
-        {names[c]: curve for c, curve in curves.items()},
-        {task.name: total.tolist()},
+        {names[c]: dict(curve) for c, curve in curves.items()},
+        {task.name: confusion.tolist()},
         {task.name: {name: counts.statistics for name, counts in counted.items()}},
     )
 
 
-def _curve(counts: Iterable[ScanCounts], class_index: int) -> dict[str, Any]:
-    """Counts of a class over some scans, at each threshold."""
-    c, counts = class_index, list(counts)
+def _sum_curve(counts: Sequence[ScanCounts], class_index: int) -> _Curve:
+    """Counts of a class over some scans, at each threshold; empty lists without a scan."""
+    c = class_index
+    predicted = np.sum([scan.predicted[c] for scan in counts], axis=0) if counts else np.array([])
+    overlap = np.sum([scan.overlap[c] for scan in counts], axis=0) if counts else np.array([])
     return {
-        "num_predicted": np.sum([n.reached[c] for n in counts], axis=0).tolist() if counts else [],
-        "num_overlap": (
-            np.sum([n.reached_overlap[c] for n in counts], axis=0).tolist() if counts else []
-        ),
-        "num_reference": int(sum(n.confusion[c].sum() for n in counts)),
+        "num_predicted": predicted.tolist(),
+        "num_overlap": overlap.tolist(),
+        "num_reference": int(sum(scan.confusion[c].sum() for scan in counts)),
     }
 
 
-def _best(num_predicted: list, num_overlap: list, num_reference: int) -> float | None:
-    best = metrics.best_threshold(np.array(num_predicted), np.array(num_overlap), num_reference)
+def _best_threshold(curve: _Curve) -> float | None:
+    """The operating point with the highest Dice; None if no scan has the class."""
+    best = metrics.best_threshold(
+        np.array(curve["num_predicted"]), np.array(curve["num_overlap"]), curve["num_reference"]
+    )
     return None if best is None else best[0]
 
 
 def _count_rows(
     label_space: LabelSpace,
     task: Task,
-    counted: dict[str, ScanCounts],
-    points: dict[int, float],
+    counted: Mapping[str, ScanCounts],
+    points: Mapping[int, float],
 ) -> list[Row]:
-    """The figures that follow from counts."""
+    """The figures that follow from counts.
+
+    If no scan has a class, it has no operating point, and all its figures are None.
+    """
     rows = []
     for c in label_space.class_indices(task.name):
         class_name = label_space.class_names[c]
@@ -174,22 +166,25 @@ def _count_rows(
                 point = points.get(c)
                 if point is not None:
                     figures = metrics.overlap_figures(*counts.at_threshold(c, point))
-                own = _best(**_curve([counts], c))
+                own = _best_threshold(_sum_curve([counts], c))
                 figures |= {"dice_argmax": at_argmax["dice"], "operating_point": own}
             rows += [Row(task.name, class_name, name, *figure) for figure in figures.items()]
     return rows
 
 
 def _surface_rows(
-    label_space: LabelSpace, task: Task, scan: StoredScan, labels: np.ndarray
+    label_space: LabelSpace, task: Task, scan: StoredScan, labels: npt.NDArray[np.uint8]
 ) -> list[Row]:
-    """The figures that need a whole scan: surface distances and volumes."""
+    """The figures that need a whole label map: surface distances and volumes.
+
+    Voxels with the ignore label count in the predicted volume alone.
+    """
     rows = []
     voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
     is_known = scan.reference != IGNORED
     for c in label_space.class_indices(task.name):
         reference, predicted = np.asarray(scan.reference == c), labels == c
-        num_predicted = int(np.count_nonzero(predicted))  # also where the reference is not known
+        num_predicted = int(np.count_nonzero(predicted))
         predicted &= is_known
         hd95_mm, surface_dice = surface_figures(reference, predicted, scan.spacing_mm)
         has_class = bool(reference.any())
@@ -209,19 +204,29 @@ def evaluate_model(
     label_space: LabelSpace,
     data_dir: str,
     *,
-    on_picture: Callable[[str, np.ndarray], None] = lambda task_name, picture: None,
-    on_labels: Callable[[str, StoredScan, np.ndarray], None] = lambda task_name, scan, labels: None,
-    **how: Any,
+    is_complete: bool = False,
+    on_picture: Callable[[str, npt.NDArray[np.uint8]], None] = lambda task_name, picture: None,
+    on_scan: Callable[[str], None] = lambda name: None,
+    on_labels: Callable[[str, StoredScan, npt.NDArray[np.uint8]], None] = (
+        lambda task_name, scan, labels: None
+    ),
 ) -> Evaluation:
     """Scores a network on the prepared test scans of every task of its label space.
 
     Args:
-        network: from `mtseg.inference.dense.make_dense_network`.
-        label_space: its classes and the sources of the scans.
+        network: computes the scans, from `mtseg.inference.dense.make_dense_network`.
+        label_space: its classes, and the sources of each task's scans.
         data_dir: folder of prepared records.
+        is_complete: whether to measure surfaces and volumes as well.
         on_picture: called with a task's name and a picture of its first test scan.
-        on_labels: called with a task's name, a scan and its label map.
-        how: as for `evaluate_task`.
+        on_scan: called with the name of each scan when it has been computed.
+        on_labels: called with a task's name, a scan and its label map, if complete.
+
+    Returns:
+        The figures of all tasks; see `evaluate_task`.
+
+    Raises:
+        InputError: if records are missing or damaged, or there is no room for temporary files.
     """
     return join(
         evaluate_task(
@@ -229,9 +234,10 @@ def evaluate_model(
             label_space,
             selection.task,
             read_selection(data_dir, selection, "test"),
+            is_complete=is_complete,
             on_picture=functools.partial(on_picture, selection.task.name),
+            on_scan=on_scan,
             on_labels=functools.partial(on_labels, selection.task.name),
-            **how,
         )
         for selection in label_space.selections
     )

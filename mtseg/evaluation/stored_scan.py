@@ -1,7 +1,8 @@
-"""What a network says of every voxel of one test scan, kept on disk until thresholds are known.
+"""Ranked classes of a test scan, kept until the operating points of its test set are known.
 
-An operating point is known only after the last scan of a test set. Until then the ranking of each
-voxel's classes waits in files, three or four bytes per voxel, so memory holds one scan at a time.
+An operating point is chosen from the counts of all test scans, so label maps and pictures can be
+made only after the last scan was computed. Until then `StoredScan` keeps a whole scan in files, so
+memory holds one scan at a time, and `StoredSlice` keeps the one slice that a picture shows.
 """
 
 from __future__ import annotations
@@ -17,14 +18,22 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.evaluation import metrics
-from mtseg.inference.decision import is_argmax_class, rank
+from mtseg.evaluation.pictures import compare_slices, most_labelled_slice
+from mtseg.inference.decision import Ranking, apply_thresholds
 from mtseg.inference.tiling import Tile
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
+_REACHED = np.array([-1.0, *metrics.THRESHOLDS])
+"""The highest of `metrics.THRESHOLDS` that a probability reaches, by how many it reaches; below 0
+if it reaches none."""
+
 
 class StoredScan:
-    """The reference and the ranked classes of one scan, in nameless files on disk.
+    """The reference and the ranked classes of one scan, in unnamed files on disk.
+
+    The files take four bytes per voxel, or two without operating points. They disappear with the
+    process, however it ends.
 
     Args:
         subject: the scan.
@@ -34,11 +43,12 @@ class StoredScan:
     Attributes:
         name: the subject's name.
         reference: uint8 (I, J, K), combined class index, or `IGNORED` where it is not known.
-        most_probable: uint8 (I, J, K), combined class index; 0 outside the foreground.
+        most_probable: uint8 (I, J, K), the most probable of all combined classes; 0 outside the
+            foreground.
         affine: (4, 4), voxel to RAS+ world in mm.
 
     Raises:
-        InputError: if the folder for temporary files has no room for it.
+        InputError: if the folder for temporary files has not enough free space.
     """
 
     def __init__(
@@ -53,38 +63,37 @@ class StoredScan:
         num_files = 4 if any(is_thresholded) else 2
         needed, folder = num_files * math.prod(shape), tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-        if needed > free:  # a mapped file without room would end the process
+        # Writing to a mapped file on a full disk ends the process without a message.
+        if needed > free:
             raise InputError(
-                f"{folder}: {needed / 1e9:.1f} GB are needed there until the scans are scored, "
-                f"and {free / 1e9:.1f} GB are free. Make room, or set TMPDIR to another folder."
+                f"{folder}: scoring {subject.name} needs {needed / 1e9:.1f} GB of temporary files "
+                f"there, but {free / 1e9:.1f} GB are free. Make room, or set TMPDIR to "
+                "another folder."
             )
 
-        def on_disk() -> npt.NDArray[np.uint8]:
+        def new_file() -> npt.NDArray[np.uint8]:
             # A file without a name: nothing is left of it, however this process ends.
             with tempfile.TemporaryFile() as file:
                 return np.memmap(file, np.uint8, "w+", shape=shape)
 
         lookup = np.full(256, IGNORED, np.uint8)
         lookup[: len(to_combined)] = to_combined
-        self.reference = on_disk()
+        self.reference = new_file()
         self.reference[:] = lookup[subject.class_index_map]
-        self.most_probable = on_disk()
+        self.most_probable = new_file()
         if any(is_thresholded):
-            self._candidate = on_disk()
+            self._candidate = new_file()
             # How many of `metrics.THRESHOLDS` the candidate's probability reaches.
-            self._num_reached = on_disk()
+            self._num_reached = new_file()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size along the three axes."""
+        """Voxel size along the three axes, in mm."""
         i, j, k = nib.affines.voxel_sizes(self.affine)
         return float(i), float(j), float(k)
 
-    def keep(
-        self, tile: Tile, mask: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float32]
-    ) -> None:
+    def keep(self, tile: Tile, mask: npt.NDArray[np.bool_], ranking: Ranking) -> None:
         """Stores the ranking of a tile; see `mtseg.evaluation.counts.TileObserver`."""
-        ranking = rank(np.moveaxis(probabilities, -1, 0), self._is_thresholded)
         self.most_probable[tile.core][mask] = ranking.most_probable
         if any(self._is_thresholded):
             self._candidate[tile.core][mask] = ranking.candidate
@@ -93,25 +102,69 @@ class StoredScan:
             )
 
     def labels(self, thresholds: Mapping[int, float]) -> npt.NDArray[np.uint8]:
-        """The label map by the rule of `mtseg.inference.decision`, uint8 (I, J, K).
+        """The label map by the rule of `mtseg.inference.decision`.
 
         Args:
-            thresholds: combined class index -> its operating point. A class with an operating
-                point that is not given (that of another task, chosen on other scans) is found
-                where it is the most probable of all classes.
+            thresholds: combined class index -> operating point, one of `metrics.THRESHOLDS`. See
+                `mtseg.inference.decision.apply_thresholds` for classes that are left out, as those
+                of other tasks are.
+
+        Returns:
+            uint8 (I, J, K), combined class index; 0 outside the foreground.
         """
-        most_probable = np.asarray(self.most_probable)
         if not any(self._is_thresholded):
-            return most_probable.copy()
-        is_argmax = is_argmax_class(most_probable, self._is_thresholded)
-        candidate = np.asarray(self._candidate)
-        needed = np.full(len(self._is_thresholded), 255, np.uint8)
-        for class_index, threshold in thresholds.items():
-            needed[class_index] = metrics.threshold_number(threshold) + 1
-        is_reached = np.asarray(self._num_reached) >= needed[candidate]
-        without_point = [
-            c for c, is_one in enumerate(self._is_thresholded) if is_one and c not in thresholds
-        ]
-        is_reached |= np.isin(most_probable, without_point)
-        at_threshold = np.where(is_reached, candidate, 0)
-        return np.where(is_argmax, most_probable, at_threshold).astype(np.uint8)
+            return np.array(self.most_probable)
+        labels = np.empty(self.most_probable.shape, np.uint8)
+        # Slice by slice, so that the floats of a whole scan are never in memory.
+        for i in range(len(labels)):
+            reached = _REACHED[self._num_reached[i]]
+            ranking = Ranking(self.most_probable[i], self._candidate[i], reached)
+            labels[i] = apply_thresholds(ranking, self._is_thresholded, thresholds)
+        return labels
+
+
+class StoredSlice:
+    """The ranked classes in the axial slice of a scan that has most labelled voxels.
+
+    Args:
+        subject: the scan.
+        to_combined: combined class index, uint8, at each of the task's own class indices.
+        is_thresholded: for each combined class, whether it has an operating point.
+    """
+
+    def __init__(
+        self,
+        subject: PreparedSubject,
+        to_combined: npt.NDArray[np.uint8],
+        is_thresholded: Sequence[bool],
+    ) -> None:
+        class_index_map = subject.class_index_map
+        labelled = np.where(class_index_map == IGNORED, 0, class_index_map)
+        self._is_thresholded = tuple(is_thresholded)
+        self._k = most_labelled_slice(labelled)
+        self._image = subject.image[..., self._k].copy()  # lets go of the rest of the scan
+        self._reference = to_combined[labelled[..., self._k]]
+        shape = self._image.shape
+        self._ranking = Ranking(
+            np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), np.full(shape, -1, np.float32)
+        )
+
+    def keep(self, tile: Tile, mask: npt.NDArray[np.bool_], ranking: Ranking) -> None:
+        """Stores what a tile has in the slice; see `mtseg.evaluation.counts.TileObserver`."""
+        i, j, k = tile.core
+        if k.start <= self._k < k.stop:
+            within = self._k - k.start
+            of_slice = ranking[np.nonzero(mask)[2] == within]
+            foreground = mask[..., within]
+            self._ranking.most_probable[i, j][foreground] = of_slice.most_probable
+            self._ranking.candidate[i, j][foreground] = of_slice.candidate
+            self._ranking.candidate_probability[i, j][foreground] = of_slice.candidate_probability
+
+    def picture(self, thresholds: Mapping[int, float]) -> npt.NDArray[np.uint8]:
+        """Scan, reference and prediction side by side; see `mtseg.evaluation.pictures`.
+
+        Args:
+            thresholds: as for `StoredScan.labels`.
+        """
+        labels = apply_thresholds(self._ranking, self._is_thresholded, thresholds)
+        return compare_slices(self._image, self._reference, labels)

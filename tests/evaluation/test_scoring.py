@@ -200,6 +200,27 @@ def test_a_complete_table_has_intervals_surfaces_and_what_is_missing():
     assert "brain: cross-task error 0.0000 % of the voxels in the median scan" in table[-1]
 
 
+def test_the_picture_shows_the_labels_of_the_evaluation():
+    """Also where a class of another task is the most probable: its operating point is unknown."""
+    along_j = (1, 4, 1)
+    scan = subject("a", [1, 1, 0, 0])
+    scan = dataclasses.replace(
+        scan,
+        image=scan.image.reshape(along_j),
+        class_index_map=scan.class_index_map.reshape(along_j),
+    )
+    predicted = [probabilities([0.6, 0.5, 0.25, 0.1], [0.0, 0.1, 0.45, 0.4])]
+    pictures, kept = [], []
+    evaluate(
+        "breast", [scan], predicted, is_complete=True,
+        on_picture=pictures.append, on_labels=lambda scan, labels: kept.append(labels),
+    )  # fmt: skip
+    (picture,), (labels,) = pictures, kept
+    assert labels.ravel().tolist() == [1, 1, 2, 0]
+    coloured = (picture[..., 0] != picture[..., 2])[::-1].T  # panels, from posterior
+    assert coloured[2].tolist() == [True, True, True, False]
+
+
 def test_the_picture_is_of_the_first_scan_at_its_operating_point():
     first = subject("a", [1, 1, 0, 0])
     image = first.image.copy()

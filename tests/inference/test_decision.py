@@ -1,4 +1,4 @@
-"""One decision rule: by hand, and the same for arrays, graph, counts and stored scans."""
+"""The decision rule: by hand, and the same for arrays, graphs, counts and stored scans."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow as tf
 from mtseg.evaluation.counts import count_scan
 from mtseg.evaluation.metrics import THRESHOLDS
 from mtseg.evaluation.stored_scan import StoredScan
-from mtseg.inference.decision import decide, decide_in_graph
+from mtseg.inference.decision import apply_thresholds, decide, decide_in_graph, rank
 from mtseg.inference.dense import DenseNetwork
 from mtseg.sources.reading import PreparedSubject
 
@@ -52,6 +52,40 @@ def test_of_equally_probable_classes_the_first_counts():
     assert label((0.2, 0.4, 0.4), (ARGMAX, ARGMAX, ARGMAX)) == 1
     assert label((0.2, 0.4, 0.4), (ARGMAX, 0.3, ARGMAX)) == 1
     assert label((0.2, 0.4, 0.4), (ARGMAX, ARGMAX, 0.3)) == 1
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ((0.1, 0.3, 0.6), 2),  # the most probable of all
+        ((0.5, 0.2, 0.3), 0),  # the candidate, but background is more probable
+        ((0.1, 0.6, 0.3), 1),  # reaches its own operating point of 0.4
+        ((0.3, 0.45, 0.25), 1),
+        ((0.42, 0.42, 0.16), 1),  # ties with background, and reaches it
+    ],
+)
+def test_a_class_whose_operating_point_is_unknown_is_found_where_it_is_the_most_probable(
+    probabilities, expected
+):
+    ranking = rank([np.array([p], np.float32) for p in probabilities], (False, True, True))
+    assert apply_thresholds(ranking, (False, True, True), {1: 0.4}) == [expected]
+
+
+def test_thresholds_are_chosen_after_ranking():
+    """One ranking serves every threshold, as an evaluation needs it."""
+    maps = np.random.default_rng(3).dirichlet(np.ones(4), 200).astype(np.float32).T
+    is_thresholded = (False, True, False, True)
+    ranking = rank(maps, is_thresholded)
+    for first, second in ((0.1, 0.6), (0.5, 0.5), (1.0, 0.0)):
+        np.testing.assert_array_equal(
+            apply_thresholds(ranking, is_thresholded, {1: first, 3: second}),
+            decide(maps, (ARGMAX, first, ARGMAX, second)),
+        )
+
+
+def test_there_must_be_one_map_per_class():
+    with pytest.raises(ValueError, match="longer"):
+        decide([np.zeros(1), np.zeros(1)], (ARGMAX, 0.5, 0.5))
 
 
 def test_the_papers_networks_of_one_task_are_decided_as_in_the_paper():
