@@ -7,8 +7,10 @@ from pathlib import Path
 
 from mtseg.cli.command import DONE, command_line, run
 from mtseg.errors import InputError
-from mtseg.system.atomic_files import atomic_write, writing_to
+from mtseg.system.atomic_files import atomic_write, write_json, writing_to
 from mtseg.system.quiet_tensorflow import import_tensorflow
+
+_WRITE_REMEDY = "Make room, or give another file."
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,7 +69,6 @@ def _evaluate(argv: list[str]) -> int:
     from mtseg.models import weights
     from mtseg.models.manifest import PACKAGED, WEIGHTS
     from mtseg.records.reading import count_test_scans
-    from mtseg.system import atomic_files
     from mtseg.system.progress import Progress
 
     path = Path(arguments.model or PACKAGED)
@@ -95,10 +96,11 @@ def _evaluate(argv: list[str]) -> int:
         )
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
-    with writing_to(Path("results"), "Make room, or give another file."):
-        if arguments.json:
-            atomic_files.write_json(Path(arguments.json), result)
-        if arguments.csv:
-            with atomic_write(Path(arguments.csv)) as temporary:
-                temporary.write_text(evaluation.to_csv())
+    if arguments.json:
+        with writing_to(Path(arguments.json), _WRITE_REMEDY):
+            write_json(Path(arguments.json), result)
+    if arguments.csv:
+        path = Path(arguments.csv)
+        with writing_to(path, _WRITE_REMEDY), atomic_write(path) as temporary:
+            temporary.write_text(evaluation.to_csv())
     return DONE

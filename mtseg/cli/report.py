@@ -62,9 +62,8 @@ def _report(argv: list[str]) -> int:
     _check_libraries()
     import_tensorflow()
     from mtseg.experiments.report.contents import TITLE, make_report
-    from mtseg.experiments.report.facts import to_csv
     from mtseg.experiments.report.page import save_figures, to_html, to_markdown
-    from mtseg.experiments.results import read_results
+    from mtseg.experiments.results import read_results, to_csv
     from mtseg.experiments.unlabelled import segment_unlabelled
 
     results = read_results(path, arguments.data_dir)

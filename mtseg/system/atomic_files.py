@@ -177,7 +177,8 @@ def writing_to(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) 
     except Exception as error:
         if not isinstance(error, (OSError, *also)):
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = text.splitlines()[0]
         place = getattr(error, "filename", None) or path
         raise InputError(f"{place}: cannot be written ({reason}). {remedy}") from error
 

@@ -1,4 +1,4 @@
-"""Every flaw of the input: one clear line, exit code 2, no traceback, nothing left behind."""
+"""Bad input of every kind: one line, exit code 2, no traceback, no files left behind."""
 
 import gzip
 
@@ -15,7 +15,7 @@ def run(command, capsys, *arguments):
     """Exit code and the lines of standard error."""
     try:
         code = command.main([str(a) for a in arguments])
-    except SystemExit as stop:  # argparse's own way out
+    except SystemExit as stop:  # how argparse ends
         code = stop.code
     return code, [line for line in capsys.readouterr().err.splitlines() if line.strip()]
 
@@ -40,7 +40,7 @@ def scan():
 
 @pytest.fixture
 def challenge(tmp_path, scan):
-    """A folder in the challenge's layout with one training and one test subject."""
+    """A folder in the layout of the challenge, with one training and one test subject."""
     folder = tmp_path / "challenge"
     folder.mkdir()
     (folder / "split.csv").write_text("subject,split\n1000,train\n1010,test\n")
@@ -75,7 +75,7 @@ def test_label_values_that_the_task_file_does_not_know(challenge, tmp_path, scan
     labels = np.full_like(scan, 44)
     labels[0, 0, :2] = [998, 999]
     write_scan(challenge / "1010_glm.nii.gz", labels)
-    # The split of a flawed subject does not matter: nothing is written.
+    # Whether the subject is for training or testing does not matter: nothing is written.
     outcome = run(
         prepare, capsys, "brain:miccai2012", "--manual-dir", challenge, "--data-dir", tmp_path
     )
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_nifti(challenge, tmp_path, capsys):
 
 
 def test_a_folder_of_scans_that_is_not_there(tmp_path, capsys):
-    expect_refusal(prepare_challenge(capsys, tmp_path, tmp_path / "nowhere"), "nowhere")
+    expect_refusal(prepare_challenge(capsys, tmp_path, tmp_path / "missing"), "missing")
 
 
 def test_no_folder_of_scans_at_all(tmp_path, capsys):

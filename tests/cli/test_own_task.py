@@ -1,4 +1,4 @@
-"""A task of one's own needs a TOML file and no code."""
+"""A new task needs a TOML file and no code."""
 
 import json
 
@@ -57,7 +57,7 @@ def run(command, *arguments):
 
 
 def test_a_task_of_ones_own_from_scans_to_labels(tmp_path):
-    """Every command, on a task that the package does not know."""
+    """Every command, on a task that does not come with mtseg."""
     scans, data, workdir = tmp_path / "scans", tmp_path / "data", tmp_path / "run"
     scans.mkdir()
     write_challenge_folder(scans)

@@ -60,7 +60,7 @@ def test_a_folder_appears_whole(tmp_path):
 
 
 def temporary_name(path, process):
-    """How a process with that number on this machine would call `path` while it writes it."""
+    """The temporary name of `path` for a process with that number on this machine."""
     return temporary_path(path).name.replace(f"-{os.getpid()}.", f"-{process}.")
 
 
@@ -88,7 +88,7 @@ def test_what_an_earlier_process_of_the_same_number_left_is_removed(tmp_path):
 
 
 def test_a_file_that_another_machine_may_be_writing_is_kept_for_a_day(tmp_path, dead):
-    """On a shared disk: whether its process is alive cannot be asked from here."""
+    """On a shared disk: only that machine knows whether its process is alive."""
     theirs = tmp_path / f".0123abcd-{dead}.a.json"
     theirs.write_text("half")
     temporary_path(tmp_path / "a.json")
@@ -111,6 +111,9 @@ def test_an_error_of_the_disk_is_one_line(tmp_path):
     ):
         raise OSError(30, "Read-only file system", str(tmp_path / "b"))
     assert str(caught.value) == named
+    for silent in (OSError(), TimeoutError("")):
+        with pytest.raises(InputError, match=type(silent).__name__), writing_to(tmp_path, "Wait."):
+            raise silent
     with pytest.raises(ValueError, match="defect"), writing_to(tmp_path / "a", "Make room."):
         raise ValueError("a defect of ours")
 

@@ -1,4 +1,4 @@
-"""Memory: the least of what the machine has and what its limits leave is what is free."""
+"""Free memory is the least of what the machine has and what its limits leave."""
 
 import subprocess
 import sys

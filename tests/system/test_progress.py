@@ -1,4 +1,4 @@
-"""What long work says where there is no terminal."""
+"""Progress of long work without a terminal."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_durations_for_people(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_a_line_now_and_then_with_what_is_left(monkeypatch, capsys):
+def test_a_line_every_30_seconds_with_the_time_left(monkeypatch, capsys):
     clock = iter([0.0, 10.0, 40.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Progress("Training", 10, "mini-batches", done=2) as bar:

@@ -1,4 +1,4 @@
-"""The paper's settings as defaults, and every flaw answered."""
+"""The paper's settings are the defaults; wrong values are refused by name."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_the_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_every_preset_is_valid_and_comes_back_from_json(preset):
+def test_every_preset_is_valid_and_survives_json(preset):
     config = configure(preset, "brain:phantom", "data", seed=3)
     assert TrainConfig.from_json(config.to_json()) == config
 
