@@ -1,19 +1,27 @@
-"""Dice, precision, recall and operating points, from masks and counts.
+"""Dice, precision, recall and operating points, from masks and from counts of voxels.
 
-A figure that is undefined is None, never 0 or 1.
+All functions work on plain arrays. Counts of several scans add up, so a whole test set is scored
+with one scan in memory at a time. A figure that is undefined is None, never 0 or 1.
+
+Reference: Moeskops et al., MICCAI 2016, section 4 (Dice, and operating points by highest Dice).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-THRESHOLDS = np.linspace(0.0, 1.0, 101)
-"""The operating points that are tried (this project's choice; the paper gives no number)."""
+THRESHOLDS: npt.NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
+"""The operating points that are tried: 0.00, 0.01, … 1.00 (this project's choice; the paper gives
+no number)."""
 
 
-def dice(mask_reference: np.ndarray, mask_predicted: np.ndarray) -> float | None:
+def dice(
+    mask_reference: npt.NDArray[np.bool_], mask_predicted: npt.NDArray[np.bool_]
+) -> float | None:
     """Dice coefficient of two masks: twice the overlap over the sum of both sizes.
 
     Args:
@@ -22,20 +30,20 @@ def dice(mask_reference: np.ndarray, mask_predicted: np.ndarray) -> float | None
 
     Returns:
         0 to 1; None if the reference is empty, since such a scan has no such tissue to find.
+
+    Example:
+        >>> dice(np.array([True, True, False]), np.array([False, True, True]))
+        0.5
     """
-    size_reference = np.count_nonzero(mask_reference)
-    if size_reference == 0:
-        return None
-    overlap = np.count_nonzero(mask_reference & mask_predicted)
-    return 2 * overlap / (size_reference + np.count_nonzero(mask_predicted))
+    overlap = int(np.count_nonzero(mask_reference & mask_predicted))
+    sizes = int(np.count_nonzero(mask_predicted)), overlap, int(np.count_nonzero(mask_reference))
+    return overlap_figures(*sizes)["dice"]
 
 
 def count_above_thresholds(
-    mask_reference: np.ndarray, probabilities: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    mask_reference: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.floating[Any]]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Counts voxels at or above each of `THRESHOLDS`.
-
-    The counts of several scans add up, so a whole test set is analysed a scan at a time.
 
     Args:
         mask_reference: booleans, any shape.
@@ -45,28 +53,24 @@ def count_above_thresholds(
         `(num_predicted, num_overlap)`, int64 (101,) each: voxels predicted at the threshold, and
         those of them that are in the reference.
     """
-    reached = thresholds_reached(probabilities.ravel())
-    overlap = reached[mask_reference.ravel()]
+    num_reached = thresholds_reached(probabilities.ravel())
 
-    def at_least(counts: np.ndarray) -> np.ndarray:
-        return counts[::-1].cumsum()[::-1][1:]
+    def count_at_least(reached: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        exactly = np.bincount(reached, minlength=len(THRESHOLDS) + 1)
+        return exactly[::-1].cumsum()[::-1][1:]
 
-    size = len(THRESHOLDS) + 1
-    return (
-        at_least(np.bincount(reached, minlength=size)),
-        at_least(np.bincount(overlap, minlength=size)),
-    )
+    return count_at_least(num_reached), count_at_least(num_reached[mask_reference.ravel()])
 
 
 def threshold_number(threshold: float) -> int:
-    """The place in `THRESHOLDS` of the one nearest to a threshold."""
+    """The index in `THRESHOLDS` of the one nearest to a threshold."""
     return int(np.argmin(np.abs(THRESHOLDS - threshold)))
 
 
-def thresholds_reached(probabilities: np.ndarray) -> np.ndarray:
-    """How many of `THRESHOLDS` each probability reaches, 0 to 101, int64 in the same shape.
+def thresholds_reached(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """How many of `THRESHOLDS` each probability reaches, 0 to 101, in the same shape.
 
-    Compared in the probabilities' own precision, so that it agrees with
+    They are compared in the precision of the probabilities, so the result agrees with
     `probabilities >= threshold`.
     """
     thresholds = THRESHOLDS.astype(probabilities.dtype)
@@ -97,8 +101,10 @@ def overlap_figures(
 
 
 def precision_recall(
-    num_predicted: Sequence[int], num_overlap: Sequence[int], num_reference: int
-) -> tuple[np.ndarray, np.ndarray]:
+    num_predicted: Sequence[int] | npt.NDArray[np.int64],
+    num_overlap: Sequence[int] | npt.NDArray[np.int64],
+    num_reference: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Precision and recall at each of `THRESHOLDS`.
 
     Args:
@@ -107,8 +113,8 @@ def precision_recall(
         num_reference: voxels of the class in the whole test set, above 0.
 
     Returns:
-        `(precision, recall)`, float64 (101,) each. Where nothing is predicted any more precision is
-        taken as 1, so that the curve ends at recall 0.
+        `(precision, recall)`, float64 (101,) each. At thresholds where nothing is predicted,
+        precision is set to 1, so that the curve ends at recall 0.
     """
     predicted, overlap = np.asarray(num_predicted), np.asarray(num_overlap)
     precision = np.divide(overlap, predicted, out=np.ones(len(overlap)), where=predicted > 0)
@@ -116,7 +122,7 @@ def precision_recall(
 
 
 def best_threshold(
-    num_predicted: np.ndarray, num_overlap: np.ndarray, num_reference: int
+    num_predicted: npt.NDArray[np.int64], num_overlap: npt.NDArray[np.int64], num_reference: int
 ) -> tuple[float, float] | None:
     """The operating point with the highest Dice (section 4 of the paper).
 
@@ -126,8 +132,8 @@ def best_threshold(
         num_reference: voxels of the class in the whole test set.
 
     Returns:
-        `(threshold, dice)`; the lowest such threshold if several tie. None if the test set has
-        no voxel of the class.
+        `(threshold, dice)`; the lowest such threshold if several are equally good. None if the
+        test set has no voxel of the class.
     """
     if num_reference == 0:
         return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 PALETTE = np.array(
     [
@@ -18,42 +21,66 @@ PALETTE = np.array(
     ],
     np.uint8,
 )
-"""RGB of each combined class, background first: told apart by colour-blind eyes (Okabe and Ito)."""
+"""RGB of each combined class, background first.
+
+People with colour blindness can tell the colours apart. All but the last are those of Okabe and
+Ito, Color Universal Design, 2008.
+"""
+
+_COLOUR_WEIGHT = 0.65
+"""Share of the colour where a label lies over the grey picture."""
+
+_WHITE = 1.2
+"""Prepared intensity that is shown white; 1 is the 99th percentile of the foreground."""
 
 
-def colour_labels(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Lays labels over a grey picture.
+def colour_labels(
+    grey: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """Lays coloured labels over a grey picture.
 
     Args:
-        grey: floats 0 to 1, (rows, columns).
-        labels: combined class index, (rows, columns); more classes than colours start again.
+        grey: floats 0 (black) to 1 (white), (rows, columns).
+        labels: combined class index, (rows, columns). Colours repeat if there are more classes
+            than colours. Background stays grey.
 
     Returns:
-        uint8 (rows, columns, 3).
+        uint8 RGB (rows, columns, 3).
     """
     base = np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
     colours = PALETTE[np.where(labels > 0, (labels - 1) % (len(PALETTE) - 1) + 1, 0)]
-    mixed = (0.35 * base + 0.65 * colours).astype(np.uint8)
+    mixed = ((1 - _COLOUR_WEIGHT) * base + _COLOUR_WEIGHT * colours).astype(np.uint8)
     return np.where((labels > 0)[..., None], mixed, base)
 
 
-def most_labelled_slice(reference: np.ndarray) -> int:
-    """The number k of the axial slice of a label map (I, J, K) with most labelled voxels."""
+def most_labelled_slice(reference: npt.NDArray[np.uint8]) -> int:
+    """Index k of the axial slice with most labelled voxels.
+
+    Args:
+        reference: label map (I, J, K), 0 for background.
+
+    Returns:
+        The first such slice; 0 if nothing is labelled.
+    """
     return int(np.count_nonzero(reference, axis=(0, 1)).argmax())
 
 
-def compare_slices(image: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def compare_slices(
+    image: npt.NDArray[np.floating[Any]],
+    reference: npt.NDArray[np.uint8],
+    predicted: npt.NDArray[np.uint8],
+) -> npt.NDArray[np.uint8]:
     """Scan, reference and prediction of an axial slice side by side.
 
     Args:
-        image: of a prepared scan (I, J).
+        image: prepared intensities (I, J).
         reference: combined class index (I, J).
         predicted: combined class index (I, J).
 
     Returns:
-        uint8 (J, 3 * I, 3), anterior up and the subject's left on the left.
+        uint8 RGB (J, 3 * I, 3), anterior up and the subject's left on the left.
     """
-    grey = np.clip(image / 1.2, 0, 1)  # 1 is the 99th percentile of the foreground
+    grey = np.clip(image / _WHITE, 0, 1)
     panels = [
         colour_labels(grey, labels) for labels in (np.zeros_like(reference), reference, predicted)
     ]

@@ -1,6 +1,7 @@
-"""The result of an evaluation: one row per figure, and its JSON and CSV files.
+"""The record of an evaluation: one row per figure, and its JSON and CSV files.
 
-Other packages read evaluations through `Evaluation`, whether they were just computed or stored.
+`mtseg.evaluation.scoring` makes an `Evaluation`. Everything that reads one, such as tables, the
+report and comparisons, works the same for one that was just computed and one from a file.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,20 @@ from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
 from mtseg.inference.scan_statistics import ScanStatistics
 
 SCHEMA = 1
+"""Version of the JSON format."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure; `class_name` is `all` for a figure of a whole scan, `value` None if undefined."""
+    """One figure of an evaluation.
+
+    Attributes:
+        task: name of the task.
+        class_name: name of the class; `all` for a figure of a whole scan.
+        subject: name of the test scan.
+        metric: what was measured; `mtseg.evaluation.scoring.evaluate_task` lists the metrics.
+        value: the figure; None if it is undefined.
+    """
 
     task: str
     class_name: str
@@ -41,13 +51,15 @@ class Evaluation:
     """The figures of a test set.
 
     Attributes:
-        rows: a figure each.
-        operating_points: class name -> threshold, for the classes of `operating_point` tasks.
-        curves: class name -> counts over the test set at each of `metrics.THRESHOLDS`, for the same
-            classes: lists `num_predicted` and `num_overlap`, and `num_reference`.
-        confusion: task name -> voxels > 0 of its test scans, if it is known what they are, a list
-            (num_classes) of lists (num_classes): of a class in the reference and of a class at
-            argmax.
+        rows: one per figure.
+        operating_points: class name -> threshold, for the classes of `operating_point` tasks that
+            the test set has.
+        curves: class name -> counts over the test set, for all classes of `operating_point` tasks:
+            lists `num_predicted` and `num_overlap`, at each of `metrics.THRESHOLDS`, and the
+            integer `num_reference`. `metrics.precision_recall` takes them.
+        confusion: task name -> counts over its test scans, (num_classes, num_classes) nested
+            lists: foreground voxels by class in the reference and by most probable class of all,
+            whatever the thresholds. Voxels with the ignore label do not count.
         statistics: task name -> subject -> `ScanStatistics` of the scan.
     """
 
@@ -60,7 +72,7 @@ class Evaluation:
     )
 
     def values(self, task: str, class_name: str, metric: str) -> dict[str, float | None]:
-        """One metric of one class: subject -> value."""
+        """The figures of one metric and class: subject -> value, None if undefined."""
         return {
             row.subject: row.value
             for row in self.rows
@@ -79,7 +91,7 @@ class Evaluation:
         return list(dict.fromkeys(scored))
 
     def mean_dice(self) -> dict[str, float | None]:
-        """`task/class` -> mean Dice over the scans that have the class; None if none has."""
+        """`task/class` -> mean Dice over the scans that have the class; None if no scan has it."""
         values: dict[str, list[float]] = {}
         for row in self.rows:
             if row.metric == "dice":
@@ -89,12 +101,17 @@ class Evaluation:
         return {name: float(np.mean(v)) if v else None for name, v in values.items()}
 
     def overall_dice(self) -> float:
-        """Mean of `mean_dice` over the classes that the test scans have; 0 if there is none."""
+        """Mean of `mean_dice` over the classes that the test scans have; 0 without such a class."""
         known = [value for value in self.mean_dice().values() if value is not None]
         return float(np.mean(known)) if known else 0.0
 
     def to_json(self, *, model: str, command: str) -> dict[str, Any]:
-        """The evaluation as one JSON object."""
+        """The evaluation as one JSON object.
+
+        Args:
+            model: path of the model that was evaluated.
+            command: the command that was run.
+        """
         return {
             "schema": SCHEMA,
             "model": model,
@@ -111,7 +128,7 @@ class Evaluation:
         }
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Evaluation:
+    def from_json(cls, stored: Mapping[str, Any]) -> Evaluation:
         """The evaluation that `to_json` wrote."""
         rows = [
             Row(r["task"], r["class"], r["subject"], r["metric"], r["value"])
@@ -139,7 +156,7 @@ class Evaluation:
 
 
 def join(evaluations: Iterable[Evaluation]) -> Evaluation:
-    """The evaluations of several tasks as one."""
+    """Joins the evaluations of several tasks into one."""
     rows: tuple[Row, ...] = ()
     points: dict[str, float] = {}
     curves: dict[str, dict[str, Any]] = {}

@@ -1,7 +1,8 @@
-"""Is one network as good as another? Paired statistics over test scans.
+"""Paired statistics over test scans: is one network as good as another?
 
-The paper claims that one network for several tasks is equivalent to one network per task, for every
-task. Here this is a non-inferiority comparison, paired over the test scans.
+The paper reports that one network for several tasks performs as well as one network per task
+(section 5), without a statistical test. The test here is this project's: a non-inferiority
+comparison, paired over the test scans.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ import numpy as np
 from scipy import stats
 
 MARGIN = 0.02
-"""How much Dice a network for several tasks may lose and still count as good as one for a single
-task (this project's choice; the paper states no margin)."""
-
+"""A multi-task network may lose this much Dice and still count as not inferior to a single-task one
+(this project's choice; the paper states no margin)."""
 
 CONFIDENCE = 0.95
-
+"""Confidence level of the intervals."""
 
 NUM_RESAMPLES = 9_999
+"""Resamples of each bootstrap."""
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the mean, 95 %.
+    """95 % interval of the mean, by the percentile bootstrap.
+
+    With few scans such an interval is too narrow: resampling cannot show scans that differ from
+    those of the test set.
 
     Args:
-        values: a figure of each scan.
-        seed: of the resampling.
+        values: one figure per scan.
+        seed: seed of the resampling.
 
     Returns:
-        `(low, high)`; None for fewer than two values. With few scans such an interval is narrower
-        than it should be: it cannot know of scans unlike those that were seen.
+        `(low, high)`; None for fewer than two values.
     """
     if len(values) < 2:
         return None
@@ -52,14 +55,15 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One network against another on the scans that both were tested on.
+    """A multi-task network against a single-task network, on the scans that both were tested on.
 
     Attributes:
-        num_scans: that have a figure from both.
-        difference: mean of the second's figure less the first's; None without a scan.
-        interval: of that mean, 95 %; None for fewer than two scans.
-        verdict: `not inferior` if the whole interval is above `-MARGIN`, `inferior` if it is
-            below, else `undecided`.
+        num_scans: scans that have a figure from both networks.
+        difference: mean over scans of the multi-task figure minus the single-task figure; None
+            without a scan.
+        interval: 95 % interval of that mean; None for fewer than two scans.
+        verdict: `not inferior` if the whole interval is above `-MARGIN`, `inferior` if the whole
+            interval is below it, else `undecided`.
     """
 
     num_scans: int
@@ -71,9 +75,11 @@ class Comparison:
 def compare(single: Mapping[str, float | None], multiple: Mapping[str, float | None]) -> Comparison:
     """Compares two networks, paired over scans.
 
+    Scans without a figure from both networks are left out.
+
     Args:
-        single: scan -> figure of the network for one task, larger is better; None if undefined.
-        multiple: the same of the network for several tasks.
+        single: scan -> figure of the single-task network; larger is better, None if undefined.
+        multiple: the same for the multi-task network.
 
     Example:
         >>> compare({"a": 0.8, "b": 0.9}, {"a": 0.81, "b": 0.91}).verdict
@@ -99,7 +105,14 @@ def compare(single: Mapping[str, float | None], multiple: Mapping[str, float | N
 def mean_over_classes(
     figures: Sequence[Mapping[str, float | None]],
 ) -> dict[str, float | None]:
-    """Scan -> mean over the classes of a task that the scan has; None if it has none."""
+    """Averages figures over the classes of a task, scan by scan.
+
+    Args:
+        figures: for each class, scan -> figure; None where it is undefined.
+
+    Returns:
+        Scan -> mean over the classes that the scan has; None if it has no class.
+    """
     scans = dict.fromkeys(scan for of_class in figures for scan in of_class)
     means: dict[str, float | None] = {}
     for scan in scans:

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +20,7 @@ from mtseg.evaluation import metrics
 from mtseg.evaluation.pictures import compare_slices, most_labelled_slice
 from mtseg.inference.decision import Ranking, apply_thresholds
 from mtseg.inference.tiling import Tile
+from mtseg.scans.volume import Volume
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
@@ -89,8 +89,7 @@ class StoredScan:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along the three axes, in mm."""
-        i, j, k = nib.affines.voxel_sizes(self.affine)
-        return float(i), float(j), float(k)
+        return Volume(self.reference, self.affine).spacing_mm
 
     def keep(self, tile: Tile, mask: npt.NDArray[np.bool_], ranking: Ranking) -> None:
         """Stores the ranking of a tile; see `mtseg.evaluation.counts.TileObserver`."""

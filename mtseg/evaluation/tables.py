@@ -1,4 +1,4 @@
-"""Tables of an evaluation, as `mtseg-train` and `mtseg-evaluate` print them."""
+"""Tables of an evaluation as text, which `mtseg-train` and `mtseg-evaluate` print."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mtseg.system.text_table import format_table
 
 
 def known_values(evaluation: Evaluation, task: str, class_name: str, metric: str) -> list[float]:
-    """The figures of one metric and class, for the scans in which it is defined."""
+    """The figures of one metric and class, of the scans for which it is defined."""
     values = evaluation.values(task, class_name, metric).values()
     return [value for value in values if value is not None]
 
 
 def dice_table(evaluation: Evaluation) -> str:
-    """Dice of each class over the test scans, and the decision rule of the class."""
+    """Mean and range of Dice over the test scans, class by class, and how each class is decided."""
     rows = []
     for task, class_name in evaluation.classes:
         values = known_values(evaluation, task, class_name, "dice")
@@ -35,7 +35,7 @@ def describe_decision(evaluation: Evaluation, class_name: str) -> str:
 
 
 def complete_table(evaluation: Evaluation) -> str:
-    """What a complete evaluation adds: intervals, surfaces, volumes, and the cross-task error."""
+    """The figures of a complete evaluation: intervals, surfaces, volumes, and cross-task error."""
     columns = (
         ("median", "dice", 3),
         ("precision", "precision", 3),
@@ -74,10 +74,12 @@ def complete_table(evaluation: Evaluation) -> str:
 def format_median(
     evaluation: Evaluation, task: str, class_name: str, metric: str, digits: int
 ) -> str:
-    """The median of a figure over the scans that have the class; `–` if there is none.
+    """The median of a figure over the scans that have the class, as text.
 
-    If the figure is undefined for some of these scans, as the distance to a class that was not
-    found is, the text says for how many it is defined: `1.00 (3 of 4)`.
+    Returns:
+        `–` if the figure is undefined for all of them. If it is undefined for some, such as the
+        surface distance where the class was not found, the text says for how many it is defined:
+        `1.00 (3 of 4)`.
     """
     dice = evaluation.values(task, class_name, "dice")
     of_all = evaluation.values(task, class_name, metric)

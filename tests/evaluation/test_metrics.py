@@ -56,7 +56,7 @@ def test_overlap_figures_by_hand():
     assert figures == {"dice": pytest.approx(6 / 9), "precision": 0.75, "recall": 0.6}
 
 
-def test_what_nobody_could_find_or_nobody_found_is_undefined():
+def test_figures_without_a_reference_and_precision_without_a_prediction_are_undefined():
     assert overlap_figures(4, 0, 0) == {"dice": None, "precision": None, "recall": None}
     assert overlap_figures(0, 0, 5) == {"dice": 0, "precision": None, "recall": 0}
 

@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import io
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtseg.errors import InputError
 from mtseg.evaluation.metrics import precision_recall
 from mtseg.evaluation.results import Evaluation, Row, join
 from mtseg.evaluation.scoring import evaluate_task
@@ -67,7 +69,7 @@ def test_a_scan_without_the_class_is_undefined_not_zero():
     assert [r.value for r in rows if r.metric == "dice"] == [1.0, None]
 
 
-def test_the_threshold_of_each_scan_and_dice_by_activation_stand_beside():
+def test_the_best_threshold_of_each_scan_and_dice_by_argmax_are_given_too():
     subjects = [subject("a", [1, 1, 0, 0]), subject("b", [1, 0, 0, 0])]
     predicted = [
         probabilities([0.9, 0.6, 0.2, 0.1], [0, 0, 0, 0]),
@@ -87,7 +89,7 @@ def test_the_threshold_of_each_scan_and_dice_by_activation_stand_beside():
     assert figures["b", "recall"] == 1
 
 
-def test_the_curve_holds_the_counts_of_the_whole_test_set():
+def test_the_curve_has_the_counts_of_the_whole_test_set():
     subjects = [subject("a", [1, 1, 0, 0]), subject("b", [1, 0, 0, 0])]
     predicted = [probabilities([0.9, 0.6, 0.2, 0.1], [0] * 4)] * 2
     curve = evaluate("breast", subjects, predicted).curves["pectoral_muscle"]
@@ -95,10 +97,10 @@ def test_the_curve_holds_the_counts_of_the_whole_test_set():
     precision, recall = precision_recall(**curve)
     assert (precision[0], recall[0]) == (3 / 8, 1)
     assert (precision[70], recall[70]) == (1, pytest.approx(2 / 3))
-    assert (precision[100], recall[100]) == (1, 0)  # nothing is predicted any more
+    assert (precision[100], recall[100]) == (1, 0)  # nothing is predicted
 
 
-def test_confusion_counts_reference_against_activation():
+def test_confusion_counts_the_reference_class_by_the_most_probable_class():
     predicted = [probabilities([0.9, 0, 0, 0.1], [0, 0.8, 0, 0.2])]
     evaluation = evaluate("breast", [subject("a", [1, 0, 0, 1])], predicted)
     # Rows: background, muscle, artery in the reference.
@@ -120,7 +122,7 @@ def test_a_complete_evaluation_measures_surfaces_and_volumes_at_the_operating_po
     )
     figures = {row.metric: row.value for row in evaluation.rows}
     assert figures["dice"] == 0.5
-    assert figures["dice_argmax"] == 0  # nothing is above the background
+    assert figures["dice_argmax"] == 0  # background is the most probable everywhere
     assert figures["hd95_mm"] == pytest.approx(2.0)
     assert figures["volume_reference_ml"] == figures["volume_predicted_ml"] == pytest.approx(0.064)
     ((stored, labels),) = kept
@@ -128,7 +130,7 @@ def test_a_complete_evaluation_measures_surfaces_and_volumes_at_the_operating_po
     np.testing.assert_array_equal(labels.ravel(), shifted)
 
 
-def test_a_class_that_a_scan_does_not_have_is_absent_but_what_was_found_is_told():
+def test_a_class_that_a_scan_does_not_have_is_undefined_but_for_its_predicted_volume():
     predicted = [probabilities([0.9, 0.9, 0, 0], [0] * 4)] * 2
     subjects = [subject("a", [1, 1, 0, 0]), subject("b", [0, 0, 0, 0])]
     evaluation = evaluate("breast", subjects, predicted, is_complete=True)
@@ -138,13 +140,13 @@ def test_a_class_that_a_scan_does_not_have_is_absent_but_what_was_found_is_told(
     assert set(of_b.values()) == {None}
 
 
-def test_alien_share_counts_the_other_tasks_classes_among_the_foreground():
+def test_the_cross_task_error_is_the_share_of_foreground_with_a_class_of_another_task():
     predicted = [probabilities([0.9, 0, 0, 0.1], [0, 0.8, 0, 0.2])]
     rows = evaluate("breast", [subject("a", [1, 0, 0, 0])], predicted).rows
     assert [r.value for r in rows if r.metric == "alien_share"] == [0.25]
 
 
-def test_argmax_task_is_scored_at_the_highest_activation():
+def test_an_argmax_task_is_scored_at_the_most_probable_class():
     label_space = parse_tasks("brain")
     task = label_space.selections[0].task
     class_map = [1, 1, 2, 0]
@@ -167,7 +169,7 @@ def small_evaluation():
     return Evaluation(rows, {})
 
 
-def test_evaluation_comes_back_from_json():
+def test_an_evaluation_is_the_same_after_json():
     evaluation = join([small_evaluation(), Evaluation((), {"pectoral_muscle": 0.4})])
     stored = evaluation.to_json(model="m", command="c")
     assert stored["schema"] == 1
@@ -182,13 +184,13 @@ def test_csv_leaves_an_undefined_figure_empty():
     assert [line["value"] for line in lines] == ["0.5", "0.7", "", "0.0"]
 
 
-def test_table_shows_mean_range_and_absence():
+def test_the_table_shows_mean_and_range_and_says_which_class_is_absent():
     table = dice_table(small_evaluation()).splitlines()
     assert "0.600  0.500  0.700      2  argmax" in table[1]
     assert "absent" in table[2]
 
 
-def test_a_complete_table_has_intervals_surfaces_and_what_is_missing():
+def test_a_complete_table_has_intervals_surfaces_and_cross_task_error():
     rows = (
         Row("brain", "white_matter", "1", "surface_dice", 0.9),
         Row("brain", "white_matter", "2", "surface_dice", 0.8),
@@ -238,3 +240,11 @@ def test_the_picture_is_of_the_first_scan_at_its_operating_point():
         [True, True, False, False],
         [True, True, False, False],
     ]
+
+
+def test_a_scan_that_waits_for_its_operating_point_needs_room_on_disk(monkeypatch):
+    full = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    scan = subject("a", [1, 1, 0, 0])
+    with pytest.raises(InputError, match=r"scoring a needs .* 0\.0 GB are free\. Make room"):
+        evaluate("breast", [scan], [probabilities([0.5] * 4, [0.1] * 4)], is_complete=True)

@@ -1,4 +1,4 @@
-"""Intervals and verdicts: by hand on a few numbers."""
+"""Intervals and comparisons of two networks, by hand on a few numbers."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def test_two_numbers_by_hand():
     assert bootstrap_interval([0, 1]) == (0, 1)
 
 
-def test_one_number_has_no_interval_and_equal_ones_have_none_to_speak_of():
+def test_one_number_has_no_interval_and_equal_numbers_an_interval_of_no_width():
     assert bootstrap_interval([0.5]) is None
     assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
 
@@ -42,16 +42,16 @@ def scans(*values):
     ],
 )
 def test_the_verdict_follows_the_interval(differences, verdict):
-    alone = scans(*[0.8] * len(differences))
-    found = compare(alone, scans(*[0.8 + d for d in differences]))
+    single = scans(*[0.8] * len(differences))
+    found = compare(single, scans(*[0.8 + d for d in differences]))
     assert found.verdict == verdict
     assert found.difference == pytest.approx(np.mean(differences))
 
 
 def test_scans_are_paired_by_name_and_undefined_figures_left_out():
-    alone = {"a": 0.5, "b": 0.9, "c": None, "d": 0.7}
-    here = {"b": 0.91, "a": 0.51, "c": 0.3}
-    found = compare(alone, here)
+    single = {"a": 0.5, "b": 0.9, "c": None, "d": 0.7}
+    multiple = {"b": 0.91, "a": 0.51, "c": 0.3}
+    found = compare(single, multiple)
     assert found.num_scans == 2
     assert found.difference == pytest.approx(0.01)
 

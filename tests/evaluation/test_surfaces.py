@@ -13,7 +13,7 @@ def box(start, stop, shape=(12, 12, 12)):
     return mask
 
 
-def test_the_same_mask_is_nowhere_apart():
+def test_the_same_mask_has_distance_0_and_agrees_everywhere():
     mask = box((3, 3, 3), (8, 9, 7))
     assert surface_figures(mask, mask, (1, 1, 1)) == (0, 1)
 
@@ -40,7 +40,7 @@ def test_a_mask_at_the_border_has_a_surface_there():
     assert surface_figures(mask, mask, (1, 1, 1)) == (0, 1)
 
 
-def test_nothing_found_has_no_distance_and_no_agreement():
+def test_an_empty_prediction_has_no_distance_and_no_agreement():
     assert surface_figures(box((3, 3, 3), (5, 5, 5)), np.zeros((12,) * 3, bool), (1, 1, 1)) == (
         None,
         0.0,
@@ -48,7 +48,7 @@ def test_nothing_found_has_no_distance_and_no_agreement():
 
 
 @pytest.mark.parametrize("predicted", [np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)])
-def test_nothing_to_find_is_undefined(predicted):
+def test_an_empty_reference_is_undefined(predicted):
     assert surface_figures(np.zeros((4, 4, 4), bool), predicted, (1, 1, 1)) == (None, None)
 
 
