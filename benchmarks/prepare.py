@@ -26,7 +26,7 @@ from comparison import finish, seconds_of
 
 from mtseg.sources.find import list_subjects
 from mtseg.sources.subject import Subject
-from mtseg.system.processes import num_cores
+from mtseg.system.hardware import num_cores
 from mtseg.tasks.label_space import parse_tasks
 
 

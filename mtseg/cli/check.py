@@ -46,7 +46,8 @@ def _check(argv: list[str]) -> int:
     from mtseg.sources.checks import check_reports, check_subject, format_issues
     from mtseg.sources.find import find_subjects
     from mtseg.sources.subject import Issue
-    from mtseg.system.processes import num_cores, run_all
+    from mtseg.system.hardware import num_cores
+    from mtseg.system.processes import run_all
     from mtseg.tasks.label_space import parse_tasks
     from mtseg.tasks.task_file import GENERATED
 

@@ -40,8 +40,8 @@ from mtseg.sources.checks import SubjectReport, check_reports, check_subject, fo
 from mtseg.sources.find import find_subjects
 from mtseg.sources.subject import FoundSubjects
 from mtseg.system.atomic_files import atomic_write, empty_folder, lock_folder, remove_path
-from mtseg.system.hardware import free_bytes
-from mtseg.system.processes import num_cores, run_all, run_on_beam
+from mtseg.system.hardware import free_bytes, num_cores
+from mtseg.system.processes import run_all, run_on_beam
 from mtseg.system.progress import Progress
 from mtseg.tasks.task import Task
 from mtseg.tasks.task_file import GENERATED

@@ -61,6 +61,6 @@ def verify_checksums(folder: Path) -> None:
             raise InputError(f"{path}: is missing, but {CHECKSUMS} lists it. Copy the model again.")
         if file_checksum(path) != checksum:
             raise InputError(
-                f"{path}: is damaged or was changed: its checksum differs from {CHECKSUMS}. Copy or "
-                "export the model again."
+                f"{path}: is damaged or was changed: its checksum differs from {CHECKSUMS}. Copy "
+                "or export the model again."
             )

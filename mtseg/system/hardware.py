@@ -18,6 +18,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""Processor flags of instructions that multiply bfloat16 numbers."""
+
+
+def num_cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
 
 def total_bytes() -> int:
     """Memory of the machine, or the part of it that this process may use, in bytes."""
@@ -88,8 +96,8 @@ def describe_machine() -> dict[str, Any]:
     models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
     return {
         "processor": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "bfloat16": sorted(set(text.split()) & {"avx512_bf16", "amx_bf16"}),
+        "cores": num_cores(),
+        "bfloat16": sorted(set(text.split()) & _BFLOAT16_FLAGS),
         "python": platform.python_version(),
         "tensorflow": importlib.metadata.version("tensorflow"),
         "mtseg": importlib.metadata.version("mtseg"),
@@ -116,4 +124,4 @@ def has_bfloat16_instructions(cpuinfo: str = "/proc/cpuinfo") -> bool:
         flags = set(Path(cpuinfo).read_text().split())
     except OSError:
         return False
-    return bool(flags & {"avx512_bf16", "amx_bf16"})
+    return bool(flags & _BFLOAT16_FLAGS)

@@ -23,11 +23,6 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-def num_cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def begin_workers(preload: str) -> multiprocessing.context.ForkServerContext:
     """Starts the server process that workers are forked from; it imports in the background.
 
@@ -138,8 +133,8 @@ def make_pipeline(runner: str, options: Sequence[str]) -> Any:
         return beam.Pipeline(options=PipelineOptions([f"--runner={path}", *options]))
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"runner {runner}: Apache Beam does not know it ({error}). Give a name such as DirectRunner "
-            "or FlinkRunner."
+            f"runner {runner}: Apache Beam does not know it ({error}). Give a name such as "
+            "DirectRunner or FlinkRunner."
         ) from error
 
 

@@ -15,13 +15,12 @@ import functools
 import inspect
 import json
 import math
-import os
 import re
 import typing
 from typing import Any, Literal
 
 from mtseg.errors import InputError
-from mtseg.system.hardware import fastest_precision
+from mtseg.system.hardware import fastest_precision, num_cores
 from mtseg.training.presets import PRESETS
 
 Strategy = Literal["default", "mirrored", "multiworker"]
@@ -232,7 +231,7 @@ def configure(preset: str, tasks: str, data_dir: str, **changes: Any) -> TrainCo
         fields["precision"] = fastest_precision()
     if fields.get("is_deterministic") and not fields.get("num_threads"):
         # Sums depend on how many threads share them.
-        fields["num_threads"] = len(os.sched_getaffinity(0))
+        fields["num_threads"] = num_cores()
     return TrainConfig(**fields)
 
 

@@ -55,7 +55,7 @@ def test_the_groups_of_this_process_are_found():
 
 
 def test_a_limit_of_the_process(tmp_path):
-    code = "from mtseg.system.hardware import free_bytes, total_bytes; print(total_bytes(), free_bytes())"
+    code = "from mtseg.system import hardware as h; print(h.total_bytes(), h.free_bytes())"
     limit = 2_048_000_000
 
     shell = f'ulimit -v {limit // 1024}; exec "$0" -c "$1"'
