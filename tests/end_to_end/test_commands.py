@@ -183,7 +183,7 @@ def test_without_a_model_the_packaged_one_is_used_and_named(tmp_path):
     phantom = make_phantom("breast", seed=9000, size=96)
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")
     result = mtseg("predict", tmp_path / "scan.nii", "-o", tmp_path)
-    assert "the one that comes with mtseg is used. For research only" in result.stdout
+    assert "using the one that comes with mtseg. For research only" in result.stdout
     verdict = json.loads((tmp_path / "scan_verdict.json").read_text())
     assert verdict["task"] == "breast"
     assert verdict["volumes_ml"]["pectoral_muscle"] > 0

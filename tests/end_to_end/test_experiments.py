@@ -82,7 +82,7 @@ def test_minutes_are_turned_into_minibatches_once(tiny_data, tmp_path):
     flags = ["--preset", "demo", "--tasks", "cta", "--data-dir", tiny_data.data_dir,
              "--global-batch-size", 8, "--minutes", 0.1, "--out", tmp_path / "out"]  # fmt: skip
     refused = mtseg("experiments", *flags, code=2)
-    assert "do not suffice" in refused.stderr
+    assert "are not enough" in refused.stderr
     assert not list((tmp_path / "out").iterdir())
 
 

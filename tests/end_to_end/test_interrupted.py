@@ -233,7 +233,7 @@ def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
     code, _, err = workers[1 - lost].finish()
     assert code == 3
     assert "another worker was lost" in err
-    assert "The same command on every worker goes on" in err
+    assert "Rerun the command on every worker to resume" in err
     if lost == 1:
         workers = start_workers(tiny_data, workdir, **changes)
         wait_for(workdir / "checkpoints" / "step-10", workers[0])
