@@ -1,8 +1,11 @@
-"""The out-of-distribution check: does a scan resemble those that the network was tested on?
+"""The verdict on a scan's labels: the out-of-distribution check and what it is made of.
 
-A network labels any scan, even one unlike everything it has learnt. Such a scan shows in sums over
-all its voxels: how sure the network is, how many voxels get a class of another task than the rest,
-and the share of each class. They are compared with the same sums of the test scans, task by task.
+A network labels any scan, even one unlike everything that it was trained on. Such a scan can be
+told by sums over its voxels: how confident the network is, the share of each class, and the share
+of voxels with a class of another task than the rest. The check compares these features with those
+of the test scans, task by task. `calibrate` makes it when a model is exported; `assess` applies it
+to a scan when a prediction is written.
+
 The check is this project's; the paper has none.
 """
 
@@ -10,37 +13,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.scan_statistics import ScanStatistics
 
 SMALLEST_SHARE = 1e-3
-"""Shares of classes are compared as logarithms; what is below this counts as none."""
+"""Shares are compared as logarithms; a smaller share of a class, or of missing confidence, counts
+as this much."""
 
-
-SMALLEST_MIXTURE = 1e-4
-"""The same for voxels with a class of another task than most."""
-
+SMALLEST_OTHER_TASKS_SHARE = 1e-4
+"""The same for the share of voxels with a class of another task."""
 
 SMALLEST_DEVIATION = 0.1
-"""Of a logarithm (to base 10), so a factor of 1.26: a few scans may happen to be more alike than
-others will be."""
-
+"""Lower limit of a feature's standard deviation, in its logarithm to base 10, so a factor of 1.26.
+A few test scans may by chance be more alike than later scans will be."""
 
 FEWEST_SCANS = 3
-"""Of each task, to say what its scans have in common."""
+"""Test scans that each task needs for the check."""
 
-
-SAFETY = 1.25
-"""How much more unlike than any scan that was seen a scan has to be for a warning."""
+SAFETY_FACTOR = 1.25
+"""The threshold over the highest score of a test scan."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """How scans of a task look to a network: mean and deviation of each of their features."""
+    """How the test scans of a task look to a network.
+
+    Attributes:
+        mean: of each feature (see `scan_features`).
+        deviation: standard deviation of each feature, at least `SMALLEST_DEVIATION`.
+    """
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -48,13 +55,13 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class OutOfDistributionCheck:
-    """What scans like those of training look like, and from where on a scan is unlike them.
+    """Detects scans that are unlike the test scans of all tasks.
 
     Attributes:
-        tasks: task name -> its scans.
-        threshold: a score above it is a warning.
-        num_scans: that the threshold follows from.
-        false_alarms: how many of them would be warned of, were they left out.
+        tasks: task name -> the reference of its test scans.
+        threshold: a scan with a higher score gets a warning.
+        num_scans: number of test scans that the threshold was chosen from.
+        false_alarms: how many of them would get a warning if they had been left out.
     """
 
     tasks: dict[str, Reference]
@@ -65,193 +72,214 @@ class OutOfDistributionCheck:
     def score(
         self, statistics: ScanStatistics, class_task: Sequence[str | None]
     ) -> tuple[float, str]:
-        """How unlike the most similar task a scan is, and that task.
+        """Compares a scan with the test scans of each task.
+
+        Args:
+            statistics: of the scan.
+            class_task: the task of each combined class; None for background.
 
         Returns:
-            The largest deviation of a feature, in standard deviations, and the task's name.
+            `(score, task)`: the closest task, and the scan's distance from it. A distance is the
+            largest deviation of a feature from its mean, in standard deviations.
         """
-        scores = {}
-        for name, familiar in self.tasks.items():
-            features = scan_features(statistics, class_task, name)
-            apart = np.abs(features - familiar.mean) / familiar.deviation
-            scores[name] = float(apart.max())
-        name = min(scores, key=lambda task: scores[task])
-        return scores[name], name
+        distances = {}
+        for task, reference in self.tasks.items():
+            deviation = np.abs(scan_features(statistics, class_task, task) - reference.mean)
+            distances[task] = float((deviation / reference.deviation).max())
+        closest = min(distances, key=lambda task: distances[task])
+        return distances[closest], closest
 
     def to_json(self) -> dict[str, Any]:
-        """The values as the manifest has them."""
+        """The values as the manifest stores them."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> OutOfDistributionCheck:
-        """What `to_json` gave.
+    def from_json(cls, stored: Mapping[str, Any], path: Path | str) -> OutOfDistributionCheck:
+        """The check that `to_json` wrote.
+
+        Args:
+            stored: the values.
+            path: the model that they are of, named in an error.
 
         Raises:
-            InputError: if it is something else.
+            InputError: if the values are not those of a check.
         """
         try:
             fields = dict(stored)
             tasks = {
-                name: Reference(tuple(of["mean"]), tuple(of["deviation"]))
-                for name, of in fields.pop("tasks").items()
+                name: Reference(tuple(of_task["mean"]), tuple(of_task["deviation"]))
+                for name, of_task in fields.pop("tasks").items()
             }
             return cls(tasks=tasks, **fields)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                "the stored resemblance is not one of this version of mtseg. Export the model "
-                "again."
+                f"{path}: this version of mtseg cannot read the out-of-distribution check in its "
+                "manifest. Export the model again."
             ) from error
 
 
 def scan_features(
     statistics: ScanStatistics, class_task: Sequence[str | None], task: str
-) -> np.ndarray:
-    """What is compared of a scan, if it is taken for one of a task.
+) -> npt.NDArray[np.float64]:
+    """The features of a scan that are compared with the test scans of one task.
 
     Args:
         statistics: of the scan.
-        class_task: the task of each combined class; None for the background.
-        task: a task's name.
+        class_task: the task of each combined class; None for background.
+        task: name of the task.
 
     Returns:
-        float64, logarithms to base 10: how unsure the network is on average, the share of voxels
-        with classes of other tasks, and the share of each class of the task and the background.
+        float64 (num_features,), logarithms to base 10: of 1 minus the mean confidence, of the share
+        of voxels with a class of another task, and of the share of background and of each class of
+        the task.
     """
     shares = statistics.shares
     is_own = np.array([name in (None, task) for name in class_task])
-    unsure = 1 - statistics.mean_confidence
-    return np.concatenate(
-        [
-            [np.log10(max(unsure, SMALLEST_SHARE))],
-            [np.log10(max(float(shares[~is_own].sum()), SMALLEST_MIXTURE))],
-            np.log10(np.maximum(shares[is_own], SMALLEST_SHARE)),
-        ]
-    )
+    missing_confidence = max(1 - statistics.mean_confidence, SMALLEST_SHARE)
+    other_tasks_share = max(float(shares[~is_own].sum()), SMALLEST_OTHER_TASKS_SHARE)
+    own_shares = np.maximum(shares[is_own], SMALLEST_SHARE)
+    return np.log10([missing_confidence, other_tasks_share, *own_shares])
 
 
 def fit_reference(
     scans: Mapping[str, Sequence[ScanStatistics]], class_task: Sequence[str | None]
 ) -> dict[str, Reference]:
-    """Mean and deviation of the features of every task's scans.
+    """Mean and standard deviation of the features of each task's scans.
 
     Args:
         scans: task name -> its scans, at least one.
-        class_task: the task of each combined class; None for the background.
+        class_task: the task of each combined class; None for background.
+
+    Returns:
+        Task name -> its reference.
     """
-    familiar = {}
-    for task, statistics in scans.items():
-        features = np.array([scan_features(each, class_task, task) for each in statistics])
+    references = {}
+    for task, of_task in scans.items():
+        features = np.array([scan_features(scan, class_task, task) for scan in of_task])
         deviation = np.maximum(features.std(axis=0), SMALLEST_DEVIATION)
-        familiar[task] = Reference(tuple(features.mean(axis=0).tolist()), tuple(deviation.tolist()))
-    return familiar
+        references[task] = Reference(
+            tuple(features.mean(axis=0).tolist()), tuple(deviation.tolist())
+        )
+    return references
 
 
 def calibrate(
     scans: Mapping[str, Sequence[ScanStatistics]], class_task: Sequence[str | None]
 ) -> OutOfDistributionCheck | None:
-    """Learns what familiar scans look like, and how unlike each other they are.
+    """Makes the check from test scans.
 
-    Every scan is scored against the others of all tasks, as a new one will be; the threshold is
-    `SAFETY` times the highest such score.
+    Each scan is scored with itself left out of the reference, as a new scan will be. The threshold
+    is `SAFETY_FACTOR` times the highest such score.
 
     Args:
         scans: task name -> its test scans.
-        class_task: the task of each combined class; None for the background.
+        class_task: the task of each combined class; None for background.
 
     Returns:
-        None if a task has fewer than `FEWEST_SCANS` scans, which say too little.
+        The check; None if there is no task or a task has fewer than `FEWEST_SCANS` scans.
     """
     if not scans or min(map(len, scans.values())) < FEWEST_SCANS:
         return None
-    familiar = fit_reference(scans, class_task)
+    references = fit_reference(scans, class_task)
     scores = []
     for task, of_task in scans.items():
-        for number, statistics in enumerate(of_task):
+        for number, scan in enumerate(of_task):
             others = [*of_task[:number], *of_task[number + 1 :]]
-            without = familiar | fit_reference({task: others}, class_task)
-            scores.append(OutOfDistributionCheck(without, 0.0).score(statistics, class_task)[0])
-    # A scan left out altogether would have changed the threshold as well.
-    highest = sorted(scores)
-    limits = [highest[-2] if score == highest[-1] else highest[-1] for score in scores]
-    alarms = sum(score > SAFETY * limit for score, limit in zip(scores, limits, strict=True))
-    return OutOfDistributionCheck(familiar, SAFETY * highest[-1], len(scores), alarms)
+            without = references | fit_reference({task: others}, class_task)
+            scores.append(OutOfDistributionCheck(without, 0.0).score(scan, class_task)[0])
+    return OutOfDistributionCheck(
+        references, SAFETY_FACTOR * max(scores), len(scores), _count_false_alarms(scores)
+    )
+
+
+def _count_false_alarms(scores: Sequence[float]) -> int:
+    """How many scans score above the threshold that follows from the others."""
+    *_, second, highest = sorted(scores)
+    return sum(
+        score > SAFETY_FACTOR * (second if score == highest else highest) for score in scores
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Assessment:
-    """What to think of a scan's labels.
+    """The verdict on a scan's labels.
 
     Attributes:
-        task: the task of most labelled voxels; None if no voxel has a label.
-        task_shares: task name -> share of the voxels > 0 with one of its classes.
-        mean_confidence: of the class that is most probable, over the voxels > 0.
-        mixture_share: share of the voxels > 0 with a class of another task than `task`.
-        score: how unlike the scans of training it is; None if the model was not calibrated.
-        threshold: of the score.
-        resembles: the task whose scans it is least unlike; None likewise.
+        task: the recognised task, that of most labelled voxels; None if no voxel has a label.
+        task_shares: task name -> share of the foreground voxels with one of its classes.
+        mean_confidence: mean probability of the most probable class over the foreground voxels.
+        other_tasks_share: share of the foreground voxels with a class of another task than `task`.
+        score: distance from the closest task's test scans; None if the model has no check.
+        threshold: a higher score is a warning; None likewise.
+        closest_task: the task whose test scans are most like this one; None likewise.
     """
 
     task: str | None
     task_shares: dict[str, float]
     mean_confidence: float
-    mixture_share: float
+    other_tasks_share: float
     score: float | None = None
     threshold: float | None = None
-    resembles: str | None = None
+    closest_task: str | None = None
 
     @property
     def warning(self) -> str | None:
-        """A sentence if the labels should not be trusted, else None."""
+        """A sentence that warns of the labels; None if there is no reason to."""
         if self.score is None or self.threshold is None or self.score <= self.threshold:
             return None
         return (
-            f"this scan resembles none of the scans that the network was trained for (score "
-            f"{self.score:.1f}, more than {self.threshold:.1f}; least unlike: {self.resembles}). "
-            "Do not trust its labels without looking."
+            "this scan does not resemble the test scans of any task of the model (score "
+            f"{self.score:.1f}, threshold {self.threshold:.1f}; closest known task: "
+            f"{self.closest_task}). Check its labels before you use them."
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as plain values."""
-        return dataclasses.asdict(self) | {"warning": self.warning}
+        """The values of the verdict file, under the names that its format has."""
+        return {
+            "task": self.task,
+            "task_shares": self.task_shares,
+            "mean_confidence": self.mean_confidence,
+            "mixture_share": self.other_tasks_share,
+            "score": self.score,
+            "threshold": self.threshold,
+            "resembles": self.closest_task,
+            "warning": self.warning,
+        }
 
     def describe(self) -> str:
         """The verdict in a few words."""
         if self.task is None:
             return f"background only, confidence {self.mean_confidence:.2f}"
         return (
-            f"taken for {self.task}, confidence {self.mean_confidence:.2f}, "
-            f"{100 * self.mixture_share:.3f} % of other tasks"
+            f"recognised as {self.task}, confidence {self.mean_confidence:.2f}, "
+            f"{100 * self.other_tasks_share:.3f} % of voxels with classes of other tasks"
         )
 
 
 def assess(
     statistics: ScanStatistics,
     class_task: Sequence[str | None],
-    resemblance: OutOfDistributionCheck | None = None,
+    check: OutOfDistributionCheck | None = None,
 ) -> Assessment:
-    """Puts a verdict together.
+    """Makes the verdict on a scan.
 
     Args:
         statistics: of the scan.
-        class_task: the task of each combined class; None for the background.
-        resemblance: what the model knows of familiar scans.
+        class_task: the task of each combined class; None for background.
+        check: the model's; None if it has none, and then there is no score and no warning.
     """
-    shares = statistics.shares
     task_shares: dict[str, float] = {}
-    for name, share in zip(class_task, shares, strict=True):
+    for name, share in zip(class_task, statistics.shares, strict=True):
         if name is not None:
             task_shares[name] = task_shares.get(name, 0.0) + float(share)
     task = max(task_shares, key=lambda name: task_shares[name])
-    mixture = sum(share for name, share in task_shares.items() if name != task)
-    verdict = Assessment(
-        task if task_shares[task] > 0 else None,
-        task_shares,
-        statistics.mean_confidence,
-        mixture,
-    )
-    if resemblance is None:
-        return verdict
-    score, resembles = resemblance.score(statistics, class_task)
-    return dataclasses.replace(
-        verdict, score=score, threshold=resemblance.threshold, resembles=resembles
+    score, closest_task = (None, None) if check is None else check.score(statistics, class_task)
+    return Assessment(
+        task=task if task_shares[task] > 0 else None,
+        task_shares=task_shares,
+        mean_confidence=statistics.mean_confidence,
+        other_tasks_share=sum(share for name, share in task_shares.items() if name != task),
+        score=score,
+        threshold=None if check is None else check.threshold,
+        closest_task=closest_task,
     )

@@ -137,7 +137,7 @@ def make_exported(
     points, stored_check = manifest["operating_points"], manifest.get("resemblance")
     if class_names != label_space.class_names or not set(points) <= set(class_names):
         raise InputError(f"{path}: its manifest contradicts itself. Export the model again.")
-    check = None if stored_check is None else OutOfDistributionCheck.from_json(stored_check)
+    check = None if stored_check is None else OutOfDistributionCheck.from_json(stored_check, path)
     return ExportedModel(
         path=path,
         class_names=class_names,

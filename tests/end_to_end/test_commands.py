@@ -202,7 +202,7 @@ def test_a_scan_of_nothing_it_knows_is_warned_of(tmp_path):
     nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "noise.nii")
     result = mtseg("predict", tmp_path / "noise.nii", "-o", tmp_path)
     assert "warning:" in result.stderr
-    assert "resembles none" in result.stderr
+    assert "does not resemble" in result.stderr
 
 
 def test_memory_that_does_not_suffice_is_one_line(run, tmp_path):

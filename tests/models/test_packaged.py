@@ -72,10 +72,10 @@ def test_the_operating_points_of_the_card_are_those_of_the_manifest():
 
 
 def test_the_warning_of_the_card_is_that_of_the_manifest():
-    check = OutOfDistributionCheck.from_json(MANIFEST["resemblance"])
+    check = OutOfDistributionCheck.from_json(MANIFEST["resemblance"], "card")
     (threshold,) = re.findall(r"^threshold (\d+\.\d)$", CARD, re.MULTILINE)
     assert float(threshold) == round(check.threshold, 1)
-    assert f"{verdict.SAFETY} times" in CARD
+    assert f"{verdict.SAFETY_FACTOR} times" in CARD
     num_test = {task: int(cells[2]) for task, cells in data_rows().items()}
     assert sum(num_test.values()) == check.num_scans
     for (task, _), (*_, num_scans, _) in dice_rows().items():
