@@ -67,7 +67,7 @@ def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict:
         )
 
     losses, seconds = [], []
-    batches = replicas.deal_out(make_dataset, num_samples)
+    batches = replicas.distribute(make_dataset, num_samples)
     for _ in range(num_steps):
         batch = next(batches)
         seconds.append(seconds_of(lambda batch=batch: losses.append(step(*batch)[0])))

@@ -69,7 +69,7 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
         kind=config.input,
         augmentations=config.augmentations,
     )
-    batches = replicas.deal_out(
+    batches = replicas.distribute(
         lambda shares: make_dataset(
             samples,
             config.global_batch_size,

@@ -188,7 +188,7 @@ class MinibatchDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` with a mask that does not depend on the number of replicas.
 
     Replica r of n holds the rows r, r + 1, … of n equal shares of the mini-batch, as
-    `mtseg.training.strategies` deals them out. On other backends than TensorFlow it is Keras's
+    `mtseg.training.strategies` divides them. On other backends than TensorFlow it is Keras's
     layer.
 
     Example:

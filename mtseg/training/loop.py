@@ -82,7 +82,7 @@ def train_and_evaluate(
     workdir = Path(workdir)
     configure_devices(config.is_deterministic, config.num_threads)
     replicas = make_replicas(config.strategy)
-    replicas.share(config.global_batch_size)  # refuses a size that cannot be divided
+    replicas.per_replica_batch_size(config.global_batch_size)  # refuses what cannot be divided
     with contextlib.ExitStack() as stack, catch_sigterm() as stop:
         run = _Run(config, workdir, replicas, command, is_complete, stack)
         try:
@@ -226,7 +226,7 @@ class _Run:
             self._evaluate_every,
             _STEPS_BETWEEN_FIGURES,
         )
-        batches = self._replicas.deal_out(
+        batches = self._replicas.distribute(
             lambda shares: make_dataset(
                 self._samples, config.global_batch_size, calls, shares=shares
             ),
@@ -290,7 +290,10 @@ class _Run:
         return step == self._total or step % self._evaluate_every == 0
 
     def _next(self, batches: Iterator[Any]) -> Any:
-        """The mini-batches of the next call; an error in reading them is raised as it was there."""
+        """The mini-batches of the next call.
+
+        TensorFlow hides the error of a damaged shard, so the samples remember it.
+        """
         try:
             return next(batches)
         except tf.errors.OpError:

@@ -38,13 +38,13 @@ class Replicas:
     first_local: int
     is_chief: bool
 
-    def share(self, global_batch_size: int) -> int:
+    def per_replica_batch_size(self, global_batch_size: int) -> int:
         """Number of samples of a mini-batch that each replica computes.
 
         Raises:
             InputError: if the mini-batch cannot be divided equally.
         """
-        share, rest = divmod(global_batch_size, self.num_replicas)
+        size, rest = divmod(global_batch_size, self.num_replicas)
         if rest:
             divisors = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
             raise InputError(
@@ -52,23 +52,23 @@ class Replicas:
                 f"{self.num_replicas} replicas. Use {', '.join(map(str, divisors))} of them, or "
                 f"give --global-batch-size a multiple of {self.num_replicas}."
             )
-        return share
+        return size
 
-    def deal_out(
+    def distribute(
         self,
         make_dataset: Callable[[list[slice]], tf.data.Dataset],
         global_batch_size: int,
     ) -> Iterator[Any]:
-        """The mini-batches as the replicas of this process take them.
+        """The mini-batches, divided among the replicas of this process.
 
         Args:
             make_dataset: takes the rows of a mini-batch that each local replica computes, and
                 returns a dataset with one element per replica in turn.
             global_batch_size: number of samples in a mini-batch.
         """
-        share = self.share(global_batch_size)
+        size = self.per_replica_batch_size(global_batch_size)
         mine = range(self.first_local, self.first_local + self.num_local)
-        rows = [slice(r * share, (r + 1) * share) for r in mine]
+        rows = [slice(replica * size, (replica + 1) * size) for replica in mine]
         if self.num_replicas == 1:
             return iter(make_dataset(rows))
         return iter(self.strategy.distribute_datasets_from_function(lambda _: make_dataset(rows)))
@@ -92,7 +92,7 @@ def configure_devices(is_deterministic: bool, num_threads: int) -> None:
         except RuntimeError as error:
             raise InputError(
                 f"num_threads: {num_threads} must be set before TensorFlow computes anything. "
-                "Train in a process of its own."
+                "Train in a new process."
             ) from error
 
 
@@ -161,18 +161,18 @@ class _SlurmCluster(
 ):
     """The tasks of a Slurm step, each with the devices that Slurm lets it see.
 
-    TensorFlow's own counts the GPUs of a node with nvidia-smi and divides them among its tasks; it
-    fails where there is none, and Slurm has already divided them.
+    TensorFlow's own class counts the GPUs of a node with nvidia-smi and divides them among its
+    tasks. That fails on a node without nvidia-smi, and Slurm has divided the GPUs already.
     """
 
     def __init__(self) -> None:
         try:
-            # GPUs of which nothing is made: the count only has to suffice for every task.
+            # This number of GPUs is not used; it only has to be enough for every task.
             super().__init__(
                 gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]),
                 gpus_per_task=1,
                 auto_set_gpu=False,
-                # Jobs that share a node listen side by side.
+                # Jobs that share a node must listen on different ports.
                 port_base=_SLURM_PORTS + int(os.environ.get("SLURM_JOB_ID", 0)) % 10_000,
             )
         except (KeyError, ValueError, RuntimeError) as error:

@@ -139,7 +139,7 @@ def read_curve(workdir: Path) -> list[dict[str, Any]]:
 
 
 def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> None:
-    """Writes the configuration into a new folder, or compares it with that of an existing run.
+    """Writes the configuration into a new folder, or compares it with that of the run there.
 
     Raises:
         InputError: if the folder holds a run of another configuration.
