@@ -1,7 +1,7 @@
-"""From minutes to mini-batches: how long the experiments may train within a budget of time.
+"""Turns a budget of time into mini-batches per task, for `mtseg-experiments --minutes`.
 
-The speed of steps and evaluations is measured on this machine, with the prepared data, before
-anything is trained.
+`measure_costs` times training steps and evaluations on this machine, with the prepared data.
+`fit_budget` computes how many mini-batches the time allows.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ from mtseg.training.config import TrainConfig
 from mtseg.training.strategies import configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
 
-_EVALUATIONS = 4
-"""Evaluations of a run whose length follows from a budget of time, the last one included."""
+_NUM_EVALUATIONS = 4
+"""Evaluations of each run, including the last one."""
 
+_START_SECONDS = 10.0
+"""Start of each run: opening its records and tracing its graphs. An estimate."""
 
-_STARTING_SECONDS = 10.0
-"""Of each run: opening its records, tracing its graphs."""
-
-
-_FEWEST_MINIBATCHES = 10
+_MIN_MINIBATCHES = 10
+"""Mini-batches per task below which a budget is refused."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What work takes on this machine.
+    """Seconds that work takes on this machine.
 
     Attributes:
-        minibatch_seconds: of one training step.
-        evaluation_seconds: task name -> a complete evaluation of its test scans.
+        minibatch_seconds: one training step.
+        evaluation_seconds: task name -> a complete evaluation of all its test scans.
     """
 
     minibatch_seconds: float
@@ -53,15 +52,24 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
     """Times a few training steps, and the evaluation of one test scan of each task.
 
     Args:
-        config: of the network for all tasks.
-        num_steps: steps that are timed, after a first one that compiles.
+        config: configuration of the network for all tasks.
+        num_steps: number of steps to time, after a first step that compiles.
 
     Raises:
         InputError: if the data is not prepared.
     """
     configure_devices(config.is_deterministic, config.num_threads)
-    replicas = make_replicas(config.strategy)
     label_space = parse_tasks(config.tasks)
+    costs = Costs(
+        _time_minibatch(config, label_space, num_steps), _time_evaluations(config, label_space)
+    )
+    keras.backend.clear_session()
+    return costs
+
+
+def _time_minibatch(config: TrainConfig, label_space: LabelSpace, num_steps: int) -> float:
+    """Seconds of a training step, with reading and cutting its patches."""
+    replicas = make_replicas(config.strategy)
     samples = open_balanced_samples(
         config.data_dir,
         label_space,
@@ -79,52 +87,60 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
         config.global_batch_size,
     )
     step = TrainingStep(dataclasses.replace(config, steps_per_call=1), label_space, replicas)
-    step(*next(batches))
+    step(*next(batches))  # compiles
     started = time.monotonic()
     for _ in range(num_steps):
         losses, _ = step(*next(batches))
         losses.numpy()
-    minibatch_seconds = (time.monotonic() - started) / num_steps
+    return (time.monotonic() - started) / num_steps
+
+
+def _time_evaluations(config: TrainConfig, label_space: LabelSpace) -> dict[str, float]:
+    """Seconds of a complete evaluation of each task: those of its first test scan, times scans."""
     network = make_dense_network(build_model(config, label_space))
     dense_probabilities(network, np.ones((8, 8, 8), np.float32))  # compiles
-    evaluation_seconds = {}
+    seconds = {}
     for selection in label_space.selections:
         scan = next(read_selection(config.data_dir, selection, "test"))
-        count = count_test_scans(config.data_dir, LabelSpace((selection,)))
+        num_scans = count_test_scans(config.data_dir, LabelSpace((selection,)))
         started = time.monotonic()
         evaluate_task(network, label_space, selection.task, [scan], is_complete=True)
-        evaluation_seconds[selection.task.name] = count * (time.monotonic() - started)
-    keras.backend.clear_session()
-    return Costs(minibatch_seconds, evaluation_seconds)
+        seconds[selection.task.name] = num_scans * (time.monotonic() - started)
+    return seconds
 
 
 def fit_budget(config: TrainConfig, minutes: float, costs: Costs) -> TrainConfig:
-    """The configuration with as many mini-batches per task as all experiments have time for.
+    """Sets the mini-batches per task that all experiments together have time for.
 
     Args:
-        config: of the network for all tasks.
-        minutes: for all experiments together.
+        config: configuration of the network for all tasks.
+        minutes: time for all experiments together.
         costs: from `measure_costs`.
 
+    Returns:
+        `config` with other `minibatches_per_task` and `evaluate_every`.
+
     Raises:
-        InputError: if the time does not suffice for a few mini-batches; the message says how much
-            would.
+        InputError: if the time is too short for a few mini-batches; the message says how much is
+            needed.
     """
     experiments = plan_experiments(config)
-    fixed = 0.0
-    for experiment in experiments:
-        of_tasks = sum(costs.evaluation_seconds[name] for name in experiment.task_names)
-        fixed += _STARTING_SECONDS + _EVALUATIONS * of_tasks
-    trained = sum(len(experiment.task_names) for experiment in experiments)
-    count = math.floor((60 * minutes - fixed) / (trained * costs.minibatch_seconds))
-    if count < _FEWEST_MINIBATCHES:
-        least = (fixed + _FEWEST_MINIBATCHES * trained * costs.minibatch_seconds) / 60
+    fixed_seconds = sum(
+        _START_SECONDS
+        + _NUM_EVALUATIONS * sum(costs.evaluation_seconds[name] for name in experiment.task_names)
+        for experiment in experiments
+    )
+    num_trained_tasks = sum(len(experiment.task_names) for experiment in experiments)
+    seconds_per_count = num_trained_tasks * costs.minibatch_seconds
+    count = math.floor((60 * minutes - fixed_seconds) / seconds_per_count)
+    if count < _MIN_MINIBATCHES:
+        needed_minutes = (fixed_seconds + _MIN_MINIBATCHES * seconds_per_count) / 60
         raise InputError(
-            f"--minutes: {minutes:g} are not enough: the evaluations take {fixed / 60:.0f}. Give "
-            f"at least {math.ceil(least)}."
+            f"--minutes: {minutes:g} are not enough: the evaluations take "
+            f"{fixed_seconds / 60:.0f}. Give at least {math.ceil(needed_minutes)}."
         )
     return dataclasses.replace(
         config,
         minibatches_per_task=count,
-        evaluate_every=math.ceil(count / _EVALUATIONS),
+        evaluate_every=math.ceil(count / _NUM_EVALUATIONS),
     )

@@ -1,12 +1,15 @@
-"""The comparison of multi-task networks with single-task networks, scan by scan.
+"""Compares single-task networks with multi-task networks, paired over the test scans.
 
-Reference: Moeskops et al., MICCAI 2016, section 4.
+`compare_networks` makes the contents of `comparison.json`; `comparison_table` prints them.
+
+Reference: Moeskops et al., MICCAI 2016, section 4. The paper shows Dice in figures only; the margin
+and the bootstrap intervals are this project's choice.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mtseg.evaluation.statistics import CONFIDENCE, MARGIN, compare, mean_over_classes
@@ -14,41 +17,53 @@ from mtseg.experiments.plan import SCHEMA
 from mtseg.experiments.results import Result
 from mtseg.system.text_table import format_table
 
+UNDEFINED = "–"
+"""Stands in tables for a value that is not defined."""
+
 
 def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
-    """Compares, for every task and class, its own network with each other one for that task.
+    """Compares the single-task network of each task with every other network for that task.
 
     Args:
-        results: finished experiments.
+        results: finished experiments. A task without a finished single-task network is left out.
 
     Returns:
-        One JSON object: `margin`, `confidence`, and `rows` of `task`, `class` (`all` is the mean
-        over a task's classes), `network` (the experiment compared with the task's own), the mean
-        Dice of both, `difference`, `interval` and `verdict` as in
+        One JSON object: `margin`, `confidence`, and `rows` with `task`, `class` (`all` is the mean
+        over the classes of a task), `network` (name of the experiment that is compared), `single`
+        and `multiple` (mean Dice of the single-task network and of `network`; None if undefined),
+        and `num_scans`, `difference`, `interval` and `verdict` as in
         `mtseg.evaluation.statistics.Comparison`.
     """
-    rows = []
-    own = {r.experiment.name: r for r in results if len(r.experiment.task_names) == 1}
-    for single in own.values():
-        if single.experiment.is_repeat:
-            continue
-        (task,) = single.experiment.task_names
-        others = [r for r in results if task in r.experiment.task_names and r is not single]
-        for other in others:
-            names = [name for of, name in single.evaluation.classes if of == task]
-            first, second = (
-                [r.evaluation.values(task, name, "dice") for name in names] for r in (single, other)
-            )
-            pairs = [*zip(names, first, second, strict=True)]
-            pairs.append(("all", mean_over_classes(first), mean_over_classes(second)))
-            for name, a, b in pairs:
-                comparison = dataclasses.asdict(compare(a, b))
-                rows.append(
-                    {"task": task, "class": name, "network": other.experiment.name}
-                    | {"single": _mean(a), "multiple": _mean(b)}
-                    | comparison
-                )
+    rows = [
+        row
+        for single in results
+        if len(single.experiment.task_names) == 1 and not single.experiment.is_repeat
+        for other in results
+        if single.experiment.task_names[0] in other.experiment.task_names and other is not single
+        for row in _compare_pair(single, other)
+    ]
     return {"schema": SCHEMA, "margin": MARGIN, "confidence": CONFIDENCE, "rows": rows}
+
+
+def _compare_pair(single: Result, other: Result) -> Iterator[dict[str, Any]]:
+    """Yields a row for each class of the task, and one for their mean."""
+    (task,) = single.experiment.task_names
+    names = [name for class_task, name in single.evaluation.classes if class_task == task]
+    dice_single, dice_other = (
+        [result.evaluation.values(task, name, "dice") for name in names]
+        for result in (single, other)
+    )
+    pairs = list(zip(names, dice_single, dice_other, strict=True))
+    pairs.append(("all", mean_over_classes(dice_single), mean_over_classes(dice_other)))
+    for name, first, second in pairs:
+        yield {
+            "task": task,
+            "class": name,
+            "network": other.experiment.name,
+            "single": _mean(first),
+            "multiple": _mean(second),
+            **dataclasses.asdict(compare(first, second)),
+        }
 
 
 def _mean(values: dict[str, float | None]) -> float | None:
@@ -57,14 +72,14 @@ def _mean(values: dict[str, float | None]) -> float | None:
 
 
 def comparison_table(comparison: dict[str, Any]) -> str:
-    """The comparison as a table for the terminal."""
+    """The result of `compare_networks` as a table for the terminal."""
     rows = [
         [
             row["task"],
             row["class"],
             row["network"],
-            _figure(row["single"]),
-            _figure(row["multiple"]),
+            format_dice(row["single"]),
+            format_dice(row["multiple"]),
             format_difference(row),
             row["verdict"],
         ]
@@ -78,14 +93,15 @@ def comparison_table(comparison: dict[str, Any]) -> str:
 
 
 def format_difference(row: dict[str, Any]) -> str:
-    """A row's difference and interval, such as `+0.004 (-0.002 to +0.010)`."""
+    """A row's difference with its interval, such as `+0.004 (-0.002 to +0.010)`."""
     if row["difference"] is None:
-        return "–"
+        return UNDEFINED
     text = f"{row['difference']:+.3f}"
     if row["interval"] is not None:
         text += " ({:+.3f} to {:+.3f})".format(*row["interval"])
     return text
 
 
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def format_dice(value: float | None) -> str:
+    """A Dice value with three digits; `–` if it is undefined."""
+    return UNDEFINED if value is None else f"{value:.3f}"

@@ -1,11 +1,13 @@
-"""Which experiments there are, and the files in their folder.
+"""Which networks the experiments train, and the plan file in their folder.
 
-With three tasks they are the paper's seven: each task alone, each pair, and all three. The first is
-repeated with another seed, to show how much chance alone varies.
+Three tasks give the paper's seven experiments: a network for each task, for each pair, and for all
+three. The first is repeated with another seed, to show how much chance alone varies; that is this
+project's addition.
 
-    FOLDER/plan.json             what is run
-    FOLDER/brain+breast/ ...     one run each, as in `mtseg.training.workdir`
+    FOLDER/plan.json             the configuration
+    FOLDER/brain+breast/ ...     a training run each (files: see `mtseg.training.workdir`)
     FOLDER/comparison.json       single-task and multi-task networks, paired over scans
+    FOLDER/unlabelled.json       what was computed for scans without labels, if there were some
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 """
@@ -18,34 +20,33 @@ import json
 from pathlib import Path
 
 from mtseg.errors import InputError
-from mtseg.system import atomic_files
-from mtseg.system.atomic_files import writing_to
+from mtseg.system.atomic_files import write_json, writing_to
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.config import TrainConfig
 
 PLAN = "plan.json"
-
-
 COMPARISON = "comparison.json"
 
-
 SCHEMA = 1
+"""Version of the format of both files."""
 
-
-REPEATED = "again"
+REPEAT_SUFFIX = "_again"
 """Ends the name of the repeat of the first experiment."""
+
+WRITE_REMEDY = "Make room or give another --out, and rerun the command to resume."
+"""What to do if the folder of the experiments cannot be written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One network to be trained.
+    """One network to train.
 
     Attributes:
-        number: from 1, in the paper's order.
-        name: the names of its tasks, joined by `+`; also of its folder.
+        number: its place in the plan, from 1, in the paper's order.
+        name: names of its tasks, joined by `+`; also the name of its folder.
         task_names: the tasks that it is trained for.
-        config: its training run.
-        is_repeat: whether it repeats another experiment with another seed.
+        config: configuration of its training run.
+        is_repeat: whether it repeats the first experiment with another seed.
     """
 
     number: int
@@ -56,16 +57,19 @@ class Experiment:
 
     @property
     def num_minibatches(self) -> int:
-        """Mini-batches of the whole run."""
+        """Mini-batches of the whole run, over all of its tasks."""
         return self.config.minibatches_per_task * len(self.task_names)
 
 
 def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
-    """The experiments of a set of tasks: every subset, the smaller first, and a repeat.
+    """Plans one experiment for each subset of the tasks, smaller subsets first, and a repeat.
 
     Args:
-        config: of the network for all tasks; the others differ in their tasks, the repeat in its
-            seed.
+        config: configuration of the network for all tasks. The other networks differ from it in
+            their tasks, the repeat in its seed.
+
+    Raises:
+        InputError: if the tasks cannot be used, or one of them has the name of the repeat.
 
     Example:
         >>> from mtseg.training.config import configure
@@ -75,8 +79,8 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
     selections = parse_tasks(config.tasks).selections
     subsets = [
         subset
-        for count in range(1, len(selections) + 1)
-        for subset in itertools.combinations(selections, count)
+        for size in range(1, len(selections) + 1)
+        for subset in itertools.combinations(selections, size)
     ]
     experiments = []
     for number, subset in enumerate([*subsets, subsets[0]], start=1):
@@ -85,7 +89,7 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
         experiments.append(
             Experiment(
                 number,
-                "+".join(task_names) + (f"_{REPEATED}" if is_repeat else ""),
+                "+".join(task_names) + (REPEAT_SUFFIX if is_repeat else ""),
                 task_names,
                 dataclasses.replace(
                     config, tasks=LabelSpace(subset).spec, seed=config.seed + is_repeat
@@ -96,43 +100,44 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
     names = [experiment.name for experiment in experiments]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(
-            f"task {twice}: the repeat of an experiment is called so. Rename the task."
+            f"task {twice}: the repeat of the first experiment has the same name. Rename the task."
         )
     return tuple(experiments)
 
 
-WRITE_REMEDY = "Make room or give another --out, and rerun the command to resume."
-"""What to do if the folder of the experiments cannot be written."""
-
-
-def lock_experiments(path: Path, config: TrainConfig, minutes: float | None = None) -> None:
-    """Writes the plan into a new folder, or checks that an old one has the same.
+def write_plan(path: Path, config: TrainConfig, minutes: float | None = None) -> None:
+    """Writes the plan into a new folder, or checks that the folder has the same plan.
 
     Args:
-        path: of the experiments.
-        config: of the network for all tasks.
-        minutes: that were asked for, if the budget was one of time.
+        path: folder of the experiments.
+        config: configuration of the network for all tasks.
+        minutes: the budget, if it was given as time.
 
     Raises:
-        InputError: if the folder has other experiments; the message says what differs.
+        InputError: if the folder has experiments of another configuration (the message says what
+            differs), or cannot be written.
     """
     stored = read_plan(path)
     if stored is None:
         plan = {"schema": SCHEMA, "minutes": minutes, "config": dataclasses.asdict(config)}
         with writing_to(path, WRITE_REMEDY):
             path.mkdir(parents=True, exist_ok=True)
-            atomic_files.write_json(path / PLAN, plan)
+            write_json(path / PLAN, plan)
         return
     differences = stored[0].differences(config)
     if differences:
         raise InputError(
-            f"{path}: has other experiments (there / now: {'; '.join(differences)}). Give the "
-            "same flags to resume them, or another --out."
+            f"{path}: has experiments of another configuration (there / now: "
+            f"{'; '.join(differences)}). Give the same flags to resume them, or another --out."
         )
 
 
 def read_plan(path: Path) -> tuple[TrainConfig, float | None] | None:
-    """The configuration and the minutes of the experiments in a folder; None if there are none.
+    """Reads the plan of a folder.
+
+    Returns:
+        The configuration of the network for all tasks, and the budget in minutes (None if it was
+        given in mini-batches). None if the folder has no plan.
 
     Raises:
         InputError: if the plan cannot be read.
@@ -145,6 +150,6 @@ def read_plan(path: Path) -> tuple[TrainConfig, float | None] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file}: cannot be read as a plan of this version of mtseg. Remove it, and give the "
-            "flags that it was made with, or another --out."
+            f"{file}: cannot be read as a plan of this version of mtseg. Remove it and give the "
+            "flags of the first run, or give another --out."
         ) from error

@@ -1,8 +1,15 @@
-"""Finished experiments, read from their folder."""
+"""Finished experiments, as the report and the comparison read them, and their values as CSV.
+
+An experiment counts as finished if its run holds a complete evaluation after the last mini-batch.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import functools
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +17,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training import workdir as workdir_files
+from mtseg.training.workdir import read_config, read_curve, read_evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +25,10 @@ class Result:
     """A finished experiment.
 
     Attributes:
-        experiment: which.
-        workdir: its folder.
-        evaluation: after its last mini-batch, complete.
-        curve: the points of its learning curve, as `learning_curve.json` has them.
+        experiment: which one.
+        workdir: folder of its training run.
+        evaluation: the complete evaluation after its last mini-batch.
+        curve: points of its learning curve, as in `learning_curve.json`.
     """
 
     experiment: Experiment
@@ -29,21 +36,21 @@ class Result:
     evaluation: Evaluation
     curve: list[dict[str, Any]]
 
-    @property
+    @functools.cached_property
     def label_space(self) -> LabelSpace:
-        """The network's classes."""
-        return workdir_files.read_config(self.workdir)[1]
+        """The network's classes, read from the folder of the run."""
+        return read_config(self.workdir)[1]
 
 
 def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
-    """The experiments of a folder that are finished, in the paper's order.
+    """Reads the finished experiments of a folder, in the order of the plan.
 
     Args:
-        path: the folder.
-        data_dir: where the prepared records are, if they have moved since.
+        path: folder of the experiments.
+        data_dir: folder of the prepared records, if it was moved after the experiments.
 
     Raises:
-        InputError: if the folder has no experiments.
+        InputError: if the folder has no experiments, or a file of a run is damaged.
     """
     plan = read_plan(path)
     if plan is None:
@@ -52,13 +59,50 @@ def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
     config = plan[0] if data_dir is None else dataclasses.replace(plan[0], data_dir=data_dir)
     for experiment in plan_experiments(config):
         workdir = path / experiment.name
-        stored = workdir_files.read_evaluation(workdir)
+        stored = read_evaluation(workdir)
         if stored is None or stored["minibatch"] != experiment.num_minibatches:
             continue
         evaluation = Evaluation.from_json(stored)
-        curve = workdir_files.read_curve(workdir)
-        # A run that was killed between the two files goes on to write the second.
-        is_whole = any(point["minibatch"] == experiment.num_minibatches for point in curve)
-        if evaluation.is_complete and is_whole:
+        curve = read_curve(workdir)
+        # The evaluation is written before the curve. A run that was killed between them resumes.
+        has_last_point = any(point["minibatch"] == experiment.num_minibatches for point in curve)
+        if evaluation.is_complete and has_last_point:
             results.append(Result(experiment, workdir, evaluation, curve))
     return results
+
+
+def largest_network(results: Sequence[Result]) -> Result:
+    """The result of the network with most tasks; the first of several.
+
+    Raises:
+        ValueError: if there is no result.
+    """
+    return max(results, key=lambda result: len(result.experiment.task_names))
+
+
+def to_csv(results: Sequence[Result]) -> str:
+    """All values of all networks as CSV text; an undefined value is an empty field.
+
+    Returns:
+        A line per value. `minibatch` is empty for values after the last mini-batch. Lines of
+        earlier evaluations hold mean Dice over the scans; their `subject` is `all`.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["network", "minibatch", "task", "class", "subject", "metric", "value"])
+    for result in results:
+        name = result.experiment.name
+        for point in result.curve[:-1]:
+            for key, value in point["dice"].items():
+                task, class_name = key.split("/")
+                writer.writerow(
+                    [name, point["minibatch"], task, class_name, "all", "dice", _csv_field(value)]
+                )
+        for row in result.evaluation.rows:
+            value = _csv_field(row.value)
+            writer.writerow([name, "", row.task, row.class_name, row.subject, row.metric, value])
+    return text.getvalue()
+
+
+def _csv_field(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

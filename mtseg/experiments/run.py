@@ -1,6 +1,4 @@
-"""Training all experiments of a plan, one after the other.
-
-A stopped run of experiments resumes where it was: finished ones are read, the others trained.
+"""Trains and evaluates the networks of a plan, one after the other.
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 """
@@ -18,12 +16,11 @@ from mtseg.experiments.plan import (
     COMPARISON,
     WRITE_REMEDY,
     Experiment,
-    lock_experiments,
     plan_experiments,
+    write_plan,
 )
 from mtseg.experiments.results import Result, read_results
-from mtseg.system import atomic_files
-from mtseg.system.atomic_files import lock_folder, writing_to
+from mtseg.system.atomic_files import lock_folder, write_json, writing_to
 from mtseg.system.progress import Progress
 from mtseg.system.signals import catch_sigterm
 from mtseg.training.config import TrainConfig
@@ -31,28 +28,30 @@ from mtseg.training.loop import train_and_evaluate
 
 
 def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[Result] | None:
-    """Trains and evaluates every network that is not finished yet.
+    """Trains and evaluates every network that is not finished, and compares them.
+
+    The same call again resumes: finished experiments are read, the others are trained.
 
     Args:
-        config: of the network for all tasks.
-        path: folder of the experiments; the same call again goes on where they were.
-        command: the command line, kept with the figures.
+        config: configuration of the network for all tasks.
+        path: folder of the experiments.
+        command: the command line, stored with the results.
 
     Returns:
-        All results; None where a SIGTERM has ended the work before (it is saved).
+        All results. None if a SIGTERM stopped the work; what was done is saved.
 
     Raises:
-        InputError: as `mtseg.training.loop.train_and_evaluate`, or if the folder holds other
-            experiments.
+        InputError: as `mtseg.training.loop.train_and_evaluate`, or if the folder has experiments
+            of another configuration, is in use by another command, or cannot be written.
     """
     experiments = plan_experiments(config)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as lock:
         with writing_to(path, WRITE_REMEDY):
             path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(
+            lock.enter_context(
                 lock_folder(path, f"{path}: another command runs experiments here. Wait for it.")
             )
-        lock_experiments(path, config)
+        write_plan(path, config)
         return _run_experiments(experiments, path, command)
 
 
@@ -60,7 +59,7 @@ def _run_experiments(
     experiments: Sequence[Experiment], path: Path, command: str
 ) -> list[Result] | None:
     finished = {result.experiment.name for result in read_results(path)}
-    total = sum(e.num_minibatches for e in experiments)
+    total = sum(experiment.num_minibatches for experiment in experiments)
     with catch_sigterm() as stop, Progress("All experiments", total, "mini-batches") as progress:
         for experiment in experiments:
             if experiment.name in finished:
@@ -74,27 +73,31 @@ def _run_experiments(
                 path / experiment.name,
                 command,
                 is_complete=True,
-                on_step=_Steps(progress),
+                on_step=_StepCounter(progress),
             )
             keras.backend.clear_session()
             if evaluation is None or stop.is_made:
                 return None
     results = read_results(path)
     with writing_to(path, WRITE_REMEDY):
-        atomic_files.write_json(path / COMPARISON, compare_networks(results))
+        write_json(path / COMPARISON, compare_networks(results))
     return results
 
 
-class _Steps:
-    """Turns the mini-batches that one run has seen into progress of all."""
+class _StepCounter:
+    """Adds the mini-batches of one run to the progress of all experiments.
+
+    It is called with the number of mini-batches that the run has done so far. The first call counts
+    them as done by an earlier run.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._seen: int | None = None
+        self._num_done: int | None = None
 
-    def __call__(self, step: int) -> None:
-        if self._seen is None:
-            self._progress.skip(step)
+    def __call__(self, num_done: int) -> None:
+        if self._num_done is None:
+            self._progress.skip(num_done)
         else:
-            self._progress.advance(step - self._seen)
-        self._seen = step
+            self._progress.advance(num_done - self._num_done)
+        self._num_done = num_done

@@ -1,84 +1,137 @@
-"""Scans without labels: a network for all tasks segments them, and its aliens are counted.
+"""Segments scans without labels with the network for all tasks, for the report.
 
-Whether a label is right nobody can say of such a scan, but a class of another task is wrong.
+Whether a label of such a scan is right cannot be said, but a class of another task is wrong.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from mtseg.errors import InputError
-from mtseg.experiments.results import Result
+from mtseg.experiments.results import Result, largest_network
 from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.verdict import assess
 from mtseg.models.export import export_weights
 from mtseg.models.loading import load
 from mtseg.prediction.pipeline import segment_files
-from mtseg.system.atomic_files import write_json
-from mtseg.training.workdir import read_json, weights_path
+from mtseg.system.atomic_files import write_json, writing_to
+from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.workdir import weights_path
 
 UNLABELLED = "unlabelled.json"
+"""File beside the experiments: statistics of the scans that have been segmented."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UnlabelledScan:
+    """What a network makes of a scan without labels.
+
+    Attributes:
+        name: name of the scan's file.
+        task: name of the task that the scan is for.
+        recognised_as: the task with most labelled voxels; None if no voxel has a label.
+        num_voxels: number of voxels > 0, at the voxel size of the computation.
+        own_share: share of these voxels with a class of `task`, by argmax.
+        cross_task_share: share of these voxels with a class of another task, by argmax.
+        mean_confidence: mean probability of the most probable class over these voxels.
+    """
+
+    name: str
+    task: str
+    recognised_as: str | None
+    num_voxels: int
+    own_share: float
+    cross_task_share: float
+    mean_confidence: float
 
 
 def segment_unlabelled(
     results: Sequence[Result], path: Path, scans: Sequence[tuple[str, Path]]
-) -> list[dict[str, Any]]:
-    """Segments scans as `mtseg-predict` does.
+) -> list[UnlabelledScan]:
+    """Segments scans as `mtseg-predict` does, with the network for most tasks.
 
-    What has been computed is kept beside the experiments, so that a second report is quick.
+    Statistics of each scan are stored in `unlabelled.json` beside the experiments, so a second
+    report does not compute them again. A changed scan or network is computed again.
 
     Args:
-        results: finished experiments; the network for most tasks is taken.
+        results: finished experiments.
         path: their folder.
-        scans: name of the task that each scan is for, and its file.
+        scans: for each scan the name of the task that it is for, and its file.
 
     Returns:
-        For each scan a dictionary: `scan`, `task`, `taken_for`, `num_voxels` > 0, `own_share` and
-        `alien_share` of them with a class of the task or of another, by argmax, and
-        `mean_confidence`.
+        One entry per scan, in order; empty without results or scans.
 
     Raises:
-        InputError: if a scan cannot be segmented, or the network has no such task.
+        InputError: if a scan cannot be segmented, the network does not have its task, or
+            `unlabelled.json` cannot be read or written.
     """
     if not results or not scans:
         return []
-    largest = max(results, key=lambda r: len(r.experiment.task_names))
+    largest = largest_network(results)
     label_space = largest.label_space
-    kept = path / UNLABELLED
-    known = read_json(kept) if kept.is_file() else {}
-    version = weights_path(largest.workdir, "last").stat().st_mtime_ns
-    rows = []
+    for task, _ in scans:
+        label_space.offset(task)  # raises for an unknown task, before the long computation
+    statistics = _segment_all(largest, path, [scan for _, scan in scans])
+    return [
+        _describe(label_space, task, scan, of_scan)
+        for (task, scan), of_scan in zip(scans, statistics, strict=True)
+    ]
+
+
+def _segment_all(network: Result, path: Path, scans: Sequence[Path]) -> Iterator[ScanStatistics]:
+    """Yields the stored or computed statistics of each scan."""
+    stored_path = path / UNLABELLED
+    stored = _read_statistics(stored_path)
+    weights_time_ns = weights_path(network.workdir, "last").stat().st_mtime_ns
     with tempfile.TemporaryDirectory(prefix="mtseg-") as folder:
         model = None
-        for task, _ in scans:
-            label_space.offset(task)  # before the long work: is it one of the network's?
-        for task, scan in scans:
-            own = list(label_space.class_indices(task))
-            aliens = list(label_space.alien_indices(task))
-            key = f"{scan.resolve()} {scan.stat().st_mtime_ns} {version}"
-            if key not in known:
+        for scan in scans:
+            key = f"{scan.resolve()} {scan.stat().st_mtime_ns} {weights_time_ns}"
+            if key not in stored:
                 if model is None:
-                    model = load(export_weights(largest.workdir, Path(folder) / "model"))
+                    model = load(export_weights(network.workdir, Path(folder) / "model"))
                 print(f"Segmenting {scan.name} …", flush=True)
                 ((_, outcome),) = segment_files(model, [scan], Path(folder))
                 if isinstance(outcome, InputError):
                     raise outcome
-                known[key] = outcome.statistics.to_json()
-                write_json(kept, known)
-            statistics = ScanStatistics.from_json(known[key])
-            shares = statistics.shares
-            rows.append(
-                {
-                    "scan": scan.name,
-                    "task": task,
-                    "taken_for": assess(statistics, label_space.class_task).task,
-                    "num_voxels": int(statistics.num_voxels.sum()),
-                    "own_share": float(shares[own].sum()),
-                    "alien_share": float(shares[aliens].sum()),
-                    "mean_confidence": statistics.mean_confidence,
-                }
-            )
-    return rows
+                # Rounded as in the file, so that a second report shows the same values.
+                stored[key] = ScanStatistics.from_json(outcome.statistics.to_json())
+                with writing_to(path, "Make room in this folder and rerun the command."):
+                    write_json(stored_path, {key: of.to_json() for key, of in stored.items()})
+            yield stored[key]
+
+
+def _read_statistics(path: Path) -> dict[str, ScanStatistics]:
+    """The stored statistics of earlier reports; empty if there is no file.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        return {key: ScanStatistics.from_json(of_scan) for key, of_scan in stored.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read. Remove it: the scans without labels are segmented again."
+        ) from error
+
+
+def _describe(
+    label_space: LabelSpace, task: str, scan: Path, statistics: ScanStatistics
+) -> UnlabelledScan:
+    shares = statistics.shares
+    return UnlabelledScan(
+        name=scan.name,
+        task=task,
+        recognised_as=assess(statistics, label_space.class_task).task,
+        num_voxels=int(statistics.num_voxels.sum()),
+        own_share=float(shares[list(label_space.class_indices(task))].sum()),
+        cross_task_share=float(shares[list(label_space.alien_indices(task))].sum()),
+        mean_confidence=statistics.mean_confidence,
+    )

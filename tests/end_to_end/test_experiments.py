@@ -1,4 +1,4 @@
-"""Experiments killed and gone on with, and the page that is made of them."""
+"""Experiments that are killed and resumed, and the report that is made of them."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def experiment_flags(data_dir, out):
 
 @pytest.fixture(scope="module")
 def experiments(tiny_data, tmp_path_factory):
-    """A folder of experiments that were killed in the second, and what was printed at the end."""
+    """A folder of experiments that were killed during the second one and resumed; its output."""
     out = tmp_path_factory.mktemp("experiments") / "out"
     flags = experiment_flags(tiny_data.data_dir, out)
     script = "import sys; from mtseg.cli.experiments import main; sys.exit(main())"

@@ -1,16 +1,20 @@
-"""The plan of the experiments, their comparison, and budgets of time."""
+"""The plan of the experiments, resuming them, their comparison, and budgets of time."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
+from mtseg.experiments import run
 from mtseg.experiments.budget import Costs, fit_budget
 from mtseg.experiments.compare import compare_networks, comparison_table
-from mtseg.experiments.plan import Experiment, lock_experiments, plan_experiments, read_plan
+from mtseg.experiments.plan import Experiment, plan_experiments, read_plan, write_plan
 from mtseg.experiments.results import Result, read_results
+from mtseg.system.atomic_files import lock_folder
 from mtseg.training.config import configure
 
 CONFIG = configure("fast", "brain,breast,cta", "data", precision="float32")
@@ -38,13 +42,13 @@ def test_a_single_task_is_trained_twice():
     assert [e.name for e in plan_experiments(config)] == ["cta", "cta_again"]
 
 
-def test_a_folder_keeps_its_plan_and_refuses_another(tmp_path):
+def test_a_folder_keeps_its_plan_and_refuses_another_configuration(tmp_path):
     assert read_plan(tmp_path / "none") is None
-    lock_experiments(tmp_path, CONFIG, minutes=30.0)
-    lock_experiments(tmp_path, CONFIG)
+    write_plan(tmp_path, CONFIG, minutes=30.0)
+    write_plan(tmp_path, CONFIG)
     assert read_plan(tmp_path) == (CONFIG, 30.0)
     with pytest.raises(InputError, match="seed: 0 / 3"):
-        lock_experiments(tmp_path, dataclasses.replace(CONFIG, seed=3))
+        write_plan(tmp_path, dataclasses.replace(CONFIG, seed=3))
     assert read_results(tmp_path) == []
 
 
@@ -54,6 +58,51 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path):
         read_results(tmp_path)
     with pytest.raises(InputError, match="mtseg-experiments"):
         read_results(tmp_path / "elsewhere")
+
+
+def test_only_what_is_not_finished_is_trained(recorded, tmp_path, monkeypatch):
+    recorded_path, config = recorded
+    path = tmp_path / "out"
+    shutil.copytree(recorded_path, path)
+    shutil.rmtree(path / "brain+cta")
+    # Killed between the evaluation and the last point of the curve: this run resumes.
+    curve_path = path / "cta" / "learning_curve.json"
+    curve_path.write_text(json.dumps(json.loads(curve_path.read_text())[:-1]))
+    trained = []
+
+    def train(config, workdir, command, *, is_complete, on_step):
+        trained.append((config.tasks, workdir.name, is_complete))
+        on_step(0)
+        on_step(40 * len(config.tasks.split(",")))
+        shutil.rmtree(workdir, ignore_errors=True)
+        shutil.copytree(recorded_path / workdir.name, workdir)
+        return "an evaluation"
+
+    monkeypatch.setattr(run, "train_and_evaluate", train)
+    results = run.run_experiments(config, path)
+    assert trained == [
+        ("cta:phantom", "cta", True),
+        ("brain:phantom,cta:phantom", "brain+cta", True),
+    ]
+    assert [r.experiment.name for r in results] == [e.name for e in plan_experiments(config)]
+    rows = json.loads((path / "comparison.json").read_text())["rows"]
+    assert len([row for row in rows if row["class"] == "all"]) == 10
+
+
+def test_a_stopped_run_ends_the_experiments(recorded, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(run, "train_and_evaluate", lambda *of, **how: trained.append(of[1].name))
+    assert run.run_experiments(recorded[1], tmp_path) is None
+    assert trained == ["brain"]
+    assert not (tmp_path / "comparison.json").exists()
+
+
+def test_two_commands_do_not_share_a_folder(recorded, tmp_path):
+    with (
+        lock_folder(tmp_path, "in use"),
+        pytest.raises(InputError, match="another command runs experiments here"),
+    ):
+        run.run_experiments(recorded[1], tmp_path)
 
 
 def result(name, **dice):
@@ -69,7 +118,7 @@ def result(name, **dice):
     return Result(experiment, Path("none"), Evaluation(tuple(rows), {}), [])
 
 
-def test_networks_are_compared_with_the_one_for_the_task_alone():
+def test_networks_are_compared_with_the_single_task_network():
     results = [
         result("a", a__x=[0.8, 0.9], a__y=[0.5, None]),
         result("b", b__z=[0.6, 0.6]),

@@ -1,7 +1,7 @@
-"""The figures of the report, drawn with Matplotlib.
+"""Draws the figures of the report with Matplotlib.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell apart. Every line also
-has its own style and marker, and the background is white for printing.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart. Every network
+also has its own line style and marker. The background is white for printing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,6 +20,8 @@ from matplotlib.patches import Patch
 
 from mtseg.evaluation.metrics import precision_recall, threshold_number
 from mtseg.evaluation.pictures import PALETTE, colour_labels
+from mtseg.evaluation.tables import known_values
+from mtseg.experiments.plan import REPEAT_SUFFIX
 from mtseg.experiments.results import Result
 
 matplotlib.rcParams.update(
@@ -27,45 +30,42 @@ matplotlib.rcParams.update(
         "axes.titlesize": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "svg.hashsalt": "mtseg",  # the same figure is the same file
+        "svg.hashsalt": "mtseg",  # so that the same figure gives the same file
     }
 )
 
-
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#999999"]
-
-
 _LINES = ["-", "--", "-.", ":"]
-
-
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
-
 _PANEL_COLUMNS = 4
+"""Panels in a row of a figure."""
 
 
 def style_of(result: Result) -> dict[str, Any]:
-    """Colour, line and marker of an experiment, the same in every figure."""
+    """Colour, line style and marker of an experiment, the same in every figure."""
     number = result.experiment.number - 1
-    if result.experiment.is_repeat:  # as the experiment that it repeats, but dashed
+    if result.experiment.is_repeat:  # that of the first experiment, but dashed and open
         return {"color": _COLOURS[0], "linestyle": "--", "marker": "o", "markerfacecolor": "none"}
     return {
         "color": _COLOURS[number % len(_COLOURS)],
-        # Colours and markers come again after eight, with another line.
+        # After eight experiments colours and markers repeat, with another line style.
         "linestyle": _LINES[(number + number // len(_COLOURS)) % len(_LINES)],
         "marker": _MARKERS[number % len(_MARKERS)],
     }
 
 
 def label_of(name: str) -> str:
-    """An experiment's name for readers, such as `brain + breast` or `brain, again`."""
-    return name.replace("_again", ", again").replace("+", " + ")
+    """The name of an experiment for readers, such as `brain + breast` or `brain (repeat)`."""
+    label = name.removesuffix(REPEAT_SUFFIX).replace("+", " + ")
+    return f"{label} (repeat)" if name.endswith(REPEAT_SUFFIX) else label
 
 
-def _panels(names: Sequence[str], height: float = 2.1) -> tuple[Figure, list[Axes]]:
+def _make_panels(names: Sequence[str], height_inches: float = 2.1) -> tuple[Figure, list[Axes]]:
+    """A figure with one titled panel per class name."""
     columns = min(_PANEL_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(2.3 * columns, height * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(2.3 * columns, height_inches * rows + 0.6), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[len(names) :]:
         axis.remove()
@@ -75,19 +75,15 @@ def _panels(names: Sequence[str], height: float = 2.1) -> tuple[Figure, list[Axe
 
 
 def learning_curves(results: Sequence[Result]) -> Figure:
-    """One panel a class, one line an experiment, as Fig. 2 of the paper."""
+    """One panel per class, one line per experiment, as in Fig. 2 of the paper."""
     classes = _classes(results)
-    figure, axes = _panels([name for _, name in classes])
+    figure, axes = _make_panels([name for _, name in classes])
     for axis, (task, class_name) in zip(axes, classes, strict=True):
         for result in _with_task(results, task):
-            points = [
-                (
-                    p["minibatch"] / len(result.experiment.task_names),
-                    p["dice"][f"{task}/{class_name}"],
-                )
-                for p in result.curve
-            ]
-            axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.2, **style_of(result))
+            num_tasks = len(result.experiment.task_names)
+            per_task = [point["minibatch"] / num_tasks for point in result.curve]
+            dice = [point["dice"][f"{task}/{class_name}"] for point in result.curve]
+            axis.plot(per_task, dice, markersize=4, linewidth=1.2, **style_of(result))
         axis.set_ylim(0, 1)
         axis.grid(alpha=0.25)
         axis.set_xlim(left=0)
@@ -99,17 +95,13 @@ def learning_curves(results: Sequence[Result]) -> Figure:
 
 
 def dice_distributions(results: Sequence[Result]) -> Figure:
-    """Dice of every test scan: one panel per class, one column per experiment."""
+    """Dice of each test scan: one panel per class, one column per experiment."""
     classes = _classes(results)
-    figure, axes = _panels([name for _, name in classes], height=2.4)
+    figure, axes = _make_panels([name for _, name in classes], height_inches=2.4)
     for axis, (task, class_name) in zip(axes, classes, strict=True):
         shown = _with_task(results, task)
         for place, result in enumerate(shown):
-            values = [
-                v
-                for v in result.evaluation.values(task, class_name, "dice").values()
-                if v is not None
-            ]
+            values = known_values(result.evaluation, task, class_name, "dice")
             colour = style_of(result)["color"]
             spread = (np.arange(len(values)) - (len(values) - 1) / 2) / max(len(values), 8) * 0.6
             axis.plot(
@@ -128,7 +120,11 @@ def dice_distributions(results: Sequence[Result]) -> Figure:
 
 
 def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
-    """One panel per class with an operating point, one line per experiment, a mark at the operating point."""
+    """Precision against recall: one panel per class, one line per experiment with its mark.
+
+    Returns:
+        A figure of the classes that have an operating point; None if there is no such class.
+    """
     classes = [
         (task, name)
         for task, name in _classes(results)
@@ -136,7 +132,7 @@ def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
     ]
     if not classes:
         return None
-    figure, axes = _panels([name for _, name in classes], height=3.0)
+    figure, axes = _make_panels([name for _, name in classes], height_inches=3.0)
     figure.set_size_inches(3.8 * len(axes), 3.9)
     for axis, (task, class_name) in zip(axes, classes, strict=True):
         for result in _with_task(results, task):
@@ -159,56 +155,62 @@ def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
     return figure
 
 
+def confusion_percent(result: Result) -> dict[str, npt.NDArray[np.float64]]:
+    """Percent of the voxels > 0 of each task's test scans that get each class, by argmax.
+
+    Returns:
+        Task name -> float64 (num_classes,), in the order of combined class indices; all 0 if the
+        scans have no voxels > 0.
+    """
+    percent = {}
+    for task, counts in result.evaluation.confusion.items():
+        predicted = np.array(counts, np.float64).sum(axis=0)
+        percent[task] = 100 * predicted / max(predicted.sum(), 1)
+    return percent
+
+
 def confusion_matrix(result: Result) -> Figure:
-    """Percent of the voxels > 0 of each task's scans, a row, that get each class, a column."""
+    """The result of `confusion_percent`: one row per task, one column per class.
+
+    The colour of a class of another task follows the logarithm of its percentage, so that small
+    errors show as well.
+    """
     names = result.label_space.class_names
-    tasks = list(result.evaluation.confusion)
-    shares = np.array([_class_shares(result, task) for task in tasks])
+    percent = confusion_percent(result)
+    tasks, shares = list(percent), np.array(list(percent.values()))
     figure = Figure(figsize=(1.1 * len(names) + 1.4, 0.62 * len(tasks) + 1.7), layout="constrained")
     axis = figure.subplots()
-    own = np.array(
-        [[result.label_space.class_task[c] in (None, task) for c in range(len(names))]
+    is_own = np.array(
+        [[class_task in (None, task) for class_task in result.label_space.class_task]
          for task in tasks]
     )  # fmt: skip
-    shown = np.where(own, 0.12, np.clip(np.log10(np.maximum(shares, 1e-7)) / 4 + 1.5, 0.2, 1))
+    shown = np.where(is_own, 0.12, np.clip(np.log10(np.maximum(shares, 1e-7)) / 4 + 1.5, 0.2, 1))
     axis.imshow(shown, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
-    for row in range(len(tasks)):
-        for column in range(len(names)):
-            share = shares[row, column]
-            text = "0" if share == 0 else f"{share:.2f}" if share >= 0.1 else f"{share:.4f}"
-            weight = "normal" if own[row, column] else "bold"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, weight=weight)
+    for row, column in np.ndindex(shares.shape):
+        share = shares[row, column]
+        text = "0" if share == 0 else f"{share:.2f}" if share >= 0.1 else f"{share:.4f}"
+        weight = "normal" if is_own[row, column] else "bold"
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, weight=weight)
     axis.set_xticks(range(len(names)), [n.replace("_", "\n") for n in names], fontsize=7)
     axis.set_yticks(range(len(tasks)), tasks)
-    axis.set_xlabel("class that is most probable (bold: of another task), % of voxels > 0")
+    axis.set_xlabel("class by argmax (bold: of another task), % of voxels > 0")
     axis.set_ylabel("scans of")
     axis.spines[:].set_visible(False)
     return figure
 
 
-def _class_shares(result: Result, task: str) -> np.ndarray:
-    predicted = np.array(result.evaluation.confusion[task]).sum(axis=0)
-    return 100 * predicted / max(predicted.sum(), 1)
-
-
-def confusion_rows(result: Result) -> list[list[str]]:
-    """The matrix of `confusion_matrix` as text: one row per task, one column per class, in percent."""
-    rows = []
-    for task in result.evaluation.confusion:
-        rows.append([task, *(f"{share:.4f}" for share in _class_shares(result, task))])
-    return rows
-
-
 def segmentations(
-    examples: Sequence[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]],
+    examples: Sequence[
+        tuple[str, npt.NDArray[np.float32], list[tuple[str, npt.NDArray[np.uint8]]]]
+    ],
     class_names: Sequence[str],
 ) -> Figure:
-    """A slice of a scan of each task: scan, reference, and every network, as Fig. 3 of the paper.
+    """One axial slice per task: scan, reference, and every network, as in Fig. 3 of the paper.
 
     Args:
-        examples: for each task its title, the slice (I, J), intensities as prepared, and titles
-            and combined class indices (I, J) of what is laid over it; axes as in a volume.
-        class_names: of the combined class indices.
+        examples: for each task its title, the slice, float32 (I, J), intensities as prepared, and
+            the titles and label maps that are drawn over it, combined class indices (I, J).
+        class_names: a name for each combined class index.
     """
     columns = 1 + max(len(layers) for _, _, layers in examples)
     figure = Figure(figsize=(1.75 * columns, 2.25 * len(examples) + 0.5), layout="constrained")
@@ -219,7 +221,7 @@ def segmentations(
         for axis, (name, labels) in zip(row, panels, strict=False):
             picture = colour_labels(grey, labels)
             axis.imshow(np.flip(picture.transpose(1, 0, 2), 0), interpolation="nearest")
-            axis.set_title(label_of(name), fontsize=8)
+            axis.set_title(name, fontsize=8)
         for axis in row:
             axis.set_xticks([])
             axis.set_yticks([])
@@ -237,9 +239,10 @@ def segmentations(
 
 
 def _classes(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Task and name of every class, in the order in which experiments have them."""
+    """Task and name of every class, in the order of the experiments."""
     return list(dict.fromkeys(c for r in results for c in r.evaluation.classes))
 
 
 def _with_task(results: Sequence[Result], task: str) -> list[Result]:
+    """The results of the networks for a task."""
     return [r for r in results if task in r.experiment.task_names]

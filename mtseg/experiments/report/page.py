@@ -1,6 +1,6 @@
-"""Blocks of a page (headings, paragraphs, tables, figures) as HTML or Markdown.
+"""Turns the blocks of the report (headings, paragraphs, tables, figures) into HTML or Markdown.
 
-The HTML is one file that needs no network connection; the Markdown has its pictures beside it.
+The HTML is one file that needs no network connection. Markdown links to PNG files beside it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from mtseg.system.atomic_files import atomic_write
 
 DOTS_PER_INCH = 160
+"""Resolution of PNG files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """A section's title; `level` 2 or 3."""
+    """The title of a section; `level` is 2, or 3 for a subsection."""
 
     text: str
     level: int = 2
@@ -30,14 +31,21 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True)
 class Paragraph:
-    """Text, in which `code` and **strong** are marked as in Markdown."""
+    """Text with `code`, **strong** and [links](https://…) marked as in Markdown."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text under a head; columns after the first are figures."""
+    """Rows of text under a head.
+
+    Attributes:
+        caption: what the table shows; marked as in a `Paragraph`.
+        head: title of each column.
+        rows: cells, as many per row as there are titles.
+        num_text_columns: the first columns are aligned left, the others, numbers, right.
+    """
 
     caption: str
     head: tuple[str, ...]
@@ -47,7 +55,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure: the name of its files, what it shows for those who do not see it, its caption."""
+    """A figure.
+
+    Attributes:
+        name: of its files, without ending.
+        figure: the figure itself.
+        alternative: what it shows, for readers who cannot see it.
+        caption: text below it; marked as in a `Paragraph`.
+    """
 
     name: str
     figure: Figure
@@ -57,14 +72,14 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Commands and what they print."""
+    """Commands and their output."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Interactive:
-    """HTML that Markdown has no place for."""
+    """HTML that only the HTML page shows; Markdown leaves it out."""
 
     content: str
 
@@ -73,25 +88,39 @@ Block = Heading | Paragraph | Table | Picture | Code | Interactive
 
 
 def save_figures(blocks: Sequence[Block], folder: Path, formats: Sequence[str]) -> None:
-    """Writes every figure of a report into a folder, once for each format."""
+    """Writes every figure into a folder as `NAME.FORMAT`.
+
+    Args:
+        blocks: the report.
+        folder: made if missing.
+        formats: `png` or `svg`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
-            for kind in formats:
-                with atomic_write(folder / f"{block.name}.{kind}") as temporary:
-                    temporary.write_bytes(_render(block.figure, kind))
+            for image_format in formats:
+                with atomic_write(folder / f"{block.name}.{image_format}") as temporary:
+                    temporary.write_bytes(_render(block.figure, image_format))
 
 
-def _render(figure: Figure, kind: str) -> bytes:
+def _render(figure: Figure, image_format: str) -> bytes:
     file = io.BytesIO()
-    # Without a date the same figure is the same file.
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, facecolor="white", metadata=metadata)
+    # Without a date, the same figure gives the same file.
+    metadata = {"Date" if image_format == "svg" else "Software": None}
+    figure.savefig(
+        file, format=image_format, dpi=DOTS_PER_INCH, facecolor="white", metadata=metadata
+    )
     return file.getvalue()
 
 
 def to_markdown(title: str, blocks: Sequence[Block], figures: str) -> str:
-    """The report as Markdown; `figures` is where its PNG files are, seen from it."""
+    """The report as Markdown.
+
+    Args:
+        title: first heading.
+        blocks: the report.
+        figures: folder of its PNG files, relative to the Markdown file.
+    """
     parts = [f"# {title}"]
     for block in blocks:
         match block:
@@ -135,7 +164,7 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem; 
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """The report as one HTML file."""
+    """The report as one HTML file, with its figures as SVG inside."""
     headings = [b for b in blocks if isinstance(b, Heading) and b.level == 2]
     contents = "".join(
         f'<li><a href="#{_anchor(h.text)}">{html.escape(h.text)}</a></li>' for h in headings
@@ -144,7 +173,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Without an icon of its own a browser would ask the network for one.
+        # Without an icon, a browser would ask the network for one.
         f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{html.escape(title)}</h1>\n"
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n{body}\n</main>\n</body>\n</html>\n'

@@ -1,6 +1,6 @@
 """The slice viewer of the report: an interactive Plotly figure of a scan and its labels.
 
-The picture of every slice is inside the page, so it needs no network connection.
+The pictures of all slices are inside the page, so it needs no network connection.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ import base64
 import io
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from mtseg.evaluation.pictures import compare_slices
 
-MOST_SLICES = 64
-"""Slices in a viewer at most: every second or third of a longer scan, to keep the page small."""
+MAX_SLICES = 64
+"""A longer scan shows every second or third slice, to keep the page small."""
 
-
-_SMALLEST_WIDTH = 160
-"""Pixels of one panel at least: smaller scans are enlarged."""
-
+_MIN_PANEL_WIDTH = 160
+"""Width of one panel in pixels; smaller scans are enlarged."""
 
 _JPEG_QUALITY = 80
-
 
 _KEYS_AND_WHEEL = """
 (() => {
@@ -60,26 +58,33 @@ _KEYS_AND_WHEEL = """
   });
 })();
 """
-"""Plotly's slider alone is moved by dragging; this adds the wheel, the keys and screen readers."""
+"""Plotly's slider moves by dragging only; this adds the wheel, the keys and screen readers."""
 
 
 def plotly_script() -> str:
-    """Plotly's JavaScript, once for all viewers of a page."""
+    """Plotly's JavaScript as HTML; a page with viewers needs it once, before them."""
     return f"<script>{get_plotlyjs()}</script>"
 
 
-def slice_viewer(name: str, image: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> str:
-    """HTML of a viewer: scan, reference and prediction side by side, slice by slice.
+def slice_viewer(
+    name: str,
+    image: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.uint8],
+    predicted: npt.NDArray[np.uint8],
+) -> str:
+    """A viewer as HTML: scan, reference and prediction side by side, one axial slice at a time.
 
     Args:
         name: unique on the page.
-        image: float32 (I, J, K), intensities as prepared.
-        reference: combined class index (I, J, K).
-        predicted: combined class index (I, J, K).
+        image: float32 (I, J, K), intensities as prepared. Slices without a voxel > 0 are left out;
+            if there is no other, all are shown.
+        reference: combined class indices (I, J, K).
+        predicted: combined class indices (I, J, K).
     """
-    labelled = np.flatnonzero((image > 0).any(axis=(0, 1)))
-    step = max(1, -(-len(labelled) // MOST_SLICES))
-    slices = labelled[::step].tolist()
+    has_voxels = (image > 0).any(axis=(0, 1))
+    filled = np.flatnonzero(has_voxels if has_voxels.any() else ~has_voxels)
+    step = max(1, -(-len(filled) // MAX_SLICES))
+    slices = filled[::step].tolist()
     pictures = [_picture(image[..., k], reference[..., k], predicted[..., k]) for k in slices]
     middle = len(slices) // 2
     frames = [
@@ -106,7 +111,7 @@ def slice_viewer(name: str, image: np.ndarray, reference: np.ndarray, predicted:
     )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    return figure.to_html(
+    content: str = figure.to_html(
         full_html=False,
         include_plotlyjs=False,
         div_id=f"viewer-{name}",
@@ -114,12 +119,17 @@ def slice_viewer(name: str, image: np.ndarray, reference: np.ndarray, predicted:
         auto_play=False,
         config={"displayModeBar": False, "responsive": True},
     )
+    return content
 
 
-def _picture(image: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> str:
-    """A slice as the data of a JPEG."""
+def _picture(
+    image: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.uint8],
+    predicted: npt.NDArray[np.uint8],
+) -> str:
+    """A slice, arrays (I, J), as a JPEG in a data URL."""
     picture = Image.fromarray(compare_slices(image, reference, predicted))
-    scale = -(-_SMALLEST_WIDTH // image.shape[0])
+    scale = -(-_MIN_PANEL_WIDTH // image.shape[0])
     picture = picture.resize(
         (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
     )

@@ -1,0 +1,144 @@
+"""The report's sections that compare networks: tables, learning curves, Dice, operating points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mtseg.evaluation.statistics import MARGIN
+from mtseg.evaluation.tables import known_values
+from mtseg.experiments.compare import format_dice, format_difference
+from mtseg.experiments.report.figures import (
+    dice_distributions,
+    label_of,
+    learning_curves,
+    precision_recall_curves,
+)
+from mtseg.experiments.report.page import Block, Heading, Paragraph, Picture, Table
+from mtseg.experiments.results import Result
+
+
+def comparison_section(comparison: dict[str, Any]) -> list[Block]:
+    """Single-task and multi-task networks, by task and by class.
+
+    Args:
+        comparison: from `mtseg.experiments.compare.compare_networks`.
+    """
+    heading = Heading("Single-task and multi-task networks")
+    if not comparison["rows"]:
+        return [heading, Paragraph("There are no two networks for the same task to compare yet.")]
+    of_tasks = [row for row in comparison["rows"] if row["class"] == "all"]
+    of_classes = [row for row in comparison["rows"] if row["class"] != "all"]
+    head = ("network", "single-task", "this network", "difference (95 % interval)", "verdict")
+    return [
+        heading,
+        Paragraph(
+            "Each network is compared with the single-task network, paired over the test scans. "
+            "The tables show mean Dice of both, and the mean difference with its 95 % percentile "
+            "bootstrap interval. **Not inferior** means that the whole interval is above "
+            f"-{MARGIN}, **inferior** that it is below, **undecided** everything else. The repeat "
+            "of the first experiment, with another seed, shows how much chance alone varies. With "
+            "few scans such an interval is too narrow."
+        ),
+        Table(
+            "Mean over the classes of a task.",
+            ("task", *head),
+            [[row["task"], *_comparison_cells(row)] for row in of_tasks],
+            num_text_columns=2,
+        ),
+        Table(
+            "By class.",
+            ("task", "class", *head),
+            [
+                [row["task"], row["class"].replace("_", " "), *_comparison_cells(row)]
+                for row in of_classes
+            ],
+            num_text_columns=3,
+        ),
+    ]
+
+
+def _comparison_cells(row: dict[str, Any]) -> list[str]:
+    return [
+        label_of(row["network"]),
+        format_dice(row["single"]),
+        format_dice(row["multiple"]),
+        format_difference(row),
+        row["verdict"],
+    ]
+
+
+def learning_curve_section(results: Sequence[Result]) -> list[Block]:
+    """Learning curves of all networks."""
+    return [
+        Heading("Learning curves"),
+        Picture(
+            "learning_curves",
+            learning_curves(results),
+            "Line charts, one for each class: Dice on the test scans against mini-batches per "
+            "task, one line for each network. The last values are in the table of classes.",
+            "Dice on the test scans during training, laid out as Fig. 2 of the paper. Open circles "
+            "are the repeat of the first experiment with another seed.",
+        ),
+    ]
+
+
+def dice_section(results: Sequence[Result]) -> list[Block]:
+    """Dice of each test scan and network."""
+    return [
+        Heading("Dice of each scan"),
+        Picture(
+            "dice",
+            dice_distributions(results),
+            "Dot plots, one for each class: Dice of each test scan, one column for each network, "
+            "with a bar at the median.",
+            "Each mark is a test scan; the bar is the median.",
+        ),
+    ]
+
+
+def operating_point_section(results: Sequence[Result]) -> list[Block]:
+    """Precision-recall curves and thresholds; empty if no class has an operating point."""
+    figure = precision_recall_curves(results)
+    if figure is None:
+        return []
+    rows = []
+    for result in results:
+        for task, name in result.evaluation.classes:
+            threshold = result.evaluation.operating_points.get(name)
+            if threshold is None:
+                continue
+            best, dice, dice_argmax = (
+                known_values(result.evaluation, task, name, metric)
+                for metric in ("operating_point", "dice", "dice_argmax")
+            )
+            rows.append(
+                [
+                    name.replace("_", " "),
+                    label_of(result.experiment.name),
+                    f"{threshold:.2f}",
+                    f"{min(best):.2f} to {max(best):.2f}",
+                    f"{np.mean(dice):.3f}",
+                    f"{np.mean(dice_argmax):.3f}",
+                ]
+            )
+    return [
+        Heading("Operating points"),
+        Picture(
+            "precision_recall",
+            figure,
+            "Precision against recall over the whole test set, one line for each network, with a "
+            "mark at its operating point. The table below has the thresholds.",
+            "Precision and recall over all voxels of the test set. The mark is the operating "
+            "point: the threshold with the highest Dice.",
+        ),
+        Table(
+            "The threshold with the highest Dice over the whole test set, the range of the best "
+            "thresholds of single scans, and mean Dice at the threshold and by argmax.",
+            ("class", "network", "threshold", "best of single scans", "Dice", "Dice by argmax"),
+            rows,
+            num_text_columns=2,
+        ),
+    ]

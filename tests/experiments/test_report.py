@@ -1,0 +1,195 @@
+"""The report of recorded experiments: its sections, numbers, and both formats."""
+
+import re
+
+import numpy as np
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.experiments.report.contents import TITLE, make_report
+from mtseg.experiments.report.cross_task import unlabelled_blocks
+from mtseg.experiments.report.figures import confusion_percent, label_of
+from mtseg.experiments.report.page import (
+    Code,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    save_figures,
+    to_html,
+    to_markdown,
+)
+from mtseg.experiments.report.slice_viewer import slice_viewer
+from mtseg.experiments.results import read_results, to_csv
+from mtseg.experiments.unlabelled import UnlabelledScan
+
+
+@pytest.fixture(scope="module")
+def results(recorded):
+    return read_results(recorded[0])
+
+
+@pytest.fixture(scope="module")
+def blocks(recorded, results):
+    return make_report(results, recorded[0], notes="A first\nnote.\n\nA second note.")
+
+
+def tables(blocks, heading):
+    """The tables of a section."""
+    start = blocks.index(Heading(heading))
+    end = next(
+        (n for n, b in enumerate(blocks) if n > start and isinstance(b, Heading)), len(blocks)
+    )
+    return [block for block in blocks[start:end] if isinstance(block, Table)]
+
+
+def test_results_are_read_in_the_order_of_the_plan(results):
+    assert [result.experiment.name for result in results] == [
+        "brain", "breast", "cta", "brain+breast", "brain+cta", "breast+cta", "brain+breast+cta",
+        "brain_again",
+    ]  # fmt: skip
+    assert results[4].label_space.class_names[-1] == "coronary_arteries"
+
+
+def test_the_sections_stand_in_the_order_of_a_reader(blocks):
+    assert [block.text for block in blocks if isinstance(block, Heading)] == [
+        "Summary", "Data", "Single-task and multi-task networks", "Learning curves",
+        "Example segmentations", "Dice of each scan", "Operating points",
+        "Confusion between tasks", "All results of the network for all tasks",
+        "Comparison with the paper", "Run times, machine and commands",
+    ]  # fmt: skip
+
+
+def test_the_summary_states_the_recorded_values(blocks):
+    summary, *notes = (block.text for block in blocks[1:4])
+    assert "8 networks were trained with 40 mini-batches of 210 samples per task" in summary
+    # Dice is 0.90, 0.89 and 0.88; each further task costs 0.008 in the recorded results.
+    assert "cta 0.874 (single-task network 0.890)" in summary
+    # 9 comparisons, all of which lose 0.008 or 0.016, which is less than the margin.
+    assert "9 times: in 9 of them it loses at most 0.02 Dice" in summary
+    assert notes == ["A first note.", "A second note."]
+
+
+def test_the_comparison_has_a_row_per_task_and_network(blocks):
+    of_tasks, of_classes = tables(blocks, "Single-task and multi-task networks")
+    assert len(of_tasks.rows) == 10
+    assert ["brain", "brain (repeat)", "0.890", "0.885", "-0.005 (-0.005 to -0.005)",
+            "not inferior"] in of_tasks.rows  # fmt: skip
+    assert len(of_classes.rows) == 4 * 6 + 3 + 3
+
+
+def test_the_cross_task_error_is_in_percent_of_the_voxels(blocks):
+    matrix, errors = tables(blocks, "Confusion between tasks")
+    # 3 of 9000 + 1000 + 3 voxels of a breast scan get a class of the brain.
+    assert matrix.rows[1][:3] == ["breast", "89.9730", "0.0300"]
+    assert errors.rows[1] == ["breast", "3", "0.02999", "0.02999"]
+    assert "cross-task" in errors.caption.lower()
+
+
+def test_the_paper_is_compared_only_for_its_three_tasks(recorded, results, blocks):
+    (paper,) = tables(blocks, "Comparison with the paper")
+    assert ["mini-batches per task", "25,000 of 210", "40 of 210"] in paper.rows
+    two_tasks = [r for r in results if set(r.experiment.task_names) <= {"breast", "cta"}]
+    headings = [b.text for b in make_report(two_tasks, recorded[0]) if isinstance(b, Heading)]
+    assert "Comparison with the paper" not in headings
+
+
+def test_the_commands_prepare_and_run_everything_again(blocks, recorded):
+    commands = next(block.text for block in blocks if isinstance(block, Code)).splitlines()
+    data_dir = recorded[1].data_dir
+    assert commands[0].startswith(f"mtseg-prepare brain:phantom --data-dir {data_dir} --size 32")
+    assert commands[3:] == ["mtseg-experiments --preset demo"]
+
+
+def test_one_finished_experiment_makes_a_report(recorded, results):
+    page = to_html(TITLE, make_report(results[:1], recorded[0]))
+    assert "no multi-task network yet" in page
+    assert "no two networks for the same task" in page
+
+
+def test_without_a_finished_experiment_the_command_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"Run: mtseg-experiments --out {tmp_path}"):
+        make_report([], tmp_path)
+
+
+def test_a_missing_label_map_is_named(recorded, results, monkeypatch, tmp_path):
+    from mtseg.training import workdir as workdir_files
+
+    monkeypatch.setattr(workdir_files, "labels_path", lambda *of: tmp_path / "gone.npz")
+    with pytest.raises(InputError, match=r"gone\.npz: is missing or unreadable"):
+        make_report(results, recorded[0])
+
+
+def test_html_is_one_file_with_its_pictures_inside(blocks):
+    page = to_html(TITLE, blocks)
+    loaded = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]*)"', page)
+    assert all(address.startswith("data:") for address in loaded)
+    assert page.count("<img") == page.count('alt="') == 5
+    assert '<a href="#confusion-between-tasks">Confusion between tasks</a>' in page
+    assert '<h2 id="confusion-between-tasks">' in page
+    assert page.count('id="viewer-') == 3
+
+
+def test_markdown_links_to_the_saved_figures(blocks, tmp_path):
+    save_figures(blocks, tmp_path / "page", ("png",))
+    text = to_markdown(TITLE, blocks, "page")
+    linked = re.findall(r"\]\((page/[^)]*)\)", text)
+    assert len(linked) == 5
+    assert all((tmp_path / name).is_file() for name in linked)
+    assert "| brain | brain + breast |" in text
+    assert "viewer-" not in text
+
+
+def test_text_is_escaped_and_marked():
+    page = to_html("a < b", [Paragraph("**p < 0.5** in `x & y`, [here](https://example.org/)")])
+    assert "<title>a &lt; b</title>" in page
+    assert "<strong>p &lt; 0.5</strong> in <code>x &amp; y</code>" in page
+    assert '<a href="https://example.org/">here</a>' in page
+
+
+def test_the_same_figure_gives_the_same_file(blocks, tmp_path):
+    picture = next(b for b in blocks if isinstance(b, Picture) and b.name == "confusion")
+    for folder in ("a", "b"):
+        save_figures([picture], tmp_path / folder, ("png", "svg"))
+    for name in ("confusion.png", "confusion.svg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_experiments_are_labelled_for_readers():
+    assert label_of("brain+breast") == "brain + breast"
+    assert label_of("brain_again") == "brain (repeat)"
+
+
+def test_the_confusion_of_a_task_adds_up_to_all_its_voxels(results):
+    for shares in confusion_percent(results[6]).values():
+        assert shares.sum() == pytest.approx(100)
+
+
+def test_an_empty_scan_has_a_viewer_too():
+    empty = np.zeros((4, 5, 3), np.uint8)
+    assert "axial slice" in slice_viewer("empty", empty.astype(np.float32), empty, empty)
+
+
+def test_a_long_scan_shows_at_most_64_slices():
+    image = np.ones((4, 5, 130), np.float32)
+    labels = image.astype(np.uint8)
+    viewer = slice_viewer("long", image, labels, labels)
+    assert len(set(re.findall(r'"name":"(\d+)"', viewer))) == 44  # every third
+
+
+def test_scans_without_labels_show_how_much_gets_another_task():
+    scan = UnlabelledScan("heart.nii.gz", "cta", None, 12_000, 0.25, 0.0005, 0.875)
+    _, table = unlabelled_blocks([scan])
+    assert table.rows == [
+        ["heart.nii.gz", "cta", "background only", "12,000", "0.0500", "25.00", "0.875"]
+    ]
+    assert unlabelled_blocks([]) == []
+
+
+def test_the_csv_has_all_values_and_earlier_means(results):
+    lines = to_csv(results).splitlines()
+    assert lines[0] == "network,minibatch,task,class,subject,metric,value"
+    # The first of four evaluations: a quarter of mean Dice 0.89.
+    assert "cta,10,cta,coronary_arteries,all,dice,0.2225" in lines
+    assert not [line for line in lines if line.startswith("cta,40,")]
+    assert len([line for line in lines if line.startswith("cta,,") and ",dice," in line]) == 3
