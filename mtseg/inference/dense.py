@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
+from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function
-from mtseg.inference.tiling import CHUNK_BYTES, Plan, Tile, chunk_positions_for, plan_tiles
+from mtseg.inference.tiling import Plan, Tile, plan_tiles
 from mtseg.network.model import HALO
 from mtseg.system.hardware import free_bytes, has_bfloat16_instructions
 

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtseg.inference.tiling import EXTENT_STEP, chunk_positions_for
+from mtseg.inference.tile_cost import EXTENT_STEP, chunk_positions_for
 from mtseg.network.folding import FoldedNetwork, fold
 from mtseg.network.model import HALO, KERNEL_SIZE, NUM_FEATURES, PLANE_NORMALS, sum_backgrounds
 
@@ -109,7 +109,7 @@ def _over_chunks(
     shape = tf.gather(tf.shape(tile), to_slices) - 2 * HALO
     num_slices = shape[0]
     num_values, value_type = result
-    # As in `mtseg.inference.tiling.count_flop`.
+    # As in `mtseg.inference.tile_cost.count_flop`.
     thickness = tf.maximum(2, chunk_positions // ((shape[1] + 2 * HALO) * (shape[2] + 2 * HALO)))
     count = -(-num_slices // thickness)
 

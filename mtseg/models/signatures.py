@@ -21,8 +21,8 @@ import keras
 import tensorflow as tf
 
 from mtseg.inference.decision import decide_in_graph
+from mtseg.inference.tile_cost import chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
-from mtseg.inference.tiling import chunk_positions_for
 from mtseg.network.model import HALO, PATCH_SIZE, PLANE_NORMALS
 from mtseg.scans.intensities import AIR_HU, CT_BELOW_HU, CT_SHARE
 from mtseg.scans.preprocessing import NORMALISING_PERCENTILE

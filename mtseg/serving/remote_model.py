@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.dense import with_halo
-from mtseg.inference.tiling import Message, Plan, Tile, plan_tiles
+from mtseg.inference.tile_cost import Message
+from mtseg.inference.tiling import Plan, Tile, plan_tiles
 from mtseg.models.loading import ExportedModel, make_exported
 from mtseg.models.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.models.signatures import DESCRIBE, tile_signature

@@ -213,5 +213,5 @@ def test_memory_that_does_not_suffice_is_one_line(run, tmp_path):
         "predict", tmp_path / "scan.nii", "--model", folder / "model", "-o", tmp_path / "out",
         "--memory-gb", 0.01, code=2,
     )  # fmt: skip
-    assert result.stderr.startswith(f"error: {tmp_path / 'scan.nii'}: needs at least")
+    assert result.stderr.startswith(f"error: {tmp_path / 'scan.nii'}: computing it needs at least")
     assert len(result.stderr.strip().splitlines()) == 1

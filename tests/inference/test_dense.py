@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mtseg.evaluation.metrics import dice
-from mtseg.inference import tile_graph, tiling
+from mtseg.inference import tile_cost, tile_graph
 from mtseg.inference.dense import PRECISIONS, dense_probabilities, make_dense_network
 from mtseg.inference.tile_graph import make_volume_function
 from mtseg.models.manifest import PACKAGED
@@ -127,7 +127,7 @@ def test_division_does_not_show(shape, precision, networks, monkeypatch):
     whole = dense_probabilities(network, volume)
     slices = dataclasses.replace(network, chunk_positions=1)
     np.testing.assert_array_equal(dense_probabilities(slices, volume), whole)
-    monkeypatch.setattr(tiling, "_FIXED_BYTES", 0)
+    monkeypatch.setattr(tile_cost, "_FIXED_BYTES", 0)
     memory_bytes = 0.7 * network.plan(volume).tile_bytes
     assert len(network.plan(volume, memory_bytes).tiles) > 1
     np.testing.assert_array_equal(dense_probabilities(network, volume, memory_bytes), whole)

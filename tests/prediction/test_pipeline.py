@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.inference import tiling
+from mtseg.inference import tile_cost
 from mtseg.inference.decision import decide
 from mtseg.inference.dense import DenseNetwork, dense_probabilities, make_dense_network
 from mtseg.models.loading import ExportedModel
@@ -98,7 +98,7 @@ def test_the_memory_changes_neither_labels_nor_probabilities(
     model, tmp_path, spacing_mm, monkeypatch
 ):
     path = save_scan(tmp_path / "scan.nii.gz", (100, 12, 14))
-    monkeypatch.setattr(tiling, "_FIXED_BYTES", 0)
+    monkeypatch.setattr(tile_cost, "_FIXED_BYTES", 0)
     works = []
     options = Options(spacing_mm=spacing_mm, use_probabilities=True)
     segment(model, [path], tmp_path / "all", options, on_start=lambda _, work: works.append(work))
@@ -182,7 +182,7 @@ def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp
     assert str(refusal).startswith(f"{path}: needs 0.0 GB to be prepared")
     assert "--memory-gb" in str(refusal)
     ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e7))
-    assert str(refusal).startswith(f"{path}: needs at least 0.2 GB more to be computed")
+    assert str(refusal).startswith(f"{path}: computing it needs at least 0.2 GB of memory")
     assert not (tmp_path / "out").exists()
 
 
