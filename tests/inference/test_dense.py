@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mtseg.evaluation.metrics import dice
-from mtseg.inference import tile_cost, tile_graph
+from mtseg.inference import rounding, tile_cost, tile_graph
 from mtseg.inference.dense import PRECISIONS, dense_probabilities, make_dense_network
 from mtseg.inference.tile_graph import make_volume_function
 from mtseg.models.manifest import PACKAGED
@@ -204,7 +204,7 @@ def test_the_network_follows_the_patch_models_training():
 def test_rounding_keeps_what_every_convolution_gives_on_average(patch_model):
     """Where features are level, the nine weights to each of them act by their sum."""
     folded = fold(patch_model)
-    rounded = tile_graph._round_weights(folded, tf.bfloat16)
+    rounded = rounding.round_weights(folded, tf.bfloat16)
 
     def as_bfloat16(values):
         return tf.cast(tf.cast(values, tf.bfloat16), tf.float32)
@@ -233,7 +233,7 @@ def test_means_of_features_are_those_of_a_normal_distribution(patch_model):
 
 
 def test_a_product_of_two_halves_by_hand():
-    high, low, again = tile_graph._split(tf.constant([1 + 2**-9], tf.float32), tf.bfloat16)
+    high, low, again = rounding._split(tf.constant([1 + 2**-9], tf.float32), tf.bfloat16)
     assert float(high[0]) == float(again[0]) == 1
     assert float(low[0]) == 2**-9
 
