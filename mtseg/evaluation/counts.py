@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.affines import voxel_sizes
 
 from mtseg.evaluation import metrics
 from mtseg.inference.decision import Ranking, is_argmax_class, rank
@@ -104,6 +105,7 @@ def count_scan(
     predicted = {c: np.zeros(len(metrics.THRESHOLDS), np.int64) for c in own_thresholded}
     overlap = {c: np.zeros(len(metrics.THRESHOLDS), np.int64) for c in own_thresholded}
     statistics = ScanStatistics(num_classes)
+    statistics.spacing_mm = float(voxel_sizes(subject.affine)[0])
     for tile, probabilities in network.run_all(subject.image, network.plan(subject.image)):
         mask = subject.image[tile.core] != 0
         statistics.add(probabilities)

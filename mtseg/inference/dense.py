@@ -1,12 +1,12 @@
 """Whole-volume inference: class probabilities at every foreground voxel of a prepared volume.
 
 At a foreground voxel the result equals that of the patch model: the convolutions are valid, with
-zeros outside the scan. A voxel outside the foreground is background, because such voxels are never
-drawn in training. Neighbouring patches share their convolutions, which makes a voxel 833 times
-cheaper than patch by patch.
+zeros outside the scan. A voxel outside the foreground is background, because training never draws
+such voxels. Neighbouring patches share their convolutions, so a voxel needs 833 times fewer
+operations than patch by patch.
 
-Evaluation uses the graph with the current weights of a training; `mtseg.prediction` loads the same
-graph from a SavedModel.
+An evaluation during training uses `make_dense_network`, which follows the current weights;
+`mtseg.models.loading` makes a `DenseNetwork` from an exported model with the same graph.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
@@ -28,18 +29,26 @@ from mtseg.network.model import HALO
 from mtseg.system.hardware import free_bytes, has_bfloat16_instructions
 
 PRECISIONS = ("float32", "bfloat16")
+"""Number types that the convolutions may run in."""
+
+_GPU_SHARE = 0.8
+"""Share of a GPU's memory that a tile may take."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseNetwork:
-    """A network that computes tiles.
+    """A network that computes the tiles of a volume in this process.
 
     Attributes:
-        function: from `mtseg.inference.tile_graph.make_tile_function`, or the same out of a
+        function: from `mtseg.inference.tile_graph.make_tile_function`, or the same function of a
             SavedModel.
-        num_classes: its classes.
-        precision: in which its convolutions run.
-        chunk_positions: voxels that pass the convolutions at once.
+        num_classes: number of combined classes, including background.
+        precision: one of `PRECISIONS`, in which its convolutions run.
+        chunk_positions: voxels, including their halo, that pass the convolutions at once.
+
+    Example:
+        >>> network = make_dense_network(patch_model)  # doctest: +SKIP
+        >>> probabilities = dense_probabilities(network, volume)  # doctest: +SKIP
     """
 
     function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -47,13 +56,18 @@ class DenseNetwork:
     precision: str
     chunk_positions: int
 
-    def plan(self, volume: np.ndarray, memory_bytes: float | None = None, **how: Any) -> Plan:
-        """`mtseg.inference.tiling.plan_tiles` for this network, in the memory of its device.
+    def plan(
+        self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any
+    ) -> Plan:
+        """Divides a volume into tiles that fit into the memory of this network's device.
 
         Args:
-            volume: float32 (I, J, K), intensities as prepared, exactly 0 outside the foreground.
-            memory_bytes: what a tile may take; None is half of what is free.
-            how: as for `plan_tiles`.
+            volume: float32 (I, J, K), prepared intensities, exactly 0 outside the foreground.
+            memory_bytes: memory that a tile may take; None is half of what is free.
+            **how: as for `mtseg.inference.tiling.plan_tiles`.
+
+        Raises:
+            InputError: if not even small tiles fit.
         """
         if memory_bytes is None:
             memory_bytes = free_bytes() / 2
@@ -66,49 +80,58 @@ class DenseNetwork:
             **how,
         )
 
-    def run(self, volume: np.ndarray, tile: Tile) -> np.ndarray:
+    def run(self, volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.float32]:
         """Computes a tile.
 
         Args:
-            volume: float32 (I, J, K), RAS+, as the plan was made for.
-            tile: one of the plan's.
+            volume: float32 (I, J, K), RAS+, the one that the tile was planned for.
+            tile: one of a plan's tiles.
 
         Returns:
             The probabilities of the foreground voxels of `tile.computed`, float32 (voxels,
             num_classes), in C order.
         """
         block = tf.constant(with_halo(volume, tile))
-        return self.function(block, tf.constant(self.chunk_positions)).numpy()
+        rows: npt.NDArray[np.float32] = self.function(
+            block, tf.constant(self.chunk_positions)
+        ).numpy()
+        return rows
 
-    def run_all(self, volume: np.ndarray, plan: Plan) -> Iterator[tuple[Tile, np.ndarray]]:
+    def run_all(
+        self, volume: npt.NDArray[np.float32], plan: Plan
+    ) -> Iterator[tuple[Tile, npt.NDArray[np.float32]]]:
         """Computes the tiles of a plan one after the other; see `run`."""
         for tile in plan.tiles:
             yield tile, self.run(volume, tile)
 
 
 def _gpu_bytes() -> int | None:
-    """Memory of the GPU that TensorFlow computes on; None without one."""
+    """Memory of the GPU that TensorFlow computes on; None without a GPU."""
     if not tf.config.list_physical_devices("GPU"):
         return None
     devices = device_lib.list_local_devices()
-    return max(device.memory_limit for device in devices if device.device_type == "GPU")
+    return max(int(device.memory_limit) for device in devices if device.device_type == "GPU")
 
 
 def _device_bytes() -> float:
-    """Memory that a tile may take on its device: most of a GPU's, all where the host computes."""
+    """Memory that a tile may take on its device: most of a GPU's, no limit on a processor."""
     gpu_bytes = _gpu_bytes()
-    return math.inf if gpu_bytes is None else 0.8 * gpu_bytes
+    return math.inf if gpu_bytes is None else _GPU_SHARE * gpu_bytes
 
 
 def device_chunk_positions(precision: str) -> int:
-    """Voxels that pass the convolutions at once on this machine's device."""
+    """Voxels, including their halo, that pass the convolutions at once on this machine.
+
+    Args:
+        precision: one of `PRECISIONS`.
+    """
     gpu_bytes = _gpu_bytes()
-    # Many more fill a GPU's cores; its memory holds a layer's input and output several times over.
+    # A GPU's cores need many more. Its memory has room for several layers' inputs and outputs.
     return chunk_positions_for(precision, CHUNK_BYTES if gpu_bytes is None else gpu_bytes // 32)
 
 
-def fastest_precision() -> str:
-    """`bfloat16` where this machine multiplies it by itself, else `float32`."""
+def choose_precision() -> str:
+    """The faster precision: `bfloat16` if this machine's device has instructions for it."""
     if gpus := tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpus[0])
         is_fast = details.get("compute_capability", (0, 0)) >= (8, 0)
@@ -118,14 +141,14 @@ def fastest_precision() -> str:
 
 
 def make_dense_network(patch_model: keras.Model, precision: str | None = None) -> DenseNetwork:
-    """Makes a network for whole volumes that follows a patch model's weights.
+    """Makes a network for whole volumes that shares a patch model's weights.
 
     Args:
-        patch_model: from `mtseg.network.model.build_patch_model`. Training it further changes what
-            the dense network gives.
-        precision: `float32` or `bfloat16`; None is the faster one on this machine.
+        patch_model: from `mtseg.network.model.build_patch_model`. If it is trained further, the
+            dense network changes with it.
+        precision: one of `PRECISIONS`; None is the faster one on this machine.
     """
-    precision = precision or fastest_precision()
+    precision = precision or choose_precision()
     num_classes = patch_model.output.shape[-1]
     return DenseNetwork(
         make_tile_function(patch_model, precision),
@@ -136,18 +159,21 @@ def make_dense_network(patch_model: keras.Model, precision: str | None = None) -
 
 
 def dense_probabilities(
-    network: DenseNetwork, volume: np.ndarray, memory_bytes: float | None = None
-) -> np.ndarray:
-    """Class probabilities at every voxel of a volume, all of them in memory.
+    network: DenseNetwork, volume: npt.NDArray[np.float32], memory_bytes: float | None = None
+) -> npt.NDArray[np.float32]:
+    """Computes class probabilities at every voxel of a volume, all in memory at once.
 
     Args:
-        network: what computes tiles.
-        volume: float32 (I, J, K), RAS+, intensities as prepared, exactly 0 outside the foreground.
-        memory_bytes: what computing a tile may take; None is half of what is free.
+        network: computes the tiles.
+        volume: float32 (I, J, K), RAS+, prepared intensities, exactly 0 outside the foreground.
+        memory_bytes: memory that a tile may take; None is half of what is free.
 
     Returns:
-        float32 (I, J, K, num_classes). Background has probability 1 outside the foreground, so
-        everywhere if the volume is all zero.
+        float32 (I, J, K, num_classes). Outside the foreground, background has probability 1; in a
+        volume of zeros, everywhere.
+
+    Raises:
+        InputError: if not even small tiles fit into the memory.
     """
     probabilities = np.zeros((*volume.shape, network.num_classes), np.float32)
     probabilities[..., 0] = 1
@@ -156,8 +182,16 @@ def dense_probabilities(
     return probabilities
 
 
-def with_halo(volume: np.ndarray, tile: Tile) -> np.ndarray:
-    """A tile's voxels and those that its patches reach, zeros beyond the volume."""
+def with_halo(volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.float32]:
+    """Cuts a tile and the voxels that its patches reach; beyond the volume they are 0.
+
+    Args:
+        volume: float32 (I, J, K).
+        tile: one of its tiles.
+
+    Returns:
+        float32, the size of `tile.computed` and 25 voxels more on each side.
+    """
     low = [max(s.start - HALO, 0) for s in tile.computed]
     high = [min(s.stop + HALO, n) for s, n in zip(tile.computed, volume.shape, strict=True)]
     inside = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]

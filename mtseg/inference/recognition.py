@@ -30,8 +30,14 @@ BLOCK_EDGE = 6
 """Edge of a block in voxels. The convolutions of its voxels are shared, so a block costs little
 more than its middle voxel, but its voxels resemble each other."""
 
-_INDEPENDENT_VOXELS = 10
+_INDEPENDENT_VOXELS = 3
 """As how many independent voxels the 216 of a block count when shares are compared."""
+
+_LARGEST_DEVIATION = 4.0
+"""Deviations beyond this count alike: one structure that is out of view must not decide."""
+
+_LIKE_TRAINED = 0.25
+"""How far a scan's in-plane voxel size may be from that of training, relative to the latter."""
 
 
 class TileNetwork(Protocol):
@@ -63,7 +69,10 @@ class Recognition:
 
 
 def candidate_spacings(
-    tasks: Sequence[Task], scan_spacing_mm: tuple[float, float, float], is_ct: bool
+    tasks: Sequence[Task],
+    scan_spacing_mm: tuple[float, float, float],
+    is_ct: bool,
+    trained_mm: Mapping[str, float] | None = None,
 ) -> dict[float, tuple[str, ...]]:
     """The voxel sizes at which a scan may be segmented.
 
@@ -71,6 +80,9 @@ def candidate_spacings(
         tasks: the network's tasks.
         scan_spacing_mm: the scan's voxel size along its axes.
         is_ct: whether its intensities are Hounsfield units.
+        trained_mm: name of a task -> typical voxel size of its test scans. A task that works at a
+            scan's own in-plane size was trained at such sizes only. A scan of a very different size
+            is resampled to the typical one.
 
     Returns:
         Isotropic voxel size in mm -> names of the tasks that ask for it. Tasks of another modality
@@ -79,7 +91,9 @@ def candidate_spacings(
     alike = [task for task in tasks if (task.modality.upper() == "CT") == is_ct] or list(tasks)
     found: dict[float, tuple[str, ...]] = {}
     for task in alike:
-        wanted = task.target_spacing_mm(scan_spacing_mm)
+        own = task.target_spacing_mm(scan_spacing_mm)
+        typical = (trained_mm or {}).get(task.name, own)
+        wanted = own if abs(typical - own) <= _LIKE_TRAINED * typical else typical
         # Sizes that differ by a rounding error of a header are one.
         same = next((mm for mm in found if abs(mm - wanted) < 0.005 * mm), wanted)
         found[same] = (*found.get(same, ()), task.name)
@@ -131,10 +145,10 @@ def mismatch(
 ) -> float:
     """How little sampled voxels look like a scan of a task; smaller is better.
 
-    With a calibrated network it is the mean squared deviation of the features of
+    With a calibrated network it is the mean deviation of the features of
     `mtseg.inference.verdict.scan_features` from those of the task's test scans, in units of their
-    variance and that of sampling few voxels. Otherwise it is 1 less the share of voxels that get a
-    class of the task, plus the share that get a class of another.
+    standard deviation and that of sampling few voxels. Otherwise it is 1 less the share of voxels
+    that get a class of the task, plus the share that get a class of another.
 
     Args:
         statistics: of the sampled voxels.
@@ -150,11 +164,12 @@ def mismatch(
     reference = check.tasks[task]
     features = scan_features(statistics, class_task, task)
     count = max(statistics.num_voxels.sum() / BLOCK_EDGE**3 * _INDEPENDENT_VOXELS, 1)
-    shares_of_features = 10.0**features
-    # Of a share p seen in n voxels, the logarithm to base 10 varies by (1 - p) / (p n ln(10)^2).
-    sampling = (1 - shares_of_features) / (shares_of_features * count) / np.log(10) ** 2
+    expected = 10.0 ** np.array(reference.mean)
+    # The logarithm to base 10 of a share p in n voxels has the variance (1 - p) / (p n ln(10)^2).
+    sampling = (1 - expected) / (expected * count) / np.log(10) ** 2
     variance = np.square(reference.deviation) + np.maximum(sampling, 0)
-    return float(np.mean(np.square(features - reference.mean) / variance))
+    deviations = np.abs(features - reference.mean) / np.sqrt(variance)
+    return float(np.minimum(deviations, _LARGEST_DEVIATION).mean())
 
 
 def choose_spacing(

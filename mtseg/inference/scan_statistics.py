@@ -22,11 +22,13 @@ class ScanStatistics:
     Attributes:
         num_voxels: int64 (num_classes,), voxels whose most probable class is each class.
         confidence: float64 (num_classes,), the sum of that class's probability over these voxels.
+        spacing_mm: isotropic voxel size of the prepared scan; None if it was not noted.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_voxels = np.zeros(num_classes, np.int64)
         self.confidence = np.zeros(num_classes)
+        self.spacing_mm: float | None = None
 
     def add(self, probabilities: npt.NDArray[np.float32]) -> None:
         """Adds foreground voxels: float32 (voxels, num_classes)."""
@@ -36,11 +38,12 @@ class ScanStatistics:
         self.num_voxels += np.bincount(most_probable, minlength=size)
         self.confidence += np.bincount(most_probable, weights=confidence, minlength=size)
 
-    def to_json(self) -> dict[str, list[float]]:
+    def to_json(self) -> dict[str, Any]:
         """The sums as plain values, by class; confidence to three decimals."""
         return {
             "num_voxels": self.num_voxels.tolist(),
             "confidence": self.confidence.round(3).tolist(),
+            "spacing_mm": self.spacing_mm,
         }
 
     @classmethod
@@ -49,6 +52,7 @@ class ScanStatistics:
         found = cls(len(stored["num_voxels"]))
         found.num_voxels[:] = stored["num_voxels"]
         found.confidence[:] = stored["confidence"]
+        found.spacing_mm = stored.get("spacing_mm")
         return found
 
     @property

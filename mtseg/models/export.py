@@ -194,6 +194,11 @@ def _make_manifest(trained: TrainedModel, evaluation: Evaluation, which: str) ->
         "intensity_rule": INTENSITY_RULE,
         "halo_voxels": HALO,
         "mean_dice_on_test_scans": evaluation.mean_dice(),
+        "trained_spacing_mm": {
+            task: float(np.median(known))
+            for task, of_task in scans.items()
+            if (known := [each.spacing_mm for each in of_task if each.spacing_mm is not None])
+        },
         "resemblance": None if check is None else check.to_json(),
         "training": json.loads(trained.config.to_json()),
     }

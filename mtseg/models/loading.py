@@ -7,7 +7,7 @@ from a server.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +18,8 @@ import tensorflow as tf
 from mtseg.errors import InputError
 from mtseg.inference.dense import (
     DenseNetwork,
+    choose_precision,
     device_chunk_positions,
-    fastest_precision,
     make_dense_network,
 )
 from mtseg.inference.tiling import Plan, Tile
@@ -70,6 +70,8 @@ class ExportedModel:
         kept_alive: owner of the network's variables or connection, which must live as long as the
             network does.
         tasks: the tasks that the network was trained for.
+        trained_spacing_mm: name of a task -> median voxel size of its prepared test scans; empty
+            for models that do not know it.
         model_id: identifies the weights and operating points; None if the manifest has no such
             field, so that results of different models cannot be told apart.
         out_of_distribution_check: detects scans that are unlike those of training; None if the
@@ -84,6 +86,7 @@ class ExportedModel:
     network: Network
     kept_alive: Any
     tasks: tuple[Task, ...] = ()
+    trained_spacing_mm: Mapping[str, float] = dataclasses.field(default_factory=dict)
     model_id: str | None = None
     out_of_distribution_check: OutOfDistributionCheck | None = None
     load_newest: Callable[[], ExportedModel] | None = None
@@ -100,7 +103,7 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
     Raises:
         InputError: if there is no model, it is damaged, or it is of another version of mtseg.
     """
-    folder, precision = Path(path or PACKAGED), precision or fastest_precision()
+    folder, precision = Path(path or PACKAGED), precision or choose_precision()
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
@@ -146,6 +149,7 @@ def make_exported(
         network=network,
         kept_alive=kept_alive,
         tasks=tuple(selection.task for selection in label_space.selections),
+        trained_spacing_mm=manifest.get("trained_spacing_mm", {}),
         model_id=manifest.get("model_id"),
         out_of_distribution_check=check,
     )

@@ -160,7 +160,7 @@ def write_results(
     from mtseg.scans.label_files import write_label_map
 
     source = scan.prepared.source
-    voxel_ml = float(np.prod(source.spacing_mm)) / 1000
+    voxel_ml = source.voxel_ml
     counts = np.bincount(labels.ravel(), minlength=len(model.class_names)).tolist()
     volumes_ml = {
         name: count * voxel_ml

@@ -43,8 +43,8 @@ class Options:
     """How scans are segmented.
 
     Attributes:
-        spacing_mm: isotropic voxel size to compute at; None is that of the task, which is recognised
-            if the network has several (see `mtseg.inference.recognition`).
+        spacing_mm: isotropic voxel size to compute at; None is that of the task, which is
+            recognised if the network has several (see `mtseg.inference.recognition`).
         is_ct: whether intensities are Hounsfield units; None lets the values decide. If it is
             given, classes of tasks of the other modality are excluded.
         task: name of the task that the scan is for; classes of all others are excluded. None lets
@@ -109,7 +109,7 @@ def _preparation_bytes(model: ExportedModel, path: Path, options: Options) -> in
     found: list[float | None] = [
         spacing
         for is_ct in ((False, True) if options.is_ct is None else (options.is_ct,))
-        for spacing in candidate_spacings(tasks, scan_spacing_mm, is_ct)
+        for spacing in candidate_spacings(tasks, scan_spacing_mm, is_ct, model.trained_spacing_mm)
     ]
     return max(preprocessing.preparation_bytes(path, spacing) for spacing in found or [None])
 
@@ -177,7 +177,7 @@ def _prepare(
         return prepared, recognition
     tasks = _wanted_tasks(model, options)
     reads_as_ct = is_ct(scan.array) if options.is_ct is None else options.is_ct
-    candidates = candidate_spacings(tasks, scan.spacing_mm, reads_as_ct)
+    candidates = candidate_spacings(tasks, scan.spacing_mm, reads_as_ct, model.trained_spacing_mm)
     if len(candidates) < 2:
         spacing, names = next(iter(candidates.items()), (None, ()))
         prepared = preprocessing.prepare_scan(scan, spacing, options.is_ct, may_overwrite=True)
@@ -321,7 +321,7 @@ def _restore_classes(
     for class_index in range(rows.shape[1]):
         block = np.full(mask.shape, class_index == 0, np.float32)
         block[mask] = rows[:, class_index]
-        restored = scan.restoration.bring(block, tile.computed, targets)
+        restored = scan.restoration.interpolate(block, tile.computed, targets)
         restored[outside] = class_index == 0
         if file is not None:
             file.put(class_index, targets, restored)

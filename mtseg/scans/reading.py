@@ -15,6 +15,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from mtseg.errors import InputError
 from mtseg.scans.volume import Volume, label_type, too_large
@@ -84,7 +85,7 @@ class ScanFile:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along i, j and k."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        i, j, k = voxel_sizes(self.affine)
         return float(i), float(j), float(k)
 
 
@@ -201,15 +202,54 @@ def _open_nifti(path: Path) -> ScanFile:
     # nibabel makes 1 of a voxel size of 0, which counts where no sform gives the place.
     is_sized = image.header["sform_code"] > 0 or stored["pixdim"][1:4].all()
     dtype = image.get_data_dtype()
-    _check(path, image.shape, dtype, image.affine, is_sized)
-    _check_length(path, float(stored["vox_offset"]), image.shape, dtype)
+    shape = _without_single_frames(image.shape)
+    unit_mm = _UNITS_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    affine = np.diag([unit_mm, unit_mm, unit_mm, 1]) @ image.affine
+    _check(path, shape, dtype, affine, is_sized)
+    _check_scale(path, stored, affine, unit_mm)
+    _check_length(path, float(stored["vox_offset"]), shape, dtype)
     return ScanFile(
         path,
-        image.shape[:3],
-        image.affine,
-        image.header,
+        shape[:3],
+        affine,
+        image.header if unit_mm == 1 else None,
         lambda dtype: np.asarray(image.dataobj, dtype=dtype),
     )
+
+
+_UNITS_MM = {1: 1000.0, 3: 0.001}
+"""Codes of metre and micrometre in NIfTI. A header with any other code means mm."""
+
+_SAME_SCALE = 0.01
+"""How far two voxel sizes of one header may differ, relative to the larger one."""
+
+
+def _check_scale(path: Path, header: Any, affine: np.ndarray, unit_mm: float) -> None:
+    """Refuses a header whose two statements of the voxel size differ: one of them is wrong.
+
+    NIfTI has the size in `pixdim`, with the quaternion, and in the columns of the `sform`. Programs
+    differ in which they use, so a scan would have other volumes in other programs.
+    """
+    if header["sform_code"] == 0:
+        return
+    of_affine = np.linalg.norm(affine[:3, :3], axis=0)
+    of_pixdim = unit_mm * np.abs(np.array(header["pixdim"][1:4], np.float64))
+    if not of_pixdim.all():  # the sform alone gives the size
+        return
+    if np.any(np.abs(of_affine - of_pixdim) > _SAME_SCALE * np.maximum(of_affine, of_pixdim)):
+        sform, pixdim = (
+            " x ".join(f"{size:.4g}" for size in sizes) for sizes in (of_affine, of_pixdim)
+        )
+        raise InputError(
+            f"{path}: contradicts itself: its sform says voxels of {sform} mm, its pixdim "
+            f"{pixdim} mm. Correct the header, for example set the sform code to 0 if pixdim is "
+            "right."
+        )
+
+
+def _without_single_frames(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without axes of one frame after the third."""
+    return shape[:3] if all(size == 1 for size in shape[3:]) else shape
 
 
 def _open_mgh(path: Path) -> ScanFile:
@@ -249,18 +289,20 @@ def _open_itk(path: Path) -> ScanFile:
             f"{path}: has {reader.GetNumberOfComponents()} values per voxel. Convert it to plain "
             "numbers."
         )
-    shape = tuple(reader.GetSize())
-    # No ITK format holds voxels that are not plain numbers, but for the several values above.
+    size, num_axes = tuple(reader.GetSize()), reader.GetDimension()
+    shape = _without_single_frames(size)
+    # No ITK format has voxels that are not plain numbers, except for the several values above.
     if len(shape) != 3:
-        raise InputError(f"{path}: has shape {shape}, not three dimensions. Split or convert it.")
+        raise InputError(f"{path}: has shape {size}, not three dimensions. Split or convert it.")
+    direction = np.reshape(reader.GetDirection(), (num_axes, num_axes))[:3, :3]
     lps = np.eye(4)
-    lps[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
-    lps[:3, 3] = reader.GetOrigin()
+    lps[:3, :3] = direction * reader.GetSpacing()[:3]
+    lps[:3, 3] = reader.GetOrigin()[:3]
     affine = _RAS_OF_LPS @ lps
     _check(path, shape, np.dtype(np.float32), affine)
 
     def read_array(dtype: type | None) -> np.ndarray:
-        array = sitk.GetArrayFromImage(reader.Execute()).T
+        array = sitk.GetArrayFromImage(reader.Execute()).T.reshape(shape, order="F")
         return np.asarray(array, dtype=dtype)
 
     return ScanFile(path, shape, affine, None, read_array)

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
+from nibabel.affines import voxel_sizes
 
 from mtseg.errors import InputError
 from mtseg.system import hardware
@@ -35,8 +36,13 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along i, j and k."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        i, j, k = voxel_sizes(self.affine)
         return float(i), float(j), float(k)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in ml, also of a sheared grid (gantry tilt)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
 def label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger | np.uint8]:
@@ -59,6 +65,29 @@ def too_large(shape: Sequence[int], voxel_bytes: int = 4) -> str:
     if (needed := math.prod(shape) * voxel_bytes) <= there:
         return ""
     return f"{shape} voxels, {needed / 1e9:.0f} GB, where there are {there / 1e9:.0f} GB"
+
+
+def match_grid(
+    image: Volume, label_map: Volume, image_path: str | Path, label_path: str | Path
+) -> Volume:
+    """The label map in the axes of its scan.
+
+    Programs store the same grid with other axes, flipped or swapped; no voxel moves by that.
+
+    Raises:
+        InputError: if the label map is on another grid.
+    """
+    if orientations.aff2axcodes(image.affine) != orientations.aff2axcodes(label_map.affine):
+        in_ras = canonicalise(label_map)
+        turned = decanonicalise(in_ras.array, image.affine)
+        to_ras = orientations.io_orientation(image.affine)
+        if turned.shape == image.array.shape:
+            affine = in_ras.affine @ np.linalg.inv(
+                orientations.inv_ornt_aff(to_ras, image.array.shape)
+            )
+            label_map = Volume(turned, affine)
+    check_same_grid(image, label_map, image_path, label_path)
+    return label_map
 
 
 def check_same_grid(

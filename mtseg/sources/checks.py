@@ -17,7 +17,7 @@ import numpy as np
 from mtseg.errors import InputError
 from mtseg.scans.intensities import AIR_HU, is_ct
 from mtseg.scans.reading import read_voxels, require_finite, whole_labels
-from mtseg.scans.volume import Volume, check_same_grid
+from mtseg.scans.volume import Volume, match_grid
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
 from mtseg.system.text_table import format_table
 from mtseg.tasks.task import LabelSource, Task, some
@@ -88,7 +88,7 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
         note("unreadable", error)
     if image is not None and label_map is not None:
         try:
-            check_same_grid(image, label_map, subject.image_path, subject.label_path)
+            match_grid(image, label_map, subject.image_path, subject.label_path)
         except InputError as error:
             note("grid", error)
     checksum = ""

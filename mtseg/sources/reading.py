@@ -13,7 +13,7 @@ from mtseg.errors import InputError
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.scans.preprocessing import prepare_label_map, prepare_scan
 from mtseg.scans.reading import read_label_map, read_scan
-from mtseg.scans.volume import Volume, canonicalise, check_same_grid
+from mtseg.scans.volume import Volume, canonicalise, match_grid
 from mtseg.sources.subject import Subject
 from mtseg.tasks.task import LabelSource, Task
 
@@ -48,8 +48,7 @@ def read_subject(
             f"{task.name}:{source}: subject {subject.name} lacks a scan or a label map."
         )
     image, label_map = read_scan(subject.image_path), read_label_map(subject.label_path)
-    check_same_grid(image, label_map, subject.image_path, subject.label_path)
-    return image, label_map
+    return image, match_grid(image, label_map, subject.image_path, subject.label_path)
 
 
 @dataclasses.dataclass(frozen=True)

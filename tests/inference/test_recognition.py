@@ -39,6 +39,13 @@ def test_tasks_that_ask_for_the_same_voxel_size_are_one_candidate():
     assert candidate_spacings(TASKS, (1.0, 1.001, 1.0), is_ct=False) == {1.0: ("brain", "breast")}
 
 
+def test_a_scan_unlike_those_of_training_is_resampled_to_their_in_plane_size():
+    breast, trained = TASKS[1:2], {"breast": 1.2}
+    for own, wanted in ((1.25, 1.25), (0.95, 0.95), (0.6, 1.2), (3.0, 1.2)):
+        found = candidate_spacings(breast, (own, own, 4.0), False, trained)
+        assert found == {wanted: ("breast",)}
+
+
 def test_a_network_without_a_task_of_the_modality_uses_what_it_has():
     assert candidate_spacings(TASKS[:1], (0.5, 0.5, 0.5), is_ct=True) == {1.0: ("brain",)}
 

@@ -1,4 +1,4 @@
-"""The way back to a scan's own grid: as SciPy brings the whole, however it is divided."""
+"""The way back to a scan's own grid: SciPy's linear interpolation, however it is divided."""
 
 import itertools
 import subprocess
@@ -25,14 +25,14 @@ def make_prepared(spacing=(1.0, 1.3, 2.1), new_mm=0.8, shape=(9, 8, 7)):
 
 
 @pytest.mark.parametrize(("spacing", "new_mm"), [((1.0, 1.3, 2.1), 0.8), ((0.5, 0.5, 0.7), 1.0)])
-def test_it_is_linear_interpolation(spacing, new_mm):
+def test_it_is_scipys_linear_interpolation(spacing, new_mm):
     prepared = make_prepared(spacing, new_mm)
     values = np.random.default_rng(1).random(prepared.volume.array.shape, dtype=np.float32)
     whole = tuple(slice(0, n) for n in values.shape)
     restoration = Restoration(prepared)
     targets = restoration.targets(whole)
     assert targets == tuple(slice(0, n) for n in prepared.source.array.shape)
-    restored = restoration.bring(values, whole, targets)
+    restored = restoration.interpolate(values, whole, targets)
     step = np.divide(spacing, new_mm)
     first = (np.array(values.shape) - 1) / 2 - (np.array(restored.shape) - 1) / 2 * step
     expected = ndimage.affine_transform(
@@ -47,7 +47,7 @@ def test_blocks_join_to_the_whole_to_the_bit(new_mm):
     values = np.random.default_rng(1).random(prepared.volume.array.shape, dtype=np.float32)
     restoration = Restoration(prepared)
     whole = tuple(slice(0, n) for n in values.shape)
-    expected = restoration.bring(values, whole, restoration.targets(whole))
+    expected = restoration.interpolate(values, whole, restoration.targets(whole))
     joined = np.full(expected.shape, np.nan, np.float32)
     parts = [[slice(0, n // 3), slice(n // 3, n // 2), slice(n // 2, n)] for n in values.shape]
     for core in itertools.product(*parts):
@@ -56,7 +56,7 @@ def test_blocks_join_to_the_whole_to_the_bit(new_mm):
         )
         targets = restoration.targets(core)
         assert np.isnan(joined[targets]).all()
-        joined[targets] = restoration.bring(values[computed], computed, targets)
+        joined[targets] = restoration.interpolate(values[computed], computed, targets)
     np.testing.assert_array_equal(joined, expected)
 
 
@@ -72,7 +72,7 @@ def test_every_source_voxel_near_foreground_belongs_to_a_tile(new_mm):
         reached[restoration.targets(tile.core)] = True
     mask = (prepared.volume.array > 0).astype(np.float32)
     whole = tuple(slice(0, n) for n in mask.shape)
-    touched = restoration.bring(mask, whole, restoration.targets(whole)) > 0
+    touched = restoration.interpolate(mask, whole, restoration.targets(whole)) > 0
     assert reached[touched].all()
 
 
@@ -81,7 +81,7 @@ def test_the_same_grid_is_not_interpolated():
     restoration = Restoration(prepare_scan(scan))
     assert restoration.is_identity
     values = np.random.default_rng(0).random((3, 4, 5), dtype=np.float32)
-    block = restoration.bring(values[1:2], (slice(1, 2), slice(0, 4), slice(0, 5)),
+    block = restoration.interpolate(values[1:2], (slice(1, 2), slice(0, 4), slice(0, 5)),
                               (slice(1, 2), slice(0, 4), slice(0, 5)))  # fmt: skip
     np.testing.assert_array_equal(block, values[1:2])
 
@@ -117,7 +117,7 @@ def test_probabilities_reach_the_file_by_blocks_and_in_the_scans_axes(tmp_path):
         np.testing.assert_allclose(found[3:], outside, atol=1e-6)
 
 
-def test_a_probability_file_that_is_not_finished_leaves_nothing(tmp_path):
+def test_an_unfinished_probability_file_is_removed(tmp_path):
     source = Volume(np.ones((2, 2, 2)), np.eye(4))
     with pytest.raises(RuntimeError), ProbabilityFile(tmp_path / "p.nii.gz", source, 2):
         raise RuntimeError
