@@ -12,13 +12,13 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.affines import voxel_sizes
 
 from mtseg.evaluation import metrics
 from mtseg.inference.decision import Ranking, is_argmax_class, rank
 from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.tiling import Tile
+from mtseg.scans.volume import Volume
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
@@ -105,7 +105,7 @@ def count_scan(
     predicted = {c: np.zeros(len(metrics.THRESHOLDS), np.int64) for c in own_thresholded}
     overlap = {c: np.zeros(len(metrics.THRESHOLDS), np.int64) for c in own_thresholded}
     statistics = ScanStatistics(num_classes)
-    statistics.spacing_mm = float(voxel_sizes(subject.affine)[0])
+    statistics.spacing_mm = Volume(subject.image, subject.affine).spacing_mm[0]
     for tile, probabilities in network.run_all(subject.image, network.plan(subject.image)):
         mask = subject.image[tile.core] != 0
         statistics.add(probabilities)

@@ -22,7 +22,7 @@ class ScanStatistics:
     Attributes:
         num_voxels: int64 (num_classes,), voxels whose most probable class is each class.
         confidence: float64 (num_classes,), the sum of that class's probability over these voxels.
-        spacing_mm: isotropic voxel size of the prepared scan; None if it was not noted.
+        spacing_mm: isotropic voxel size of the prepared scan; None if it is not known.
     """
 
     def __init__(self, num_classes: int) -> None:

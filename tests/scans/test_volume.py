@@ -60,7 +60,7 @@ def brought_back(array, prepared):
     """The whole of an array (I, J, K) on the scan's own grid."""
     whole = tuple(slice(0, n) for n in array.shape)
     restoration = Restoration(prepared)
-    restored = restoration.bring(array.astype(np.float32), whole, restoration.targets(whole))
+    restored = restoration.interpolate(array.astype(np.float32), whole, restoration.targets(whole))
     return volume.decanonicalise(restored, prepared.source.affine)
 
 
