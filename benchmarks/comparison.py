@@ -1,55 +1,133 @@
-"""What the benchmarks share: workers in other processes, the machine, the last line."""
+"""What the benchmarks share: the command line, workers in other processes, and the last line.
+
+Machines differ and are noisy, so a benchmark prints ratios: medians over pairs of measurements that
+are made in turn in one run. Each measurement does the whole work again: it finds no finished
+results, and both sides have paid before what a first use costs.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mtseg.system.hardware import describe_machine, format_machine
 
 
+def make_parser(docstring: str | None) -> argparse.ArgumentParser:
+    """A parser with the first line of a script's docstring and the option `--json`."""
+    parser = argparse.ArgumentParser(description=(docstring or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object as last line")
+    return parser
+
+
+def add_pairs_option(parser: argparse.ArgumentParser, default: int = 5) -> None:
+    """Adds `--pairs`."""
+    parser.add_argument(
+        "--pairs", type=int, default=default, help="pairs of measurements (default: %(default)s)"
+    )
+
+
+def require_modules(names: Sequence[str], remedy: str, python: str = sys.executable) -> None:
+    """Ends the benchmark with one line if a Python interpreter lacks a package.
+
+    Args:
+        names: of packages, as they are imported.
+        remedy: what to do, a sentence.
+        python: the interpreter.
+    """
+    code = (
+        "import importlib.util, sys; "
+        "print(*(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))"
+    )
+    try:
+        done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True)
+    except OSError as error:
+        raise SystemExit(f"error: {python} cannot be started. {remedy}") from error
+    missing = done.stdout.split() if done.returncode == 0 else list(names)
+    if missing:
+        raise SystemExit(f"error: {python} does not have {', '.join(missing)}. {remedy}")
+
+
 class Worker:
-    """A process that waits until it is told to run, so that nothing else runs meanwhile."""
+    """A process that waits until it is told to run, so that nothing else runs meanwhile.
+
+    Args:
+        command: a program that prints `ready`, then for each line that it reads the seconds that
+            one run took (see `torch_worker.py`).
+    """
 
     def __init__(self, *command: str) -> None:
+        self._command = command
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
         self._read("ready")
 
     def run(self, line: str = "run") -> float:
         """Seconds of one run."""
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        self._in.write(line + "\n")
+        self._in.flush()
         return float(self._read())
 
     def _read(self, expected: str = "") -> str:
-        line = self._process.stdout.readline()
+        line = self._out.readline()
         if not line or (expected and line.strip() != expected):
-            raise SystemExit(f"{' '.join(self._process.args)} failed: {line!r}")
+            raise SystemExit(f"error: {' '.join(self._command)} failed: {line!r}")
         return line
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        self._in.close()
         self._process.wait()
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-    """Seconds that one call takes."""
+    """Seconds that one call takes.
+
+    Args:
+        run: a function that returns when its results are in memory: on a GPU, TensorFlow's own
+            functions return before.
+    """
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
+def peak_growth_bytes(run: Callable[[], Any]) -> int:
+    """Bytes that the memory of this process grows by at most during one call. Linux only."""
+    before = _status_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts at the memory held now
+    run()
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def first_real_brain() -> Path | None:
+    """The first brain scan in the folder that `MTSEG_REAL_DATA` names; None if it is not there."""
+    path = Path(os.environ.get("MTSEG_REAL_DATA", "../shared/data"))
+    scan = path / "brain_miccai2012" / "1000_SS.nii.gz"
+    return scan if scan.is_file() else None
+
+
 class MatrixProduct:
-    """The product of two 4096 × 4096 matrices in TensorFlow: what the machine can do."""
+    """The product of two 4096 × 4096 matrices in TensorFlow: the rate that a machine can reach."""
 
     _SIZE = 4096
 
@@ -61,23 +139,36 @@ class MatrixProduct:
         self._run()
 
     def flop_per_s(self) -> float:
-        """Operations a second, the median of five products."""
+        """Floating-point operations per second, the median of five products."""
         return 2 * self._SIZE**3 / statistics.median(seconds_of(self._run) for _ in range(5))
 
 
-def median_ratio(over: list[float], ours: list[float]) -> float:
-    """Median over pairs."""
-    return statistics.median(a / b for a, b in zip(over, ours, strict=True))
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median over pairs of one measurement over another."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def finish(
-    name: str, ratios: dict[str, float], floor: dict[str, Any], runs: int, is_json: bool
+    name: str,
+    ratios: Mapping[str, float | None],
+    floor: Mapping[str, Any],
+    runs: int,
+    use_json: bool,
 ) -> None:
-    """Prints the ratios and the machine, and with `--json` the line that other programs read."""
+    """Prints the ratios and the machine, and with `--json` one JSON object as last line.
+
+    Args:
+        name: of the benchmark.
+        ratios: the name says what is over what; larger is better for mtseg. None is undefined.
+        floor: what limits the measurement: operations, bytes, the machine's own rates.
+        runs: number of pairs whose median each ratio is, or of runs.
+        use_json: whether to print the object `{"name", "ratios", "floor", "machine", "runs"}`.
+    """
     for ratio, value in ratios.items():
-        print(f"{ratio}: {value:.3g}" + (f" (median of {runs} pairs)" if runs > 1 else ""))
-    of = describe_machine()
-    print(format_machine(of))
-    if is_json:
-        result = {"name": name, "ratios": ratios, "floor": floor, "machine": of}
+        shown = "undefined" if value is None else f"{value:.3g}"
+        print(f"{ratio}: {shown}" + (f" (median of {runs} pairs)" if runs > 1 else ""))
+    machine = describe_machine()
+    print(format_machine(machine))
+    if use_json:
+        result = {"name": name, "ratios": dict(ratios), "floor": dict(floor), "machine": machine}
         print(json.dumps(result | {"runs": runs}))

@@ -1,15 +1,21 @@
-"""Replicas: the same losses on one, two and four, and what many workers would bring, on paper.
+"""Compares training on one, two and four replicas, and computes the speed of many workers.
 
     python benchmarks/scaling.py
 
-First the same mini-batches are trained on in this machine's processor as one, two and four logical
-devices, in float64 and with dropout as in the paper; the losses have to agree. They share the same
-cores, so this is no gain: it shows what dividing and synchronising cost.
+First it trains on the same mini-batches on this machine's processor as one, two and four logical
+devices, in float64 and with dropout as in the paper; the losses must agree. The replicas share the
+cores, so they are not expected to be faster: the ratio shows what dividing and synchronising cost.
 
-Then the paper's mini-batch on many workers like this machine. A worker's seconds are
-a + b × samples, fitted to measured steps. What is exchanged is counted: the gradients, and for
-every batch normalisation two vectors forward and two backward, each a collective of its own that
-waits for the network twice for every doubling of the workers.
+Then it computes the time of the paper's mini-batch of 210 on many workers like this machine; this
+is a calculation, not a measurement. A worker's step takes a + b × samples seconds, fitted to
+measured steps. The gradients are exchanged, and for every batch normalisation two vectors forward
+and two backward, each as its own collective, which waits for the network twice per doubling of the
+workers.
+
+Nothing else should run on the machine. About 3 minutes on 2 cores; smallest form: `--samples 4
+--steps 3 --fit-sizes 2 4`.
+
+    one_replica_seconds_over_N_replicas   a step on one replica, over the same step on N
 """
 
 from __future__ import annotations
@@ -21,22 +27,39 @@ import os
 import statistics
 import subprocess
 import sys
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from comparison import finish, seconds_of
+from comparison import finish, make_parser, seconds_of
+
+from mtseg.system.text_table import format_table
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 NUM_REPLICAS = (1, 2, 4)
 NUM_WORKERS = (1, 2, 3, 7, 15, 30, 70, 210)
 """Divisors of the paper's mini-batch."""
+PAPER_BATCH_SIZE = 210
 
 COLLECTIVES_OF_A_NORMALISATION = 4
 BYTES = 4
+"""Of a float32."""
+
+WARM_UP_STEPS = 2
+"""Steps of a run that are not timed: they trace and compile."""
 
 
-def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict:
-    """Losses and seconds of steps on logical devices; in a process of its own."""
+def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict[str, Any]:
+    """Losses and median seconds of steps on logical devices; runs in its own process.
+
+    Args:
+        num_replicas: number of logical devices.
+        num_samples: size of the mini-batch.
+        num_steps: number of steps, more than `WARM_UP_STEPS`.
+    """
     import tensorflow as tf
 
     from mtseg.network.model import PATCH_SIZE
@@ -66,19 +89,21 @@ def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict:
             tuple(np.stack(part) for part in zip(*parts, strict=True))
         )
 
-    losses, seconds = [], []
+    losses: list[float] = []
+    seconds: list[float] = []
     batches = replicas.distribute(make_dataset, num_samples)
     for _ in range(num_steps):
-        batch = next(batches)
-        seconds.append(seconds_of(lambda batch=batch: losses.append(step(*batch)[0])))
-    return {
-        "losses": [float(loss.numpy()[0]) for loss in losses],
-        "seconds": statistics.median(seconds[2:]),
-    }
+        patches_and_classes = next(batches)
+
+        def run(batch: Any = patches_and_classes) -> None:
+            losses.append(float(step(*batch)[0].numpy()[0]))
+
+        seconds.append(seconds_of(run))
+    return {"losses": losses, "seconds": statistics.median(seconds[WARM_UP_STEPS:])}
 
 
 def fit_step(sizes: list[int], num_steps: int) -> tuple[float, float]:
-    """Seconds a step and seconds a sample of one worker, in float32."""
+    """Fits the seconds of a worker's step in float32: those of any step, and those per sample."""
     from train_step import make_step
 
     medians = []
@@ -92,7 +117,7 @@ def fit_step(sizes: list[int], num_steps: int) -> tuple[float, float]:
 
 
 def count_exchanged() -> tuple[int, int, int]:
-    """Bytes of the gradients, bytes of the statistics, collectives of a step."""
+    """Bytes of the gradients, bytes of the statistics, and number of collectives of a step."""
     import keras
 
     from mtseg.network.model import build_patch_model
@@ -110,15 +135,63 @@ def count_exchanged() -> tuple[int, int, int]:
     )
 
 
+def predict_scaling(
+    of_step: float,
+    of_sample: float,
+    exchanged: tuple[int, int, int],
+    gbit_per_s: float,
+    latency_us: float,
+) -> str:
+    """A table of the paper's mini-batch on more and more workers, computed.
+
+    Args:
+        of_step: seconds of any step.
+        of_sample: seconds per sample.
+        exchanged: from `count_exchanged`.
+        gbit_per_s: rate of a link.
+        latency_us: of a message, in microseconds.
+    """
+    gradients, statistics_bytes, collectives = exchanged
+    one_worker = of_step + PAPER_BATCH_SIZE * of_sample
+    rows = []
+    for workers in NUM_WORKERS:
+        samples = PAPER_BATCH_SIZE // workers
+        computing = of_step + samples * of_sample
+        # A ring moves 2 (n - 1) / n of the bytes over every link.
+        moved = 2 * (workers - 1) / workers * (gradients + statistics_bytes)
+        waits = collectives * 2 * math.ceil(math.log2(workers))
+        exchanging = moved * 8 / (gbit_per_s * 1e9) + waits * latency_us / 1e6
+        step = computing + exchanging
+        rows.append(
+            [
+                str(workers),
+                str(samples),
+                f"{computing:.3f}",
+                f"{exchanging:.4f}",
+                f"{step:.3f}",
+                f"{one_worker / step:.1f}",
+            ]
+        )
+    header = (
+        "workers", "samples each", "computing s", "exchanging s", "step s", "times one worker",
+    )  # fmt: skip
+    return format_table(header, rows)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs the benchmark."""
+    parser = make_parser(__doc__)
     parser.add_argument("--samples", type=int, default=24, help="of a mini-batch (%(default)s)")
-    parser.add_argument("--steps", type=int, default=6, help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=6, help="at least 3 (%(default)s)")
+    parser.add_argument(
+        "--fit-sizes", type=int, nargs="+", default=[7, 35, 105], help="mini-batches (%(default)s)"
+    )
     parser.add_argument("--gbit", type=float, default=10.0, help="Gbit/s of a link (%(default)s)")
     parser.add_argument("--microseconds", type=float, default=50.0, help="latency (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
     parser.add_argument("--replicas", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.steps <= WARM_UP_STEPS:
+        parser.error(f"--steps: {arguments.steps} are too few: {WARM_UP_STEPS} are not timed")
     if arguments.replicas:
         print(json.dumps(run_replicas(arguments.replicas, arguments.samples, arguments.steps)))
         return
@@ -133,36 +206,26 @@ def main() -> None:
         difference = np.abs(losses - results[1]["losses"]).max()
         print(
             f"{count} replicas: largest difference of a loss in {len(losses)} steps "
-            f"{difference:.0e}, {results[count]['seconds']:.2f} s a step",
+            f"{difference:.0e}, {results[count]['seconds']:.2f} s per step",
             flush=True,
         )
 
-    of_step, of_sample = fit_step([7, 35, 105], arguments.steps)
-    gradients, statistics_, collectives = count_exchanged()
+    of_step, of_sample = fit_step(arguments.fit_sizes, arguments.steps)
+    gradients, statistics_bytes, collectives = exchanged = count_exchanged()
     print(
-        f"A worker's step: {of_step:.3f} s + {of_sample:.4f} s a sample. Exchanged in a step: "
-        f"{gradients / 1e6:.1f} MB of gradients, {statistics_ / 1e3:.0f} kB of statistics, in "
+        f"A worker's step: {of_step:.3f} s + {of_sample:.4f} s per sample. Exchanged in a step: "
+        f"{gradients / 1e6:.1f} MB of gradients, {statistics_bytes / 1e3:.0f} kB of statistics, in "
         f"{collectives} collectives; links of {arguments.gbit:g} Gbit/s, "
         f"{arguments.microseconds:g} µs."
     )
-    print("workers  samples each  computing s  exchanging s  step s  times one worker")
-    alone = of_step + 210 * of_sample
-    for workers in NUM_WORKERS:
-        computing = of_step + 210 // workers * of_sample
-        # A ring moves 2 (n - 1) / n of the bytes over every link.
-        moved = 2 * (workers - 1) / workers * (gradients + statistics_)
-        waits = collectives * 2 * math.ceil(math.log2(workers))
-        exchanging = moved * 8 / (arguments.gbit * 1e9) + waits * arguments.microseconds / 1e6
-        step = computing + exchanging
-        print(
-            f"{workers:7}  {210 // workers:12}  {computing:11.3f}  {exchanging:12.4f}  {step:6.3f}"
-            f"  {alone / step:16.1f}"
-        )
+    print(predict_scaling(of_step, of_sample, exchanged, arguments.gbit, arguments.microseconds))
     ratios = {
-        f"seconds_of_{count}_replicas_over_one": results[count]["seconds"] / results[1]["seconds"]
+        f"one_replica_seconds_over_{count}_replicas": results[1]["seconds"]
+        / results[count]["seconds"]
         for count in NUM_REPLICAS[1:]
     }
-    finish("scaling", ratios, {"bytes_exchanged": gradients + statistics_}, 1, arguments.json)
+    floor = {"bytes_exchanged": gradients + statistics_bytes, "collectives": collectives}
+    finish("scaling", ratios, floor, 1, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""What it costs to have a scan computed by a server, and what requests in flight bring.
+"""Compares a served model with a local one, and one request in flight with several.
 
     mtseg-export WORKDIR --serving served
     python benchmarks/serving.py served SCAN.nii.gz
 
-Each pair segments the scan with the model in this process and then by the server, both warm. The
-server is the tests' own, a process on this machine, unless `--server` names TensorFlow Serving with
-the same model. Throughput is measured in messages of `--small-mb`, so that a scan has many tiles.
+Each pair segments the scan with the model in this process and then with the server, both warm. The
+server is that of the tests, a process on this machine, unless `--server` names TensorFlow Serving
+with the same model. Throughput is measured with messages of `--small-mb`, so that a scan has many
+tiles, for each number of requests in turn. Nothing else should run on the machine. About 5 minutes
+on 2 cores for a brain; smallest form: `--pairs 1` with a small scan.
+
+    local_seconds_over_served                  below 1: serving costs time
+    throughput_of_N_over_1_in_flight           tiles per second with N requests in flight over one
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import subprocess
 import sys
@@ -21,9 +25,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from comparison import finish, median_ratio
+from comparison import add_pairs_option, finish, make_parser, median_ratio
 
 import mtseg
+from mtseg.errors import InputError
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.pipeline import segment_files
 from mtseg.serving.address import MESSAGE_BYTES, MODEL_NAME, ServerOptions
@@ -31,7 +36,7 @@ from mtseg.serving.address import MESSAGE_BYTES, MODEL_NAME, ServerOptions
 
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """The tests' server; gives its address."""
+    """Starts the server of the tests and yields its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.serving_front", str(folder)],
         cwd=Path(__file__).parents[1],
@@ -48,35 +53,37 @@ def serve(folder: Path) -> Iterator[str]:
 
 
 def segment(model: ExportedModel, scan: Path, out: Path) -> tuple[float, int, np.ndarray]:
-    """Seconds, tiles and labels of a scan."""
+    """Segments a scan: seconds, number of tiles, and uint8 labels (I, J, K)."""
     tiles: list[int] = []
     started = time.perf_counter()
     ((_, outcome),) = segment_files(
         model, [scan], out, on_start=lambda _, work: tiles.append(len(work.plan.tiles))
     )
     seconds = time.perf_counter() - started
+    if isinstance(outcome, InputError):
+        raise SystemExit(f"error: {outcome}")
     return seconds, tiles[0], np.asarray(nib.load(outcome.label_path).dataobj)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs the benchmark."""
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, help="from mtseg-export --serving")
     parser.add_argument("scan", type=Path)
     parser.add_argument("--server", help="address of a server of that folder (the tests' own)")
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
-    parser.add_argument("--pairs", type=int, default=3, help="(%(default)s)")
+    add_pairs_option(parser, default=3)
     parser.add_argument(
         "--message-mb", type=float, default=MESSAGE_BYTES / 1e6, help="(%(default)g)"
     )
     parser.add_argument("--in-flight", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--small-mb", type=float, default=12.0, help="(%(default)s)")
-    parser.add_argument("--json", action="store_true", help="also print a line of JSON")
     arguments = parser.parse_args()
     folder, precision = arguments.folder.absolute(), arguments.precision
     local = mtseg.load(folder / MODEL_NAME, precision)
     server = contextlib.nullcontext(arguments.server) if arguments.server else serve(folder)
     seconds: dict[str, list[float]] = {"local": [], "served": []}
-    throughput = {}
+    throughput: dict[int, list[float]] = {number: [] for number in arguments.in_flight}
     with tempfile.TemporaryDirectory() as out, server as address:
         options = ServerOptions(message_bytes=int(arguments.message_mb * 1e6))
         served = mtseg.load(address, precision, options)
@@ -92,18 +99,25 @@ def main() -> None:
                 f"{seconds['served'][-1]:.1f} s in {tiles} tiles",
                 flush=True,
             )
+        models = {}
         for in_flight in arguments.in_flight:
             options = ServerOptions(
                 message_bytes=int(arguments.small_mb * 1e6), in_flight=in_flight
             )
-            model = mtseg.load(address, precision, options)
-            taken, tiles, _ = segment(model, arguments.scan, Path(out))
-            throughput[in_flight] = tiles / taken
-            print(f"{in_flight} in flight: {tiles} tiles in {taken:.1f} s, {tiles / taken:.2f}/s")
+            models[in_flight] = mtseg.load(address, precision, options)
+            segment(models[in_flight], arguments.scan, Path(out))  # warm, with tiles of this size
+        for _ in range(arguments.pairs):
+            for in_flight, model in models.items():
+                taken, tiles, _ = segment(model, arguments.scan, Path(out))
+                throughput[in_flight].append(tiles / taken)
+                print(
+                    f"{in_flight} in flight: {tiles} tiles in {taken:.1f} s, {tiles / taken:.2f}/s",
+                    flush=True,
+                )
     ratios = {"local_seconds_over_served": median_ratio(seconds["local"], seconds["served"])}
     ratios |= {
-        f"throughput_of_{n}_over_1_in_flight": rate / throughput[1]
-        for n, rate in throughput.items()
+        f"throughput_of_{n}_over_1_in_flight": median_ratio(rates, throughput[1])
+        for n, rates in throughput.items()
         if 1 in throughput and n != 1
     }
     floor = {f"{name}_seconds": float(np.median(values)) for name, values in seconds.items()}

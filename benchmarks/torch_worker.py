@@ -1,12 +1,13 @@
-"""PyTorch's side of the comparisons, in a process of its own: a line in, seconds out.
+"""PyTorch's side of the comparisons, in its own process.
 
     stack float32|bfloat16 eager|compiled N SIZE   the shared convolutions on N planes
     train float32|bfloat16 eager|compiled N        a training step on N samples
     nnunet SCAN                                    nnU-Net v2's predictor on a scan
 
-It prints `ready`, then for each line `run` (or `run mirrored`) on standard input the seconds that
-one run took. Started by `benchmarks/dense.py` and `benchmarks/predict.py`; it needs torch, and for
-nnU-Net nnunetv2 and dynamic_network_architectures.
+It runs once, which pays what a first use costs, and prints `ready`. Then it prints, for each line
+`run` (or `run mirrored`) on standard input, the seconds that one run took. `dense.py`,
+`train_step.py` and `predict.py` start it. It needs torch; for nnU-Net also nnunetv2 and
+dynamic_network_architectures.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def make_stack(precision: str, how: str, num_planes: int, size: int) -> Callable
 
 
 def make_training_step(precision: str, how: str, num_samples: int) -> Callable[[str], None]:
-    """A step of the same network, loss and optimiser; the planes pass the stack as one batch."""
+    """A training step of the same network, loss and optimiser; the three planes are one batch."""
     torch.manual_seed(0)
 
     def convolution(num_in: int, num_out: int, size: int) -> list[nn.Module]:
@@ -75,7 +76,7 @@ def make_training_step(precision: str, how: str, num_samples: int) -> Callable[[
 
 
 def make_nnunet(scan_path: str) -> Callable[[str], None]:
-    """The predictor with the default plain U-Net for patches of 128×160×128, random weights."""
+    """nnU-Net's predictor with its plain U-Net for patches of 128×160×128 and random weights."""
     import nibabel as nib
     import numpy as np
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -115,27 +116,27 @@ def make_nnunet(scan_path: str) -> Callable[[str], None]:
     one_window = scan[:, :128, :160, :128]
 
     def run(line: str) -> None:
-        # A window with mirroring is eight passes of the network instead of one, whatever the scan.
+        # With mirroring, a window passes the network eight times, whatever the scan.
         predictor.use_mirroring = "mirrored" in line
-        predictor.predict_sliding_window_return_logits(one_window if "mirrored" in line else scan)
+        is_whole = line.strip() == "run"
+        predictor.predict_sliding_window_return_logits(scan if is_whole else one_window)
 
     return run
 
 
 def main() -> None:
     kind, *arguments = sys.argv[1:]
-    # What nnU-Net prints goes elsewhere.
+    # Standard output is for the seconds alone, so what nnU-Net prints goes to standard error.
     with torch.inference_mode(kind != "train"), contextlib.redirect_stdout(sys.stderr):
         if kind == "train":
             precision, how, num_samples = arguments
             run = make_training_step(precision, how, int(num_samples))
-            run("")
         elif kind == "stack":
             precision, how, num_planes, size = arguments
             run = make_stack(precision, how, int(num_planes), int(size))
-            run("")
         else:
             run = make_nnunet(*arguments)
+        run("first use")  # of nnU-Net one window
         print("ready", file=sys.__stdout__, flush=True)
         for line in sys.stdin:
             started = time.perf_counter()

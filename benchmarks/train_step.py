@@ -1,30 +1,46 @@
-"""The whole training step, optimiser included, against PyTorch and the machine's matrix products.
-
-Every figure is a ratio of runs in turn, the median of several pairs. Nothing else should run on
-the machine. PyTorch is compared where it is installed:
+"""Measures a whole training step against PyTorch and against the machine's matrix products.
 
     pip install torch==2.13.0
     python benchmarks/train_step.py
 
-`--torch-python` names another environment's interpreter that has it. PyTorch's network is the same
-written plainly, channels last; the better of eager and compiled counts.
+A step is forward, backward and update, on a mini-batch in memory. PyTorch's network is the same,
+written plainly, channels last. `--torch-python` names another interpreter that has PyTorch;
+`--without-torch` leaves it out. Nothing else should run on the machine. About 10 minutes on 2
+cores, 3 without PyTorch; smallest form: `--samples 7 --pairs 1 --without-torch`.
+
+Ratios, for each precision and number of samples N:
+
+    PRECISION_N_torch_seconds_over_ours    the faster of eager and compiled PyTorch
+    PRECISION_N_rate_over_matrix_product   operations per second, over those of the product of two
+                                           4096 × 4096 matrices
+    float32_seconds_over_bfloat16_N        our step in both precisions
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import os
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from comparison import MatrixProduct, Worker, finish, median_ratio, seconds_of
+from comparison import (
+    MatrixProduct,
+    Worker,
+    add_pairs_option,
+    finish,
+    make_parser,
+    median_ratio,
+    require_modules,
+    seconds_of,
+)
 
 from mtseg.network.model import (
     KERNEL_SIZE,
@@ -43,7 +59,10 @@ HOW = ("eager", "compiled")
 
 
 def flop_of_sample(num_classes: int) -> int:
-    """Operations of a sample, forward and backward; the first layer needs no gradient of inputs."""
+    """Operations of a sample, forward and backward.
+
+    The first layer needs no gradient of its inputs, so it counts two times, the others three.
+    """
     kernel = 3 * 2 * KERNEL_SIZE**2 * NUM_FEATURES
     positions = [(PATCH_SIZE - 2 * n) ** 2 for n in range(1, NUM_CONVOLUTIONS + 1)]
     units = 3 * NUM_FEATURES, NUM_HEAD_UNITS, NUM_HEAD_UNITS, num_classes
@@ -51,8 +70,17 @@ def flop_of_sample(num_classes: int) -> int:
     return 2 * kernel * positions[0] + 3 * (kernel * NUM_FEATURES * sum(positions[1:]) + head)
 
 
-def make_step(precision: str, num_samples: int, steps_per_call: int = 1) -> object:
-    """Our step on a mini-batch that is in memory; and how long the first one takes."""
+def make_step(precision: str, num_samples: int, steps_per_call: int = 1) -> Callable[[], object]:
+    """Our training step on a mini-batch in memory; the first call traces and compiles.
+
+    Args:
+        precision: key of `PRECISIONS`.
+        num_samples: size of the mini-batch.
+        steps_per_call: mini-batches of one call.
+
+    Returns:
+        A function that returns the losses, after the step is computed.
+    """
     config = TrainConfig(
         "brain", "", global_batch_size=num_samples, precision=PRECISIONS[precision],
         steps_per_call=steps_per_call,
@@ -63,24 +91,30 @@ def make_step(precision: str, num_samples: int, steps_per_call: int = 1) -> obje
     patches = rng.random((steps_per_call, num_samples, 3, PATCH_SIZE, PATCH_SIZE))
     patches = tf.constant(patches.astype(np.float16))
     class_index = tf.constant(rng.integers(0, 7, (steps_per_call, num_samples), np.int32))
-    return lambda: step(patches, class_index)
+    return lambda: step(patches, class_index)[0].numpy()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, nargs="+", default=[30, 105], help="(%(default)s)")
-    parser.add_argument("--pairs", type=int, default=5, help="(%(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--samples", type=int, nargs="+", default=[30, 105], help="of a mini-batch (%(default)s)"
+    )
+    add_pairs_option(parser)
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
     parser.add_argument("--without-torch", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
     arguments = parser.parse_args()
+    if not arguments.without_torch:
+        remedy = "Install it, name another --torch-python, or give --without-torch."
+        require_modules(["torch"], remedy, arguments.torch_python)
     worker = str(Path(__file__).parent / "torch_worker.py")
     products = {precision: MatrixProduct(precision) for precision in PRECISIONS}
     flop = flop_of_sample(7)
     ratios, floor = {}, {"gflop_a_sample": flop / 1e9}
     for num_samples in arguments.samples:
         with contextlib.ExitStack() as stack:
-            runs, seconds, rates = {}, {}, {precision: [] for precision in PRECISIONS}
+            runs: dict[tuple[str, str], Callable[[], Any]] = {}
+            seconds: dict[tuple[str, str], list[float]] = {}
+            rates: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
             for precision in PRECISIONS:
                 run = make_step(precision, num_samples)
                 print(

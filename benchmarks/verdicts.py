@@ -1,33 +1,41 @@
-"""How often `mtseg-predict` warns: of scans like those of training, and of scans of other kinds.
+"""Counts how often `mtseg-predict` warns: of scans like those of training, and of other scans.
 
     python benchmarks/verdicts.py --familiar BRAINS/1010_SS.nii.gz … --foreign breast.nii.gz …
 
-Familiar are phantoms that were neither trained nor tested on, and the scans named. Foreign are the
-scans named, noise, and the familiar scans named with dark and bright exchanged, as another
-contrast would show them. `--model DIR` is another than the packaged one.
+Familiar are phantoms that were used neither for training nor for testing, and the scans that are
+named. Foreign are the scans that are named, noise, and the familiar scans with dark and bright
+exchanged, like those of another contrast. `--model DIR` uses another model than the packaged one.
+About 10 seconds per scan on 2 cores; smallest form: `--phantoms 1 --size 32 --tasks cta`.
+
+    unwarned_familiar_over_familiar   share of familiar scans without a warning
+    warned_foreign_over_foreign       share of foreign scans with a warning
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from comparison import finish, make_parser
 
 from mtseg.errors import InputError
 from mtseg.models.loading import load
 from mtseg.phantoms.scanner import CLASS_LABELS, make_phantom
 from mtseg.prediction.pipeline import segment_files
+from mtseg.system.text_table import format_table
 
 FIRST_SEED = 9_000
 """Far from the seeds of training and test phantoms."""
 
+NUM_NOISE_SCANS = 3
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs the benchmark."""
+    parser = make_parser(__doc__)
     parser.add_argument("--familiar", nargs="*", type=Path, default=[], metavar="SCAN")
     parser.add_argument("--foreign", nargs="*", type=Path, default=[], metavar="SCAN")
     parser.add_argument("--model", help="(the packaged one)")
@@ -38,45 +46,58 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     model = load(arguments.model)
-    with tempfile.TemporaryDirectory() as folder:
+    if model.out_of_distribution_check is None:
+        raise SystemExit("error: the model has no out-of-distribution check. Export it again.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         kinds = {
-            **{
-                f"familiar: {task} phantoms": list(
-                    make_phantoms(Path(folder), task, arguments.phantoms, arguments.size)
-                )
-                for task in arguments.tasks
-            },
+            f"familiar: {task} phantoms": list(
+                make_phantoms(folder, task, arguments.phantoms, arguments.size)
+            )
+            for task in arguments.tasks
+        }
+        kinds |= {
             "familiar: scans": arguments.familiar,
             "foreign: scans": arguments.foreign,
             "foreign: dark and bright exchanged": [
-                exchange(scan, Path(folder)) for scan in arguments.familiar
+                exchange(scan, folder / f"exchanged{number}")
+                for number, scan in enumerate(arguments.familiar)
             ],
-            "foreign: noise": list(make_noise(Path(folder), 3)),
+            "foreign: noise": list(make_noise(folder, NUM_NOISE_SCANS)),
         }
-        warned = {}
-        for kind, scans in kinds.items():
-            scores = []
-            for scan, outcome in segment_files(model, scans, Path(folder) / "out"):
+        rows, warned = [], {}
+        for number, (kind, scans) in enumerate(kinds.items()):
+            warned[kind] = 0
+            for scan, outcome in segment_files(model, scans, folder / f"out{number}"):
                 if isinstance(outcome, InputError):
-                    raise outcome
+                    raise SystemExit(f"error: {outcome}")
                 verdict = outcome.verdict
-                scores.append(verdict.score)
-                print(
-                    f"{kind:<36}{scan.name:<34}{verdict.score:>7.1f}  "
-                    f"{'warned of' if verdict.warning else ''}  {verdict.describe()}",
-                    flush=True,
-                )
-            warned[kind] = (
-                sum(s > model.out_of_distribution_check.threshold for s in scores),
-                len(scores),
-            )
-    print(f"\nthreshold {model.out_of_distribution_check.threshold:.1f}")
-    for kind, (count, total) in warned.items():
-        print(f"{kind:<36}{count} of {total} warned of")
+                warned[kind] += verdict.warning is not None
+                mark = "warned of" if verdict.warning else ""
+                rows.append([kind, scan.name, f"{verdict.score:.1f}", mark, verdict.describe()])
+                print(f"{scan.name}: score {verdict.score:.1f} {mark}", flush=True)
+    header = ("kind", "scan", "score", "warning", "verdict")
+    print("\n" + format_table(header, rows, left=("kind", "scan", "warning", "verdict")))
+    threshold = model.out_of_distribution_check.threshold
+    print(f"\nthreshold {threshold:.1f}")
+    totals: dict[str, list[int]] = {"familiar": [0, 0], "foreign": [0, 0]}
+    for kind, scans in kinds.items():
+        print(f"{kind:<36}{warned[kind]} of {len(scans)} warned of")
+        of_side = totals[kind.split(":")[0]]
+        of_side[0] += warned[kind]
+        of_side[1] += len(scans)
+    (false_alarms, num_familiar), (found, num_foreign) = totals.values()
+    ratios = {
+        "unwarned_familiar_over_familiar": (
+            (num_familiar - false_alarms) / num_familiar if num_familiar else None
+        ),
+        "warned_foreign_over_foreign": found / num_foreign if num_foreign else None,
+    }
+    finish("verdicts", ratios, {"threshold": threshold}, 1, arguments.json)
 
 
 def make_phantoms(folder: Path, task: str, count: int, size: int) -> Iterator[Path]:
-    """Writes phantoms that no network has seen."""
+    """Writes phantoms that no network has seen, and yields their files."""
     assert task in CLASS_LABELS
     for seed in range(FIRST_SEED, FIRST_SEED + count):
         phantom = make_phantom(task, seed, size)
@@ -86,18 +107,24 @@ def make_phantoms(folder: Path, task: str, count: int, size: int) -> Iterator[Pa
 
 
 def exchange(scan: Path, folder: Path) -> Path:
-    """The scan with dark and bright exchanged inside its foreground."""
+    """Writes a scan with dark and bright exchanged inside its foreground.
+
+    Args:
+        scan: file of the scan.
+        folder: new folder for the file, which has the scan's name.
+    """
     image = nib.load(scan)
     array = np.asarray(image.dataobj).astype(np.float32)
     highest = np.percentile(array[array > 0], 99.5)
     exchanged = np.where(array > 0, np.maximum(highest - array, 1), 0).astype(np.int16)
+    folder.mkdir()
     path = folder / f"exchanged_{scan.name}"
     nib.save(nib.Nifti1Image(exchanged, image.affine), path)
     return path
 
 
 def make_noise(folder: Path, count: int) -> Iterator[Path]:
-    """Writes scans of nothing."""
+    """Writes scans of noise, and yields their files."""
     for seed in range(count):
         array = np.random.default_rng(seed).integers(1, 1000, (64, 64, 48)).astype(np.int16)
         path = folder / f"noise{seed}.nii.gz"
