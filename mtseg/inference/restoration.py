@@ -14,14 +14,14 @@ import numpy.typing as npt
 from mtseg.inference.tiling import Block
 from mtseg.scans.preprocessing import PreparedScan
 from mtseg.scans.resampling import LinearAxis
-from mtseg.scans.volume import canonicalise
+from mtseg.scans.volume import to_ras
 
 
 class Restoration:
     """Linear interpolation from a prepared scan's grid to the scan's own voxels.
 
     Blocks of the result have the axes of the prepared grid, RAS+;
-    `mtseg.scans.volume.decanonicalise` turns the joined result into the scan's own axes. Beyond the
+    `mtseg.scans.volume.from_ras` turns the joined result into the scan's own axes. Beyond the
     border of the prepared grid, the border's value is repeated.
 
     Args:
@@ -33,7 +33,7 @@ class Restoration:
     """
 
     def __init__(self, prepared: PreparedScan) -> None:
-        source = canonicalise(prepared.source)
+        source = to_ras(prepared.source)
         self.foreground = source.array
         steps = np.divide(source.spacing_mm, prepared.volume.spacing_mm)
         self._axes = [

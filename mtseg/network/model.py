@@ -17,10 +17,7 @@ import keras
 from keras import layers, ops
 
 from mtseg.network.layers import FastELU, FusedBatchNormalization, MinibatchDropout
-
-PATCH_SIZE = 51
-"""Voxels along each side of a patch."""
-
+from mtseg.scans.patches import PATCH_SIZE
 
 NUM_CONVOLUTIONS = 25
 """Layers of the shared stack. Each takes a voxel off every side: 51 - 2 * 25 = 1."""

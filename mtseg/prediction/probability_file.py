@@ -21,7 +21,7 @@ from mtseg.errors import InputError
 from mtseg.inference.tiling import Block
 from mtseg.prediction.results import WRITE_REMEDY
 from mtseg.scans.label_files import make_header
-from mtseg.scans.volume import Volume, canonicalise
+from mtseg.scans.volume import Volume, to_ras
 from mtseg.system.atomic_files import remove_path, temporary_path
 
 _STEPS = 255
@@ -76,12 +76,12 @@ class ProbabilityFile:
 
         Args:
             class_index: the combined class index.
-            targets: the block, along the axes of `mtseg.scans.volume.canonicalise` (RAS+).
+            targets: the block, along the axes of `mtseg.scans.volume.to_ras` (RAS+).
             block: float32 in the shape of the block, 0 to 1.
         """
         # Mapped for this block only, so that its pages do not stay in memory.
         mapped = np.memmap(self._raw, np.uint8, "r+", shape=self._shape, order="F")
-        canonical = canonicalise(Volume(mapped[..., class_index], self._source.affine)).array
+        canonical = to_ras(Volume(mapped[..., class_index], self._source.affine)).array
         canonical[targets] = np.rint(block * _STEPS)
 
     def finish(self) -> None:

@@ -33,7 +33,7 @@ from mtseg.scans import preprocessing
 from mtseg.scans.intensities import is_ct
 from mtseg.scans.preprocessing import PreparedScan
 from mtseg.scans.reading import is_dicom, open_scan, read_scan
-from mtseg.scans.volume import Volume, decanonicalise
+from mtseg.scans.volume import Volume, from_ras
 from mtseg.serving.connection import ServerError
 from mtseg.tasks.task import Task
 
@@ -298,7 +298,7 @@ def segment_scan(
             on_flop(tile.flop)
         if file is not None:
             file.finish()
-    on_source: npt.NDArray[np.uint8] = decanonicalise(labels, scan.prepared.source.affine)
+    on_source: npt.NDArray[np.uint8] = from_ras(labels, scan.prepared.source.affine)
     return on_source, statistics
 
 

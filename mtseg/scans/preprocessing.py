@@ -18,7 +18,7 @@ from mtseg.errors import InputError
 from mtseg.scans.intensities import shift_to_positive
 from mtseg.scans.reading import open_scan
 from mtseg.scans.resampling import BORDER, CUBIC, NEAREST, interpolate, resample, resampled_shape
-from mtseg.scans.volume import Volume, canonicalise, decanonicalise, require_shape
+from mtseg.scans.volume import Volume, from_ras, require_shape, to_ras
 
 NORMALISING_PERCENTILE = 99.0
 """Intensities are divided by this percentile of the foreground."""
@@ -96,7 +96,7 @@ def prepare_scan(
     Raises:
         InputError: if no voxel is > 0, or the spacing cannot be used; the caller names the file.
     """
-    canonical, affine, header = canonicalise(scan), scan.affine, scan.header
+    canonical, affine, header = to_ras(scan), scan.affine, scan.header
     array = canonical.array.astype(np.float32, order="C", copy=not may_overwrite)
     # Where scans are large, each array counts: the scan's own is not kept if nobody else does.
     canonical = Volume(array, canonical.affine)
@@ -120,7 +120,7 @@ def prepare_scan(
         values /= scale.astype(np.float32)
         # Records store float16: no value may overflow, no foreground voxel may become 0.
         np.clip(values, SMALLEST, LARGEST, out=values, where=inside)
-    source = Volume(decanonicalise(foreground, affine), affine, header)
+    source = Volume(from_ras(foreground, affine), affine, header)
     return PreparedScan(Volume(values, image.affine), source, found.is_ct, found.note)
 
 
@@ -136,7 +136,7 @@ def prepare_label_map(label_map: Volume, prepared: PreparedScan) -> np.ndarray:
     """
     require_shape(label_map.array, prepared.source.array.shape)
     # By the scan's affine, which the label map's may differ from by a rounding error.
-    canonical = canonicalise(Volume(label_map.array, prepared.source.affine))
+    canonical = to_ras(Volume(label_map.array, prepared.source.affine))
     shape, spacing_mm = prepared.volume.array.shape, prepared.volume.spacing_mm
     labels = canonical.array
     if canonical.spacing_mm != spacing_mm:

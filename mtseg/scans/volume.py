@@ -78,12 +78,12 @@ def match_grid(
         InputError: if the label map is on another grid.
     """
     if orientations.aff2axcodes(image.affine) != orientations.aff2axcodes(label_map.affine):
-        in_ras = canonicalise(label_map)
-        turned = decanonicalise(in_ras.array, image.affine)
-        to_ras = orientations.io_orientation(image.affine)
+        in_ras = to_ras(label_map)
+        turned = from_ras(in_ras.array, image.affine)
+        orientation = orientations.io_orientation(image.affine)
         if turned.shape == image.array.shape:
             affine = in_ras.affine @ np.linalg.inv(
-                orientations.inv_ornt_aff(to_ras, image.array.shape)
+                orientations.inv_ornt_aff(orientation, image.array.shape)
             )
             label_map = Volume(turned, affine)
     check_same_grid(image, label_map, image_path, label_path)
@@ -110,18 +110,18 @@ def check_same_grid(
         )
 
 
-def canonicalise(volume: Volume) -> Volume:
+def to_ras(volume: Volume) -> Volume:
     """Flips and swaps axes so that they are closest to RAS+; no voxel changes its value or place.
 
     The affine is that of the new axes; there is no header. The array is a view of the given one.
     """
-    to_ras = orientations.io_orientation(volume.affine)
-    affine = volume.affine @ orientations.inv_ornt_aff(to_ras, volume.array.shape)
-    return Volume(orientations.apply_orientation(volume.array, to_ras), affine)
+    orientation = orientations.io_orientation(volume.affine)
+    affine = volume.affine @ orientations.inv_ornt_aff(orientation, volume.array.shape)
+    return Volume(orientations.apply_orientation(volume.array, orientation), affine)
 
 
-def decanonicalise(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
-    """Undoes `canonicalise`: a view of an array (I, J, K) in the axes of its source's affine."""
+def from_ras(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
+    """Undoes `to_ras`: a view of an array (I, J, K) in the axes of its source's affine."""
     ras = np.array([[0, 1], [1, 1], [2, 1]])
     back = orientations.ornt_transform(ras, orientations.io_orientation(source_affine))
     return orientations.apply_orientation(array, back)

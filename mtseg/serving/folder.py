@@ -26,7 +26,8 @@ from mtseg.errors import InputError
 from mtseg.models.export import export_model, exporting_to
 from mtseg.models.manifest import versions
 from mtseg.models.signatures import CLASSIFY, segment_signature, tile_signature
-from mtseg.network.model import HALO, PATCH_SIZE, PLANE_NORMALS
+from mtseg.network.model import HALO, PLANE_NORMALS
+from mtseg.scans.patches import PATCH_SIZE
 from mtseg.serving.address import MODEL_NAME
 from mtseg.system.atomic_files import atomic_write
 

@@ -13,7 +13,7 @@ from mtseg.errors import InputError
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.scans.preprocessing import prepare_label_map, prepare_scan
 from mtseg.scans.reading import read_label_map, read_scan
-from mtseg.scans.volume import Volume, canonicalise, match_grid
+from mtseg.scans.volume import Volume, match_grid, to_ras
 from mtseg.sources.subject import Subject
 from mtseg.tasks.task import LabelSource, Task
 
@@ -41,7 +41,8 @@ def read_subject(
         return image, Volume(phantom.label_map, phantom.affine)
     if size is not None:
         raise InputError(
-            f"{task.name}:{source}: --size of mtseg-prepare is for phantoms. Leave it out for scans."
+            f"{task.name}:{source}: --size of mtseg-prepare is for phantoms. Leave it out for "
+            "scans."
         )
     if subject.image_path is None or subject.label_path is None:
         raise InputError(
@@ -88,8 +89,8 @@ def prepare_subject(
     where = subject.label_path or subject.name
     class_index_map = task.map_labels(label_map.array, source, where)
     # Both in RAS+ from here, so that a large scan is in memory once.
-    label_map = canonicalise(Volume(class_index_map, image.affine))
-    image = canonicalise(image)
+    label_map = to_ras(Volume(class_index_map, image.affine))
+    image = to_ras(image)
     image = dataclasses.replace(image, array=np.ascontiguousarray(image.array, np.float32))
     try:
         prepared = prepare_scan(image, task.target_spacing_mm(image.spacing_mm), may_overwrite=True)

@@ -16,7 +16,7 @@ from mtseg.prediction.probability_file import ProbabilityFile
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
 from mtseg.scans.resampling import LinearAxis
-from mtseg.scans.volume import Volume, canonicalise
+from mtseg.scans.volume import Volume, to_ras
 
 
 def make_prepared(spacing=(1.0, 1.3, 2.1), new_mm=0.8, shape=(9, 8, 7)):
@@ -99,7 +99,7 @@ def test_probabilities_reach_the_file_by_blocks_and_in_the_scans_axes(tmp_path):
     affine = np.array([[0, 0, -2.0, 0], [1, 0, 0, 0], [0, 3, 0, 0], [0, 0, 0, 1]])
     nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.int16), affine), tmp_path / "scan.nii")
     source = read_scan(tmp_path / "scan.nii")
-    shape = canonicalise(source).array.shape
+    shape = to_ras(source).array.shape
     values = np.random.default_rng(0).random(shape)
     path = tmp_path / "p.nii.gz"
     with ProbabilityFile(path, source, 2) as file:
@@ -112,7 +112,7 @@ def test_probabilities_reach_the_file_by_blocks_and_in_the_scans_axes(tmp_path):
     assert written.shape == (4, 5, 6, 2)
     np.testing.assert_array_equal(written.affine, affine)
     for class_index, (inside, outside) in enumerate([(1 - values, 1), (values, 0)]):
-        found = canonicalise(Volume(written.get_fdata()[..., class_index], affine)).array
+        found = to_ras(Volume(written.get_fdata()[..., class_index], affine)).array
         np.testing.assert_allclose(found[:3], inside[:3], atol=0.5 / 255 + 1e-6)
         np.testing.assert_allclose(found[3:], outside, atol=1e-6)
 

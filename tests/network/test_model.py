@@ -13,13 +13,10 @@ from mtseg.network.layers import FusedBatchNormalization
 from mtseg.network.model import (
     HALO,
     NUM_CONVOLUTIONS,
-    PATCH_SIZE,
     build_patch_model,
     patch_logits_model,
 )
-from mtseg.scans import patches
-
-PLANES = patches.PLANES
+from mtseg.scans.patches import PATCH_SIZE, PLANES
 
 
 def random_planes(n, seed=0, size=PATCH_SIZE):
@@ -35,7 +32,6 @@ def patch_model():
 
 def test_sizes_are_the_papers():
     assert (PATCH_SIZE, NUM_CONVOLUTIONS, HALO) == (51, 25, 25)
-    assert PATCH_SIZE == patches.PATCH_SIZE
     assert PATCH_SIZE - 2 * NUM_CONVOLUTIONS == 1
 
 

@@ -65,13 +65,13 @@ def test_labels_are_those_of_the_whole_volume_restored_at_once(model, tmp_path, 
     prepared = prepare_scan(read_scan(path), spacing_mm)
     whole = dense_probabilities(model.network, prepared.volume.array)
     # SciPy restores every class to the scan's grid as a whole.
-    canonical = volume.canonicalise(prepared.source)
+    canonical = volume.to_ras(prepared.source)
     step = np.divide(canonical.spacing_mm, prepared.volume.spacing_mm)
     restored = [
         interpolate(whole[..., c], canonical.array.shape, step, LINEAR) for c in range(NUM_CLASSES)
     ]
     expected = np.where(canonical.array, decide(restored, model.thresholds), 0)
-    expected = volume.decanonicalise(expected, prepared.source.affine)
+    expected = volume.from_ras(expected, prepared.source.affine)
     assert len(np.unique(expected)) > 2
     # Coordinates differ in their last bits, so that a tie may fall otherwise.
     assert (np.asarray(labels.dataobj) == expected).mean() > 0.999

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from mtseg.scans import reading
-from mtseg.scans.volume import Volume, canonicalise
+from mtseg.scans.volume import Volume, to_ras
 from tests.scans.test_volume import ORIENTATIONS, SHAPE, affine_of, ranged, refuse, save
 
 
@@ -153,8 +153,8 @@ def test_every_format_has_its_voxels_at_their_places(tmp_path, ending, codes):
     scan = reading.read_scan(path)
     np.testing.assert_array_equal(scan.array, ranged())
     np.testing.assert_allclose(scan.affine, affine, atol=1e-5)
-    expected = canonicalise(Volume(ranged(), affine))
-    np.testing.assert_array_equal(canonicalise(scan).array, expected.array)
+    expected = to_ras(Volume(ranged(), affine))
+    np.testing.assert_array_equal(to_ras(scan).array, expected.array)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mgz"])

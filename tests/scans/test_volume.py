@@ -61,7 +61,7 @@ def brought_back(array, prepared):
     whole = tuple(slice(0, n) for n in array.shape)
     restoration = Restoration(prepared)
     restored = restoration.interpolate(array.astype(np.float32), whole, restoration.targets(whole))
-    return volume.decanonicalise(restored, prepared.source.affine)
+    return volume.from_ras(restored, prepared.source.affine)
 
 
 def labels_back(labels, prepared):
@@ -73,10 +73,10 @@ def labels_back(labels, prepared):
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_all_48_orientations_become_ras_and_come_back(codes):
     source = Volume(ranged(), affine_of(codes))
-    canonical = volume.canonicalise(source)
+    canonical = volume.to_ras(source)
     assert nib.aff2axcodes(canonical.affine) == ("R", "A", "S")
     np.testing.assert_allclose(value_at_places(canonical), value_at_places(source))
-    back = volume.decanonicalise(canonical.array, source.affine)
+    back = volume.from_ras(canonical.array, source.affine)
     np.testing.assert_array_equal(back, source.array)
     prepared = preprocessing.prepare_scan(source)
     np.testing.assert_array_equal(brought_back(canonical.array, prepared), source.array)
@@ -86,9 +86,9 @@ def test_all_48_orientations_become_ras_and_come_back(codes):
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.2, 2.0)])
 def test_an_oblique_scan_keeps_its_own_axes_and_comes_back(spacing):
     source = Volume(ranged(), oblique_affine(spacing))
-    canonical = volume.canonicalise(source)
+    canonical = volume.to_ras(source)
     np.testing.assert_allclose(value_at_places(canonical), value_at_places(source))
-    back = volume.decanonicalise(canonical.array, source.affine)
+    back = volume.from_ras(canonical.array, source.affine)
     np.testing.assert_array_equal(back, source.array)
     prepared = preprocessing.prepare_scan(source)
     directions = prepared.volume.affine[:3, :3] / prepared.volume.spacing_mm
