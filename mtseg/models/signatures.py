@@ -1,21 +1,23 @@
-"""The signatures of a SavedModel: what a server or another program can ask it to compute.
+"""The signatures of an exported SavedModel: what a server or another program can compute with it.
 
-    segment             a volume with the scan's own intensities, to labels and probabilities; the
-                        serving default
-    segment_int16       the same for int16 intensities, half the size
-    segment_bfloat16    the same with convolutions in bfloat16
-    segment_tile        a part of a volume, so that a volume of any size fits any message limit
-    segment_tile_bfloat16
-    classify_patches    the voxel in the middle of three patches
-    describe            the manifest
+    segment                 labels and probabilities of a volume with the scan's own intensities;
+                            the serving default
+    segment_int16           the same from int16 intensities, half the size
+    segment_bfloat16        the same with convolutions in bfloat16
+    segment_tile            the same of a part of a volume, prepared by the client; so volumes of
+                            any size fit into messages
+    segment_tile_bfloat16   the same with convolutions in bfloat16
+    classify_patches        probabilities of the centre voxel of three patches
+    describe                the manifest
 
 All inputs and outputs have a leading axis, as TensorFlow Serving requires. It has length 1, except
-for `classify_patches`.
+for `classify_patches`. Labels follow the decision rule of `mtseg.inference.decision`; the output
+`labels_argmax` is the most probable of all classes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -23,39 +25,46 @@ import tensorflow as tf
 from mtseg.inference.decision import decide_in_graph
 from mtseg.inference.tile_cost import chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
-from mtseg.network.model import HALO, PATCH_SIZE, PLANE_NORMALS
+from mtseg.network.model import HALO, PLANE_NORMALS
 from mtseg.scans.intensities import AIR_HU, CT_BELOW_HU, CT_SHARE
+from mtseg.scans.patches import PATCH_SIZE
 from mtseg.scans.preprocessing import NORMALISING_PERCENTILE
 
 DESCRIBE, CLASSIFY = "describe", "classify_patches"
 
+_Outputs = dict[str, tf.Tensor]
+
 
 def segment_signature(precision: str) -> str:
-    """The name of the signature that segments a whole volume, of float32 intensities."""
+    """Name of the signature that segments a whole volume of float32 intensities."""
     return "segment" if precision == "float32" else f"segment_{precision}"
 
 
 def tile_signature(precision: str) -> str:
-    """The name of the signature that segments a tile."""
+    """Name of the signature that segments a tile."""
     return "segment_tile" if precision == "float32" else f"segment_tile_{precision}"
 
 
 def add_signatures(
     archive: keras.export.ExportArchive,
     patch_model: keras.Model,
-    thresholds: list[float | None],
+    thresholds: Sequence[float | None],
     manifest: str,
 ) -> None:
     """Adds all signatures to an archive that tracks the patch model.
 
     Args:
-        archive: of the SavedModel.
+        archive: the SavedModel that is being written.
         patch_model: from `mtseg.network.model.build_patch_model`.
-        thresholds: for each class its operating point, or None.
-        manifest: as JSON.
+        thresholds: for each combined class its operating point, or None.
+        manifest: text of the manifest, JSON.
     """
 
-    def add(name: str, compute: Any, **inputs: tuple[list[int | None], tf.DType]) -> None:
+    def add(
+        name: str,
+        compute: Callable[..., _Outputs],
+        **inputs: tuple[list[int | None], tf.DType],
+    ) -> None:
         specs = [tf.TensorSpec(*spec, name=name) for name, spec in inputs.items()]
         archive.add_endpoint(name, compute, input_signature=specs)
 
@@ -74,23 +83,25 @@ def add_signatures(
             chunk_positions=([1], tf.int32),
         )
 
-    def classify(axial: tf.Tensor, coronal: tf.Tensor, sagittal: tf.Tensor) -> dict[str, tf.Tensor]:
+    def classify(axial: tf.Tensor, coronal: tf.Tensor, sagittal: tf.Tensor) -> _Outputs:
         planes = {"axial": axial, "coronal": coronal, "sagittal": sagittal}
         return {"probabilities": patch_model(planes, training=False)[:, 0, 0]}
 
     patch = ([None, PATCH_SIZE, PATCH_SIZE, 1], tf.float32)
     add(CLASSIFY, classify, **{name: patch for name in PLANE_NORMALS})
 
-    def describe(schema: tf.Tensor) -> dict[str, tf.Tensor]:
+    def describe(schema: tf.Tensor) -> _Outputs:
         return {"manifest": tf.fill(tf.shape(schema), manifest)}
 
     add(DESCRIBE, describe, schema=([1], tf.int32))
 
 
 def _volume_function(
-    patch_model: keras.Model, precision: str, thresholds: list[float | None]
-) -> Any:
-    def finish(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+    patch_model: keras.Model, precision: str, thresholds: Sequence[float | None]
+) -> Callable[[tf.Tensor], _Outputs]:
+    """The graph of `segment`: volume (1, I, J, K) of any number type."""
+
+    def finish(rows: tf.Tensor) -> _Outputs:
         return {
             "labels": decide_in_graph(rows, thresholds),
             "labels_argmax": tf.cast(tf.argmax(rows, axis=-1), tf.uint8),
@@ -99,24 +110,31 @@ def _volume_function(
 
     compute = make_volume_function(patch_model, precision, finish)
 
-    def segment(volume: tf.Tensor) -> dict[str, tf.Tensor]:
+    def segment(volume: tf.Tensor) -> _Outputs:
         result = compute(apply_intensity_rule(tf.cast(volume[0], tf.float32)))
         return {name: value[tf.newaxis] for name, value in result.items()}
 
     return segment
 
 
-def _tile_function(patch_model: keras.Model, precision: str, thresholds: list[float | None]) -> Any:
+def _tile_function(
+    patch_model: keras.Model, precision: str, thresholds: Sequence[float | None]
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], _Outputs]:
+    """The graph of `segment_tile`.
+
+    It takes `tile`, float32 (1, I + 50, J + 50, K + 50), intensities after the shift of the
+    intensity rule and 0 outside the foreground; `intensity_scale`, (1,), by which they are divided;
+    and `chunk_positions`, (1,), voxels that pass the convolutions at once, 0 for the default of a
+    processor.
+    """
     compute = make_tile_function(patch_model, precision)
 
     def segment_tile(
         tile: tf.Tensor, intensity_scale: tf.Tensor, chunk_positions: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    ) -> _Outputs:
         scaled = tile[0] / intensity_scale[0]
-        at_once = tf.where(
-            chunk_positions[0] > 0, chunk_positions[0], chunk_positions_for(precision)
-        )
-        rows = compute(scaled, at_once)
+        positions = chunk_positions[0]
+        rows = compute(scaled, tf.where(positions > 0, positions, chunk_positions_for(precision)))
         interior = scaled[HALO:-HALO, HALO:-HALO, HALO:-HALO]
         labels = tf.scatter_nd(
             tf.where(interior != 0), decide_in_graph(rows, thresholds), tf.shape(interior, tf.int64)
@@ -127,13 +145,18 @@ def _tile_function(patch_model: keras.Model, precision: str, thresholds: list[fl
 
 
 def apply_intensity_rule(volume: tf.Tensor) -> tf.Tensor:
-    """What `mtseg.scans.preprocessing.prepare_scan` does to intensities, inside a graph.
+    """The intensity rule of `mtseg.scans.preprocessing.prepare_scan` inside a graph.
+
+    It is for scans as scanners write them: MR with 0 as background, or CT in Hounsfield units.
+    Scales and padding values that `mtseg.scans.intensities.shift_to_positive` recognises besides
+    are not recognised here; `mtseg-predict --server` prepares scans before it sends them.
 
     Args:
-        volume: float32 (I, J, K), isotropic and RAS+, intensities as in the scan.
+        volume: float32 (I, J, K), isotropic and RAS+, the scan's own intensities.
 
     Returns:
-        float32 (I, J, K): divided by the foreground's percentile, 0 outside the foreground.
+        float32 (I, J, K): divided by the percentile of the foreground, 0 outside the foreground.
+        All 0 if there is no foreground.
     """
     is_air = tf.cast(volume < CT_BELOW_HU, tf.float32)
     is_ct = tf.reduce_mean(is_air) > CT_SHARE
@@ -142,7 +165,7 @@ def apply_intensity_rule(volume: tf.Tensor) -> tf.Tensor:
     count = tf.size(ordered)
 
     def percentile() -> tf.Tensor:
-        # Between two neighbours, as NumPy's percentile is.
+        # Interpolated between two values, as NumPy's percentile is.
         place = tf.cast(count - 1, tf.float64) * (NORMALISING_PERCENTILE / 100)
         below = tf.cast(tf.floor(place), tf.int32)
         low = tf.cast(ordered[below], tf.float64)

@@ -1,4 +1,4 @@
-"""Signatures of the SavedModel: units, shapes, and the labels of the model that was trained."""
+"""Signatures of the SavedModel: names, shapes, units, and the results of the trained model."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtseg.inference.decision import decide as decide_arrays
+from mtseg.inference.decision import decide
 from mtseg.inference.dense import dense_probabilities, make_dense_network
 from mtseg.models.signatures import apply_intensity_rule
 from mtseg.network.model import HALO
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 
 def make_scan(shape, seed=0, is_ct=False):
-    """Raw intensities in an irregular foreground: of MR, or in Hounsfield units."""
+    """A scan's own intensities in an irregular foreground: of MR, or in Hounsfield units."""
     rng = np.random.default_rng(seed)
     scan = rng.uniform(20, 900, shape).astype(np.float32)
     scan[rng.random(shape) < 0.3] = 0
-    scan.flat[0] = 500
+    scan.flat[0] = 300  # as CT -724 HU, below the air of clipped scans
     return scan - 1024 if is_ct else scan
 
 
@@ -75,18 +75,18 @@ def test_names_types_and_axes_of_all_signatures(saved_model):
 
 @pytest.mark.parametrize("is_ct", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_whole_volume_is_the_local_networks(saved_model, network, shape, is_ct):
+def test_a_whole_volume_gives_the_result_of_the_local_network(saved_model, network, shape, is_ct):
     scan = make_scan(shape, 1, is_ct)
     prepared = prepare_scan(Volume(scan, np.eye(4))).volume.array
     expected = dense_probabilities(network, prepared)
     served = saved_model.signatures["segment"](volume=tf.constant(scan[np.newaxis]))
     np.testing.assert_allclose(served["probabilities"][0], expected, atol=1e-3)
     of_class = np.moveaxis(expected, -1, 0)
-    np.testing.assert_array_equal(served["labels"][0], decide_arrays(of_class, THRESHOLDS))
+    np.testing.assert_array_equal(served["labels"][0], decide(of_class, THRESHOLDS))
     np.testing.assert_array_equal(served["labels_argmax"][0], expected.argmax(axis=-1))
 
 
-def test_int16_intensities_are_the_same_scan(saved_model):
+def test_int16_intensities_give_the_same_result(saved_model):
     scan = make_scan((5, 6, 7), is_ct=True).round()[np.newaxis]
     signatures = saved_model.signatures
     wide, narrow = (
@@ -97,7 +97,7 @@ def test_int16_intensities_are_the_same_scan(saved_model):
         np.testing.assert_array_equal(value, narrow[name])
 
 
-def test_bfloat16_is_near_float32(saved_model):
+def test_bfloat16_is_close_to_float32(saved_model):
     scan = tf.constant(make_scan((5, 6, 7))[np.newaxis])
     exact, fast = (
         saved_model.signatures[name](volume=scan)["probabilities"].numpy().astype(np.float32)
@@ -120,11 +120,11 @@ def test_a_tile_with_its_halo_gives_its_interior(saved_model, network, chunk_pos
     )
     mask = scan[1:5, 2:9, 3:7] > 0
     np.testing.assert_allclose(served["probabilities"][0], expected[mask], atol=1e-5)
-    labels = np.where(mask, decide_arrays(np.moveaxis(expected, -1, 0), THRESHOLDS), 0)
+    labels = np.where(mask, decide(np.moveaxis(expected, -1, 0), THRESHOLDS), 0)
     np.testing.assert_array_equal(served["labels"][0], labels)
 
 
-def test_patches_are_those_of_the_patch_model(saved_model, random_run, network):
+def test_patches_give_the_result_of_the_patch_model(saved_model, random_run, network):
     volume = make_scan((6, 9, 8), 3) / 900
     voxels = np.argwhere(volume > 0)[::40]
     patches = cut_patches(pad_volume(volume), voxels)
@@ -136,7 +136,7 @@ def test_patches_are_those_of_the_patch_model(saved_model, random_run, network):
     np.testing.assert_allclose(served, dense, atol=1e-4)
 
 
-def test_the_model_describes_itself(saved_model, serving_folder):
+def test_the_model_returns_its_manifest(saved_model, serving_folder):
     (text,) = saved_model.signatures["describe"](schema=tf.constant([2]))["manifest"].numpy()
     stored = (serving_folder / "mtseg" / "1" / "manifest.json").read_text()
     assert json.loads(text) == json.loads(stored)
