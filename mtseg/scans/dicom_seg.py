@@ -13,7 +13,7 @@ import numpy as np
 
 import mtseg
 from mtseg.errors import InputError
-from mtseg.scans.dicom import open_series
+from mtseg.scans.formats.dicom import open_series
 from mtseg.system.atomic_files import atomic_write, writing_to
 
 _CODING_SCHEME = "99MTSEG"
@@ -27,7 +27,7 @@ def write_dicom_seg(
 
     Args:
         path: the file; it appears whole, by one rename.
-        labels: uint8 (columns, rows, slices) in the order of `mtseg.scans.dicom.open_series`; 0 is
+        labels: uint8 (columns, rows, slices) in the order of `mtseg.scans.formats.dicom.open_series`; 0 is
             no segment.
         series_path: the scan's folder or file.
         class_names: of the labels, background first. Those that occur become segments; all of

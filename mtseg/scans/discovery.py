@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtseg.errors import InputError
-from mtseg.scans import dicom
-from mtseg.scans.reading import DICOM_ENDING, ENDINGS, scan_stem
+from mtseg.scans.formats.dicom import DICOM_ENDING, has_dicom_prefix
+from mtseg.scans.reading import ENDINGS, scan_stem
 
 LIST_ENDING = ".txt"
 
@@ -180,6 +180,6 @@ def _is_series(folder: Path) -> bool:
         and path.name.upper() != "DICOMDIR"
     ]
     return any(
-        path.name.lower().endswith(DICOM_ENDING) or dicom.is_dicom(path)
+        path.name.lower().endswith(DICOM_ENDING) or has_dicom_prefix(path)
         for path in others[:_LOOKED_AT]
     )

@@ -1,59 +1,105 @@
-"""Writing label maps as NIfTI files with the header of their scan."""
+"""Reading and writing label maps.
+
+A label map is written as NIfTI with the header of its scan, so every program shows it in the right
+place.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.scans.volume import Volume, label_type, require_shape
+from mtseg.scans.formats.nifti import NIFTI_ENDINGS
+from mtseg.scans.reading import read_voxels
+from mtseg.scans.volume import Volume, require_shape
 from mtseg.system.atomic_files import atomic_write, writing_to
 
 _PLACE_FIELDS = ("qform", "quatern", "qoffset", "sform", "srow", "xyzt_units")
-"""How the names of a header's fields begin that say, beside `pixdim`, where voxels are."""
+"""Beginnings of the names of the header's fields that say, with `pixdim`, where voxels are."""
 
 
-def write_label_map(path: str | Path, labels: np.ndarray, source: Volume) -> None:
-    """Writes labels as NIfTI on their scan's own grid.
-
-    Args:
-        path: `.nii.gz` or `.nii`; the file appears whole, by one rename.
-        labels: integers in the source's shape; stored as uint8, int16 or int32, as they need.
-        source: the scan, whose qform, sform, codes and units the file gets.
+def read_label_map(path: str | Path) -> Volume:
+    """Reads a label map in the smallest of uint8, int16 and int32 that can hold its labels.
 
     Raises:
-        InputError: if the file cannot be written; nothing is left of it.
+        InputError: if the file cannot be read, or a label is not a whole number of 32 bits.
     """
-    _write(path, labels.astype(label_type(labels, path)), source)
+    label_map = read_voxels(path)
+    return dataclasses.replace(label_map, array=whole_labels(label_map.array, path))
 
 
-def _write(path: str | Path, array: np.ndarray, source: Volume) -> None:
+def whole_labels(array: npt.NDArray[Any], path: str | Path) -> npt.NDArray[np.integer]:
+    """Labels in the smallest type that can hold them.
+
+    Args:
+        array: labels of any number type and shape.
+        path: the label file, for the message.
+
+    Raises:
+        InputError: if a label is not a whole number of 32 bits.
+    """
+    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.rint(array))).all():
+        raise InputError(f"{path}: has labels that are not whole numbers. Give a label map.")
+    return array.astype(label_type(array, path))
+
+
+def label_type(labels: npt.NDArray[Any], path: str | Path) -> type[np.signedinteger | np.uint8]:
+    """The smallest of uint8, int16 and int32 that can hold labels.
+
+    Raises:
+        InputError: if a label needs more than 32 bits.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    for dtype in (np.uint8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    raise InputError(
+        f"{path}: its labels reach from {low} to {high}, more than 32 bits. Give a label map."
+    )
+
+
+def write_label_map(path: str | Path, labels: npt.NDArray[np.integer], source: Volume) -> None:
+    """Writes labels as NIfTI on the grid of their scan.
+
+    Args:
+        path: `.nii.gz` or `.nii`. The file appears whole, by an atomic write.
+        labels: integers in the shape of the scan; stored as the smallest of uint8, int16 and int32
+            that can hold them.
+        source: the scan. The file gets its qform, sform, codes and units.
+
+    Raises:
+        InputError: if the file cannot be written; no part of it is left.
+        ValueError: if the shapes differ.
+    """
     path = Path(path)
-    require_shape(array, source.array.shape)
-    if not path.name.endswith((".nii", ".nii.gz")):
+    require_shape(labels, source.array.shape)
+    if not path.name.endswith(NIFTI_ENDINGS):
         raise InputError(f"{path}: is not a name for a NIfTI file. End it in .nii.gz or .nii.")
+    array = labels.astype(label_type(labels, path))
     image = nib.Nifti1Image(array, None, make_header(source, array.shape, array.dtype))
     with writing_to(path, "Make room, or give another folder."), atomic_write(path) as temporary:
         nib.save(image, temporary)
 
 
-def make_header(
-    source: Volume, shape: Sequence[int], dtype: np.typing.DTypeLike
-) -> nib.Nifti1Header:
-    """The header of a file on a scan's own grid.
+def make_header(source: Volume, shape: Sequence[int], dtype: npt.DTypeLike) -> nib.Nifti1Header:
+    """The header of a NIfTI file on the grid of a scan.
 
     Args:
-        source: the scan, whose qform, sform, codes and units the header gets.
+        source: the scan. The header gets its qform, sform, codes and units.
         shape: of the file; its first three sizes are the scan's.
-        dtype: of the file's voxels.
+        dtype: type of the file's voxels.
     """
     header = nib.Nifti1Image(np.empty((1, 1, 1), dtype), source.affine).header
     header.set_data_shape(shape)
     if source.header is not None:
-        # As they are stored: some that can be read could not be computed anew.
+        # Copied as stored: a quaternion that can be read cannot always be computed from the affine.
         for field in source.header:
             if field.startswith(_PLACE_FIELDS):
                 header[field] = source.header[field]

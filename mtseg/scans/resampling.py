@@ -16,7 +16,10 @@ import numpy as np
 from scipy import ndimage
 
 from mtseg.errors import InputError
-from mtseg.scans.volume import SAME_SPACING, Volume, too_large
+from mtseg.scans.volume import Volume, memory_shortage
+
+SAME_SPACING = 1e-3
+"""Voxel sizes that differ by less, relative to each other, are the same: nothing is interpolated."""
 
 
 def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
@@ -41,8 +44,8 @@ def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:
     if shape is None:
         return volume
     step = spacing_mm / np.array(volume.spacing_mm)
-    if fault := too_large(shape):
-        raise InputError(f"at {spacing_mm:g} mm it has {fault}. Give a larger voxel size.")
+    if shortage := memory_shortage(shape):
+        raise InputError(f"at {spacing_mm:g} mm it has {shortage}. Give a larger voxel size.")
     affine = volume.affine.copy()
     affine[:3, :3] *= step
     affine[:3, 3] += volume.affine[:3, :3] @ first_index(volume.array.shape, shape, step)

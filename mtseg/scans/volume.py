@@ -1,4 +1,9 @@
-"""A volume: an array of voxels and where they are in the world."""
+"""A volume: an array of voxels and the affine that says where they are.
+
+Everything that reads, resamples or writes scans uses `Volume`. World coordinates are RAS+: x grows
+to the right, y to the front, z to the top, in mm. A volume may have any axes; `to_ras` turns it so
+that its axes i, j and k are closest to x, y and z, and `from_ras` turns an array back.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +11,34 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
 
 from mtseg.errors import InputError
 from mtseg.system import hardware
 
-SAME_SPACING = 1e-3
-"""Spacings that differ relatively by less are the same, and nothing is interpolated."""
+_SAME_PLACE = 1e-3
+"""Share of a voxel by which two grids may be apart and still be the same."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxels and where they are.
+    """An array of voxels and where they are.
 
     Attributes:
         array: (i, j, k).
         affine: float64 (4, 4), voxel index to RAS+ world in mm.
-        header: of a NIfTI source file, so that what is written back has its qform, sform and codes.
+        header: of the NIfTI file it was read from, so that a file written on the same grid gets
+            its qform, sform and codes; else None.
     """
 
-    array: np.ndarray
-    affine: np.ndarray
+    array: npt.NDArray[Any]
+    affine: npt.NDArray[np.float64]
     header: nib.Nifti1Header | None = None
 
     @property
@@ -45,47 +53,62 @@ class Volume:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
-def label_type(labels: np.ndarray, path: str | Path) -> type[np.signedinteger | np.uint8]:
-    """The smallest of uint8, int16 and int32 that holds labels.
+def to_ras(volume: Volume) -> Volume:
+    """Flips and swaps axes so that they are closest to RAS+; nothing is interpolated.
 
-    Raises:
-        InputError: if none does.
+    Returns:
+        The volume with every value at its place in the world, without header. Its array is a view.
+
+    Example:
+        >>> volume = Volume(np.array([[[1, 2]]]), np.diag([1.0, 1.0, -3.0, 1.0]))
+        >>> to_ras(volume).array.tolist()
+        [[[2, 1]]]
     """
-    low, high = int(labels.min()), int(labels.max())
-    for dtype in (np.uint8, np.int16, np.int32):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return dtype
-    raise InputError(f"{path}: labels reach from {low} to {high}. Give a label map.")
+    orientation = orientations.io_orientation(volume.affine)
+    affine = volume.affine @ orientations.inv_ornt_aff(orientation, volume.array.shape)
+    return Volume(orientations.apply_orientation(volume.array, orientation), affine)
 
 
-def too_large(shape: Sequence[int], voxel_bytes: int = 4) -> str:
-    """Says how much memory an array takes, if this machine cannot hold it; or nothing."""
-    # All of the memory: what the system calls free leaves out what it would give back.
-    there = hardware.total_bytes()
-    if (needed := math.prod(shape) * voxel_bytes) <= there:
-        return ""
-    return f"{shape} voxels, {needed / 1e9:.0f} GB, where there are {there / 1e9:.0f} GB"
+def from_ras(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Undoes `to_ras` for an array on its grid.
+
+    Args:
+        array: (I, J, K) with the axes of `to_ras`.
+        affine: of the volume that `to_ras` has turned, before it was turned.
+
+    Returns:
+        A view of the array with the axes of that volume.
+    """
+    ras = np.array([[0, 1], [1, 1], [2, 1]])
+    orientation = orientations.ornt_transform(ras, orientations.io_orientation(affine))
+    turned: npt.NDArray[Any] = orientations.apply_orientation(array, orientation)
+    return turned
 
 
 def match_grid(
     image: Volume, label_map: Volume, image_path: str | Path, label_path: str | Path
 ) -> Volume:
-    """The label map in the axes of its scan.
+    """The label map with the axes of its scan.
 
-    Programs store the same grid with other axes, flipped or swapped; no voxel moves by that.
+    Programs store the same grid with axes in another order or direction. That moves no voxel in
+    the world, so such a label map is flipped and swapped.
+
+    Args:
+        image: the scan.
+        label_map: its label map.
+        image_path: of the scan, for the message.
+        label_path: of the label map, for the message.
 
     Raises:
-        InputError: if the label map is on another grid.
+        InputError: if the label map is on another grid than the scan.
     """
     if orientations.aff2axcodes(image.affine) != orientations.aff2axcodes(label_map.affine):
         in_ras = to_ras(label_map)
         turned = from_ras(in_ras.array, image.affine)
-        orientation = orientations.io_orientation(image.affine)
         if turned.shape == image.array.shape:
-            affine = in_ras.affine @ np.linalg.inv(
-                orientations.inv_ornt_aff(orientation, image.array.shape)
-            )
-            label_map = Volume(turned, affine)
+            orientation = orientations.io_orientation(image.affine)
+            ras_of_turned = np.linalg.inv(orientations.inv_ornt_aff(orientation, turned.shape))
+            label_map = Volume(turned, in_ras.affine @ ras_of_turned)
     check_same_grid(image, label_map, image_path, label_path)
     return label_map
 
@@ -93,7 +116,7 @@ def match_grid(
 def check_same_grid(
     image: Volume, label_map: Volume, image_path: str | Path, label_path: str | Path
 ) -> None:
-    """Refuses a label map that is not on its scan's grid.
+    """Refuses a label map that is not on the grid of its scan.
 
     Raises:
         InputError: if shapes differ, or corners are more than a thousandth of a voxel apart.
@@ -101,32 +124,34 @@ def check_same_grid(
     shapes = image.array.shape, label_map.array.shape
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shapes[0]])).reshape(3, -1)
     difference = (image.affine - label_map.affine)[:3]
-    apart = np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max()
-    if shapes[0] != shapes[1] or apart > 1e-3 * min(image.spacing_mm):
+    apart_mm = np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max()
+    if shapes[0] != shapes[1] or apart_mm > _SAME_PLACE * min(image.spacing_mm):
         raise InputError(
-            f"{label_path}: is on another grid than {image_path}: shape {shapes[1]}, affine "
-            f"{label_map.affine[:3].round(4).tolist()}, against {shapes[0]}, "
-            f"{image.affine[:3].round(4).tolist()}, {apart:.2g} mm apart. Resample it."
+            f"{label_path}: is on another grid than {image_path}: shape {shapes[1]} and affine "
+            f"{label_map.affine[:3].round(4).tolist()}, not {shapes[0]} and "
+            f"{image.affine[:3].round(4).tolist()}; {apart_mm:.2g} mm apart. Resample the label "
+            "map to the grid of the scan."
         )
 
 
-def to_ras(volume: Volume) -> Volume:
-    """Flips and swaps axes so that they are closest to RAS+; no voxel changes its value or place.
-
-    The affine is that of the new axes; there is no header. The array is a view of the given one.
-    """
-    orientation = orientations.io_orientation(volume.affine)
-    affine = volume.affine @ orientations.inv_ornt_aff(orientation, volume.array.shape)
-    return Volume(orientations.apply_orientation(volume.array, orientation), affine)
-
-
-def from_ras(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
-    """Undoes `to_ras`: a view of an array (I, J, K) in the axes of its source's affine."""
-    ras = np.array([[0, 1], [1, 1], [2, 1]])
-    back = orientations.ornt_transform(ras, orientations.io_orientation(source_affine))
-    return orientations.apply_orientation(array, back)
-
-
-def require_shape(array: np.ndarray, shape: tuple[int, ...]) -> None:
+def require_shape(array: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Raises a ValueError, as a mistake of the caller, if an array has another shape."""
     if array.shape != shape:
         raise ValueError(f"the array has shape {array.shape}, its grid has {shape}")
+
+
+def memory_shortage(shape: Sequence[int], voxel_bytes: int = 4) -> str:
+    """Says that an array is too large for this machine, for use in a message; else "".
+
+    Args:
+        shape: of the array.
+        voxel_bytes: size of its voxels; 4 for float32.
+
+    Returns:
+        Such as `(3000, 3000, 3000) voxels, 108 GB, but this machine has 16 GB`.
+    """
+    # All of the memory: what the system reports as free leaves out caches that it would give up.
+    total = hardware.total_bytes()
+    if (needed := math.prod(shape) * voxel_bytes) <= total:
+        return ""
+    return f"{shape} voxels, {needed / 1e9:.0f} GB, but this machine has {total / 1e9:.0f} GB"

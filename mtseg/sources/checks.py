@@ -16,7 +16,8 @@ import numpy as np
 
 from mtseg.errors import InputError
 from mtseg.scans.intensities import AIR_HU, is_ct
-from mtseg.scans.reading import read_voxels, require_finite, whole_labels
+from mtseg.scans.label_files import whole_labels
+from mtseg.scans.reading import read_voxels, require_finite
 from mtseg.scans.volume import Volume, match_grid
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
 from mtseg.system.text_table import format_table

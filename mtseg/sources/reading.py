@@ -11,8 +11,9 @@ import numpy as np
 
 from mtseg.errors import InputError
 from mtseg.phantoms.scanner import make_phantom
+from mtseg.scans.label_files import read_label_map
 from mtseg.scans.preprocessing import prepare_label_map, prepare_scan
-from mtseg.scans.reading import read_label_map, read_scan
+from mtseg.scans.reading import read_scan
 from mtseg.scans.volume import Volume, match_grid, to_ras
 from mtseg.sources.subject import Subject
 from mtseg.tasks.task import LabelSource, Task

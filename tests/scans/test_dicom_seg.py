@@ -7,8 +7,8 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.prediction.scan import Options
-from mtseg.scans.dicom import open_series
 from mtseg.scans.dicom_seg import write_dicom_seg
+from mtseg.scans.formats.dicom import open_series
 from tests.dicom_files import write_multiframe, write_series
 from tests.prediction.test_pipeline import model, segment  # noqa: F401 - the fixture
 from tests.scans.test_volume import affine_of, ranged

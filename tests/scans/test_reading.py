@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from mtseg.scans import reading
+from mtseg.scans import label_files, reading
 from mtseg.scans.volume import Volume, to_ras
 from tests.scans.test_volume import ORIENTATIONS, SHAPE, affine_of, ranged, refuse, save
 
@@ -116,18 +116,22 @@ def test_a_voxel_size_of_zero(tmp_path):
 
 
 def test_labels_are_whole_numbers_in_the_smallest_type(tmp_path):
-    small = reading.read_label_map(save(tmp_path / "a.nii.gz", ranged()))
+    small = label_files.read_label_map(save(tmp_path / "a.nii.gz", ranged()))
     assert small.array.dtype == np.uint8
-    large = reading.read_label_map(save(tmp_path / "b.nii.gz", ranged() * 100))
+    large = label_files.read_label_map(save(tmp_path / "b.nii.gz", ranged() * 100))
     assert large.array.dtype == np.int16
-    negative = reading.read_label_map(save(tmp_path / "n.nii.gz", -ranged()))
+    negative = label_files.read_label_map(save(tmp_path / "n.nii.gz", -ranged()))
     assert negative.array.dtype == np.int16
-    largest = reading.read_label_map(save(tmp_path / "d.nii.gz", (ranged() * 1000).astype(">i4")))
+    largest = label_files.read_label_map(
+        save(tmp_path / "d.nii.gz", (ranged() * 1000).astype(">i4"))
+    )
     assert largest.array.dtype == np.int32
     np.testing.assert_array_equal(largest.array, ranged() * 1000)
-    refuse(reading.read_label_map, save(tmp_path / "c.nii.gz", ranged() / 2), "whole")
-    refuse(reading.read_label_map, save(tmp_path / "e.nii.gz", ranged() * np.nan), "whole")
-    refuse(reading.read_label_map, save(tmp_path / "f.nii.gz", ranged() * 2.0**31), str(60 * 2**31))
+    refuse(label_files.read_label_map, save(tmp_path / "c.nii.gz", ranged() / 2), "whole")
+    refuse(label_files.read_label_map, save(tmp_path / "e.nii.gz", ranged() * np.nan), "whole")
+    refuse(
+        label_files.read_label_map, save(tmp_path / "f.nii.gz", ranged() * 2.0**31), str(60 * 2**31)
+    )
 
 
 def save_as(path, array, affine):
@@ -161,7 +165,7 @@ def test_every_format_has_its_voxels_at_their_places(tmp_path, ending, codes):
 def test_label_maps_of_every_format_keep_their_values(tmp_path, ending):
     labels = (ranged() * 30).astype(np.int32)
     path = save_as(tmp_path / f"labels{ending}", labels, np.eye(4))
-    label_map = reading.read_label_map(path)
+    label_map = label_files.read_label_map(path)
     np.testing.assert_array_equal(label_map.array, labels)
     assert label_map.array.dtype == np.int16
 

@@ -298,7 +298,7 @@ def test_slope_and_intercept_are_applied(tmp_path, name):
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array.ravel(), 2 * np.arange(8) - 3)
     np.testing.assert_array_equal(
-        reading.read_label_map(tmp_path / name).array.ravel(), 2 * np.arange(8) - 3
+        label_files.read_label_map(tmp_path / name).array.ravel(), 2 * np.arange(8) - 3
     )
 
 
@@ -413,7 +413,7 @@ def test_an_odd_header_that_could_be_read_can_be_written(tmp_path):
     path.write_bytes(content)
     scan = reading.read_scan(path)
     label_files.write_label_map(tmp_path / "labels.nii", ranged().astype(int), scan)
-    written = reading.read_label_map(tmp_path / "labels.nii")
+    written = label_files.read_label_map(tmp_path / "labels.nii")
     np.testing.assert_array_equal(written.array, ranged())
     np.testing.assert_array_equal(written.affine, scan.affine)
 

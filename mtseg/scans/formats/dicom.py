@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from mtseg.errors import InputError
+from mtseg.scans.formats.headers import RAS_OF_LPS
+
+DICOM_ENDING = ".dcm"
 
 _SAME_PLACE = 0.01
 """Slices that are nearer to each other than this share of their usual distance are at one place."""
@@ -28,9 +31,6 @@ _UNEVEN = 0.1
 
 _LEAST_COSINE = 0.9998
 """Slices are stacked along their normal to about a degree; more is a tilted gantry."""
-
-
-_RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +135,10 @@ def open_series(path: Path) -> Series:
     lps[:3, 2] = step
     lps[:3, 3] = frames[0].position
     shape = (int(columns), int(rows), len(frames))
-    return Series(tuple(frames), shape, _RAS_OF_LPS @ lps)
+    return Series(tuple(frames), shape, RAS_OF_LPS @ lps)
 
 
-def is_dicom(path: Path) -> bool:
+def has_dicom_prefix(path: Path) -> bool:
     """Whether a file begins as DICOM files do."""
     try:
         with path.open("rb") as file:
@@ -193,7 +193,7 @@ def _read_headers(path: Path) -> list[tuple[Path, Any]]:
     headers = []
     for file in files:
         # Not every series comes with the preamble, but then its files are called .dcm.
-        if not is_dicom(file) and file.suffix != ".dcm":
+        if not has_dicom_prefix(file) and file.suffix != ".dcm":
             continue
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, force=file.suffix == ".dcm")
