@@ -1,6 +1,6 @@
 """Whole-volume inference: from a prepared volume to class probabilities and labels.
 
-Begin with `dense.DenseNetwork`. `tiling` divides a volume to fit in memory, `tile_graph` computes a
-tile, `decision` turns probabilities into labels, `restoration` maps them back to the scan's grid,
-and `verdict` checks whether the scan resembles the training data.
+Begin with `dense.DenseNetwork`. `tiling` divides a volume by what `tile_cost` says, `tile_graph`
+computes a tile, `decision` turns probabilities into labels, and `restoration` takes them back to
+the scan's grid. `recognition` chooses a voxel size, `verdict` is the out-of-distribution check.
 """

@@ -45,10 +45,6 @@ class DenseNetwork:
         num_classes: number of combined classes, including background.
         precision: one of `PRECISIONS`, in which its convolutions run.
         chunk_positions: voxels, including their halo, that pass the convolutions at once.
-
-    Example:
-        >>> network = make_dense_network(patch_model)  # doctest: +SKIP
-        >>> probabilities = dense_probabilities(network, volume)  # doctest: +SKIP
     """
 
     function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]

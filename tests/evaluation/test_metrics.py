@@ -1,9 +1,12 @@
 """Figures on arrays small enough to check by eye."""
 
+import doctest
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
+from mtseg.evaluation import metrics, statistics
 from mtseg.evaluation.metrics import (
     THRESHOLDS,
     best_threshold,
@@ -12,6 +15,12 @@ from mtseg.evaluation.metrics import (
     overlap_figures,
     precision_recall,
 )
+
+
+@pytest.mark.parametrize("module", [metrics, statistics])
+def test_the_examples_of_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0 == result.failed
 
 
 def test_dice_of_two_overlapping_pairs_is_a_half():

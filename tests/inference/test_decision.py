@@ -1,5 +1,7 @@
 """The decision rule: by hand, and the same for arrays, graphs, counts and stored scans."""
 
+import doctest
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from mtseg.evaluation.counts import count_scan
 from mtseg.evaluation.metrics import THRESHOLDS
 from mtseg.evaluation.stored_scan import StoredScan
+from mtseg.inference import decision
 from mtseg.inference.decision import apply_thresholds, decide, decide_in_graph, rank
 from mtseg.inference.dense import DenseNetwork
 from mtseg.sources.reading import PreparedSubject
@@ -69,6 +72,11 @@ def test_a_class_whose_operating_point_is_unknown_is_found_where_it_is_the_most_
 ):
     ranking = rank([np.array([p], np.float32) for p in probabilities], (False, True, True))
     assert apply_thresholds(ranking, (False, True, True), {1: 0.4}) == [expected]
+
+
+def test_the_example_of_the_docstring():
+    result = doctest.testmod(decision)
+    assert result.attempted > 0 == result.failed
 
 
 def test_thresholds_are_chosen_after_ranking():
