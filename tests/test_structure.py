@@ -1,4 +1,4 @@
-"""The house: packages of a size that a reader takes in, imports in one direction, prompt start-up."""
+"""Packages of a readable size, imports in one direction, and a prompt start of every command."""
 
 import ast
 import re

@@ -123,8 +123,8 @@ def _wanted_tasks(model: ExportedModel, options: Options) -> list[Task]:
     names = [task.name for task in model.tasks]
     if options.task is not None and options.task not in names:
         raise InputError(
-            f"--task {options.task}: the model has no such task. Give one of {', '.join(names)}, or "
-            "another --model."
+            f"--task {options.task}: the model has no such task. Give one of {', '.join(names)}, "
+            "or another --model."
         )
     return [task for task in model.tasks if options.task in (None, task.name)]
 

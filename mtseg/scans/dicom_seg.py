@@ -27,8 +27,8 @@ def write_dicom_seg(
 
     Args:
         path: the file; it appears whole, by one rename.
-        labels: uint8 (columns, rows, slices) in the order of `mtseg.scans.formats.dicom.open_series`; 0 is
-            no segment.
+        labels: uint8 (columns, rows, slices) in the order of
+            `mtseg.scans.formats.dicom.open_series`; 0 is no segment.
         series_path: the scan's folder or file.
         class_names: of the labels, background first. Those that occur become segments; all of
             them, if none occurs.

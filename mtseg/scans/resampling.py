@@ -19,7 +19,7 @@ from mtseg.errors import InputError
 from mtseg.scans.volume import Volume, memory_shortage
 
 SAME_SPACING = 1e-3
-"""Voxel sizes that differ by less, relative to each other, are the same: nothing is interpolated."""
+"""Voxel sizes that differ by less, relatively, are the same: nothing is interpolated."""
 
 
 def resample(volume: Volume, spacing_mm: float, order: int) -> Volume:

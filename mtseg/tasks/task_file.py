@@ -207,8 +207,8 @@ def _expand(values: list[Any], where: str) -> tuple[int | str, ...]:
         low, high = (int(end) for end in ends.groups()) if ends else (value, value)
         if type(low) is not int or not 0 <= low <= high <= LARGEST_LABEL:
             raise InputError(
-                f"{where}: {value!r} is not a label. Write numbers from 0 to {LARGEST_LABEL}, ranges "
-                'such as "100-207", or names that the data set gives them.'
+                f"{where}: {value!r} is not a label. Write numbers from 0 to {LARGEST_LABEL}, "
+                'ranges such as "100-207", or names that the data set gives them.'
             )
         labels += range(low, high + 1)
     if not labels:
