@@ -109,7 +109,7 @@ def main() -> None:
     worker = str(Path(__file__).parent / "torch_worker.py")
     products = {precision: MatrixProduct(precision) for precision in PRECISIONS}
     flop = flop_of_sample(7)
-    ratios, floor = {}, {"gflop_a_sample": flop / 1e9}
+    ratios, floor = {}, {"gflop_per_sample": flop / 1e9}
     for num_samples in arguments.samples:
         with contextlib.ExitStack() as stack:
             runs: dict[tuple[str, str], Callable[[], Any]] = {}

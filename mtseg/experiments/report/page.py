@@ -153,8 +153,10 @@ figure img { max-width: 100%; height: auto; }
 figcaption, caption { color: #444; font-size: .9rem; text-align: left; }
 caption { padding-bottom: .4rem; }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums;
+        min-width: 32rem; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+thead th { white-space: normal; vertical-align: bottom; }
 th { text-align: left; } td.figure, th.figure { text-align: right; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem; }
 .js-plotly-plot:focus { outline: 3px solid #0072B2; }

@@ -104,8 +104,8 @@ def slice_viewer(
     figure = go.Figure(data=[go.Image(source=pictures[middle], hoverinfo="skip")], frames=frames)
     figure.update_layout(
         sliders=[slider],
-        margin={"l": 0, "r": 0, "t": 4, "b": 0},
-        height=430,
+        margin={"l": 12, "r": 12, "t": 4, "b": 30},  # room for the labels of the slider
+        height=460,
         dragmode=False,
         template="plotly_white",
     )
