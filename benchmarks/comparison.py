@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtseg.errors import InputError
 from mtseg.system.hardware import describe_machine, format_machine
 
 
@@ -26,6 +27,14 @@ def make_parser(docstring: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(docstring or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as last line")
     return parser
+
+
+def run_benchmark(main: Callable[[], None]) -> None:
+    """Runs a benchmark; bad input ends it with one line, as in the commands."""
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, default: int = 5) -> None:

@@ -49,6 +49,7 @@ from comparison import (
     median_ratio,
     peak_growth_bytes,
     require_modules,
+    run_benchmark,
     seconds_of,
 )
 
@@ -173,7 +174,7 @@ def measure_size(
             loaded, [scan], out, options, on_start=lambda _, work: works.append(work)
         ):
             if isinstance(outcome, InputError):
-                raise SystemExit(f"error: {outcome}")
+                raise outcome
             labels.append(outcome.label_path)
 
     started = time.perf_counter()
@@ -273,4 +274,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

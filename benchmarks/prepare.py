@@ -38,6 +38,7 @@ from comparison import (
     median_ratio,
     peak_growth_bytes,
     require_modules,
+    run_benchmark,
     seconds_of,
 )
 
@@ -251,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from comparison import finish, make_parser
+from comparison import finish, make_parser, run_benchmark
 
 FAST_BATCH_SIZE = 35
 
@@ -98,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

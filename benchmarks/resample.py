@@ -29,6 +29,7 @@ from comparison import (
     median_ratio,
     peak_growth_bytes,
     require_modules,
+    run_benchmark,
     seconds_of,
 )
 
@@ -135,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

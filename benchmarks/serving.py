@@ -25,7 +25,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from comparison import add_pairs_option, finish, make_parser, median_ratio
+from comparison import add_pairs_option, finish, make_parser, median_ratio, run_benchmark
 
 import mtseg
 from mtseg.errors import InputError
@@ -61,7 +61,7 @@ def segment(model: ExportedModel, scan: Path, out: Path) -> tuple[float, int, np
     )
     seconds = time.perf_counter() - started
     if isinstance(outcome, InputError):
-        raise SystemExit(f"error: {outcome}")
+        raise outcome
     return seconds, tiles[0], np.asarray(nib.load(outcome.label_path).dataobj)
 
 
@@ -125,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

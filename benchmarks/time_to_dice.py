@@ -16,7 +16,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from comparison import finish, make_parser, require_modules
+from comparison import finish, make_parser, require_modules, run_benchmark
 
 LEVELS = (0.80, 0.85)
 LINES = ("-", "--", ":", "-.")
@@ -99,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -39,6 +39,7 @@ from comparison import (
     make_parser,
     median_ratio,
     require_modules,
+    run_benchmark,
     seconds_of,
 )
 
@@ -159,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

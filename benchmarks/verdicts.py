@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from comparison import finish, make_parser
+from comparison import finish, make_parser, run_benchmark
 
 from mtseg.errors import InputError
 from mtseg.models.loading import load
@@ -70,7 +70,7 @@ def main() -> None:
             warned[kind] = 0
             for scan, outcome in segment_files(model, scans, folder / f"out{number}"):
                 if isinstance(outcome, InputError):
-                    raise SystemExit(f"error: {outcome}")
+                    raise outcome
                 verdict = outcome.verdict
                 warned[kind] += verdict.warning is not None
                 mark = "warned of" if verdict.warning else ""
@@ -133,4 +133,4 @@ def make_noise(folder: Path, count: int) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

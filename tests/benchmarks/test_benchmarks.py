@@ -10,6 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mtseg.errors import InputError
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SHARED = {"comparison", "torch_worker"}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
@@ -80,6 +82,14 @@ def test_a_missing_package_is_one_line(comparison):
     )
     with pytest.raises(SystemExit, match="/nowhere/python cannot be started"):
         comparison.require_modules(["json"], "Install it.", "/nowhere/python")
+
+
+def test_bad_input_is_one_line(comparison):
+    def main():
+        raise InputError("scan.nii.gz: is damaged. Copy it again.")
+
+    with pytest.raises(SystemExit, match=r"^error: scan\.nii\.gz: is damaged"):
+        comparison.run_benchmark(main)
 
 
 def test_memory_that_is_freed_before_the_end_counts(comparison):
