@@ -1,4 +1,4 @@
-"""Writing labels of a DICOM series as a DICOM segmentation (SEG).
+"""Writing the labels of a DICOM series as a DICOM SEG, which viewers show over the series.
 
 Reference: DICOM PS3.3, A.51 (Segmentation IOD), written by highdicom.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import mtseg
 from mtseg.errors import InputError
@@ -17,24 +18,24 @@ from mtseg.scans.formats.dicom import open_series
 from mtseg.system.atomic_files import atomic_write, writing_to
 
 _CODING_SCHEME = "99MTSEG"
-"""Private: a task's classes are the user's own, and have no code of a public vocabulary."""
+"""A private scheme, because the classes of a task need not have a code of a public one."""
 
 
 def write_dicom_seg(
-    path: Path, labels: np.ndarray, series_path: Path, class_names: Sequence[str]
+    path: Path, labels: npt.NDArray[np.uint8], series_path: Path, class_names: Sequence[str]
 ) -> None:
-    """Writes labels as a DICOM segmentation that refers to the slices they are of.
+    """Writes labels as a DICOM SEG that refers to the slices of its series.
 
     Args:
-        path: the file; it appears whole, by one rename.
+        path: the file. It appears whole, by an atomic write.
         labels: uint8 (columns, rows, slices) in the order of
-            `mtseg.scans.formats.dicom.open_series`; 0 is no segment.
-        series_path: the scan's folder or file.
-        class_names: of the labels, background first. Those that occur become segments; all of
-            them, if none occurs.
+            `mtseg.scans.formats.dicom.open_series`; 0 is background.
+        series_path: the folder or file of the scan.
+        class_names: name of each label, background first. Labels that occur become segments. If
+            none occurs, all become segments without a voxel.
 
     Raises:
-        InputError: if highdicom is missing, the series lacks what a SEG has to repeat of it, or the
+        InputError: if highdicom is missing, the series lacks a field that a SEG must repeat, or the
             file cannot be written.
     """
     try:
@@ -52,7 +53,7 @@ def write_dicom_seg(
     found = found or list(range(1, len(class_names)))
     masks = np.stack([labels == n for n in found], axis=-1).astype(np.uint8)
     pixels = masks.transpose(2, 1, 0, 3)
-    if len(sources) == 1:  # highdicom takes the frames of a file in the file's order
+    if len(sources) == 1:  # highdicom expects frames in the order of their file
         pixels = pixels[np.argsort([frame.number for frame in series.frames])]
     algorithm = hd.AlgorithmIdentificationSequence(
         name="mtseg", version=mtseg.__version__, family=codes.DCM.ArtificialIntelligence
@@ -90,7 +91,7 @@ def write_dicom_seg(
     except (AttributeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{series_path}: lacks what a DICOM SEG has to repeat of it ({reason}). Give the "
+            f"{series_path}: lacks a field that a DICOM SEG must repeat ({reason}). Give the "
             "series as the scanner wrote it, or leave out --dicom-seg."
         ) from error
     with writing_to(path, "Make room, or give another folder."), atomic_write(path) as temporary:

@@ -1,7 +1,7 @@
-"""Which scans the user means by files, folders and lists.
+"""Finding the scans that a user names by files, folders and lists.
 
-A file is a scan, and so is a folder with one DICOM series. Any other folder is searched for scans,
-and the results repeat its tree. A text file lists any of these, one per line.
+A file is a scan, and so is a folder with one DICOM series. Any other folder is searched, and the
+folder of the results gets the same subfolders. A text file lists files and folders, one per line.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from mtseg.scans.formats.dicom import DICOM_ENDING, has_dicom_prefix
 from mtseg.scans.reading import ENDINGS, scan_stem
 
 LIST_ENDING = ".txt"
+"""Ending of the name of a list."""
 
-_LOOKED_AT = 10
+_NUM_OPENED = 10
 """How many files of a folder are opened to see whether they are DICOM."""
 
 _RESULT_ENDINGS = ("_labels.nii.gz", "_probabilities.nii.gz", "_labels.dcm")
-"""Names of result files end so; beside a verdict file they are results, never scans."""
+"""Endings of the names of result files. Beside a verdict file, such a file is not a scan."""
 
 
 class ListedScan(NamedTuple):
@@ -30,7 +31,7 @@ class ListedScan(NamedTuple):
 
     Attributes:
         path: a file, or the folder of a DICOM series.
-        folder: folder for its results, below the folder of all results.
+        folder: for its results, relative to the folder of all results.
     """
 
     path: Path
@@ -38,32 +39,32 @@ class ListedScan(NamedTuple):
 
     @property
     def stem(self) -> Path:
-        """The beginning of its results' paths, below the folder of all results."""
+        """The beginning of the paths of its results, relative to the folder of all results."""
         return self.folder / scan_stem(self.path)
 
 
 def list_scans(named: Iterable[Path], results: Path | None = None) -> list[ListedScan]:
-    """Finds the scans that files, folders and lists name.
+    """Lists the scans that files, folders and lists name.
 
-    Links to folders are followed, each folder once. Hidden files, and results of earlier commands,
-    are not scans.
+    Links to folders are followed, but each folder is searched once. Hidden files and results of
+    earlier commands are left out.
 
     Args:
         named: files, folders and lists.
-        results: the folder of all results; it is not searched.
+        results: the folder of all results, which is not searched; None if there is none.
 
     Returns:
         Each scan once, in the order of `named`, and sorted within a folder. Paths that do not exist
-        are included; reading them gives the error.
+        are included; reading them raises the error.
 
     Raises:
-        InputError: if a list cannot be read, a folder has no scan, or two scans would share
-            their results.
+        InputError: if a list cannot be read, a folder has no scan or cannot be entered, or two
+            scans would have the same names of results.
     """
     scans: list[ListedScan] = []
     for path in named:
         if path.name.lower().endswith(LIST_ENDING) and not path.is_dir():
-            for line in _lines(path):
+            for line in _read_list(path):
                 scans.extend(_expand(Path(line), results))
         else:
             scans.extend(_expand(path, results))
@@ -73,18 +74,20 @@ def list_scans(named: Iterable[Path], results: Path | None = None) -> list[Liste
         if other != scan.path:
             raise InputError(
                 f"{scan.path}: would share its results, {scan.stem}_labels.nii.gz, with {other}. "
-                "Give them one at a time, with different -o folders."
+                "Segment them one at a time, with different -o folders."
             )
     return scans
 
 
 def take_part(scans: Sequence[ListedScan], num_parts: int, part_id: int) -> list[ListedScan]:
-    """One part of the scans; all parts together are all of them, and differ by at most one scan.
+    """The scans of one of several jobs that share the work.
+
+    Every scan is in one part. The numbers of scans of two parts differ by at most one.
 
     Args:
         scans: from `list_scans`, the same in every job.
-        num_parts: how many jobs share the work.
-        part_id: which of them this is, from 0.
+        num_parts: number of jobs.
+        part_id: number of this job, from 0.
 
     Raises:
         InputError: if there is no such part.
@@ -96,9 +99,11 @@ def take_part(scans: Sequence[ListedScan], num_parts: int, part_id: int) -> list
     return list(scans[part_id::num_parts])
 
 
-def _lines(path: Path) -> list[str]:
+def _read_list(path: Path) -> list[str]:
+    """The paths in a list, without empty lines and comments."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark first
+        # Windows writes a byte order mark, which utf-8-sig leaves out.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as a list of scans. Give a text file with one path per line."
@@ -110,6 +115,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _expand(path: Path, results: Path | None) -> list[ListedScan]:
+    """The scans of a file or folder."""
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.stat()
@@ -120,14 +126,13 @@ def _expand(path: Path, results: Path | None) -> list[ListedScan]:
         ) from error
     if not path.is_dir() or _is_series(path):
         return [ListedScan(path, Path())]
-    found, closed = [], []
+    found: list[ListedScan] = []
+    not_entered: list[OSError] = []
     seen = {results.resolve()} if results is not None and results.exists() else set()
-    if path.resolve() in seen:  # it was named, so it is searched
+    if path.resolve() in seen:  # the user has named it, so it is searched
         seen = set()
-    # Links to folders are followed; a folder that was seen, as in a loop of links, is not.
-    for name, folders, files in os.walk(
-        path, followlinks=True, onerror=lambda error: closed.append(error)
-    ):
+    # Links are followed. A folder is searched once, so a loop of links ends.
+    for name, folders, files in os.walk(path, followlinks=True, onerror=not_entered.append):
         folder, place = Path(name), Path(name).relative_to(path)
         if folder.resolve() in seen:
             folders[:] = []
@@ -144,21 +149,22 @@ def _expand(path: Path, results: Path | None) -> list[ListedScan]:
             and not file.startswith(".")
             and not _is_result(folder / file)
         ]
-    if closed:
+    if not_entered:
+        first = not_entered[0]
         raise InputError(
-            f"{closed[0].filename}: this folder may not be entered ({closed[0].strerror}). Ask for "
-            "the right to read it, or name the other folders."
+            f"{first.filename}: this folder cannot be entered ({first.strerror}). Ask for the "
+            "right to read it, or name the other folders."
         )
     if not found:
         raise InputError(
-            f"{path}: has no scan. Files that are understood end in {', '.join(ENDINGS)} or "
+            f"{path}: has no scan. Name a folder with files that end in {', '.join(ENDINGS)} or "
             f"{DICOM_ENDING}."
         )
     return found
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a file was written by an earlier command: its verdict file lies beside it."""
+    """Whether a file was written by an earlier command: its verdict file is beside it."""
     for ending in _RESULT_ENDINGS:
         if path.name.endswith(ending):
             return path.with_name(f"{path.name.removesuffix(ending)}_verdict.json").is_file()
@@ -166,12 +172,12 @@ def _is_result(path: Path) -> bool:
 
 
 def _is_series(folder: Path) -> bool:
-    """Whether a folder has DICOM files; their names are often numbers without an ending."""
+    """Whether a folder has DICOM files, whose names are often numbers without an ending."""
     try:
         files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     except OSError:
         return False
-    # A DICOMDIR lists the files of a disc; the images are in folders beside it.
+    # A DICOMDIR is the list of a disc; the images are in folders beside it.
     others = [
         path
         for path in files
@@ -181,5 +187,5 @@ def _is_series(folder: Path) -> bool:
     ]
     return any(
         path.name.lower().endswith(DICOM_ENDING) or has_dicom_prefix(path)
-        for path in others[:_LOOKED_AT]
+        for path in others[:_NUM_OPENED]
     )

@@ -1,11 +1,11 @@
 """What the intensities of a scan mean: CT or MR, and which value is background.
 
-The network expects 0 outside the body and positive values inside. Scanners write MR so; CT has air
-at -1000 HU. Other programs write other scales: scans that are z-scored, scaled to -1 … 1, offset,
-clipped or padded. `shift_to_positive` recognises these from the values alone and says in one line
-what it did, so that no scan is silently read in a wrong way.
+The network expects 0 outside the body and positive values inside. MR scans come from the scanner in
+this form; CT has air at -1000 HU. Other programs write other scales: scans that are z-scored,
+scaled to -1 … 1, offset, clipped or padded. `shift_to_positive` recognises these from the values
+alone and says in one line what it did, so that no scan is silently read in a wrong way.
 
-The rules are this project's; the paper's scans are as the scanners wrote them.
+The rules are this project's choice; the paper uses scans as the scanners wrote them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ CT_BELOW_HU = -500.0
 """Values below this are air or lung in Hounsfield units."""
 
 CT_SHARE = 0.005
-"""A scan with a larger share of voxels below `CT_BELOW_HU` is CT. A single voxel says nothing: a
-spline or a padding value can put one into an MR scan."""
+"""A scan with a larger share of voxels below `CT_BELOW_HU` is CT. One voxel is not enough: a spline
+or a padding value can produce one in an MR scan."""
 
 _FAT_HU, _SOFT_TISSUE_HU, _BONE_HU = (-150.0, -30.0), (0.0, 100.0), 200.0
-"""Ranges that show a CT whose air was clipped or cropped away."""
+"""Ranges by which a CT is recognised after its air was clipped or cropped away."""
 
 _PADDING = (-32768.0, -3024.0, -2048.0, -2000.0, 63536.0, 65535.0)
 """Values that scanners and programs write outside the field of view (63536 is -2000 as uint16)."""
 
 _PLATEAU_SHARE = 0.3
-"""A value that this share of the border's voxels have is the background."""
+"""A value that a larger share of the voxels at the border has is the background."""
 
 _FEW = 0.01
 """Share of voxels up to which values below the background are resampling artefacts."""
@@ -44,9 +44,9 @@ class Foreground:
     """A scan's intensities with 0 as background.
 
     Attributes:
-        mask: booleans in the shape of the scan, its foreground.
-        is_ct: whether intensities are Hounsfield units, shifted by -`AIR_HU`.
-        note: what was found to be unusual, one line; empty for scans as scanners write them.
+        mask: booleans (i, j, k), the foreground.
+        is_ct: whether the intensities were read as Hounsfield units and shifted by -`AIR_HU`.
+        note: one line on what was unusual; empty for scans as scanners write them.
     """
 
     mask: npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ class Foreground:
 
 
 def is_ct(array: npt.NDArray[Any]) -> bool:
-    """Whether intensities look like Hounsfield units: enough of them are those of air or lung."""
+    """Whether intensities look like Hounsfield units: enough of them are of air or lung."""
     return bool(np.count_nonzero(array < CT_BELOW_HU) > CT_SHARE * array.size)
 
 
@@ -63,11 +63,11 @@ def shift_to_positive(array: npt.NDArray[np.float32], is_told_ct: bool | None = 
     """Makes the background of a scan 0 and its foreground positive, in place.
 
     Args:
-        array: float32 (i, j, k), intensities as stored; changed.
-        is_told_ct: whether the scan is CT, if that is known; None lets the values decide.
+        array: float32 (i, j, k), intensities as stored; they are changed.
+        is_told_ct: whether the scan is CT, if it is known; None lets the values decide.
 
     Returns:
-        The foreground and what was decided. The mask is empty if the scan is constant.
+        The foreground and what was decided. The mask has no voxel if the scan is constant.
     """
     note = _remove_padding(array)
     lowest = float(array.min())
@@ -82,15 +82,15 @@ def shift_to_positive(array: npt.NDArray[np.float32], is_told_ct: bool | None = 
 
 
 def _remove_padding(array: npt.NDArray[np.float32]) -> str:
-    """Replaces a padding value by the lowest other value; returns what was done."""
-    corners = array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1)]
+    """Replaces padding values by the lowest other value, or 0; returns a note of it."""
+    edges = array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1)]
     found = ""
     for value in _PADDING:
-        if not np.any(corners == value):
+        if not np.any(edges == value):
             continue
         is_padding = array == value
         others = array[~is_padding]
-        # Only far from all other values: a CT may reach -2048, a picture may be saturated.
+        # Only if it is far from all other values: a CT may reach -2048, an MR may be saturated.
         if others.size and (value < others.min() - 500 or value > 1.5 * others.max()):
             array[is_padding] = min(float(others.min()), 0.0)
             found = f"padding value {value:g} is read as background"
@@ -117,6 +117,7 @@ def _is_clipped_ct(array: npt.NDArray[np.float32], lowest: float) -> bool:
 
 
 def _shift_ct(array: npt.NDArray[np.float32], lowest: float, note: str) -> Foreground:
+    """Makes air 0, also if it was clipped at a higher value."""
     is_clipped = lowest > AIR_HU + 400 and np.count_nonzero(array == lowest) > _FEW * array.size
     outside = array <= lowest if is_clipped else None
     array -= np.float32(AIR_HU)
@@ -128,6 +129,7 @@ def _shift_ct(array: npt.NDArray[np.float32], lowest: float, note: str) -> Foreg
 
 
 def _shift_mr(array: npt.NDArray[np.float32], lowest: float, note: str) -> Foreground:
+    """Makes the background 0. It is the value of most voxels at the border, if there is one."""
     border = np.concatenate(
         [np.take(array, side, axis).ravel() for axis in range(3) for side in (0, -1)]
     )
@@ -137,7 +139,7 @@ def _shift_mr(array: npt.NDArray[np.float32], lowest: float, note: str) -> Foreg
     share_below = np.count_nonzero(array < background) / array.size if has_plateau else 0.0
 
     if has_plateau and background <= 0 and share_below > _FEW:
-        # The background lies amid the values, as after z-scoring inside a mask.
+        # The background is between the other values, as after z-scoring inside a mask.
         mask = array != background
         array -= np.float32(lowest)
         array += _smallest_step(array, mask)
@@ -145,8 +147,8 @@ def _shift_mr(array: npt.NDArray[np.float32], lowest: float, note: str) -> Foreg
         return Foreground(
             mask, False, _join(note, f"its background {background:g} is not its lowest value")
         )
-    # A positive value at the border may also be tissue, in a crop: background is the lowest there
-    # is.
+    # In a cropped scan a positive value at the border may be tissue. Only the lowest value of the
+    # scan is background.
     is_offset = background == lowest and lowest < float(array.max())
     if has_plateau and (background < 0 or (background > 0 and is_offset)):
         array -= np.float32(background)
@@ -170,4 +172,5 @@ def _smallest_step(array: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) 
 
 
 def _join(first: str, second: str) -> str:
+    """Two notes as one; the first may be empty."""
     return f"{first}; {second}" if first else second

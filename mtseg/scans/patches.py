@@ -1,49 +1,52 @@
-"""Choosing voxels and cutting triplanar patches from a prepared volume.
+"""Drawing voxels of a prepared volume, and cutting the triplanar patches around them.
 
-Arrays are RAS+ with axes (i, j, k): left to right, posterior to anterior, inferior to superior.
-Planes are always in the order axial, coronal, sagittal.
+Arrays have axes (i, j, k) in RAS+: i counts to the right, j to the front, k to the top. Planes are
+always in the order axial, coronal, sagittal.
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.1 (patches) and 3.2 (balanced samples).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 PATCH_SIZE = 51
 """Voxels along each side of a patch (section 3.1)."""
 
-
 PLANES = ("axial", "coronal", "sagittal")
-"""The order of the three planes everywhere in this package."""
-
+"""The order of the planes everywhere in mtseg."""
 
 _PLANE_AXES = ((0, 1), (0, 2), (1, 2))
-"""Volume axes that become a patch's rows and columns, a pair for each of `PLANES`."""
+"""For each of `PLANES`, the axes of a volume that are the rows and the columns of a patch."""
 
 
 def choose_voxels(
-    class_index_map: np.ndarray,
-    foreground: np.ndarray,
+    class_index_map: npt.NDArray[np.integer],
+    foreground: npt.NDArray[np.bool_],
     *,
     per_class: int,
     num_classes: int,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws up to `per_class` foreground voxels of every class, without repetition.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Draws up to `per_class` foreground voxels of every class, without replacement (section 3.2).
 
     Args:
         class_index_map: integers (I, J, K), 0 for background.
-        foreground: booleans (I, J, K), the voxels with intensity > 0: only they are samples.
-        per_class: how many voxels of each class; a class with fewer gives all it has.
-        num_classes: classes of the task, background included.
-        rng: the only source of chance.
+        foreground: booleans (I, J, K), true where the intensity is > 0. Only these voxels are
+            drawn.
+        per_class: number of voxels of each class. Of a class with fewer, all are taken.
+        num_classes: of the task, background included.
+        rng: source of all randomness.
 
     Returns:
         `(index_ijk, class_index)`: int64 (n, 3) and int64 (n,), ordered by class and then by
-        position. A class that the subject does not have is absent from both.
+        position. A class that the subject does not have is in neither; an empty foreground gives
+        n = 0.
     """
-    # One pass over the foreground instead of one over the volume for every class.
+    # The foreground is searched once, not the volume once for every class.
     flat_foreground = np.flatnonzero(foreground)
     flat_classes = class_index_map.ravel()[flat_foreground]
     chosen, classes = [], []
@@ -57,14 +60,14 @@ def choose_voxels(
 
 
 def pad_volume(
-    array: np.ndarray, patch_size: int = PATCH_SIZE, dtype: np.typing.DTypeLike | None = None
-) -> np.ndarray:
-    """Surrounds a volume with half a patch of zeros, so that every voxel can be a centre.
+    array: npt.NDArray[Any], patch_size: int = PATCH_SIZE, dtype: npt.DTypeLike | None = None
+) -> npt.NDArray[Any]:
+    """Pads a volume with half a patch of zeros on every side, so every voxel can be a centre.
 
     Args:
         array: (I, J, K).
         patch_size: odd number of voxels.
-        dtype: of the result; None is the array's.
+        dtype: of the result; None is that of the array.
 
     Returns:
         (I + patch_size - 1, J + patch_size - 1, K + patch_size - 1).
@@ -76,13 +79,13 @@ def pad_volume(
 
 
 def cut_patches(
-    padded: np.ndarray, index_ijk: np.ndarray, patch_size: int = PATCH_SIZE
-) -> np.ndarray:
-    """Cuts the three orthogonal patches centred at each voxel.
+    padded: npt.NDArray[Any], index_ijk: npt.NDArray[np.integer], patch_size: int = PATCH_SIZE
+) -> npt.NDArray[Any]:
+    """Cuts the three orthogonal patches around each voxel (section 3.1).
 
     Args:
-        padded: a volume that `pad_volume` has padded for the same `patch_size`, so a patch
-            reaches beyond the scan's border as zeros.
+        padded: a volume padded by `pad_volume` for the same `patch_size`. Beyond the border of the
+            scan a patch is 0.
         index_ijk: integers (n, 3), voxels of the volume before padding.
         patch_size: odd number of voxels.
 

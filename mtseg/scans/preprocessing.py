@@ -1,9 +1,10 @@
-"""From a scan to the network's grid and intensities: RAS+, isotropic voxels, one intensity rule.
+"""Preparing a scan for the network: axes in RAS+, isotropic voxels, normalised intensities.
 
-Training, evaluation and prediction all use `prepare_scan`.
+Training, evaluation and prediction all use `prepare_scan`, so the network always sees the same
+kind of volume.
 
 Reference: Moeskops et al., MICCAI 2016, section 2, for the isotropic voxel sizes. The intensity
-rule is this project's.
+rule is this project's choice.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.scans.intensities import shift_to_positive
@@ -23,19 +26,21 @@ from mtseg.scans.volume import Volume, from_ras, require_shape, to_ras
 NORMALISING_PERCENTILE = 99.0
 """Intensities are divided by this percentile of the foreground."""
 
-SMALLEST, LARGEST = 6.2e-5, 1e4
-"""Limits of prepared intensities in the foreground, within the normal range of float16."""
+SMALLEST_INTENSITY, LARGEST_INTENSITY = 6.2e-5, 1e4
+"""Limits of prepared intensities in the foreground. Records store float16; within its normal range
+none becomes infinite, and none becomes 0, which would be background."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PreparedScan:
     """A scan as the network sees it.
 
     Attributes:
-        volume: float32, isotropic, RAS+, after the intensity rule; its foreground is > 0.
-        source: the scan's own grid and header; its array is the foreground, as booleans.
+        volume: float32 (I, J, K), isotropic, RAS+, after the intensity rule: > 0 in the foreground,
+            0 outside.
+        source: the grid and the header of the scan itself, with its foreground as booleans.
         is_ct: whether the intensities were read as Hounsfield units.
-        note: what is unusual about the intensities, one line; empty if nothing is.
+        note: one line on what is unusual about the intensities; empty if nothing is.
     """
 
     volume: Volume
@@ -44,20 +49,20 @@ class PreparedScan:
     note: str = ""
 
     @property
-    def source_foreground(self) -> np.ndarray:
-        """Booleans on the source's grid."""
+    def source_foreground(self) -> npt.NDArray[np.bool_]:
+        """Booleans on the grid of the scan itself."""
         return self.source.array
 
 
 def preparation_bytes(path: str | Path, spacing_mm: float | None = None) -> int:
-    """Highest memory that `read_scan` and `prepare_scan` take together, an estimate.
+    """Estimates the peak memory of `read_scan` and `prepare_scan` together.
 
     Args:
-        path: a scan, of which the header is read.
+        path: a scan, of which only the header is read.
         spacing_mm: as for `prepare_scan`.
 
     Raises:
-        InputError: as `read_scan` does for a header that it cannot use.
+        InputError: if the header is not valid.
     """
     scan = open_scan(path)
     shape, sizes_mm = scan.shape, scan.spacing_mm
@@ -65,10 +70,10 @@ def preparation_bytes(path: str | Path, spacing_mm: float | None = None) -> int:
     source = math.prod(shape)
     new_shape = resampled_shape(shape, sizes_mm, new_mm)
     if new_shape is None:
-        return 20 * source  # scan, copy, three masks and the foreground's values for a percentile
+        return 20 * source  # scan, copy, three masks, values of the foreground for a percentile
     new = math.prod(new_shape)
     padded = math.prod(size + 2 * BORDER for size in shape)
-    # While the spline is evaluated, and while the result's percentile is found.
+    # The larger of two moments: evaluating the spline, and computing the percentile.
     return max(9 * source + 4 * padded + 4 * new, 5 * source + 10 * new)
 
 
@@ -79,26 +84,27 @@ def prepare_scan(
     *,
     may_overwrite: bool = False,
 ) -> PreparedScan:
-    """Brings a scan to the network's grid and intensities.
+    """Prepares a scan for the network.
 
-    Foreground is what is > 0 on the source's own grid, after `shift_to_positive`. It is
-    resampled as a mask, and inside it a spline's overshoot is cut off at the foreground's own
-    lowest and highest value, so interpolation neither adds nor removes foreground.
+    The foreground is where the scan is > 0 on its own grid, after `shift_to_positive`. It is
+    resampled as a mask. Inside it, the overshoot of the spline is clipped to the lowest and highest
+    value of the foreground, so interpolation neither adds nor removes foreground.
 
     Args:
-        scan: from `read_scan`.
-        spacing_mm: of the result; None is the scan's finest voxel size.
+        scan: from `mtseg.scans.reading.read_scan`.
+        spacing_mm: isotropic voxel size of the result; None is the smallest of the scan's.
         is_ct: whether intensities are Hounsfield units; None lets the values decide (see
             `mtseg.scans.intensities`).
-        may_overwrite: whether the scan's own array may be used up, which spares a copy if its
-            axes are RAS+ already.
+        may_overwrite: whether the array of the scan may be changed. This saves a copy if its axes
+            are RAS+ already.
 
     Raises:
-        InputError: if no voxel is > 0, or the spacing cannot be used; the caller names the file.
+        InputError: if no voxel is > 0, or the voxel size cannot be used. The message does not name
+            the file; the caller adds it.
     """
     canonical, affine, header = to_ras(scan), scan.affine, scan.header
     array = canonical.array.astype(np.float32, order="C", copy=not may_overwrite)
-    # Where scans are large, each array counts: the scan's own is not kept if nobody else does.
+    # Memory for large scans: the array of the scan is freed here if the caller does not keep it.
     canonical = Volume(array, canonical.affine)
     del scan
     found = shift_to_positive(array, is_ct)
@@ -118,24 +124,27 @@ def prepare_scan(
     if inside.any():  # a foreground of single voxels may fall between those of a coarse grid
         scale = np.percentile(values[inside], NORMALISING_PERCENTILE, overwrite_input=True)
         values /= scale.astype(np.float32)
-        # Records store float16: no value may overflow, no foreground voxel may become 0.
-        np.clip(values, SMALLEST, LARGEST, out=values, where=inside)
+        np.clip(values, SMALLEST_INTENSITY, LARGEST_INTENSITY, out=values, where=inside)
     source = Volume(from_ras(foreground, affine), affine, header)
     return PreparedScan(Volume(values, image.affine), source, found.is_ct, found.note)
 
 
-def prepare_label_map(label_map: Volume, prepared: PreparedScan) -> np.ndarray:
-    """Brings a label map to its prepared scan's grid, by nearest neighbour.
+def prepare_label_map(label_map: Volume, prepared: PreparedScan) -> npt.NDArray[Any]:
+    """Resamples a label map to the grid of its prepared scan, by nearest neighbour.
 
     Args:
-        label_map: (i, j, k) on the scan's own grid, as `check_same_grid` holds.
+        label_map: (i, j, k) on the grid of the scan itself (see
+            `mtseg.scans.volume.check_same_grid`).
         prepared: the scan.
 
     Returns:
         (I, J, K) of the label map's dtype, 0 outside the foreground.
+
+    Raises:
+        ValueError: if the shapes differ.
     """
     require_shape(label_map.array, prepared.source.array.shape)
-    # By the scan's affine, which the label map's may differ from by a rounding error.
+    # With the affine of the scan: that of the label map may differ by a rounding error.
     canonical = to_ras(Volume(label_map.array, prepared.source.affine))
     shape, spacing_mm = prepared.volume.array.shape, prepared.volume.spacing_mm
     labels = canonical.array

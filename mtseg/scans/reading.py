@@ -113,7 +113,7 @@ def open_scan(path: str | Path) -> ScanFile:
     name = path.name.lower()
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise InputError(f"{path}: is not a file. Give a scan ({', '.join(ENDINGS)}).")
+            raise InputError(f"{path}: is not a file. Give a file ({', '.join(ENDINGS)}).")
         path.open("rb").close()
         with np.errstate(over="ignore", invalid="ignore"):  # the result is checked
             if name.endswith(ITK_ENDINGS):
@@ -125,4 +125,6 @@ def open_scan(path: str | Path) -> ScanFile:
         raise
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or "is damaged or of no known format"
-        raise InputError(f"{path}: {reason}. Give a scan ({', '.join(ENDINGS)}).") from error
+        raise InputError(
+            f"{path}: {reason}. Give a scan or label map ({', '.join(ENDINGS)})."
+        ) from error

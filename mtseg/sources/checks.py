@@ -1,4 +1,4 @@
-"""Checking a data set before anything is written.
+"""Checks of a data set before anything is written: `mtseg-check`, and the start of `mtseg-prepare`.
 
 Each subject is read once. Issues are collected, not raised, so that the user can correct all of
 them at once.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.scans.intensities import AIR_HU, is_ct
@@ -24,16 +26,14 @@ from mtseg.system.text_table import format_table
 from mtseg.tasks.task import LabelSource, Task, some
 
 SPACING_MM = (0.05, 20.0)
-"""Voxel sizes outside of this range are taken to be errors in the header."""
+"""Smallest and largest plausible voxel size. Others are errors in the header."""
 
+LARGEST_ANISOTROPY = 6.0
+"""If a voxel is more than this many times longer than wide, there is a warning."""
 
-MOST_ANISOTROPIC = 6.0
-"""A coarsest voxel size of more than this many times the finest is a warning."""
-
-
-KINDS = {
+ISSUE_KINDS = {
     "missing": "a subject without a scan or label map",
-    "extra": "more files than belong to a subject, or files of none",
+    "extra": "several scans or label maps of a subject, or scans of no subject",
     "split": "the split cannot be used, or has a person on both sides",
     "unreadable": "a file that cannot be read",
     "grid": "scan and label map are on different grids",
@@ -41,23 +41,23 @@ KINDS = {
     "blank": "no voxel above 0",
     "labels": "labels that are not whole numbers or not listed",
     "empty": "a label map without any class of the task",
-    "absent": "a class that a subject, or every training subject, does not show",
-    "spacing": "an absurd voxel size",
-    "anisotropy": "slices much thicker than the plane's voxels",
+    "absent": "a class that a subject, or every training subject, does not have",
+    "spacing": "an implausible voxel size",
+    "anisotropy": "slices much thicker than the pixels in them",
     "duplicate": "the same scan twice",
 }
-"""What there is to find, by the name of a issue's kind."""
+"""Kind of an issue -> what it is."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SubjectReport:
-    """What reading a subject has shown.
+    """What is known of a subject after its files have been read.
 
     Attributes:
-        subject: whose.
+        subject: the subject.
         issues: of its files.
-        checksum: of the scan's voxels; the same for the same scan. Empty if it cannot be read.
-        num_voxels: of each of the task's classes in the label map; empty if it cannot be read.
+        checksum: of the scan's shape and voxels, equal for equal scans; empty if it is unreadable.
+        num_voxels: of each of the task's classes in the label map; empty if it is unreadable.
     """
 
     subject: Subject
@@ -67,122 +67,126 @@ class SubjectReport:
 
 
 def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectReport:
-    """Reads a subject's files and says everything that is wrong with them."""
-    assert subject.image_path is not None
-    assert subject.label_path is not None
+    """Reads the scan and the label map of a subject and reports all their issues.
+
+    Args:
+        task: the task.
+        labels: its source, in which every label is a value.
+        subject: one with files, not a phantom.
+    """
+    if subject.image_path is None or subject.label_path is None:
+        raise ValueError(f"subject {subject.name} has no files to check")
     issues: list[Issue] = []
-
-    def note(kind: str, fault: InputError | str, is_error: bool = True) -> None:
-        issues.append(Issue(kind, subject.name, str(fault), is_error))
-
     image = label_map = None
-    try:
-        image = read_voxels(subject.image_path, np.float32)
-        _check_image(image, subject.image_path, note)
-    except InputError as error:
-        note("unreadable", error)
+    checksum = ""
     num_voxels: tuple[int, ...] = ()
     try:
-        label_map = read_voxels(subject.label_path)
-        num_voxels = _check_labels(task, labels, label_map, subject, note)
+        image = read_voxels(subject.image_path, np.float32)
+        issues += _check_image(image, subject.name, subject.image_path)
+        checksum = _checksum(image.array)
     except InputError as error:
-        note("unreadable", error)
+        issues.append(Issue("unreadable", subject.name, str(error)))
+    try:
+        label_map = read_voxels(subject.label_path)
+        num_voxels = _count_voxels(task, labels, label_map, subject.label_path)
+        if absent := _absent_classes(task, labels, num_voxels):
+            message = (
+                f"{subject.label_path}: has no voxel of {', '.join(absent)}. Correct the label map "
+                "if the scan shows it."
+            )
+            issues.append(Issue("absent", subject.name, message, is_error=False))
+    except InputError as error:
+        kind = "unreadable" if label_map is None else error.kind or "labels"
+        issues.append(Issue(kind, subject.name, str(error)))
     if image is not None and label_map is not None:
         try:
             match_grid(image, label_map, subject.image_path, subject.label_path)
         except InputError as error:
-            note("grid", error)
-    checksum = ""
-    if image is not None:
-        content = repr((image.array.shape, image.array.dtype.str)).encode()
-        voxels = np.ascontiguousarray(image.array.T)  # as most files have them
-        checksum = hashlib.sha256(content + hashlib.sha256(voxels.data).digest()).hexdigest()
+            issues.append(Issue("grid", subject.name, str(error)))
     return SubjectReport(subject, tuple(issues), checksum, num_voxels)
 
 
-def _check_image(image: Volume, path: str, note: Callable[..., None]) -> None:
+def _check_image(image: Volume, subject: str, path: str) -> Iterator[Issue]:
+    """The issues of a scan's voxels and of its voxel size."""
     try:
         require_finite(image, path)
     except InputError as error:
-        note("not_finite", error)
+        yield Issue("not_finite", subject, str(error))
     else:
         air = AIR_HU if is_ct(image.array) else 0.0
         if image.array.max() <= air:
-            note("blank", f"{path}: every voxel is {air:g} or below. Check the scan.")
-    sizes = image.spacing_mm
-    shown = " x ".join(f"{size:.4g}" for size in sizes)
-    if min(sizes) < SPACING_MM[0] or max(sizes) > SPACING_MM[1]:
-        note(
-            "spacing",
+            message = f"{path}: every voxel is {air:g} or below. Export the scan again."
+            yield Issue("blank", subject, message)
+    smallest, largest = min(image.spacing_mm), max(image.spacing_mm)
+    shown = " x ".join(f"{size:.4g}" for size in image.spacing_mm)
+    if smallest < SPACING_MM[0] or largest > SPACING_MM[1]:
+        message = (
             f"{path}: its voxels are {shown} mm, outside of {SPACING_MM[0]:g} to "
-            f"{SPACING_MM[1]:g} mm. Correct the header.",
+            f"{SPACING_MM[1]:g} mm. Correct the header."
         )
-    elif max(sizes) > MOST_ANISOTROPIC * min(sizes):
-        note(
-            "anisotropy",
-            f"{path}: its voxels are {shown} mm: more than {MOST_ANISOTROPIC:g} times as thick as "
-            "they are fine. It is resampled, and holds little detail along that axis.",
-            is_error=False,
+        yield Issue("spacing", subject, message)
+    elif largest > LARGEST_ANISOTROPY * smallest:
+        message = (
+            f"{path}: its voxels are {shown} mm, more than {LARGEST_ANISOTROPY:g} times longer "
+            "than wide. It is resampled, but shows little detail along that axis; prefer a scan "
+            "with thinner slices."
         )
+        yield Issue("anisotropy", subject, message, is_error=False)
 
 
-def _check_labels(
-    task: Task,
-    labels: LabelSource,
-    label_map: Volume,
-    subject: Subject,
-    note: Callable[..., None],
-) -> tuple[int, ...]:
-    """Notes what is wrong with a label map; counts the voxels of each class."""
-    path = str(subject.label_path)
-    try:
-        array = whole_labels(label_map.array, path)
-        mapped = task.map_labels(array, labels, path)
-    except InputError as error:
-        note(error.kind or "labels", error)
-        return ()
-    # Slice by slice: counting makes 64-bit numbers of what it counts.
+def _checksum(array: npt.NDArray[Any]) -> str:
+    header = repr((array.shape, array.dtype.str)).encode()
+    voxels = np.ascontiguousarray(array.T)  # most files have this order, so nothing is copied
+    return hashlib.sha256(header + hashlib.sha256(voxels.data).digest()).hexdigest()
+
+
+def _count_voxels(task: Task, labels: LabelSource, label_map: Volume, path: str) -> tuple[int, ...]:
+    """The number of voxels of each of the task's classes, background first.
+
+    Raises:
+        InputError: if a label is not a whole number or not listed, or no voxel has a class.
+    """
+    class_indices = task.map_labels(whole_labels(label_map.array, path), labels, path)
+    # Slice by slice, because bincount turns its input into 64-bit numbers.
     counts = np.zeros(256, np.int64)
-    for part in np.moveaxis(mapped, -1, 0):
-        counts += np.bincount(part.ravel(), minlength=256)
-    counts = counts[: task.num_classes]
+    for plane in np.moveaxis(class_indices, -1, 0):
+        counts += np.bincount(plane.ravel(), minlength=256)
+    return tuple(counts[: task.num_classes].tolist())
+
+
+def _absent_classes(task: Task, labels: LabelSource, num_voxels: Sequence[int]) -> list[str]:
+    """Names of the classes that the source annotates but that have no voxel."""
     annotated = {name for name, _ in labels.values or ()}
-    absent = [
-        name
-        for name, count in zip(task.class_names, counts, strict=True)
-        if name in annotated and count == 0
-    ]
-    if absent:
-        note("absent", f"{path}: has no voxel of {', '.join(absent)}.", is_error=False)
-    return tuple(int(count) for count in counts)
+    counted = zip(task.class_names, num_voxels, strict=True)
+    return [name for name, count in counted if name in annotated and count == 0]
 
 
 def check_reports(
     task: Task, found: FoundSubjects, reports: Iterable[SubjectReport]
 ) -> tuple[Issue, ...]:
-    """Everything that is wrong with a source, its subjects having been read.
+    """All issues of a source whose subjects have been read.
+
+    Args:
+        task: the task.
+        found: the subjects of the source.
+        reports: from `check_subject`, one for each subject in the same order.
 
     Returns:
-        Errors and warnings: of the files, of each subject, then of the subjects together.
+        Issues of finding the files, then of each subject, then of the subjects together.
     """
     reports = list(reports)
     issues = [*found.issues, *(issue for report in reports for issue in report.issues)]
     issues += _find_duplicates(reports)
     trained_on = [r for r in reports if r.subject.split == "train" and r.num_voxels]
     if trained_on:
-        annotated = {name for name, _ in found.labels.values or ()}
         totals = np.sum([report.num_voxels for report in trained_on], axis=0)
-        named = zip(task.class_names, totals, strict=True)
-        if absent := [name for name, total in named if name in annotated and total == 0]:
+        if absent := _absent_classes(task, found.labels, totals.tolist()):
             folder = Path(str(trained_on[0].subject.label_path)).parent
-            issues.append(
-                Issue(
-                    "absent",
-                    "",
-                    f"{folder}: no training subject has a voxel of {', '.join(absent)}. Add "
-                    f"subjects that show it, or list it as not_annotated in {task.file_to_edit}.",
-                )
+            message = (
+                f"{folder}: no training subject has a voxel of {', '.join(absent)}. Add subjects "
+                f"that show it, or list it as not_annotated in {task.file_to_edit}."
             )
+            issues.append(Issue("absent", "", message))
     return tuple(issues)
 
 
@@ -196,16 +200,15 @@ def _find_duplicates(reports: Iterable[SubjectReport]) -> Iterator[Issue]:
             is_across = len({subject.split for subject in same}) > 1
             where = "on both sides of the split" if is_across else f"all in {same[0].split}"
             names = some(subject.name for subject in same)
-            yield Issue(
-                "duplicate",
-                same[0].name,
-                f"{same[0].image_path}: subjects {names} are the same scan, {where}. Leave one of "
-                "them.",
+            message = (
+                f"{same[0].image_path}: subjects {names} are the same scan, {where}. Keep one of "
+                "them."
             )
+            yield Issue("duplicate", same[0].name, message)
 
 
 def format_issues(issues: Iterable[Issue]) -> str:
-    """The issues as a table, errors first."""
+    """The issues as a table for people, errors first."""
     rows = [
         ["error" if issue.is_error else "warning", issue.kind, issue.subject, issue.message]
         for issue in sorted(issues, key=lambda issue: not issue.is_error)

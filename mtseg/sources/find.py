@@ -1,7 +1,7 @@
-"""The subjects of a source: files that belong together, on one side of a split.
+"""Finding the subjects of a source: a data set in a folder, or generated phantoms.
 
-`mtseg.sources.layouts` finds the files; here they become subjects, and names of labels become
-values. Phantoms need no folder.
+The layout of the data set says which files belong to which subject, the split whether a subject is
+for training or for testing. Names of labels become values. No scan is read here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.phantoms.scanner import CLASS_LABELS
-from mtseg.sources.layouts.candidates import Candidate, MatchedFiles
-from mtseg.sources.layouts.matching import LAYOUTS, match_files
+from mtseg.sources.layouts.catalog import LAYOUTS, find_files
+from mtseg.sources.layouts.dataset_files import DatasetFiles, SubjectFiles
 from mtseg.sources.splits import SPLIT_FILE, choose_split
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
 from mtseg.tasks.task import LabelSource, Split, Task, some
@@ -32,13 +32,16 @@ def find_subjects(
     Args:
         task: the task.
         source: name of one of its sources, or of a layout that any task may have.
-        manual_dir: the folder of scans; phantoms need none.
-        num_train: number of training phantoms; None is the task file's.
-        num_test: number of test phantoms; None is the task file's.
+        manual_dir: the folder of the data set; None for phantoms.
+        num_train: number of training phantoms; None takes that of the task file.
+        num_test: number of test phantoms; None takes that of the task file.
+
+    Returns:
+        The complete subjects, and the issues of the others.
 
     Raises:
-        InputError: if the source is unknown, its folder does not lie as its layout says, its split
-            cannot be read, a label's name is unknown, or a number is given for scans.
+        InputError: if the source is unknown, its folder does not have the layout, its split cannot
+            be read, the name of a label is unknown, or a number is given for scans.
     """
     labels = task.source(source)
     where = f"{task.name}:{source}"
@@ -46,8 +49,8 @@ def find_subjects(
         return FoundSubjects(labels, tuple(_list_phantoms(task, labels, num_train, num_test)))
     if labels.layout not in LAYOUTS:
         raise InputError(
-            f"{task.path}: sources.{source}: no layout has this name. Name the source after how "
-            f"its files lie, or say layout = ...: {', '.join(LAYOUTS)}."
+            f"{task.path}: sources.{source}: no layout has this name. Name the source after its "
+            f"layout, or write layout = ... with one of {', '.join(LAYOUTS)}."
         )
     if num_train is not None or num_test is not None:
         raise InputError(
@@ -60,7 +63,7 @@ def find_subjects(
             f"{where}: needs scans. Give mtseg-prepare --manual-dir a folder with {expected}."
         )
     folder = Path(manual_dir)
-    found = match_files(labels.layout, folder, where)
+    found = find_files(labels.layout, folder, where)
     labels = _resolve_labels(task, labels, found, folder)
     split, split_of = choose_split(labels, found, folder)
     subjects, issues = _complete_subjects(found, split, folder)
@@ -78,11 +81,11 @@ def list_subjects(
     num_train: int | None = None,
     num_test: int | None = None,
 ) -> list[Subject]:
-    """The subjects of `find_subjects`, all of them complete.
+    """The subjects of `find_subjects`, if there is no error among its issues.
 
     Raises:
-        InputError: as for `find_subjects`, and if a subject has not exactly one scan and one label
-            map.
+        InputError: as for `find_subjects`, and with the first error; such as a subject that does
+            not have exactly one scan and one label map.
     """
     return list(
         find_subjects(task, source, manual_dir, num_train, num_test).require_sound().subjects
@@ -110,9 +113,13 @@ def _list_phantoms(
 
 
 def _resolve_labels(
-    task: Task, labels: LabelSource, found: MatchedFiles, folder: Path
+    task: Task, labels: LabelSource, found: DatasetFiles, folder: Path
 ) -> LabelSource:
-    """Turns names of labels into the values that the data set gives them."""
+    """Turns names of labels into the values that the data set gives them.
+
+    Without labels in the task file, a class has the label of its name; in a data set that names no
+    label, the classes are 1, 2, ... in their order.
+    """
     known = found.label_names
     if labels.values is None:
         if known:
@@ -134,7 +141,7 @@ def _resolve_labels(
                 resolved.append(0)
             else:
                 raise InputError(
-                    f"{folder}: its data set names no label {label!r} for {task.name}. It names "
+                    f"{folder}: the data set has no label {label!r} for {task.name}. Its labels: "
                     f"{some(known) or 'none'}. Say which labels are which class under "
                     f"sources.{labels.name}.labels in {task.file_to_edit}."
                 )
@@ -149,10 +156,10 @@ def _resolve_labels(
 
 
 def _complete_subjects(
-    found: MatchedFiles, split: Split, folder: Path
+    found: DatasetFiles, split: Split, folder: Path
 ) -> tuple[list[Subject], list[Issue]]:
-    """The subjects of a split that have all files, and what is wrong with the others."""
-    by_name: dict[str, Candidate] = {c.name: c for c in found.candidates}
+    """The subjects of a split with one scan and one label map each, and the issues of others."""
+    by_name: dict[str, SubjectFiles] = {files.name: files for files in found.subjects}
     issues = []
     names = (*split.train, *split.test)
     if missing := [name for name in names if name not in by_name]:
@@ -161,41 +168,47 @@ def _complete_subjects(
                 "missing",
                 "",
                 f"{folder}: {len(missing)} of {len(names)} subjects of the split have no file "
-                f"here: {some(missing)}. Add their files, or list the subjects that are here in "
+                f"here: {some(missing)}. Add their files, or list the other subjects in "
                 f"{SPLIT_FILE} (columns subject,split).",
             )
         )
-    subjects: list[Subject] = []
+    subjects: dict[str, Subject] = {}
     for side, of_side in (("train", split.train), ("test", split.test)):
         for name in of_side:
-            if name not in by_name or any(s.name == name for s in subjects):
+            if name not in by_name or name in subjects:  # `Split.check` reports the latter
                 continue
             images, label_maps = by_name[name].images, by_name[name].label_maps
             if len(images) == len(label_maps) == 1:
-                subjects.append(Subject(name, side, str(images[0]), str(label_maps[0]), None))
+                subjects[name] = Subject(name, side, str(images[0]), str(label_maps[0]), None)
                 continue
-            there = [
+            scans, maps = (
                 some(str(p.relative_to(folder)) for p in paths) or "none"
                 for paths in (images, label_maps)
-            ]
+            )
+            is_missing = not images or not label_maps
+            remedy = (
+                f"Add what is missing, or list the other subjects in {SPLIT_FILE}."
+                if is_missing
+                else "Keep one scan and one label map."
+            )
             issues.append(
                 Issue(
-                    "missing" if len(images) == 0 or len(label_maps) == 0 else "extra",
+                    "missing" if is_missing else "extra",
                     name,
                     f"{folder}: subject {name} must have one scan and one label map. Scans: "
-                    f"{there[0]}; label maps: {there[1]}. Leave one of each.",
+                    f"{scans}; label maps: {maps}. {remedy}",
                 )
             )
-    unused = [path for c in found.candidates if c.name not in names for path in c.images]
+    unused = [path for f in found.subjects if f.name not in names for path in f.images]
     if unused := [*unused, *found.unused]:
         files = some(str(path.relative_to(folder)) for path in unused)
         issues.append(
             Issue(
                 "extra",
                 "",
-                f"{folder}: {len(unused)} scans are of no subject of the split: {files}. They "
-                "will not be used.",
+                f"{folder}: scans of no subject of the split are not used: {files}. List their "
+                f"subjects in {SPLIT_FILE} to use them.",
                 is_error=False,
             )
         )
-    return subjects, issues
+    return list(subjects.values()), issues

@@ -1,6 +1,6 @@
-"""One subject on the grid of its task: its prepared image and class indices.
+"""Reading one subject, and preparing it for sampling or evaluation.
 
-Every way of preparing records calls `prepare_subject`, so all records hold the same.
+Every way of preparing records calls `prepare_subject`, so all records have the same content.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.phantoms.scanner import make_phantom
@@ -22,16 +23,16 @@ from mtseg.tasks.task import LabelSource, Task
 def read_subject(
     task: Task, source: str, subject: Subject, size: int | None = None
 ) -> tuple[Volume, Volume]:
-    """Reads, or makes, a subject's scan and label map.
+    """Reads the scan and the label map of a subject, or generates those of a phantom.
 
     Args:
         task: the task.
-        source: name of the source that the subject is of.
-        subject: from `find_subjects`.
-        size: largest extent of a phantom in voxels; None is near the paper's data.
+        source: name of the subject's source.
+        subject: from `mtseg.sources.find.find_subjects`.
+        size: largest extent of a phantom in voxels; None is about that of the paper's scans.
 
     Returns:
-        `(image, label_map)` on one grid; the labels are the source's, not class indices.
+        `(image, label_map)` on the same grid; labels are the source's, not class indices.
 
     Raises:
         InputError: if a file cannot be used, the two grids differ, or a size is given for a scan.
@@ -47,49 +48,52 @@ def read_subject(
         )
     if subject.image_path is None or subject.label_path is None:
         raise InputError(
-            f"{task.name}:{source}: subject {subject.name} lacks a scan or a label map."
+            f"{task.name}:{source}: subject {subject.name} lacks a scan or a label map. Add it, or "
+            "leave the subject out of the split."
         )
     image, label_map = read_scan(subject.image_path), read_label_map(subject.label_path)
     return image, match_grid(image, label_map, subject.image_path, subject.label_path)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PreparedSubject:
     """A subject ready for sampling or evaluation.
 
     Attributes:
-        name: the subject's name.
-        image: float32 (I, J, K), isotropic, RAS+, after the intensity rule; foreground is > 0.
+        name: of the subject.
+        image: float32 (I, J, K), isotropic, RAS+, after the intensity rule: > 0 in the foreground,
+            0 outside.
         class_index_map: uint8 (I, J, K), the task's own class index or `mtseg.tasks.task.IGNORED`;
             0 outside the foreground.
         affine: float64 (4, 4), voxel to RAS+ world in mm.
     """
 
     name: str
-    image: np.ndarray
-    class_index_map: np.ndarray
-    affine: np.ndarray
+    image: npt.NDArray[np.float32]
+    class_index_map: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
 
 
 def prepare_subject(
     task: Task, source: LabelSource, subject: Subject, size: int | None = None
 ) -> PreparedSubject:
-    """Reads a subject and brings it to the task's grid, intensities and classes.
+    """Reads a subject and brings it to the task's voxel size, intensities and classes.
 
     Args:
         task: the task.
-        source: the source, from `mtseg.sources.find.find_subjects`.
+        source: the subject's source, in which every label is a value; from
+            `mtseg.sources.find.find_subjects`.
         subject: one of its subjects.
-        size: largest extent of a phantom in voxels; None is near the paper's data.
+        size: largest extent of a phantom in voxels; None is about that of the paper's scans.
 
     Raises:
         InputError: if the scan or its label map cannot be used; the message names the file.
     """
     image, label_map = read_subject(task, source.name, subject, size)
-    # Checked before the slow resampling, and in the source's own values.
+    # Before the slow resampling, because this refuses labels that are not listed.
     where = subject.label_path or subject.name
     class_index_map = task.map_labels(label_map.array, source, where)
-    # Both in RAS+ from here, so that a large scan is in memory once.
+    # Both are turned to RAS+ here, so that a large scan is in memory only once.
     label_map = to_ras(Volume(class_index_map, image.affine))
     image = to_ras(image)
     image = dataclasses.replace(image, array=np.ascontiguousarray(image.array, np.float32))

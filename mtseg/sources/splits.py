@@ -1,7 +1,13 @@
-"""Which subjects are for training and which for testing.
+"""The split of a data set into training and test subjects.
 
-A `split.csv` in the folder decides; without it, the task file; without either, 20 % of the subjects
-are held out, with all scans of one person on one side.
+The first of these that exists decides:
+
+1. `split.csv` in the folder of the data set,
+2. the split of the task file,
+3. the layout, if it has test scans with label maps (nnU-Net's `labelsTs`),
+4. otherwise, 20 % of the persons are held out for testing.
+
+All scans of one person are on one side.
 """
 
 from __future__ import annotations
@@ -13,71 +19,84 @@ from dataclasses import replace
 from pathlib import Path
 
 from mtseg.errors import InputError
-from mtseg.sources.layouts.candidates import MatchedFiles
+from mtseg.sources.layouts.dataset_files import DatasetFiles
 from mtseg.tasks.task import LabelSource, Split
 
 SPLIT_FILE = "split.csv"
-"""In a folder of scans it replaces every other split."""
-
+"""Name of the file in the folder of a data set that replaces every other split."""
 
 TEST_SHARE = 0.2
-"""Share of the persons that are tested on where nothing says which (this project's choice)."""
+"""Share of the persons that is held out if nothing else says which (this project's choice)."""
 
 
-def choose_split(labels: LabelSource, found: MatchedFiles, folder: Path) -> tuple[Split, Path]:
-    """The folder's own split, else the task file's, else the layout's, else a share of persons.
+def choose_split(labels: LabelSource, found: DatasetFiles, folder: Path) -> tuple[Split, Path]:
+    """Chooses the split of a data set, in the order of this module's list.
+
+    Args:
+        labels: the source, with the split of the task file.
+        found: the files of the data set.
+        folder: the folder of the data set.
 
     Returns:
-        The split, not yet checked, and whose it is.
+        The split, not checked yet, and the file or folder it is from, for messages.
+
+    Raises:
+        InputError: if `split.csv` cannot be read, or there is only one person.
     """
-    persons: dict[str, list[str]] = {}
-    for candidate in found.candidates:
-        persons.setdefault(candidate.person or candidate.name, []).append(candidate.name)
-    groups = tuple(tuple(names) for names in persons.values() if len(names) > 1)
+    names_of: dict[str, list[str]] = {}
+    for files in found.subjects:
+        names_of.setdefault(files.person or files.name, []).append(files.name)
+    groups = tuple(tuple(names) for names in names_of.values() if len(names) > 1)
     split = replace(labels.split, same_person=(*labels.split.same_person, *groups))
     if (folder / SPLIT_FILE).exists():
         return read_split(folder / SPLIT_FILE, split), folder / SPLIT_FILE
-    if not split.train and any(c.side == "test" for c in found.candidates):
+    if not split.train and any(files.split == "test" for files in found.subjects):
         train, test = (
-            tuple(c.name for c in found.candidates if c.side == side) for side in ("train", "test")
+            tuple(files.name for files in found.subjects if files.split == side)
+            for side in ("train", "test")
         )
         split = replace(split, train=train, test=test)
     elif not split.train:
-        split = share_out([c.name for c in found.candidates], split)
+        split = hold_out_test_subjects([files.name for files in found.subjects], split, folder)
     return split, folder
 
 
-def share_out(names: Sequence[str], split: Split) -> Split:
-    """Puts a share of the subjects on the test side, by their names alone.
+def hold_out_test_subjects(names: Sequence[str], split: Split, folder: Path) -> Split:
+    """Holds out a share of the persons for testing, chosen by the checksums of their names.
 
-    Which they are does not depend on the order or on chance: a person is as likely to stay where
-    it is when others come as it can be.
+    The choice depends neither on the order of the names nor on a seed, and changes little when
+    subjects are added.
 
     Args:
         names: of all subjects.
-        split: its `test_share` and who is one person.
+        split: its `test_share`, and the subjects that are the same person.
+        folder: the folder of the data set, for the message.
+
+    Returns:
+        The split with at least one person on each side.
 
     Raises:
         InputError: if there is only one person.
     """
-    of_person = {name: name for name in names}
+    person_of = {name: name for name in names}
     for group in split.same_person:
-        of_person.update(dict.fromkeys((n for n in group if n in of_person), min(group)))
+        person_of.update(dict.fromkeys((n for n in group if n in person_of), min(group)))
     persons = sorted(
-        set(of_person.values()), key=lambda name: hashlib.sha256(name.encode()).digest()
+        set(person_of.values()), key=lambda name: hashlib.sha256(name.encode()).digest()
     )
     share = TEST_SHARE if split.test_share is None else split.test_share
     if len(persons) < 2:
         raise InputError(
-            f"subject {names[0]} is the only person: there is none to test on. Add a second one.",
+            f"{folder}: has scans of one person only ({names[0]}), and testing needs another. Add "
+            "scans of a second person.",
             kind="split",
         )
     num_test = min(max(1, round(share * len(persons))), len(persons) - 1)
-    tested = set(persons[:num_test])
+    held_out = set(persons[:num_test])
     return replace(
         split,
-        train=tuple(n for n in names if of_person[n] not in tested),
-        test=tuple(n for n in names if of_person[n] in tested),
+        train=tuple(n for n in names if person_of[n] not in held_out),
+        test=tuple(n for n in names if person_of[n] in held_out),
     )
 
 
@@ -86,14 +105,14 @@ def read_split(path: Path, default: Split) -> Split:
 
     Args:
         path: the file.
-        default: knows the subjects that are one person.
+        default: has the subjects that are the same person.
 
     Raises:
         InputError: if the file has other columns or values.
     """
     sides: dict[str, list[str]] = {"train": [], "test": []}
     try:
-        # Spreadsheets write a byte order mark.
+        # Spreadsheets write a byte order mark, which utf-8-sig leaves out.
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = [column.strip() for column in reader.fieldnames or ()]
@@ -115,6 +134,6 @@ def read_split(path: Path, default: Split) -> Split:
                 sides[side].append(subject)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{path}: cannot be read as CSV in UTF-8: {error}.", kind="split"
+            f"{path}: cannot be read ({error}). Save it as CSV in UTF-8.", kind="split"
         ) from error
     return replace(default, train=tuple(sides["train"]), test=tuple(sides["test"]))

@@ -1,4 +1,7 @@
-"""What is known of a data set before it is read: its subjects, and the issues found."""
+"""A subject of a data set, before its files are read, and an issue of a data set.
+
+`mtseg.sources.find` makes these; checks and preparation take them.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from mtseg.tasks.task import LabelSource
 
 @dataclass(frozen=True)
 class Subject:
-    """One labelled subject, not yet read.
+    """One labelled subject: the paths of its files, or the seed of a phantom.
 
     Attributes:
-        name: unique over both splits of its source.
+        name: unique among all subjects of its source.
         split: `train` or `test`.
-        image_path: the scan's file; None for a phantom.
-        label_path: the label map's file; None for a phantom.
+        image_path: the scan; None for a phantom.
+        label_path: the label map; None for a phantom.
         seed: of a phantom; None for a scan.
     """
 
@@ -32,10 +35,11 @@ class Issue:
     """Something that is wrong with a data set.
 
     Attributes:
-        kind: one word, such as `missing`; `mtseg.sources.checks` lists them.
-        subject: whose; empty if it concerns the data set.
-        message: one line that names the file, what is wrong, and what to do.
-        is_error: whether it keeps the data from being prepared; else the user has to look at it.
+        kind: one of `mtseg.sources.checks.ISSUE_KINDS`.
+        subject: name of the subject; empty if the issue is one of the whole data set.
+        message: one line with the file, what is wrong, and what to do.
+        is_error: whether the data cannot be prepared until it is corrected; otherwise it is a
+            warning.
     """
 
     kind: str
@@ -46,13 +50,13 @@ class Issue:
 
 @dataclass(frozen=True)
 class FoundSubjects:
-    """A source whose files have been found and not yet read.
+    """The subjects of a source, whose files have been found but not read.
 
     Attributes:
-        labels: the source, with every label as a value.
-        subjects: the complete ones: the training subjects, then the test subjects, each in the
-            order of the split.
-        issues: why others are not among them.
+        labels: the source, in which every label is a value.
+        subjects: the complete ones: training subjects, then test subjects, each in the order of the
+            split.
+        issues: what is wrong with the others, and with the split.
     """
 
     labels: LabelSource
@@ -60,10 +64,10 @@ class FoundSubjects:
     issues: tuple[Issue, ...] = ()
 
     def require_sound(self) -> FoundSubjects:
-        """Refuses a source that lacks something.
+        """Refuses a source with an error.
 
         Raises:
-            InputError: with the first error.
+            InputError: with the message of the first error.
         """
         for issue in self.issues:
             if issue.is_error:

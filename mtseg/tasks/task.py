@@ -92,7 +92,7 @@ class LabelSource:
 
     Attributes:
         name: of the source.
-        layout: name of its layout in `mtseg.sources.layouts.matching`.
+        layout: name of its layout in `mtseg.sources.layouts.catalog`.
         values: for each class that it annotates, in the task's order, its name and its labels. None
             takes labels that are called like the classes or, where a data set names none, 1, 2, ...
         background: labels that are background.

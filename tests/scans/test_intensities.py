@@ -5,7 +5,7 @@ import pytest
 
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.scans.intensities import AIR_HU, is_ct, shift_to_positive
-from mtseg.scans.preprocessing import LARGEST, SMALLEST, prepare_scan
+from mtseg.scans.preprocessing import LARGEST_INTENSITY, SMALLEST_INTENSITY, prepare_scan
 from mtseg.scans.volume import Volume
 
 
@@ -142,5 +142,5 @@ def test_prepared_intensities_are_within_float16():
     stored = prepared.volume.array.astype(np.float16)
     assert np.isfinite(stored).all()
     np.testing.assert_array_equal(stored > 0, scan > 0)
-    assert stored.max() <= LARGEST
-    assert stored[0, 0, 0] >= SMALLEST * 0.99
+    assert stored.max() <= LARGEST_INTENSITY
+    assert stored[0, 0, 0] >= SMALLEST_INTENSITY * 0.99

@@ -1,6 +1,7 @@
-"""Checks: every issue that is planted is named, none is invented."""
+"""Checks: every issue that a test puts into a data set is reported, and no other."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 
 from mtseg.cli import check
-from mtseg.sources.checks import KINDS
+from mtseg.sources.checks import ISSUE_KINDS
 from tests.layout_files import AFFINE, SHAPE, subject, write, write_folder, write_nnunet, write_task
 
 NAMES = [f"s{n:02d}" for n in range(30)]
 TRAIN, TEST = NAMES[:24], NAMES[24:]
+
+REMEDIES = "Add|Convert|Copy|Correct|Export|Give|Keep|List|prefer|Resample|Take"
+"""How the part of a message begins that says what to do."""
 
 
 @pytest.fixture
@@ -39,19 +43,19 @@ def run(capsys, *arguments):
     return code, capsys.readouterr()
 
 
-def flaws_of(capsys, task, folder):
+def issues_of(capsys, task, folder):
     code, output = run(capsys, f"{task}:folder", folder, "--json", "--num-processes", 1)
     result = json.loads(output.out)
     return code, {(f["kind"], f["subject"], f["is_error"]) for f in result["flaws"]}, result
 
 
-def test_a_sound_data_set_has_no_flaw(task, data, capsys):
-    code, issues, result = flaws_of(capsys, task, data)
+def test_a_sound_data_set_has_no_issue(task, data, capsys):
+    code, issues, result = issues_of(capsys, task, data)
     assert (code, issues, result["subjects"]) == (0, set(), 30)
 
 
-def test_twenty_planted_flaws_are_all_named(task, data, capsys):
-    """One of everything that is known to go wrong, each in a subject of its own."""
+def test_twenty_planted_issues_are_all_reported(task, data, capsys):
+    """One issue of every kind, each in another subject."""
 
     def image(n):
         return data / "images" / f"s{n:02d}.nii.gz"
@@ -81,7 +85,7 @@ def test_twenty_planted_flaws_are_all_named(task, data, capsys):
     labels(1).unlink()  # 2 a label map is missing
     shutil.copy(image(2), data / "images" / "s02.nii")  # 3 a second scan
     (data / "images" / "s02.nii").write_bytes(b"")
-    shutil.copy(image(3), data / "images" / "stranger.nii.gz")  # 4 a scan of no subject
+    shutil.copy(image(3), data / "images" / "other.nii.gz")  # 4 a scan of no subject
     image(4).write_bytes(image(4).read_bytes()[:-500])  # 5 a truncated scan
     labels(5).write_text("not a label map")  # 6 an unreadable label map
     set_labels(6, lambda a: a[:-1])  # 7 another shape
@@ -89,19 +93,21 @@ def test_twenty_planted_flaws_are_all_named(task, data, capsys):
     set_labels(8, lambda a: a, np.diag([-1.1, -1.0, 1.0, 1.0]))  # 9 another spacing
     set_image(9, with_value(np.nan))  # 10 a voxel that is NaN
     set_image(10, with_value(np.inf))  # 11 one that is infinite
-    set_image(11, lambda a: a * 0)  # 12 nothing in it
+    set_image(11, lambda a: a * 0)  # 12 every voxel is 0
     set_labels(12, with_value(77))  # 13 a label that is not listed
     set_labels(13, lambda a: a + np.float32(0.5))  # 14 labels that are not whole numbers
     set_labels(14, lambda a: a * 0)  # 15 an empty label map
     set_labels(15, lambda a: np.where(a == 2, 0, a))  # 16 a class that is absent
-    set_image(16, lambda a: a, huge)  # 17 an absurd voxel size
+    set_image(16, lambda a: a, huge)  # 17 an implausible voxel size
     set_labels(16, lambda a: a, huge)
     set_image(17, lambda a: a, thick)  # 18 thick slices
     set_labels(17, lambda a: a, thick)
     shutil.copy(image(25), image(18))  # 19 the same scan on both sides of the split
-    write_split(data, [*TRAIN, "s26", "ghost"], TEST)  # 20 a subject on both sides, 21 of no file
+    write_split(
+        data, [*TRAIN, "s26", "ghost"], TEST
+    )  # 20 a subject on both sides, 21 one without files
 
-    code, issues, result = flaws_of(capsys, task, data)
+    code, issues, result = issues_of(capsys, task, data)
     assert code == 2
     assert issues == {
         ("missing", "s00", True),
@@ -126,30 +132,34 @@ def test_twenty_planted_flaws_are_all_named(task, data, capsys):
         ("split", "", True),
         ("missing", "", True),
     }
-    assert {kind for kind, _, _ in issues} == set(KINDS)
+    assert {kind for kind, _, _ in issues} == set(ISSUE_KINDS)
     by_subject = {f["subject"]: f["message"] for f in result["flaws"]}
     assert "77" in by_subject["s12"]
     assert "s18, s25" in by_subject["s18"]
     assert "(8, 10, 11)" in by_subject["s06"]
     assert "(9, 10, 11)" in by_subject["s06"]
-    for message in by_subject.values():
+    for flaw in result["flaws"]:
+        message = flaw["message"]
         assert "\n" not in message
+        assert str(data) in message  # which file or folder
+        assert re.search(rf"[.;] ({REMEDIES}) ", message), message  # what to do
+        assert "--" not in message, message  # no option, because not every command has it
 
 
-def test_two_flaws_of_one_subject_are_both_named(task, data, capsys):
+def test_all_issues_of_one_subject_are_reported(task, data, capsys):
     array = subject(3)[0].astype(np.float32)
     array[0, 0, 0] = np.nan
     write(data / "images" / "s03.nii.gz", array)
     write(data / "labels" / "s03.nii.gz", np.zeros((2, 2, 2), np.uint8))
-    _, issues, _ = flaws_of(capsys, task, data)
+    _, issues, _ = issues_of(capsys, task, data)
     assert {kind for kind, _, _ in issues} == {"not_finite", "empty", "grid"}
 
 
-def test_a_class_that_no_training_subject_shows_is_an_error(task, data, capsys):
+def test_a_class_that_no_training_subject_has_is_an_error(task, data, capsys):
     for n in range(24):
         labels = subject(n)[1]
         write(data / "labels" / f"s{n:02d}.nii.gz", np.where(labels == 2, 0, labels))
-    code, issues, _ = flaws_of(capsys, task, data)
+    code, issues, _ = issues_of(capsys, task, data)
     assert code == 2
     assert ("absent", "", True) in issues
 
@@ -163,7 +173,7 @@ def test_the_table_is_for_people(task, data, capsys):
     assert lines[-1] == "29 subjects read: 1 errors, 0 warnings."
 
 
-def test_a_folder_that_does_not_lie_as_its_layout_says(task, data, capsys):
+def test_a_folder_of_another_layout_is_one_issue(task, data, capsys):
     code, output = run(capsys, f"{task}:msd", data)
     assert code == 2
     assert "dataset.json" in output.out
@@ -172,7 +182,7 @@ def test_a_folder_that_does_not_lie_as_its_layout_says(task, data, capsys):
     assert "nowhere" in output.out
 
 
-def test_processes_find_the_same(task, data, capsys):
+def test_several_processes_report_the_same(task, data, capsys):
     (data / "labels" / "s05.nii.gz").write_text("not a label map")
     _, one = run(capsys, f"{task}:folder", data, "--json", "--num-processes", 1)
     _, two = run(capsys, f"{task}:folder", data, "--json", "--num-processes", 2)
@@ -195,7 +205,7 @@ def test_preparing_checks_first_and_writes_nothing(task, data, tmp_path, capsys)
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
-def test_nnunet_data_are_checked_alike(task, tmp_path, capsys):
+def test_nnunet_data_are_checked_too(task, tmp_path, capsys):
     folder = write_nnunet(tmp_path / "nn")
     code, output = run(capsys, f"{task}:nnunet", folder, "--num-processes", 1)
     assert (code, output.out.splitlines()[-1]) == (0, "5 subjects read: 0 errors, 0 warnings.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtseg.sources.find import find_subjects, list_subjects
-from mtseg.sources.layouts.matching import LAYOUTS
+from mtseg.sources.layouts.catalog import LAYOUTS
 from mtseg.sources.reading import prepare_subject
 from mtseg.tasks.label_space import parse_tasks
 from tests.dicom_files import write_series

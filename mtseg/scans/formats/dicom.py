@@ -1,4 +1,4 @@
-"""Reading a DICOM series: a folder of slices, or one multi-frame file.
+"""Opening a DICOM series: a folder with a file for each slice, or one multi-frame file.
 
 The place of a slice comes from its own position and orientation, never from a file name or an
 instance number.
@@ -12,77 +12,83 @@ import dataclasses
 import itertools
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.scans.formats.headers import RAS_OF_LPS
 
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
 DICOM_ENDING = ".dcm"
 
 _SAME_PLACE = 0.01
-"""Slices that are nearer to each other than this share of their usual distance are at one place."""
-
+"""Two slices nearer than this share of the usual distance are at the same place."""
 
 _UNEVEN = 0.1
-"""Largest difference of a distance from the usual one, as a share of it."""
+"""Largest difference of a distance from the usual one, as a share of the usual one."""
+
+_SMALLEST_COSINE = 0.9998
+"""Of the angle between the normal of the slices and the direction in which they are stacked. It
+allows about a degree; a larger angle comes from a tilted gantry."""
 
 
-_LEAST_COSINE = 0.9998
-"""Slices are stacked along their normal to about a degree; more is a tilted gantry."""
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
-    """A slice: where it is and how its stored values become intensities.
+    """A slice: where it is, and how its stored values become intensities.
 
     Attributes:
         path: its file.
-        number: of the frame in the file, from 0.
-        position: (3,) of the first pixel's centre, in mm, LPS.
-        row_axis: (3,) in the direction in which columns count.
-        column_axis: (3,) in the direction in which rows count.
-        spacing_mm: between rows, between columns.
-        slope: of the rescaling.
-        intercept: of the rescaling.
+        number: its place in the file, from 0.
+        position_mm: (3,) of the centre of the first pixel, LPS.
+        row_direction: (3,), unit vector along a row, in which column numbers grow.
+        column_direction: (3,), unit vector along a column, in which row numbers grow.
+        spacing_mm: distance between rows, and between columns.
+        slope: an intensity is the stored value times `slope` plus `intercept`.
+        intercept: see `slope`.
     """
 
     path: Path
     number: int
-    position: np.ndarray
-    row_axis: np.ndarray
-    column_axis: np.ndarray
+    position_mm: npt.NDArray[np.float64]
+    row_direction: npt.NDArray[np.float64]
+    column_direction: npt.NDArray[np.float64]
     spacing_mm: tuple[float, float]
     slope: float
     intercept: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """The slices of one series, in the order of their places.
+    """The slices of one series in the order of their places.
 
     Attributes:
-        frames: from the first along the normal to the last.
+        frames: from the first to the last along the normal of the slices.
         shape: (columns, rows, slices).
         affine: float64 (4, 4), voxel index to RAS+ world in mm.
     """
 
     frames: tuple[Frame, ...]
     shape: tuple[int, int, int]
-    affine: np.ndarray
+    affine: npt.NDArray[np.float64]
 
-    def read_array(self, dtype: type | None) -> np.ndarray:
-        """Reads the voxels, rescaled to intensities.
+    def read_array(self, dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
+        """Reads the voxels and rescales them to intensities.
+
+        Args:
+            dtype: of the result; None is float32.
 
         Returns:
-            (columns, rows, slices) of the type asked for; None is float32.
+            (columns, rows, slices).
 
         Raises:
-            InputError: if a slice's pixels cannot be decoded.
+            InputError: if the pixels of a slice cannot be decoded.
         """
-        array: np.ndarray = np.empty(self.shape, dtype or np.float32)
-        pixels: np.ndarray = np.empty(0)
+        array = np.empty(self.shape, dtype or np.float32)
+        pixels: npt.NDArray[Any] = np.empty(0)
         opened: Path | None = None
         for place, frame in enumerate(self.frames):
             if frame.path != opened:
@@ -96,18 +102,18 @@ def open_series(path: Path) -> Series:
     """Reads the headers of a series and puts its slices in order.
 
     Args:
-        path: a folder that holds one series, or one DICOM file.
+        path: a folder with the files of one series, or one DICOM file.
 
     Raises:
-        InputError: if there is no or more than one series, slices differ in size, spacing or
-            orientation, two are at one place, or one is missing.
+        InputError: if there is no series or more than one; slices differ in size, spacing or
+            orientation; two are at the same place, or one is missing; the gantry was tilted.
     """
     datasets = _read_headers(path)
     series = Counter(str(d.get("SeriesInstanceUID", "")) for _, d in datasets)
     if len(series) > 1:
         found = "; ".join(f"{uid or 'without number'}, {n} files" for uid, n in series.items())
         raise InputError(
-            f"{path}: holds {len(series)} series ({found}). Give a folder with the files of one."
+            f"{path}: has {len(series)} series ({found}). Give a folder with the files of one."
         )
     frames = [frame for file, dataset in datasets for frame in _frames(file, dataset)]
     (rows, columns), *others = {(d.Rows, d.Columns) for _, d in datasets}
@@ -115,31 +121,22 @@ def open_series(path: Path) -> Series:
         raise InputError(f"{path}: its slices differ in size. Give a folder with one series.")
     first = frames[0]
     for frame in frames:
-        axes = np.concatenate([frame.row_axis, frame.column_axis])
-        if (
-            np.abs(axes - np.concatenate([first.row_axis, first.column_axis])).max() > 1e-3
-            or np.abs(np.subtract(frame.spacing_mm, first.spacing_mm)).max() > 1e-3
-        ):
-            raise InputError(
-                f"{frame.path}: differs from {first.path.name} in orientation or spacing. Give a "
-                "folder with one series."
-            )
+        _check_alike(first, frame)
     if len(frames) < 2:
         raise InputError(f"{path}: has a single slice. Give the folder of a whole series.")
-    normal = np.cross(first.row_axis, first.column_axis)
-    frames.sort(key=lambda frame: float(frame.position @ normal))
-    step = _check_places(path, frames, normal)
+    normal = np.cross(first.row_direction, first.column_direction)
+    frames.sort(key=lambda frame: float(frame.position_mm @ normal))
     lps = np.eye(4)
-    lps[:3, 0] = first.row_axis * first.spacing_mm[1]
-    lps[:3, 1] = first.column_axis * first.spacing_mm[0]
-    lps[:3, 2] = step
-    lps[:3, 3] = frames[0].position
+    lps[:3, 0] = first.row_direction * first.spacing_mm[1]
+    lps[:3, 1] = first.column_direction * first.spacing_mm[0]
+    lps[:3, 2] = _step_mm(path, frames, normal)
+    lps[:3, 3] = frames[0].position_mm
     shape = (int(columns), int(rows), len(frames))
     return Series(tuple(frames), shape, RAS_OF_LPS @ lps)
 
 
 def has_dicom_prefix(path: Path) -> bool:
-    """Whether a file begins as DICOM files do."""
+    """Whether a file has the letters DICM after a preamble of 128 bytes, as DICOM files have."""
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -147,15 +144,30 @@ def has_dicom_prefix(path: Path) -> bool:
         return False
 
 
-def _check_places(path: Path, frames: list[Frame], normal: np.ndarray) -> np.ndarray:
-    """Refuses slices that are not evenly stacked; returns the step from one to the next, in mm."""
-    places = np.array([frame.position @ normal for frame in frames])
-    distances = np.diff(places)
+def _check_alike(first: Frame, frame: Frame) -> None:
+    """Refuses a slice whose orientation or spacing is not that of the first one."""
+    differences = (
+        frame.row_direction - first.row_direction,
+        frame.column_direction - first.column_direction,
+        np.subtract(frame.spacing_mm, first.spacing_mm),
+    )
+    if any(np.abs(difference).max() > 1e-3 for difference in differences):
+        raise InputError(
+            f"{frame.path}: differs from {first.path.name} in orientation or spacing. Give a "
+            "folder with one series."
+        )
+
+
+def _step_mm(
+    path: Path, frames: list[Frame], normal: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The step from a slice to the next, (3,), LPS; refuses slices that are not evenly stacked."""
+    distances = np.diff([float(frame.position_mm @ normal) for frame in frames])
     usual = float(np.median(distances))
     for (one, other), distance in zip(itertools.pairwise(frames), distances, strict=True):
         if distance <= _SAME_PLACE * usual or distance < 1e-4:
             raise InputError(
-                f"{other.path}: is at the same place as {_name(one, other)}. Leave one of them out."
+                f"{other.path}: is at the same place as {_name(one, other)}. Remove one of them."
             )
         if abs(distance - usual) > _UNEVEN * usual:
             count = round(distance / usual) - 1
@@ -164,22 +176,23 @@ def _check_places(path: Path, frames: list[Frame], normal: np.ndarray) -> np.nda
                 f"{path}: slices are {what}: {_name(one, other)} and {_name(other, one)} are "
                 f"{distance:.4g} mm apart, the others {usual:.4g} mm. Complete the series."
             )
-    step = (frames[-1].position - frames[0].position) / (len(frames) - 1)
-    if step @ normal < _LEAST_COSINE * np.linalg.norm(step):
+    step_mm = (frames[-1].position_mm - frames[0].position_mm) / (len(frames) - 1)
+    if step_mm @ normal < _SMALLEST_COSINE * np.linalg.norm(step_mm):
         raise InputError(
             f"{path}: was taken with a tilted gantry: slices are not stacked along their normal. "
             "Resample it to a straight grid."
         )
-    return step
+    return step_mm
 
 
 def _name(frame: Frame, other: Frame) -> str:
+    """The file of a frame, or its number if the other frame is in the same file."""
     is_same_file = frame.path == other.path
     return f"frame {frame.number + 1}" if is_same_file else frame.path.name
 
 
-def _read_headers(path: Path) -> list[tuple[Path, Any]]:
-    """The headers of a folder's DICOM files that hold an image."""
+def _read_headers(path: Path) -> list[tuple[Path, Dataset]]:
+    """The headers of all DICOM files with an image, in a folder or one file."""
     try:
         import pydicom
     except ImportError as error:
@@ -189,10 +202,12 @@ def _read_headers(path: Path) -> list[tuple[Path, Any]]:
     try:
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     except OSError as error:
-        raise InputError(f"{path}: cannot be listed ({error.strerror}).") from error
-    headers = []
+        raise InputError(
+            f"{path}: cannot be listed ({error.strerror}). Ask for the right to read it."
+        ) from error
+    headers: list[tuple[Path, Dataset]] = []
     for file in files:
-        # Not every series comes with the preamble, but then its files are called .dcm.
+        # Some series lack the preamble; then their files end in .dcm.
         if not has_dicom_prefix(file) and file.suffix != ".dcm":
             continue
         try:
@@ -203,12 +218,12 @@ def _read_headers(path: Path) -> list[tuple[Path, Any]]:
             headers.append((file, header))
     if not headers:
         what = "no DICOM image" if path.is_dir() else "no image"
-        raise InputError(f"{path}: holds {what}. Give a scan file, or the folder of a series.")
+        raise InputError(f"{path}: has {what}. Give a scan file, or the folder of a series.")
     return headers
 
 
-def _frames(path: Path, dataset: Any) -> list[Frame]:
-    """The slices of a file: one, or one for each frame."""
+def _frames(path: Path, dataset: Dataset) -> list[Frame]:
+    """The slices of a file: one, or those of a multi-frame file."""
     try:
         if "PerFrameFunctionalGroupsSequence" not in dataset:
             return [_frame(path, 0, dataset, dataset, dataset, dataset)]
@@ -233,8 +248,14 @@ def _frames(path: Path, dataset: Any) -> list[Frame]:
 
 
 def _frame(
-    path: Path, number: int, position: Any, orientation: Any, measures: Any, rescaling: Any
+    path: Path,
+    number: int,
+    position: Dataset,
+    orientation: Dataset,
+    measures: Dataset,
+    rescaling: Dataset,
 ) -> Frame:
+    """A slice from the parts of a header that have its position, orientation, and so on."""
     axes = np.array(orientation.ImageOrientationPatient, np.float64)
     row_mm, column_mm = (float(mm) for mm in measures.PixelSpacing)
     return Frame(
@@ -249,13 +270,13 @@ def _frame(
     )
 
 
-def _read_pixels(path: Path) -> np.ndarray:
+def _read_pixels(path: Path) -> npt.NDArray[Any]:
     """The stored values of a file, (frames, rows, columns)."""
     import pydicom
 
     try:
         pixels = pydicom.dcmread(path, force=True).pixel_array
-    except Exception as error:  # its decoders raise whatever they like
+    except Exception as error:  # the decoders of pydicom raise errors of any type
         raise InputError(
             f"{path}: its pixels cannot be decoded ({type(error).__name__}). Copy it again, or "
             "convert it to uncompressed DICOM."

@@ -1,4 +1,5 @@
-"""How published data sets name their files: folder in, files of each subject out.
+"""Layouts: how published data sets name and arrange their scans and label maps.
 
-Begin with `matching.match_files`; each other module knows two or more conventions.
+Begin with `catalog.find_files`. To add a layout, write a function like those of `folders` and list
+it in `catalog.LAYOUTS`.
 """
