@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -30,11 +31,16 @@ def make_parser(docstring: str | None) -> argparse.ArgumentParser:
 
 
 def run_benchmark(main: Callable[[], None]) -> None:
-    """Runs a benchmark; bad input ends it with one line, as in the commands."""
+    """Runs a benchmark; bad input ends it with one line, as in the commands.
+
+    If a command that it starts fails, that command has printed why.
+    """
     try:
         main()
     except InputError as error:
         raise SystemExit(f"error: {error}") from error
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"error: this command failed: {shlex.join(error.cmd)}") from error
 
 
 def add_pairs_option(parser: argparse.ArgumentParser, default: int = 5) -> None:

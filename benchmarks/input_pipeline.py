@@ -22,7 +22,14 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow_datasets as tfds
-from comparison import add_pairs_option, finish, make_parser, median_ratio, seconds_of
+from comparison import (
+    add_pairs_option,
+    finish,
+    make_parser,
+    median_ratio,
+    run_benchmark,
+    seconds_of,
+)
 
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
 from mtseg.records.reading import prepared_dir

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from comparison import finish, make_parser, seconds_of
+from comparison import finish, make_parser, run_benchmark, seconds_of
 
 from mtseg.system.text_table import format_table
 
