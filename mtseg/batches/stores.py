@@ -13,7 +13,7 @@ import functools
 import os
 import resource
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,18 +22,19 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.errors import InputError
-from mtseg.records.framing import FRAME_BYTES, HEADER_BYTES
 from mtseg.records.reading import (
-    OTHER_FILES,
     damaged_records,
+    index_patches,
     open_builder,
     prepare_command,
     prepared_dir,
     read_volumes,
 )
-from mtseg.records.schema import PATCH_SPEC
 from mtseg.scans.patches import PATCH_SIZE, PLANES, cut_patches, pad_volume
 from mtseg.tasks.task import IGNORED
+
+_OTHER_FILES = 512
+"""Files that a process may have open beside its shards."""
 
 
 class PatchStore(Protocol):
@@ -158,7 +159,7 @@ def open_patches(
     columns: list[np.ndarray] = []
     for number, path in enumerate(paths):
         try:
-            of_shard = [np.insert(c, 1, number, axis=0) for c in _index_shard(path)]
+            of_shard = [np.insert(c, 1, number, axis=0) for c in index_patches(path)]
         except tf.errors.OpError as error:
             raise damaged_records(path) from error
         if sum(c.shape[1] for c in of_shard) != splits["train"].shard_lengths[number]:
@@ -180,7 +181,7 @@ def open_patches(
 def _allow_open_files(count: int, folder: Path) -> None:
     """Has the system allow that many more open files, as far as it does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + OTHER_FILES
+    wanted = count + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise InputError(
             f"{folder}: has {count} shards, where {hard} files may be open at once. Prepare it "
@@ -188,21 +189,6 @@ def _allow_open_files(count: int, folder: Path) -> None:
         )
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _index_shard(path: Path) -> Iterator[np.ndarray]:
-    """Yields int64 (2, n): class index and offset of the patches of the next n records."""
-    position = 0
-    for batch in tf.data.TFRecordDataset(str(path), buffer_size=2**23).batch(512):
-        fields = tf.io.parse_example(batch, PATCH_SPEC)
-        examples = batch.numpy()
-        # An example contains these bytes unchanged, so they can be read later without parsing it.
-        inside = np.array(list(map(bytes.find, examples, fields["patches"].numpy())))
-        length = np.array(list(map(len, examples)))
-        ends = position + np.cumsum(length + FRAME_BYTES)
-        starts = ends - (length + FRAME_BYTES) + HEADER_BYTES
-        position = int(ends[-1])
-        yield np.stack([fields["class_index"].numpy(), starts + inside])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""Training records: TFDS builders that write TFRecord shards, and their readers.
+"""Prepared data on disk: patch and volume records in TFRecord shards, which TFDS can read.
 
-Begin with `writing.prepare`. `schema` is the only place that spells a record's fields; `staging`
-makes preparation survive a kill; `reading` opens what has been prepared.
+Begin with `writing.prepare`, which is `mtseg-prepare`. `schema` is the only module that spells a
+record's fields, `shards` the only one that knows TFRecord's framing. `staging` makes a preparation
+resumable, `planning` checks memory and disk, and `reading` opens what has been prepared.
 """
 
 WORKER_IMPORTS = "mtseg.records.worker_imports"
-"""The module that worker processes import once before they are forked."""
+"""Name of the module that worker processes import before they are forked."""

@@ -1,8 +1,8 @@
-"""The TFDS builder of a task, which writes its subjects as TFRecord shards.
+"""The TFDS builder of a task: it describes the task's records, and can write them.
 
-Two kinds of records exist: `patches` (triplanar training samples) and `volumes` (whole prepared
-scans for evaluation). Prepared data is ordinary TFDS data, so `tfds.builder_from_directory` reads
-it without code of this project.
+Prepared data is ordinary TFDS data: `tfds.builder_from_directory` reads it without mtseg. The
+shipped tasks have a builder each in `datasets/`, for TFDS's own commands. `mtseg-prepare` makes a
+builder for any task with `builder_class`, and lets it write shards that are already staged.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mtseg.records.examples import prepared_examples
-from mtseg.records.schema import KINDS, VERSION, RecordConfig, record_features
+from mtseg.records.schema import (
+    KINDS,
+    SPLITS,
+    VERSION,
+    RecordConfig,
+    record_features,
+    supervised_keys,
+)
+from mtseg.records.subject_records import make_records
 from mtseg.sources.find import find_subjects
 from mtseg.sources.reading import prepare_subject
 from mtseg.sources.subject import Subject
@@ -26,11 +33,15 @@ RELEASE_NOTES = {"1.0.0": "Triplanar patches as float16 and whole volumes as flo
 
 
 class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base of the TFDS builders: everything but the task.
+    """Base class of the TFDS builders. A subclass sets `TASK` and `BUILDER_CONFIGS`.
 
-    A builder names its task; its configurations are `SOURCE_patches` and `SOURCE_volumes` for
-    every source in the task file. Patch records have a `train` split, volume records `train`
-    and `test`.
+    The configurations are `SOURCE_patches` and `SOURCE_volumes` for every source of the task (see
+    `record_configs`). Patches have a `train` split, volumes `train` and `test`.
+
+    Attributes:
+        TASK: the task.
+        write_splits: writes all shards into `data_path` and describes the splits. None lets TFDS
+            prepare the subjects one after the other and write them.
     """
 
     TASK: Task
@@ -38,19 +49,17 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     RELEASE_NOTES = RELEASE_NOTES
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder of the source's scans; phantoms need none."
     write_splits: Callable[[TaskBuilder], list[tfds.core.SplitInfo]] | None = None
-    """Writes the shards into `data_path`, in place of TFDS's own writing one after the other."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        is_patches = config.kind == "patches"
         return self._make_info(
             features=record_features(self.TASK, config.kind),
-            supervised_keys=("patches", "class_index") if is_patches else None,
+            supervised_keys=supervised_keys(config.kind),
             metadata=tfds.core.MetadataDict(config.settings()),
         )
 
     def _make_info(self, **kwargs: Any) -> tfds.core.DatasetInfo:
-        # A builder with a folder of its own says more in its README, and overrides this.
+        # The builders in `datasets/` override this: TFDS reads their README and citation files.
         return tfds.core.DatasetInfo(
             builder=self, description=self.TASK.title, citation=self.TASK.citation, **kwargs
         )
@@ -71,12 +80,11 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             num_train=config.num_train,
             num_test=config.num_test,
         ).require_sound()
-        splits = ["train"] if config.kind == "patches" else ["train", "test"]
         return {
             split: self._generate_examples(
                 found.labels, [s for s in found.subjects if s.split == split]
             )
-            for split in splits
+            for split in SPLITS[config.kind]
         }
 
     def _generate_examples(
@@ -84,11 +92,11 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for subject in subjects:
             prepared = prepare_subject(self.TASK, labels, subject, size=self.builder_config.size)
-            yield from prepared_examples(self.TASK, self.builder_config, prepared)
+            yield from make_records(self.TASK, self.builder_config, prepared)
 
 
 def record_configs(task: Task) -> list[RecordConfig]:
-    """The default configurations of a task's builder, two for each source."""
+    """The default configurations of a task's builder: one of each kind for every source."""
     return [
         RecordConfig(
             name=f"{source.name}_{kind}",
@@ -102,7 +110,15 @@ def record_configs(task: Task) -> list[RecordConfig]:
 
 
 def builder_class(task: Task, configs: list[RecordConfig]) -> type[TaskBuilder]:
-    """The TFDS builder of any task, a user's own included, with configurations of its own."""
+    """Makes the TFDS builder of any task, also of a user's task file.
+
+    Args:
+        task: the task.
+        configs: the configurations that the builder has.
+
+    Returns:
+        A class whose data is named `mtseg_TASK`. It is not registered with TFDS.
+    """
     namespace = {
         "TASK": task,
         "name": f"mtseg_{task.name}",

@@ -1,46 +1,54 @@
-"""Serialising records as `tf.train.Example`, faster and reproducibly.
+"""Encoding of named values as a `tf.train.Example`: faster than TensorFlow, and reproducible.
 
 TensorFlow's own message class copies a value three times and does not always write the fields in
-the same order. Here a value is copied once, and equal records give equal bytes.
+the same order. Here a value is copied once, and equal values always give equal bytes, so two
+preparations of the same data can be compared file by file.
 
-Reference: tensorflow/core/example/feature.proto, and the encoding of protocol buffers.
+Reference: tensorflow/core/example/feature.proto; https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
-"""Fields of `Feature`; each list has its values in its field 1."""
+"""Field numbers in the message `Feature`. Each of these lists has its values in field 1."""
+
+Value: TypeAlias = bytes | memoryview | npt.ArrayLike
+"""What a field may have: bytes, or one or several integers or floats."""
+
+_Part: TypeAlias = bytes | memoryview
 
 
-def encode_example(values: Mapping[str, Any]) -> bytes:
-    """Encodes an example, its fields in the order of their names.
+def encode_example(values: Mapping[str, Value]) -> bytes:
+    """Encodes an example, with the fields in alphabetical order.
 
     Args:
-        values: name -> bytes, or an array of integers or floats; floats are stored as float32.
+        values: name -> bytes, or integers or floats of any shape, which are stored in C order
+            without the shape. Integers become int64, floats become float32: the message has no
+            other types of numbers.
 
     Example:
         >>> encode_example({"a": b"xy"}).hex()
         '0a0d0a0b0a016112060a040a027879'
     """
-    entries = []
+    entries: list[_Part] = []
     for name in sorted(values):
         feature = _feature(values[name])
         entries += _message(1, [*_message(1, [name.encode()]), *_message(2, feature)])
     return b"".join(_message(1, entries))
 
 
-def raw(array: npt.NDArray[Any]) -> memoryview:
-    """The bytes of an array in C order; without a copy if it is stored so."""
+def array_bytes(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array in C order, without a copy if it is already stored in this order."""
     return np.ascontiguousarray(array).data.cast("B")
 
 
-def _feature(value: Any) -> list[Any]:
+def _feature(value: Value) -> list[_Part]:
     if isinstance(value, (bytes, memoryview)):
         return _message(_BYTES_LIST, _message(1, [value]))
     array = np.atleast_1d(value)
@@ -50,14 +58,14 @@ def _feature(value: Any) -> list[Any]:
     return _message(_INT64_LIST, _message(1, [packed]))
 
 
-def _message(field: int, parts: Iterable[Any]) -> list[Any]:
-    """A field that holds bytes: its number and kind, its length, its parts."""
-    parts = list(parts)
+def _message(field: int, parts: Sequence[_Part]) -> list[_Part]:
+    """A length-delimited field: its number and wire type 2, its length in bytes, its content."""
     return [bytes([field << 3 | 2]) + _varint(sum(map(len, parts))), *parts]
 
 
 def _varint(number: int) -> bytes:
-    number &= 2**64 - 1  # negative numbers are those of 64 bits
+    """Seven bits to a byte, the lowest first; the eighth bit says that more bytes follow."""
+    number &= 2**64 - 1  # A negative number is written as its 64-bit two's complement.
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)

@@ -1,9 +1,13 @@
-"""Preparing one subject, and assembling the finished subjects into shards.
+"""Staging: the records of one subject in files of its own, before they become shards.
 
-Each subject is prepared once, by any process, into files of its own; a file that marks it as done
-is written last. So a stopped preparation resumes with the remaining subjects, and the result does
-not depend on the number of processes. In the end each subject's file becomes one shard, or its
-records are distributed over the number of shards that the user asked for.
+Each subject is prepared by one call of `stage`, in any process. It writes the subject's records
+and, last, a file that marks the subject as done. So a stopped preparation resumes with the
+remaining subjects, and the records do not depend on the number of processes. The folder
+`DATA_DIR/mtseg_TASK/.preparing_SOURCE` has:
+
+- `NAME.patches.tfrecord`, `NAME.volumes.tfrecord`: the records of a subject;
+- `NAME.done.json`: its files as they were when they were read, and what checking them found;
+- `settings.json`: the settings of all of them.
 """
 
 from __future__ import annotations
@@ -11,19 +15,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from mtseg.errors import InputError
-from mtseg.records.examples import prepared_examples
-from mtseg.records.framing import FRAME_BYTES, list_frames
-from mtseg.records.schema import RecordConfig, encode_record
+from mtseg.records.schema import SPLITS, RecordConfig, encode_record
+from mtseg.records.subject_records import make_records
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.reading import prepare_subject
 from mtseg.sources.subject import Subject
@@ -33,14 +33,14 @@ from mtseg.tasks.task import LabelSource, Task
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A subject to prepare.
+    """One subject to prepare.
 
     Attributes:
         task: its task.
-        labels: its source.
+        labels: its source, in which every label is a value.
         configs: the kinds of records to make of it.
-        report: what checking it has shown.
-        folder: where its files go.
+        report: what checking its files has found.
+        folder: the staging folder.
     """
 
     task: Task
@@ -51,52 +51,57 @@ class Job:
 
 
 def stage(job: Job) -> str:
-    """Prepares a subject and writes its records; returns its name.
+    """Prepares a subject and writes its records, of each kind that its split has.
+
+    Returns:
+        The subject's name.
 
     Raises:
-        InputError: if a file of it cannot be used, or the disk is full.
+        InputError: if one of its files cannot be used, or the disk is full.
     """
     subject = job.report.subject
-    (config, *_) = job.configs
-    before = _fingerprint(subject)
-    prepared = prepare_subject(job.task, job.labels, subject, size=config.size)
-    with _writing(job.folder):
+    files = _describe_files(subject)  # before they are read: a later change is noticed
+    prepared = prepare_subject(job.task, job.labels, subject, size=job.configs[0].size)
+    with _writing_staged(job.folder):
         for config in job.configs:
-            if config.kind == "patches" and subject.split != "train":
+            if subject.split not in SPLITS[config.kind]:
                 continue
             path = records_path(job.folder, subject.name, config.kind)
-            path.unlink(missing_ok=True)  # It may be linked: a shard, which is not to be changed.
+            # A shard may be a hard link to the old file. Writing to it would change the shard.
+            path.unlink(missing_ok=True)
             with tf.io.TFRecordWriter(str(path)) as writer:
-                for _, example in prepared_examples(job.task, config, prepared):
-                    writer.write(encode_record(example))
+                for _, record in make_records(job.task, config, prepared):
+                    writer.write(encode_record(record))
         done = {
-            "files": before,
+            "files": files,
             "digest": job.report.checksum,
             "num_voxels": job.report.num_voxels,
         }
-        with atomic_write(_done_path(job.folder, subject.name)) as temporary:
-            temporary.write_text(json.dumps(done))
+        _write_json(_done_path(job.folder, subject.name), done)
     return subject.name
 
 
-def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
-    remedy = "Make room or give another --data-dir, and rerun the command to resume."
-    return writing_to(folder, remedy, also=(tf.errors.OpError,))
-
-
 def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
-    """What checking a subject has shown, if it has been prepared and its files are the same."""
-    try:
-        done = json.loads(_done_path(folder, subject.name).read_text())
-    except (OSError, ValueError):
-        return None
-    if done["files"] != _fingerprint(subject):
+    """What checking a subject found, if it is staged and its files have not changed since.
+
+    Args:
+        folder: the staging folder.
+        subject: the subject.
+
+    Returns:
+        None if the subject has to be prepared.
+
+    Raises:
+        InputError: if one of its files no longer exists.
+    """
+    done = _read_json(_done_path(folder, subject.name))
+    if done is None or done.get("files") != _describe_files(subject):
         return None
     return SubjectReport(subject, (), done["digest"], tuple(done["num_voxels"]))
 
 
 def records_path(folder: Path, name: str, kind: str) -> Path:
-    """The file of a subject's finished records of a kind."""
+    """The file of a subject's staged records of one kind."""
     return folder / f"{name}.{kind}.tfrecord"
 
 
@@ -104,13 +109,15 @@ def _done_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.done.json"
 
 
-def _fingerprint(subject: Subject) -> list[list[Any]]:
-    """What changes if a subject's files do; nothing for a phantom.
+def _describe_files(subject: Subject) -> list[list[Any]]:
+    """Path, size and time of each of a subject's files; they differ if the files change.
+
+    A DICOM series is a folder, and all files in it count. A phantom has none.
 
     Raises:
-        InputError: if one of them is gone.
+        InputError: if one of them no longer exists.
     """
-    found = []
+    described = []
     for path in (subject.image_path, subject.label_path):
         files = [] if path is None else [Path(path)]
         try:
@@ -118,76 +125,75 @@ def _fingerprint(subject: Subject) -> list[list[Any]]:
                 files = sorted(Path(path).iterdir())
             for file in files:
                 status = file.stat()
-                found.append([str(file), status.st_size, status.st_mtime_ns])
+                described.append([str(file), status.st_size, status.st_mtime_ns])
         except OSError as error:
             raise InputError(
                 f"{error.filename}: can no longer be read ({error.strerror}). Bring it back, or "
                 "take the subject out."
             ) from error
-    return found
+    return described
 
 
-def link_shards(sources: Sequence[Path], shards: Sequence[Path]) -> tuple[list[int], int]:
-    """Makes every subject's file of records a shard, without copying it where the disk can.
-
-    Returns:
-        As `write_shards`.
-    """
-    lengths, num_bytes = [], 0
-    for source, shard in zip(sources, shards, strict=True):
-        try:
-            os.link(source, shard)
-        except OSError:  # not every disk has links
-            shutil.copyfile(source, shard)
-        with source.open("rb") as file:
-            sizes = [size - FRAME_BYTES for _, size in list_frames(file.fileno())]
-        lengths.append(len(sizes))
-        num_bytes += sum(sizes)
-    return lengths, num_bytes
+# The staging folder.
 
 
-def write_shards(
-    sources: Sequence[Path], shards: Sequence[Path], order: np.random.Generator
-) -> tuple[list[int], int]:
-    """Puts shards together from files of records.
-
-    Args:
-        sources: files of records.
-        shards: files to write; records are divided equally among them.
-        order: shuffles the records.
-
-    Returns:
-        How many records each shard has, and the bytes of all of them without their framing.
-    """
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(path.open("rb")).fileno() for path in sources]
-        frames = [np.array(list(list_frames(file)), np.int64).reshape(-1, 2) for file in files]
-        number = np.repeat(np.arange(len(files)), [len(f) for f in frames])
-        offset, size = np.concatenate(frames).T
-        parts = np.array_split(order.permutation(len(number)), len(shards))
-        for path, part in zip(shards, parts, strict=True):
-            with path.open("wb", buffering=2**22) as shard:
-                for n in part.tolist():
-                    shard.write(os.pread(files[number[n]], size[n], offset[n]))
-    return [len(part) for part in parts], int((size - FRAME_BYTES).sum())
+def staging_dir(data_dir: str | Path, task_name: str, source: str) -> Path:
+    """The folder in which a task's source is staged."""
+    return Path(data_dir) / f"mtseg_{task_name}" / f".preparing_{source}"
 
 
 @contextlib.contextmanager
 def lock_staging(folder: Path) -> Iterator[None]:
-    """Makes a folder for staging and holds it: of two commands on it the second is refused.
+    """Makes a staging folder and locks it.
 
-    A folder in which no subject is finished is emptied, and an empty one is not left behind.
+    At the end, a folder in which no subject is done is emptied, and an empty one is removed.
 
     Raises:
-        InputError: if another process holds it, or something in it cannot be written.
+        InputError: if another command has the lock, or something in the folder cannot be written.
     """
     refusal = f"{folder.parent}: another command is preparing the same source here. Wait for it."
-    with _writing(folder), contextlib.ExitStack() as stack:
+    with _writing_staged(folder), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        stack.callback(_remove_if_empty, folder)  # after its lock has gone
+        stack.callback(_remove_if_empty, folder)  # called last: the lock is a file in the folder
         stack.enter_context(lock_folder(folder, refusal))
         stack.callback(_empty_unless_begun, folder)
         yield
+
+
+def discard_staging(folder: Path) -> None:
+    """Removes a staging folder that is no longer needed, unless another command is using it."""
+    if folder.is_dir():
+        with contextlib.suppress(InputError), lock_staging(folder):
+            empty_folder(folder)
+
+
+def keep_matching(folder: Path, shared: dict[str, Any], kinds: dict[str, dict[str, Any]]) -> None:
+    """Empties a staging folder, unless its subjects were staged with the same settings.
+
+    Args:
+        folder: the staging folder, locked.
+        shared: what all kinds of records depend on.
+        kinds: kind -> its settings, for the kinds that are to be prepared. What was staged may have
+            more kinds. These are forgotten, because a subject that changes from now on is not
+            staged again for them.
+    """
+    path = folder / "settings.json"
+    wanted = json.loads(json.dumps({"all": shared, "kinds": kinds}))
+    staged = _read_json(path)
+    is_same = (
+        staged is not None
+        and staged.get("all") == wanted["all"]
+        and staged.get("kinds", {}).items() >= wanted["kinds"].items()
+    )
+    if not is_same:
+        empty_folder(folder)
+    if staged != wanted:
+        _write_json(path, wanted)
+
+
+def _writing_staged(folder: Path) -> contextlib.AbstractContextManager[None]:
+    remedy = "Make room or give another --data-dir, and rerun the command to resume."
+    return writing_to(folder, remedy, also=(tf.errors.OpError,))
 
 
 def _empty_unless_begun(folder: Path) -> None:
@@ -198,3 +204,17 @@ def _empty_unless_begun(folder: Path) -> None:
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What `_write_json` wrote; None if the file does not exist or is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content))

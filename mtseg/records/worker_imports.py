@@ -1,4 +1,8 @@
-"""What worker processes import once, before they are forked."""
+"""What worker processes import, once, before they are forked.
+
+This is a module because the server process of `mtseg.system.processes` imports by name. It is named
+by `mtseg.records.WORKER_IMPORTS`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 
 from mtseg.system.quiet_tensorflow import import_tensorflow
 
-# They compute nothing on a GPU, and a process that has opened one must not be forked.
+# Workers compute nothing on a GPU, and a process that has opened one must not be forked.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import_tensorflow()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from mtseg.records.example_bytes import encode_example, raw
+from mtseg.records.example_bytes import array_bytes, encode_example
 from mtseg.records.schema import encode_record, record_features
 from mtseg.tasks.label_space import parse_tasks
 
@@ -11,7 +11,7 @@ from mtseg.tasks.label_space import parse_tasks
 def test_tensorflow_reads_every_kind_of_value():
     patch = np.arange(6, dtype=np.float16).reshape(2, 3)
     values = {
-        "b": raw(patch),
+        "b": array_bytes(patch),
         "a": b"",
         "i": np.array([0, 300, -1, 2**40]),
         "f": [0.5, -2.0],
@@ -31,7 +31,7 @@ def test_bytes_do_not_depend_on_the_order_of_the_fields():
 
 def test_an_array_that_is_not_contiguous_is_encoded_by_value():
     array = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    assert bytes(raw(array.T)) == array.T.tobytes()
+    assert bytes(array_bytes(array.T)) == array.T.tobytes()
 
 
 def test_records_are_what_tfds_would_write():

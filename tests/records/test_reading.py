@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
-from mtseg.records.examples import patch_examples
 from mtseg.records.reading import count_test_scans, prepared_dir, read_volumes
 from mtseg.records.schema import RecordConfig
+from mtseg.records.subject_records import make_records
 from mtseg.scans.patches import cut_patches, pad_volume
 from mtseg.tasks.label_space import parse_tasks
 
@@ -70,13 +70,22 @@ def test_no_subject_is_in_two_splits(tiny_data):
 
 
 def test_patches_do_not_depend_on_the_order_of_subjects(tiny_data):
+    """The same patches of each subject, whether it is prepared first or last."""
     config = RecordConfig(name="phantom_patches", patches_per_class=5)
-    volume = next(iter(read_volumes(tiny_data.data_dir, "breast", "phantom", "train")))
-    first, again = (
-        [(key, example["index_ijk"].tolist()) for key, example in patch_examples(volume, 2, config)]
-        for _ in range(2)
+    (selection,) = parse_tasks("breast").selections
+    subjects = list(read_volumes(tiny_data.data_dir, "breast", "phantom", "train"))
+    forwards, backwards = (
+        {
+            key: record["index_ijk"].tolist()
+            for subject in order
+            for key, record in make_records(selection.task, config, subject)
+        }
+        for order in (subjects, subjects[::-1])
     )
-    assert first == again
+    assert len(forwards) == 2 * 2 * 5  # subjects, classes, patches of each
+    assert forwards == backwards
+    voxels = np.array(list(forwards.values())).reshape(2, -1, 3)
+    assert (voxels[0] != voxels[1]).any()  # each subject has its own
 
 
 def test_data_that_is_not_prepared_names_the_command(tmp_path):
