@@ -17,6 +17,7 @@ classes of a task with little background are found too often in the background o
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.records.reading import read_selection
 from mtseg.tasks.label_space import LabelSpace, TaskSelection
@@ -40,7 +41,8 @@ def natural_shares(data_dir: str, selection: TaskSelection) -> np.ndarray:
         counts = of_known if is_known.all() else of_partial
         counts += np.bincount(classes[is_known], minlength=num_classes)
     counts = np.maximum(of_known if of_known.any() else of_partial, 1)
-    return counts / counts.sum()
+    shares: npt.NDArray[np.float64] = counts / counts.sum()
+    return shares
 
 
 def logit_adjustment(data_dir: str, label_space: LabelSpace, backgrounds: str) -> np.ndarray:

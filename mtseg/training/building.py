@@ -98,7 +98,7 @@ def make_optimizer(
 
 
 @keras.saving.register_keras_serializable("mtseg")
-class KernelMuon(keras.optimizers.Muon):  # type: ignore[misc]  # Keras's class has no types
+class KernelMuon(keras.optimizers.Muon):  # Keras's class has no types
     """Keras's Muon, also for the kernels of convolutions.
 
     A kernel (rows, columns, inputs, outputs) is treated as a matrix (rows * columns * inputs,

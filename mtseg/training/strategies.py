@@ -157,7 +157,7 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
 
 
 class _SlurmCluster(
-    tf.distribute.cluster_resolver.SlurmClusterResolver  # type: ignore[misc]  # has no types
+    tf.distribute.cluster_resolver.SlurmClusterResolver  # has no types
 ):
     """The tasks of a Slurm step, each with the devices that Slurm lets it see.
 
