@@ -1,4 +1,4 @@
-"""DICOM series for the tests, written by pydicom: a CT slice a file, or all frames in one."""
+"""DICOM series, written by pydicom: one file for each CT slice, or one multi-frame file."""
 
 import numpy as np
 import pydicom
@@ -13,10 +13,10 @@ def write_series(folder, array, affine, series_uid=None, order=None):
 
     Args:
         folder: made if missing.
-        array: (i, j, k); k is what slices are stacked along. Intensities are rounded to halves.
-        affine: voxel to RAS+ world in mm.
+        array: (i, j, k); each k is a slice. Intensities are rounded to halves.
+        affine: voxel index to RAS+ world in mm.
         series_uid: of the series; None makes a new one.
-        order: of the slices in which files are named; None is that of their places.
+        order: the slices k in the order of the file names; None is ascending.
     """
     folder.mkdir(parents=True, exist_ok=True)
     series_uid, study_uid, frame_uid = series_uid or generate_uid(), generate_uid(), generate_uid()
@@ -33,11 +33,13 @@ def write_series(folder, array, affine, series_uid=None, order=None):
     return folder
 
 
-def write_multiframe(path, array, affine):
-    """Writes a volume as one enhanced CT file, a frame a slice."""
+def write_multiframe(path, array, affine, order=None):
+    """Writes a volume as one enhanced CT file; `order` is that of the frames in the file."""
     uids = generate_uid(), generate_uid(), generate_uid()
+    order = range(array.shape[2]) if order is None else order
     place = _place(affine)
-    dataset = _dataset(EnhancedCTImageStorage, np.moveaxis(array, (2, 1, 0), (0, 1, 2)), *uids)
+    slices = np.stack([array[..., k].T for k in order])
+    dataset = _dataset(EnhancedCTImageStorage, slices, *uids)
     dataset.NumberOfFrames = array.shape[2]
     shared, measures, orientation, rescaling = Dataset(), Dataset(), Dataset(), Dataset()
     measures.PixelSpacing = place["spacing"]
@@ -49,7 +51,7 @@ def write_multiframe(path, array, affine):
     shared.PixelValueTransformationSequence = [rescaling]
     dataset.SharedFunctionalGroupsSequence = [shared]
     frames = []
-    for k in range(array.shape[2]):
+    for k in order:
         frame, position = Dataset(), Dataset()
         position.ImagePositionPatient = (place["origin"] + k * place["step"]).tolist()
         frame.PlanePositionSequence = [position]
@@ -72,7 +74,7 @@ def _place(affine):
 
 
 def _dataset(kind, intensities, series_uid, study_uid, frame_uid):
-    """A data set with everything but its place; intensities are (rows, columns) or frames of it."""
+    """A data set without its place; intensities are (rows, columns) or (frames, rows, columns)."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

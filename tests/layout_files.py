@@ -1,4 +1,4 @@
-"""Small data sets in the field's layouts, all of the same subjects, for the tests."""
+"""Small data sets in every layout, all with the same subjects, and files of every format."""
 
 import json
 
@@ -45,18 +45,18 @@ def write_task(path, sources=""):
 
 
 def subject(number):
-    """A scan and its label map with the values 0, 1 and 2."""
+    """The scan of a subject, and its label map with the values 0, 1 and 2."""
     rng = np.random.default_rng(number)
     image = rng.integers(1, 900, SHAPE).astype(np.int16)
     return image, rng.integers(0, 3, SHAPE).astype(np.uint8)
 
 
 def write(path, array, affine=AFFINE):
-    """Writes a volume as the library that defines the format of its name does."""
+    """Writes a volume with the library that defines the format of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name.endswith((".nii", ".nii.gz")):
         nib.save(nib.Nifti1Image(array, affine), path)
-    elif path.suffix == ".mgz":
+    elif path.suffix in (".mgz", ".mgh"):
         nib.save(nib.MGHImage(array.astype(np.float32), affine), path)
     else:
         image = sitk.GetImageFromArray(array.T)

@@ -1,56 +1,63 @@
-"""DICOM series: the same volume as the one they were written from, or refused by name."""
+"""DICOM series: every voxel at its place, or refused by name."""
 
 import numpy as np
 import pydicom
 import pytest
 
-from mtseg.phantoms.scanner import make_phantom
 from mtseg.scans import reading
+from mtseg.scans.volume import Volume
 from tests.dicom_files import change, write_multiframe, write_series
-from tests.scans.test_volume import ORIENTATIONS, affine_of, oblique_affine, ranged, refuse
+from tests.scans.grids import (
+    ORIENTATIONS,
+    affine_of,
+    assert_same_in_world,
+    oblique_affine,
+    ranged,
+    refuse,
+)
+
+SHUFFLED = [3, 0, 4, 1, 2]
+"""An order of the five slices of `ranged`."""
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_slices_are_put_in_the_order_of_their_places(tmp_path, codes):
+    affine = affine_of(codes, (1.0, 1.5, 2.0))
+    folder = write_series(tmp_path / "series", ranged(), affine, order=SHUFFLED)
+    assert_same_in_world(reading.read_scan(folder), Volume(ranged(), affine))
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS[::5])
-def test_slices_are_put_in_the_order_of_their_places(tmp_path, codes):
+def test_frames_of_one_file_are_put_in_the_order_of_their_places(tmp_path, codes):
     affine = affine_of(codes, (1.0, 1.5, 2.0))
-    if np.linalg.det(affine[:3, :3]) < 0:
-        affine[:3, 2] *= -1  # rows and columns then say which way slices count
-    folder = write_series(tmp_path / "series", ranged(), affine, order=[3, 0, 4, 1, 2])
-    scan = reading.read_scan(folder)
-    assert_same_volume(scan, ranged(), affine)
+    path = write_multiframe(tmp_path / "frames.dcm", ranged(), affine, order=SHUFFLED)
+    assert_same_in_world(reading.read_scan(path), Volume(ranged(), affine))
 
 
-def assert_same_volume(scan, array, affine):
-    """Equal values at equal places, whichever way slices are counted."""
-    np.testing.assert_allclose(np.sort(scan.array.ravel()), np.sort(array.ravel()), atol=0.3)
-    for volume, of in ((scan.array, scan.affine), (array, affine)):
-        index = np.unravel_index(np.argmax(volume), volume.shape)
-        place = of @ [*index, 1]
-        if of is scan.affine:
-            found = place
-    np.testing.assert_allclose(found, place, atol=1e-4)
-
-
-def test_a_phantom_comes_back_from_slices_and_from_frames(tmp_path):
-    phantom = make_phantom("cta", 3, 40)
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.abs(phantom.affine)
-    array = phantom.image.astype(np.float32)
+def test_a_series_with_the_axes_of_its_slices_keeps_them(tmp_path):
+    """Columns to the left, rows to the back, slices to the top: nothing is turned."""
+    affine = affine_of("LPS", (1.0, 1.5, 2.0))
     for path in (
-        write_series(tmp_path / "series", array, affine),
-        write_multiframe(tmp_path / "frames.dcm", array, affine),
+        write_series(tmp_path / "series", ranged() - 0.5, affine, order=SHUFFLED),
+        write_multiframe(tmp_path / "frames.dcm", ranged() - 0.5, affine, order=SHUFFLED),
     ):
         scan = reading.read_scan(path)
-        np.testing.assert_allclose(scan.array, array, atol=0.25)
-        np.testing.assert_allclose(scan.affine, affine, atol=1e-5)
-        assert reading.open_scan(path).shape == array.shape
+        np.testing.assert_array_equal(scan.array, ranged() - 0.5)
+        np.testing.assert_allclose(scan.affine, affine, atol=1e-9)
+        assert reading.open_scan(path).shape == ranged().shape
 
 
 def test_an_oblique_series_keeps_its_affine(tmp_path):
     affine = oblique_affine()
-    if np.linalg.det(affine[:3, :3]) < 0:
-        affine[:3, 2] *= -1
-    scan = reading.read_scan(write_series(tmp_path / "series", ranged(), affine))
-    assert_same_volume(scan, ranged(), affine)
+    folder = write_series(tmp_path / "series", ranged(), affine, order=SHUFFLED)
+    assert_same_in_world(reading.read_scan(folder), Volume(ranged(), affine))
+
+
+def test_two_slices_that_are_exchanged_would_show():
+    exchanged = ranged()
+    exchanged[..., [1, 2]] = exchanged[..., [2, 1]]
+    with pytest.raises(AssertionError):
+        assert_same_in_world(Volume(exchanged, np.eye(4)), Volume(ranged(), np.eye(4)))
 
 
 def test_other_files_in_the_folder_do_not_disturb(tmp_path):
@@ -116,6 +123,15 @@ def test_files_that_do_not_say_where_they_are(tmp_path):
     del dataset.ImagePositionPatient
     dataset.save_as(folder / "0000.dcm")
     refuse(lambda _: reading.read_scan(folder), folder / "0000.dcm", "position")
+
+
+def test_a_colour_picture_is_refused(tmp_path):
+    folder = write_series(tmp_path / "series", ranged(), np.eye(4))
+    for path in folder.iterdir():
+        colours = pydicom.dcmread(path).PixelData * 3
+        change(path, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+        change(path, PixelData=colours)
+    refuse(lambda _: reading.read_scan(folder), folder, "colour")
 
 
 def test_damaged_files(tmp_path):

@@ -11,7 +11,7 @@ from mtseg.scans.dicom_seg import write_dicom_seg
 from mtseg.scans.formats.dicom import open_series
 from tests.dicom_files import write_multiframe, write_series
 from tests.prediction.test_pipeline import model, segment  # noqa: F401 - the fixture
-from tests.scans.test_volume import affine_of, ranged
+from tests.scans.grids import affine_of, ranged
 
 NAMES = ("background", "white_matter", "cerebellum", "brain_stem")
 LABELS = (ranged() % 3).astype(np.uint8)  # no brain stem

@@ -1,4 +1,4 @@
-"""Scan files: what every format's reader gives, and what is refused before it costs memory."""
+"""Scan files of every format: read with every voxel at its place, or refused by name."""
 
 import gzip
 import sys
@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from mtseg.scans import label_files, reading
-from mtseg.scans.volume import Volume, to_ras
-from tests.scans.test_volume import ORIENTATIONS, SHAPE, affine_of, ranged, refuse, save
+from mtseg.scans import reading
+from mtseg.scans.label_files import read_label_map
+from tests.layout_files import write
+from tests.scans.grids import (
+    ORIENTATIONS,
+    SHAPE,
+    affine_of,
+    oblique_affine,
+    ranged,
+    refuse,
+    save,
+)
 
 
 @pytest.mark.promise("refused input")
@@ -115,57 +124,28 @@ def test_a_voxel_size_of_zero(tmp_path):
             assert reading.read_scan(path).spacing_mm == (2, 2, 2)
 
 
-def test_labels_are_whole_numbers_in_the_smallest_type(tmp_path):
-    small = label_files.read_label_map(save(tmp_path / "a.nii.gz", ranged()))
-    assert small.array.dtype == np.uint8
-    large = label_files.read_label_map(save(tmp_path / "b.nii.gz", ranged() * 100))
-    assert large.array.dtype == np.int16
-    negative = label_files.read_label_map(save(tmp_path / "n.nii.gz", -ranged()))
-    assert negative.array.dtype == np.int16
-    largest = label_files.read_label_map(
-        save(tmp_path / "d.nii.gz", (ranged() * 1000).astype(">i4"))
-    )
-    assert largest.array.dtype == np.int32
-    np.testing.assert_array_equal(largest.array, ranged() * 1000)
-    refuse(label_files.read_label_map, save(tmp_path / "c.nii.gz", ranged() / 2), "whole")
-    refuse(label_files.read_label_map, save(tmp_path / "e.nii.gz", ranged() * np.nan), "whole")
-    refuse(
-        label_files.read_label_map, save(tmp_path / "f.nii.gz", ranged() * 2.0**31), str(60 * 2**31)
-    )
-
-
-def save_as(path, array, affine):
-    """Writes a volume by the library that defines the format of its name."""
-    if path.suffix in (".mgz", ".mgh"):
-        nib.save(nib.MGHImage(array, affine), path)
-        return path
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(array.T)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    sitk.WriteImage(image, str(path))
-    return path
-
-
 @pytest.mark.parametrize("ending", [".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd"])
-@pytest.mark.parametrize("codes", ORIENTATIONS[::7])
+@pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_every_format_has_its_voxels_at_their_places(tmp_path, ending, codes):
     affine = affine_of(codes, (1.0, 1.5, 2.0))
-    path = save_as(tmp_path / f"scan{ending}", ranged(), affine)
-    scan = reading.read_scan(path)
+    scan = reading.read_scan(write(tmp_path / f"scan{ending}", ranged(), affine))
     np.testing.assert_array_equal(scan.array, ranged())
     np.testing.assert_allclose(scan.affine, affine, atol=1e-5)
-    expected = to_ras(Volume(ranged(), affine))
-    np.testing.assert_array_equal(to_ras(scan).array, expected.array)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mgz", ".nrrd"])
+def test_an_oblique_scan_of_every_format(tmp_path, ending):
+    affine = oblique_affine()
+    scan = reading.read_scan(write(tmp_path / f"scan{ending}", ranged(), affine))
+    np.testing.assert_array_equal(scan.array, ranged())
+    np.testing.assert_allclose(scan.affine, affine, atol=1e-5)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mgz"])
 def test_label_maps_of_every_format_keep_their_values(tmp_path, ending):
     labels = (ranged() * 30).astype(np.int32)
-    path = save_as(tmp_path / f"labels{ending}", labels, np.eye(4))
-    label_map = label_files.read_label_map(path)
+    path = write(tmp_path / f"labels{ending}", labels, np.eye(4))
+    label_map = read_label_map(path)
     np.testing.assert_array_equal(label_map.array, labels)
     assert label_map.array.dtype == np.int16
 
@@ -175,7 +155,7 @@ def test_itk_files_that_are_no_scan(tmp_path):
     (tmp_path / "text.nrrd").write_text("not a scan")
     refuse(reading.read_scan, tmp_path / "text.nrrd", "no known format")
     refuse(reading.read_scan, tmp_path / "missing.mha", "No such file")
-    path = save_as(tmp_path / "short.mha", ranged(), np.eye(4))
+    path = write(tmp_path / "short.mha", ranged(), np.eye(4))
     path.write_bytes(path.read_bytes()[:-50])
     refuse(reading.read_scan, path, "truncated")
     sitk.WriteImage(sitk.Image([4, 5], sitk.sitkInt16), str(tmp_path / "flat.nrrd"))
@@ -184,7 +164,21 @@ def test_itk_files_that_are_no_scan(tmp_path):
     refuse(reading.read_scan, tmp_path / "colour.mha", "3 values per voxel")
 
 
+def test_an_itk_file_of_one_frame_is_a_volume_and_of_two_is_refused(tmp_path):
+    one = sitk.GetImageFromArray(ranged().T[np.newaxis], isVector=False)
+    one.SetSpacing((1.0, 1.5, 2.0, 1.0))
+    one.SetOrigin((1.0, 2.0, 3.0, 0.0))
+    sitk.WriteImage(one, str(tmp_path / "one.nrrd"))
+    scan = reading.read_scan(tmp_path / "one.nrrd")
+    np.testing.assert_array_equal(scan.array, ranged())
+    expected = [[-1, 0, 0, -1], [0, -1.5, 0, -2], [0, 0, 2, 3], [0, 0, 0, 1]]
+    np.testing.assert_allclose(scan.affine, expected)
+    two = sitk.GetImageFromArray(np.stack([ranged().T] * 2), isVector=False)
+    sitk.WriteImage(two, str(tmp_path / "two.nrrd"))
+    refuse(reading.read_scan, tmp_path / "two.nrrd", "(3, 4, 5, 2)")
+
+
 def test_a_format_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch):
-    path = save_as(tmp_path / "scan.nrrd", ranged(), np.eye(4))
+    path = write(tmp_path / "scan.nrrd", ranged(), np.eye(4))
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     refuse(reading.read_scan, path, "pip install 'mtseg[itk]'")

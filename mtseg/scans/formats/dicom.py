@@ -275,12 +275,13 @@ def _read_pixels(path: Path) -> npt.NDArray[Any]:
     import pydicom
 
     try:
-        pixels = pydicom.dcmread(path, force=True).pixel_array
+        dataset = pydicom.dcmread(path, force=True)
+        pixels = dataset.pixel_array
     except Exception as error:  # the decoders of pydicom raise errors of any type
         raise InputError(
             f"{path}: its pixels cannot be decoded ({type(error).__name__}). Copy it again, or "
             "convert it to uncompressed DICOM."
         ) from error
-    if pixels.ndim == 4 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4)):
+    if dataset.SamplesPerPixel != 1:
         raise InputError(f"{path}: is a colour picture. Give a scan.")
     return pixels if pixels.ndim == 3 else pixels[np.newaxis]
