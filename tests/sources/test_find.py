@@ -1,4 +1,4 @@
-"""Where subjects come from: phantoms by seed, and folders of tiny scans in the field's layouts."""
+"""Finding and reading subjects: phantoms by seed, and tiny scans in the challenge's layout."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ AFFINE = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 @pytest.fixture
 def brain():
-    """The brain task, its challenge split cut down to three subjects."""
+    """The brain task with three subjects in the split of its challenge."""
     return with_split(Split(("1000", "1001"), ("1003",), (("1003", "1023"),)))
 
 
@@ -57,7 +57,7 @@ def refused(call, *arguments, **keywords):
 @pytest.mark.parametrize(
     ("name", "counts"), [("brain", (14, 20)), ("breast", (14, 20)), ("cta", (6, 4))]
 )
-def test_phantoms_are_as_many_as_the_papers_scans(name, counts):
+def test_there_are_as_many_phantoms_as_scans_in_the_paper(name, counts):
     subjects = list_subjects(parse_tasks(name).selections[0].task, "phantom", None)
     by_split = [[s for s in subjects if s.split == split] for split in ("train", "test")]
     assert tuple(map(len, by_split)) == counts
@@ -67,7 +67,7 @@ def test_phantoms_are_as_many_as_the_papers_scans(name, counts):
     assert {(s.image_path, s.label_path) for s in subjects} == {(None, None)}
 
 
-def test_phantoms_may_be_had_in_other_numbers(brain):
+def test_the_number_of_phantoms_may_be_chosen(brain):
     subjects = list_subjects(brain, "phantom", None, num_train=2, num_test=1)
     assert [(s.name, s.split) for s in subjects] == [
         ("phantom000", "train"),
@@ -78,12 +78,12 @@ def test_phantoms_may_be_had_in_other_numbers(brain):
 
 
 @pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (1001, 1)])
-def test_numbers_of_phantoms_that_cannot_be_are_refused(brain, numbers):
+def test_impossible_numbers_of_phantoms_are_refused(brain, numbers):
     message = refused(list_subjects, brain, "phantom", None, *numbers)
     assert message.startswith("brain:phantom: ")
 
 
-def test_a_phantom_is_the_one_of_its_seed(brain):
+def test_a_phantom_is_generated_from_its_seed(brain):
     subject = list_subjects(brain, "phantom", None, num_train=1, num_test=1)[1]
     image, label_map = read_subject(brain, "phantom", subject, size=32)
     phantom = make_phantom("brain", 1000, 32)
@@ -94,7 +94,7 @@ def test_a_phantom_is_the_one_of_its_seed(brain):
     np.testing.assert_array_equal(label_map.affine, phantom.affine)
 
 
-def test_phantoms_of_a_task_that_has_none_are_refused(brain):
+def test_phantoms_of_another_task_are_refused(brain):
     kidney = dataclasses.replace(brain, name="kidney", path="mine/kidney.toml")
     message = refused(list_subjects, kidney, "phantom", None)
     assert message.startswith("mine/kidney.toml: ")
@@ -136,7 +136,7 @@ def test_a_label_map_on_another_grid_is_refused(brain, tmp_path):
     assert "1001_glm.nii.gz" in refused(read_subject, brain, "miccai2012", subject)
 
 
-def test_a_size_is_for_phantoms(brain, tmp_path):
+def test_a_size_for_scans_is_refused(brain, tmp_path):
     write_three(tmp_path)
     subject = list_subjects(brain, "miccai2012", tmp_path)[0]
     assert "--size" in refused(read_subject, brain, "miccai2012", subject, size=32)
@@ -186,7 +186,7 @@ def test_a_second_file_of_a_subject_is_refused(brain, tmp_path, name, words):
 
 
 @pytest.mark.parametrize("name", ["1001_SS.nii.gz", "1001_glm.nii.gz"])
-def test_half_a_subject_is_refused(brain, tmp_path, name):
+def test_a_subject_without_scan_or_label_map_is_refused(brain, tmp_path, name):
     write_three(tmp_path)
     (tmp_path / name).unlink()
     message = refused(list_subjects, brain, "miccai2012", tmp_path)
@@ -238,7 +238,7 @@ def test_a_faulty_split_csv_is_refused(brain, tmp_path, text, words):
     assert all(word in message for word in words), message
 
 
-def test_a_split_csv_that_is_no_text_is_refused(brain, tmp_path):
+def test_a_split_csv_in_another_encoding_is_refused(brain, tmp_path):
     write_three(tmp_path)
     (tmp_path / "split.csv").write_bytes(b"subject,split\n\xff\xfe,train\n")
     assert "split.csv" in refused(list_subjects, brain, "miccai2012", tmp_path)

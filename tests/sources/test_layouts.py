@@ -1,6 +1,7 @@
-"""Layouts: the same subjects, however their files lie; and what does not lie as it should."""
+"""Layouts: the same subjects from every layout, and clear refusals of folders that differ."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from mtseg.sources.find import find_subjects, list_subjects
 from mtseg.sources.layouts.catalog import LAYOUTS
 from mtseg.sources.reading import prepare_subject
+from mtseg.sources.splits import hold_out_test_subjects
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.task import Split
 from tests.dicom_files import write_series
 from tests.layout_files import (
     AFFINE,
@@ -27,7 +30,7 @@ from tests.sources.test_find import refused
 
 @pytest.fixture
 def task(tmp_path):
-    """A task with a source of every layout; labels by name or number as the data set has them."""
+    """A task with a source of every layout, and no labels of its own."""
     own = "".join(f"[sources.{name}]\n" for name in LAYOUTS)
     return write_task(tmp_path / "renal.toml", own)
 
@@ -50,24 +53,54 @@ def test_every_layout_gives_the_same_voxels(task, tmp_path, layout):
         np.testing.assert_allclose(foreground, foreground[0, 0, 0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hidden_files_are_left_out(task, tmp_path, layout):
+    """Such as those that macOS writes beside every file on a shared disk."""
+    folder = WRITERS[layout](tmp_path / layout)
+    for path in [path for path in folder.rglob("*") if path != folder]:
+        hidden = path.with_name(f"._{path.name}")
+        if path.is_dir():
+            hidden.mkdir()
+        else:
+            hidden.write_bytes(b"Mac OS X")
+    found = find_subjects(task, layout, folder)
+    assert len(found.require_sound().subjects) == len(NAMES)
+    assert not any("._" in issue.message for issue in found.issues)
+
+
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii"])
 def test_nnunet_in_its_other_formats(task, tmp_path, ending):
     subjects = prepared(task, "nnunet", write_nnunet(tmp_path / "data", ending))
     np.testing.assert_array_equal(subjects["a1"].class_index_map, np.flip(subject(0)[1], (0, 1)))
 
 
-def test_a_share_of_the_persons_is_tested_on(task, tmp_path):
+def test_a_fifth_of_the_subjects_is_held_out(task, tmp_path):
     found = find_subjects(task, "folder", write_folder(tmp_path / "data"))
-    sides = {s.name: s.split for s in found.subjects}
-    assert sorted(sides.values()) == ["test"] + ["train"] * 4
-    more = find_subjects(
-        task, "folder", write_folder(tmp_path / "more", [*NAMES, "b1", "b2", "b3"])
-    )
-    again = {s.name: s.split for s in more.subjects}
-    assert sum(side == "test" for side in again.values()) == 2
+    assert sorted(s.split for s in found.subjects) == ["test"] + ["train"] * 4
+    more = write_folder(tmp_path / "more", [*NAMES, "b1", "b2", "b3"])
+    found = find_subjects(task, "folder", more)
+    assert [s.split for s in found.subjects].count("test") == 2
 
 
-def test_the_share_may_be_chosen(tmp_path):
+def test_which_subjects_are_held_out_depends_on_their_names_alone():
+    names = [f"subject{n:02d}" for n in range(50)]
+    split = hold_out_test_subjects(names, Split(), Path("data"))
+    assert len(split.test) == 10
+    reversed_order = hold_out_test_subjects(names[::-1], Split(), Path("data"))
+    assert set(reversed_order.test) == set(split.test)
+    # Five more subjects: one more is held out, and at most one of the others changes sides.
+    more = hold_out_test_subjects([*names, *"vwxyz"], Split(), Path("data"))
+    assert len(set(split.test) - set(more.test)) <= 1
+
+
+def test_a_single_person_cannot_be_divided(task, tmp_path):
+    message = refused(list_subjects, task, "folder", write_folder(tmp_path / "data", ["a1"]))
+    assert str(tmp_path / "data") in message
+    assert "a1" in message
+    assert "second person" in message
+
+
+def test_the_share_of_test_subjects_may_be_chosen(tmp_path):
     task = write_task(tmp_path / "t.toml", "[sources.folder]\nsplit = { test_share = 0.4 }\n")
     found = find_subjects(task, "folder", write_folder(tmp_path / "data"))
     assert sum(s.split == "test" for s in found.subjects) == 2
@@ -102,6 +135,22 @@ def test_nnunets_test_scans_are_used_where_they_have_label_maps(task, tmp_path):
     write(folder / "labelsTs" / "t1.nii.gz", subject(9)[1])
     found = find_subjects(task, "nnunet", folder).require_sound()
     assert {s.name for s in found.subjects if s.split == "test"} == {"t1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": {"background": 0, "kidney": "one"}}, "labels are not as nnU-Net writes them"),
+        ({"labels": ["background", "kidney"]}, "labels are not as nnU-Net writes them"),
+        ({"channel_names": 1}, "channels"),
+    ],
+)
+def test_a_dataset_json_with_other_contents_is_refused(task, tmp_path, change, words):
+    path = write_nnunet(tmp_path / "data") / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    message = refused(find_subjects, task, "nnunet", tmp_path / "data")
+    assert str(path) in message
+    assert words in message
 
 
 def test_more_than_one_channel_is_refused(task, tmp_path):
@@ -142,7 +191,7 @@ def test_sessions_of_a_person_stay_on_one_side(task, tmp_path):
     assert "sub-b_ses-1, sub-b_ses-2 are one person" in message
 
 
-def test_a_table_of_labels_that_is_none(task, tmp_path):
+def test_a_table_of_labels_with_other_columns(task, tmp_path):
     folder = write_bids(tmp_path / "data")
     (folder / "derivatives" / "manual" / "dseg.tsv").write_text("value,label\n1,kidney\n")
     assert "columns index and name" in refused(find_subjects, task, "bids", folder)
