@@ -114,7 +114,7 @@ def test_best_weights_that_are_damaged_have_a_remedy_of_their_own(trained, capsy
     shutil.copy(trained / workdir_files.EVALUATION, trained / workdir_files.BEST_EVALUATION)
     flip(best, 0.5)
     outcome = run(export, capsys, trained, tmp_path / "model", "--weights", "best")
-    expect_refusal(outcome, "best.weights.h5", "Take the last weights")
+    expect_refusal(outcome, "best.weights.h5", "Use the last weights")
 
 
 @damage

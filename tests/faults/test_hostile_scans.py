@@ -107,7 +107,7 @@ def test_intensities_that_no_sum_can_hold(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "scan.nii")
-    refused(tmp_path / "scan.nii", "is no file")
+    refused(tmp_path / "scan.nii", "is not a file")
 
 
 def test_a_link_that_leads_nowhere(tmp_path):
