@@ -1,4 +1,4 @@
-"""DICOM segmentations: the labels of a series, as another library reads them."""
+"""DICOM SEG: the labels of a series are where another library finds them."""
 
 import highdicom as hd
 import nibabel as nib
@@ -11,14 +11,14 @@ from mtseg.scans.dicom_seg import write_dicom_seg
 from mtseg.scans.formats.dicom import open_series
 from tests.dicom_files import write_multiframe, write_series
 from tests.prediction.test_pipeline import model, segment  # noqa: F401 - the fixture
-from tests.scans.grids import affine_of, ranged
+from tests.scans.grids import SHAPE, affine_of, ranged
 
 NAMES = ("background", "white_matter", "cerebellum", "brain_stem")
-LABELS = (ranged() % 3).astype(np.uint8)  # no brain stem
+LABELS = np.random.default_rng(0).integers(0, 3, SHAPE, np.uint8)  # no brain stem
 
 
 def read_segments(path):
-    """Segment name -> mask, and the affine, of a SEG in the order of its slices."""
+    """Name of each segment -> its mask and its affine (LPS), as highdicom reads them."""
     seg = hd.seg.segread(path)
     masks = {}
     for number in seg.segment_numbers:
@@ -28,24 +28,24 @@ def read_segments(path):
     return masks
 
 
+def points_mm(mask, affine):
+    """World coordinates of the voxels of a mask."""
+    points = (affine[:3, :3] @ np.argwhere(mask).T + affine[:3, 3:]).T
+    return {tuple(point) for point in points.round(3) + 0.0}
+
+
 def assert_same_places(masks, labels, affine):
     for value, name in ((1, "white matter"), (2, "cerebellum")):
-        mask, seg_affine = masks[name]
-        found = seg_affine[:3, :3] @ np.argwhere(mask).T + seg_affine[:3, 3:]
-        wanted = affine[:3, :3] @ np.argwhere(labels == value).T + affine[:3, 3:]
-        ras_found = (np.diag([-1.0, -1.0, 1.0]) @ found).T
-        assert {tuple(p) for p in ras_found.round(3) + 0.0} == {
-            tuple(p) for p in wanted.T.round(3) + 0.0
-        }
+        mask, lps_affine = masks[name]
+        found = points_mm(mask, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps_affine)
+        assert found == points_mm(labels == value, affine)
 
 
-@pytest.mark.parametrize("is_multiframe", [False, True])
-def test_segments_have_their_names_and_places(tmp_path, is_multiframe):
-    affine = affine_of("LPS", (1.0, 1.5, 2.0))
-    if is_multiframe:
-        path = write_multiframe(tmp_path / "frames.dcm", ranged(), affine)
-    else:
-        path = write_series(tmp_path / "series", ranged(), affine, order=[2, 0, 4, 1, 3])
+@pytest.mark.parametrize("write", [write_series, write_multiframe])
+@pytest.mark.parametrize("codes", ["LPS", "PIR", "RAS"])
+def test_segments_have_their_names_and_places(tmp_path, write, codes):
+    affine = affine_of(codes, (1.0, 1.5, 2.0))
+    path = write(tmp_path / "scan.dcm", ranged(), affine, order=[2, 0, 4, 1, 3])
     np.testing.assert_allclose(open_series(path).affine, affine, atol=1e-6)
     write_dicom_seg(tmp_path / "seg.dcm", LABELS, path, NAMES)
     masks = read_segments(tmp_path / "seg.dcm")

@@ -1,18 +1,14 @@
-"""Patches cut by hand-checkable rules, and voxels drawn with balance."""
+"""Patches small enough to check by eye, and voxels drawn with the same number of each class."""
 
 import numpy as np
 import pytest
 
 from mtseg.scans.patches import choose_voxels, cut_patches, pad_volume
-
-
-def ranged_volume(shape=(4, 5, 6)):
-    """Every value says where it came from, so every swap of axes shows."""
-    return np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+from tests.scans.grids import ranged
 
 
 def test_planes_are_axial_coronal_sagittal_with_first_axis_as_rows():
-    volume = ranged_volume()
+    volume = ranged((4, 5, 6))
     patches = cut_patches(pad_volume(volume, 3), np.array([[1, 2, 3]]), 3)
     np.testing.assert_array_equal(patches[0, 0], volume[0:3, 1:4, 3])
     np.testing.assert_array_equal(patches[0, 1], volume[0:3, 2, 2:5])
@@ -20,13 +16,13 @@ def test_planes_are_axial_coronal_sagittal_with_first_axis_as_rows():
 
 
 def test_patch_at_a_corner_reaches_beyond_the_border_as_zeros():
-    volume = ranged_volume((2, 2, 2))
+    volume = ranged((2, 2, 2))
     patches = cut_patches(pad_volume(volume, 3), np.array([[0, 0, 0]]), 3)
     np.testing.assert_array_equal(patches[0, 0], [[0, 0, 0], [0, 1, 3], [0, 5, 7]])
 
 
 def test_default_patch_is_51_voxels_with_its_voxel_in_the_centre():
-    volume = ranged_volume()
+    volume = ranged((4, 5, 6))
     patches = cut_patches(pad_volume(volume), np.array([[3, 0, 5], [0, 4, 1]]))
     assert patches.shape == (2, 3, 51, 51)
     np.testing.assert_array_equal(
@@ -39,15 +35,18 @@ def test_even_patch_size_is_refused():
         cut_patches(np.zeros((8, 8, 8)), np.array([[0, 0, 0]]), 4)
 
 
+def draw(classes, foreground, per_class, num_classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return choose_voxels(classes, foreground, per_class=per_class, num_classes=num_classes, rng=rng)
+
+
 def test_each_class_gives_its_share_and_only_from_the_foreground():
     classes = np.zeros((4, 5, 6), int)
     classes[0] = 1
     classes[1, 0, :3] = 2
     foreground = np.ones((4, 5, 6), bool)
     foreground[0, :4] = False
-    index_ijk, class_index = choose_voxels(
-        classes, foreground, per_class=5, num_classes=3, rng=np.random.default_rng(0)
-    )
+    index_ijk, class_index = draw(classes, foreground, per_class=5)
     # Class 1 has 6 foreground voxels, so 5 are drawn; class 2 has only 3.
     assert np.bincount(class_index).tolist() == [5, 5, 3]
     assert foreground[tuple(index_ijk.T)].all()
@@ -55,36 +54,19 @@ def test_each_class_gives_its_share_and_only_from_the_foreground():
     assert len({tuple(row) for row in index_ijk}) == len(index_ijk)
 
 
-def test_a_class_that_the_subject_lacks_is_absent():
-    _, class_index = choose_voxels(
-        np.zeros((2, 3, 4), int),
-        np.ones((2, 3, 4), bool),
-        per_class=4,
-        num_classes=3,
-        rng=np.random.default_rng(0),
-    )
+def test_a_class_that_the_subject_does_not_have_is_absent():
+    _, class_index = draw(np.zeros((2, 3, 4), int), np.ones((2, 3, 4), bool), per_class=4)
     assert class_index.tolist() == [0, 0, 0, 0]
 
 
 def test_an_empty_foreground_gives_no_voxel():
-    index_ijk, class_index = choose_voxels(
-        np.zeros((2, 3, 4), int),
-        np.zeros((2, 3, 4), bool),
-        per_class=4,
-        num_classes=2,
-        rng=np.random.default_rng(0),
-    )
+    index_ijk, class_index = draw(np.zeros((2, 3, 4), int), np.zeros((2, 3, 4), bool), per_class=4)
     assert index_ijk.shape == (0, 3)
     assert class_index.shape == (0,)
 
 
 def test_the_same_seed_draws_the_same_voxels():
     classes = np.random.default_rng(1).integers(0, 3, (6, 7, 8))
-    draws = [
-        choose_voxels(
-            classes, classes >= 0, per_class=9, num_classes=3, rng=np.random.default_rng(seed)
-        )[0]
-        for seed in (5, 5, 6)
-    ]
+    draws = [draw(classes, classes >= 0, per_class=9, seed=seed)[0] for seed in (5, 5, 6)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
