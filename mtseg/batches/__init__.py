@@ -1,6 +1,6 @@
-"""Balanced mini-batches for training, drawn from stored patches or from whole volumes.
+"""Balanced mini-batches for training, from stored patches or from whole volumes.
 
 Begin with `pipeline.make_dataset`. `balance` decides which class each sample of a mini-batch has,
-`stores` reads the patches, `augmentation` varies them, and `logit_adjustment` corrects a network's
-logits for how often each class was drawn.
+`stores` reads its patches, and `augmentation` changes them at random. `logit_adjustment` corrects
+the trained network for the balanced classes.
 """

@@ -1,46 +1,82 @@
-"""Which class and which voxel each sample of a run has, so that every mini-batch is balanced.
+"""Balanced mini-batches: the class, the source and the order of every sample of a run.
 
-Every sample of a run has a number. The numbers go through the tasks in turn, and within a task
-through its classes in turn. So any consecutive samples are balanced over tasks, and within a task
-over classes, to within one sample; the remainder rotates.
+All samples of a run are numbered. Sample after sample, the tasks take turns, and within a task its
+classes take turns. So in any consecutive samples, and in every mini-batch, the numbers of samples
+of two tasks differ by at most one, and so do those of two classes of the same task. What does not
+divide evenly rotates from one mini-batch to the next, so the whole run is balanced too.
 
-Which patch record a sample is follows from a permutation of (seed, task, source, class, pass);
-which voxel of a volume, from numbers drawn for (seed, n). So mini-batch n is a function of (data,
-seed, n): resuming needs no replay, and every replica reads its own samples only.
+Mini-batch n depends on the data, the seed and n alone: nothing is drawn from a generator that runs
+on from one mini-batch to the next. A resumed run therefore continues at once with the right
+mini-batch, and each replica reads only its own samples.
 
-Reference: Moeskops et al., MICCAI 2016, section 3.2.
+Patches come from a `PatchStore`, one for each source. `mtseg.batches.stores` has two of them.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.2 (balanced mini-batches). Taking turns is this
+project's way to balance them exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mtseg.batches.augmentation import augment
-from mtseg.batches.stores import PatchStore
 from mtseg.errors import InputError
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
 
 
-def assign_slots(
+class PatchStore(Protocol):
+    """The training samples of one source. A store only has to count them and to read them."""
+
+    @property
+    def num_samples(self) -> npt.NDArray[np.int64]:
+        """Number of different samples of each of the task's own classes.
+
+        Classes after the last one that the source shows may be left out.
+        """
+
+    def take(
+        self,
+        class_index: npt.NDArray[np.int64],
+        turn: npt.NDArray[np.int64],
+        draw: npt.NDArray[np.float64],
+        key: tuple[int, ...],
+        out: Sequence[npt.NDArray[np.float16]],
+    ) -> None:
+        """Reads the patches of n samples. A store uses either `turn` or `draw` to choose them.
+
+        Args:
+            class_index: (n,), the task's own class of each sample.
+            turn: (n,), how many samples of that class this source has given before in this run.
+            draw: (n,), random numbers, at least 0 and less than 1.
+            key: numbers that identify this source in this run; the seed is one of them.
+            out: n arrays, float16 (3, 51, 51), to fill: the axial, coronal and sagittal patch.
+
+        Raises:
+            InputError: if the patches can no longer be read.
+        """
+
+
+def assign_classes(
     minibatch: int, global_batch_size: int, num_classes: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Says which task and class each sample of a mini-batch has.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Decides the task and the class of each sample of a mini-batch.
 
     Args:
-        minibatch: the mini-batch's number, from 0.
+        minibatch: number of the mini-batch, from 0.
         global_batch_size: samples in a mini-batch.
-        num_classes: classes of each task, background included.
+        num_classes: number of classes of each task, background included.
 
     Returns:
-        `(task, class_index, ordinal)`, int64 (global_batch_size,) each; `ordinal` counts the
-        samples of that task and class since the start of the run.
+        `(task, class_index, ordinal)`, int64 (global_batch_size,) each: the task's number, the
+        task's own class, and how many samples of that task and class came before in the run.
 
     Example:
-        >>> task, class_index, _ = assign_slots(0, 6, (3, 2))
+        >>> task, class_index, _ = assign_classes(0, 6, (3, 2))
         >>> task.tolist(), class_index.tolist()
         ([0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 0])
     """
@@ -51,81 +87,90 @@ def assign_slots(
 
 
 class BalancedSamples:
-    """Mini-batches by number from the training data of several tasks.
+    """The mini-batches of a run, which can be read in any order by their numbers.
 
-    The sources of a task that show a class take turns in giving its samples.
+    If a task has several sources, those that show a class take turns with its samples.
 
     Args:
         label_space: the tasks.
-        data: for each task, the store of each of its sources.
+        stores: for each task, the store of each of its sources.
         seed: seed of the order of samples.
         augmentations: names of `mtseg.batches.augmentation`.
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
 
     Attributes:
         num_samples: for each task, the number of different samples of each of its classes.
-        refusal: why a mini-batch could not be read. TensorFlow's datasets replace the exception
-            by one of their own, which hides the message.
+        read_error: why a mini-batch could not be read. `mtseg.batches.pipeline` sets it, because
+            TensorFlow replaces an exception in a dataset by one that hides the message.
     """
 
-    refusal: InputError | None = None
+    read_error: InputError | None = None
 
     def __init__(
         self,
         label_space: LabelSpace,
-        data: Sequence[Sequence[PatchStore]],
+        stores: Sequence[Sequence[PatchStore]],
         seed: int,
         augmentations: tuple[str, ...] = (),
         backgrounds: str = "shared",
     ) -> None:
         tasks = [selection.task for selection in label_space.selections]
-        self._data, self._seed, self._augmentations = data, seed, augmentations
+        self._stores, self._seed, self._augmentations = stores, seed, augmentations
         self._num_classes = tuple(task.num_classes for task in tasks)
         self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
         self._is_symmetric = np.array([task.is_symmetric for task in tasks])
         self._sizes = [
-            np.stack([_pad(source.num_samples, count) for source in of_task])
-            for of_task, count in zip(data, self._num_classes, strict=True)
+            np.stack([_pad(store.num_samples, count) for store in of_task])
+            for of_task, count in zip(stores, self._num_classes, strict=True)
         ]  # for each task, int64 (sources, classes)
-        self.num_samples = [sizes.sum(axis=0).tolist() for sizes in self._sizes]
+        self.num_samples: list[list[int]] = [sizes.sum(axis=0).tolist() for sizes in self._sizes]
 
-    def minibatch(
+    def read_minibatch(
         self, n: int, global_batch_size: int, rows: slice = slice(None)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The samples of mini-batch n.
+    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]:
+        """Reads the samples of mini-batch n, or some of them.
 
         Args:
-            n: its number, from 0.
-            global_batch_size: number of samples in it.
-            rows: the samples that are wanted.
+            n: number of the mini-batch, from 0.
+            global_batch_size: samples in the whole mini-batch.
+            rows: the samples that are wanted. They are the same as those rows of the whole.
 
         Returns:
-            `(patches, score_index)`: float16 (rows, 3, 51, 51), and int32 (rows,), the output that
-            should be the most probable; with a shared background it is the combined class index.
+            `(patches, score_index)`: float16 (rows, 3, 51, 51), and int32 (rows,), the network
+            output that should be the most probable. With a shared background this is the combined
+            class index.
+
+        Raises:
+            InputError: if a store can no longer be read.
         """
-        task, class_index, ordinal = assign_slots(n, global_batch_size, self._num_classes)
-        draws = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
+        task, class_index, ordinal = assign_classes(n, global_batch_size, self._num_classes)
+        draw = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
         is_symmetric = self._is_symmetric[task]
         task, class_index, ordinal = task[rows], class_index[rows], ordinal[rows]
         patches = np.empty((len(task), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
         score_index = np.empty(len(task), np.int32)
-        for t, of_task in enumerate(self._data):
+        for t, of_task in enumerate(self._stores):
             of_this = np.flatnonzero(task == t)
             score_index[of_this] = self._to_scores[t][class_index[of_this]]
             source, turn = self._take_turns(t, class_index[of_this], ordinal[of_this])
-            for s, data in enumerate(of_task):
+            for s, store in enumerate(of_task):
                 mine, turns = of_this[source == s], turn[source == s]
                 out = [patches[sample] for sample in mine]
-                data.take(class_index[mine], turns, draws[mine], (self._seed, t, s), out)
+                store.take(class_index[mine], turns, draw[mine], (self._seed, t, s), out)
         if self._augmentations:
             rng = np.random.default_rng([self._seed, n, 1])
             augment(patches, is_symmetric, rows, self._augmentations, rng)
         return patches, score_index
 
     def _take_turns(
-        self, task: int, class_index: np.ndarray, ordinal: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The source of each sample, and how many samples of its class that source gave before."""
+        self, task: int, class_index: npt.NDArray[np.int64], ordinal: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Distributes samples of a task among its sources.
+
+        Returns:
+            `(source, turn)`, int64 (n,) each: the source of each sample, and how many samples of
+            its class that source has given before.
+        """
         source, turn = np.zeros((2, len(ordinal)), np.int64)
         for c in np.unique(class_index):
             showing = np.flatnonzero(self._sizes[task][:, c])
@@ -136,5 +181,5 @@ class BalancedSamples:
 
 
 def _pad(counts: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:
-    """Appends zeros for the classes that a source does not show."""
+    """Appends zeros for the last classes, which a source need not count."""
     return np.pad(counts, (0, num_classes - len(counts)))

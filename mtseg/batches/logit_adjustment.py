@@ -1,17 +1,28 @@
-"""Logit adjustment: from how often classes were drawn to how often they occur.
+"""Logit adjustment: correcting a network that was trained on balanced classes for real scans.
 
-Training draws every class equally often (section 3.2 of the paper). The network therefore expects
-all classes equally often and finds too much of the rare ones, above all after a short training.
-Adding log(natural share / drawn share) to the logits corrects this by Bayes' rule (Menon et al.,
-ICLR 2021). The paper does not; `--class-priors natural` does.
+Training draws every class equally often (section 3.2 of the paper), but in a scan some classes are
+rare. A network trained on balanced samples learns to expect all classes equally often, so it finds
+too much of the rare ones, above all after a short training. By Bayes' rule, probabilities for
+classes with other frequencies are proportional to
 
-The background's share differs between tasks: nearly all of a heart scan, hardly any of a
-skull-stripped brain. With one background output per task (`--backgrounds by-task`) each is adjusted
-by its own task's shares, and the correction is exact. The paper's shared output does not say whose
-background a voxel may be, so no adjustment is exact for all tasks. Then the background's output
-stays as it is, and each other class is adjusted by its task's ratio over that of the task's
-background. This is right between the background and the classes of each task; the price is that
-classes of a task with little background are found too often in the background of other tasks.
+    probability from balanced training × (frequency in scans / frequency in training).
+
+For logits, which are logarithms up to a constant, this is an addition: the log of that ratio of
+class frequencies (class priors) is added to each logit. It needs no training. The paper does not do
+it; `--class-priors natural` does, `--class-priors drawn` leaves the logits as the paper has them.
+
+A background output that several tasks share is a problem: background is nearly all of a heart scan,
+and hardly any of a skull-stripped brain, and the output does not say whose background a voxel may
+be. No addition is exact for all tasks then. So the background's logit stays as it is, and each
+other class is adjusted by its ratio over its own task's ratio for background. This is right between
+the background and the classes of each task. The price: classes of a task with little background
+are found too often in the background of other tasks. With one background output for each task
+(`--backgrounds by-task`), each is adjusted with its own task's frequencies, and the correction is
+exact.
+
+Reference: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021: their post-hoc logit
+adjustment. They train on imbalanced data and want balanced classes, so they subtract the log of
+the class priors; here it is added. The rule for a shared background is this project's.
 """
 
 from __future__ import annotations
@@ -24,42 +35,59 @@ from mtseg.tasks.label_space import LabelSpace, TaskSelection
 from mtseg.tasks.task import IGNORED
 
 
-def natural_shares(data_dir: str, selection: TaskSelection) -> np.ndarray:
-    """Share of each of a task's own classes among the foreground voxels of its training scans.
+def compute_class_priors(data_dir: str, selection: TaskSelection) -> npt.NDArray[np.float64]:
+    """Computes how frequent each class of a task is in its training scans.
 
-    Scans with voxels of which it is not known what they are count only if there are no others: what
-    is left of them does not have the classes in their shares.
+    Scans with the ignore label count only if there are no others: their annotated part does not
+    have the classes in their natural frequencies.
+
+    Args:
+        data_dir: folder of prepared records.
+        selection: the task and its sources.
 
     Returns:
-        float64 (task.num_classes,). A class is taken to occur in at least one voxel.
+        float64 (task.num_classes,), the share of each of the task's own classes among the
+        foreground voxels; the sum is 1. A class without any voxel counts as having one, so that its
+        logarithm is finite.
+
+    Raises:
+        InputError: if the data is not prepared, or damaged.
     """
     num_classes = selection.task.num_classes
-    of_known, of_partial = np.zeros((2, num_classes), np.int64)
+    of_complete, of_partial = np.zeros((2, num_classes), np.int64)
     for subject in read_selection(data_dir, selection, "train"):
         classes = subject.class_index_map[subject.image > 0]
         is_known = classes != IGNORED
-        counts = of_known if is_known.all() else of_partial
+        counts = of_complete if is_known.all() else of_partial
         counts += np.bincount(classes[is_known], minlength=num_classes)
-    counts = np.maximum(of_known if of_known.any() else of_partial, 1)
-    shares: npt.NDArray[np.float64] = counts / counts.sum()
-    return shares
+    counts = np.maximum(of_complete if of_complete.any() else of_partial, 1)
+    priors: npt.NDArray[np.float64] = counts / counts.sum()
+    return priors
 
 
-def logit_adjustment(data_dir: str, label_space: LabelSpace, backgrounds: str) -> np.ndarray:
-    """What to add to the scores before the softmax, float32 (scores,); 0 for a shared background.
-
-    Tasks are drawn equally often, and so are a task's classes, its background among them.
+def compute_logit_adjustment(
+    data_dir: str, label_space: LabelSpace, backgrounds: str
+) -> npt.NDArray[np.float32]:
+    """Computes what to add to the logits so that the classes have their natural frequencies.
 
     Args:
-        data_dir: the folder of prepared records.
-        label_space: the network's tasks.
+        data_dir: folder of prepared records.
+        label_space: the network's tasks. Tasks are drawn equally often in training, and so are the
+            classes of a task, its background among them.
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+
+    Returns:
+        float32 (logits,): the background's logits first, then those of the other combined classes.
+        0 for a shared background.
+
+    Raises:
+        InputError: if the data of a task is not prepared, or damaged.
     """
     num_backgrounds = label_space.num_backgrounds(backgrounds)
-    shift = np.zeros(num_backgrounds + label_space.num_classes - 1, np.float32)
+    adjustment = np.zeros(num_backgrounds + label_space.num_classes - 1, np.float32)
     for selection in label_space.selections:
-        shares = natural_shares(data_dir, selection)
-        scores = label_space.to_scores(selection.task.name, backgrounds)
-        of_drawn = shares * len(shares)
-        shift[scores] = np.log(of_drawn if num_backgrounds > 1 else of_drawn / of_drawn[0])
-    return shift
+        priors = compute_class_priors(data_dir, selection)
+        ratio = priors * len(priors)  # over those in training, 1 / number of classes each
+        logits = label_space.to_scores(selection.task.name, backgrounds)
+        adjustment[logits] = np.log(ratio if num_backgrounds > 1 else ratio / ratio[0])
+    return adjustment

@@ -1,20 +1,20 @@
-"""The input of training: balanced mini-batches as a `tf.data.Dataset`.
+"""The input of training: prepared data as a `tf.data.Dataset` of balanced mini-batches.
 
-`open_balanced_samples` opens the prepared data of all tasks, `make_dataset` turns them into
-mini-batches. Which samples a mini-batch has is decided in `mtseg.batches.balance`.
-
-Reference: Moeskops et al., MICCAI 2016, section 3.2.
+`open_balanced_samples` opens the data of all tasks, and `make_dataset` makes the dataset, which
+reads ahead in other threads. `mtseg.batches.balance` decides which samples a mini-batch has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from mtseg.batches.balance import BalancedSamples
-from mtseg.batches.stores import PatchStore, open_patches, open_volumes
+from mtseg.batches.balance import BalancedSamples, PatchStore
+from mtseg.batches.stores import open_patches, open_volumes
 from mtseg.errors import InputError
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
@@ -35,7 +35,7 @@ def open_balanced_samples(
         data_dir: folder of prepared records.
         label_space: the tasks.
         seed: seed of the order of samples.
-        kind: `patches` or `volumes`.
+        kind: `patches` draws from the stored patches, `volumes` from all voxels as the paper does.
         augmentations: names of `mtseg.batches.augmentation`.
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
 
@@ -46,15 +46,15 @@ def open_balanced_samples(
         "patches": open_patches,
         "volumes": open_volumes,
     }
-    open_data = openers[kind]
-    data = [
-        [open_data(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
+    open_store = openers[kind]
+    stores = [
+        [open_store(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
         for s in label_space.selections
     ]
-    samples = BalancedSamples(label_space, data, seed, augmentations, backgrounds)
-    for selection, sizes in zip(label_space.selections, samples.num_samples, strict=True):
-        for name, size in zip(selection.task.class_names, sizes, strict=True):
-            if size == 0:
+    samples = BalancedSamples(label_space, stores, seed, augmentations, backgrounds)
+    for selection, counts in zip(label_space.selections, samples.num_samples, strict=True):
+        for name, count in zip(selection.task.class_names, counts, strict=True):
+            if count == 0:
                 raise InputError(
                     f"{data_dir}: no training scan of {selection.spec} has a voxel of class "
                     f"{name}. Add scans that show it, or take the class out of "
@@ -70,38 +70,40 @@ def make_dataset(
     *,
     shares: Sequence[slice] = (slice(None),),
 ) -> tf.data.Dataset:
-    """Mini-batches as a dataset, several to an element.
+    """Makes a dataset whose elements are one call of the training step each.
 
     Args:
-        samples: where they come from.
+        samples: the samples of all tasks.
         global_batch_size: samples in a mini-batch.
-        calls: `(start, stop)` of the mini-batches in each element; all but the last few are
-            equally many.
-        shares: for each replica of this process its rows of a mini-batch, equally many. Every
-            call gives one element for each of them in turn.
+        calls: `(start, stop)` for each call: it trains on the mini-batches start, …, stop - 1. Most
+            calls have equally many.
+        shares: for each replica of this process, its rows of a mini-batch, equally many. Every
+            call gives one element for each replica in turn.
 
     Returns:
-        Elements `(patches, score_index)`: float16 (mini-batches, rows, 3, 51, 51), of the three
-        planes in the order of `PLANES`, and int32 (mini-batches, rows), as `minibatch` gives them.
+        Elements `(patches, score_index)`: float16 (mini-batches, rows, 3, 51, 51), the axial,
+        coronal and sagittal patch of each sample, and int32 (mini-batches, rows); see
+        `BalancedSamples.read_minibatch`. If a store can no longer be read, TensorFlow raises an
+        error of its own, and `samples.read_error` is the real one.
     """
     num_rows = len(range(*shares[0].indices(global_batch_size)))
     of_element = [(start, stop, rows) for start, stop in calls for rows in shares]
 
-    def compute(element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def compute(element: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         start, stop, rows = of_element[int(element)]
         try:
-            parts = [samples.minibatch(n, global_batch_size, rows) for n in range(start, stop)]
+            parts = [samples.read_minibatch(n, global_batch_size, rows) for n in range(start, stop)]
         except InputError as error:
-            samples.refusal = error
+            samples.read_error = error
             raise
         patches, score_index = zip(*parts, strict=True)
-        # One mini-batch to a call is the rule, and is spared a copy.
+        # Usually a call has one mini-batch, and stacking would copy it.
         is_one = len(parts) == 1
         return patches[0][np.newaxis] if is_one else np.stack(patches), np.stack(score_index)
 
     def read(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         patches, score_index = tf.numpy_function(compute, [element], (tf.float16, tf.int32))
-        # Fixed shapes spare the training step a second trace.
+        # With shapes that are not known, the training step would be traced twice.
         patches.set_shape([None, num_rows, len(PLANES), PATCH_SIZE, PATCH_SIZE])
         score_index.set_shape([None, num_rows])
         return patches, score_index

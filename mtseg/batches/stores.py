@@ -1,7 +1,8 @@
-"""The two stores that training patches come from: patch records on disk, and volumes in memory.
+"""Where training patches come from: patch records on disk, or whole volumes in memory.
 
-`PatchRecords` reads patches that were cut when the data was prepared. `VolumePatches` holds whole
-prepared volumes and cuts a patch at any voxel, as the paper draws them.
+`PatchRecords` reads patches that were cut when the data was prepared: a limited number of each
+subject and class, and little memory. `VolumePatches` holds the prepared volumes in memory and cuts
+a patch at any voxel, as the paper does. Both are a `mtseg.batches.balance.PatchStore`.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """
@@ -15,7 +16,7 @@ import resource
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,41 +38,12 @@ _OTHER_FILES = 512
 """Files that a process may have open beside its shards."""
 
 
-class PatchStore(Protocol):
-    """The training samples of one source: what `mtseg.batches.balance` draws from."""
-
-    @property
-    def num_samples(self) -> npt.NDArray[np.int64]:
-        """Number of different samples of each class, by the task's own class index.
-
-        Classes after the last one that the source shows may be missing.
-        """
-
-    def take(
-        self,
-        class_index: npt.NDArray[np.int64],
-        turn: npt.NDArray[np.int64],
-        draw: npt.NDArray[np.float64],
-        key: tuple[int, ...],
-        out: Sequence[npt.NDArray[np.float16]],
-    ) -> None:
-        """Reads the patches of some samples.
-
-        Args:
-            class_index: (n,), the task's own class of each sample.
-            turn: (n,), how many samples of that class the source has given before.
-            draw: (n,), random numbers from 0 to 1.
-            key: numbers that identify this source in this run.
-            out: n arrays, float16 (3, 51, 51); filled.
-        """
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class PatchRecords:
-    """The patch records of one source; any of them can be read at any time.
+    """The patch records of one source, read from disk in any order.
 
     Attributes:
-        folder: where they are.
+        folder: folder of the shards, for messages.
         shards: descriptors of the open shard files.
         class_index: int64 (n,), the task's own class of every record.
         shard: int64 (n,), the shard of every record.
@@ -91,7 +63,7 @@ class PatchRecords:
 
     @property
     def num_samples(self) -> npt.NDArray[np.int64]:
-        """As `PatchStore` says."""
+        """Number of records of each class."""
         return np.array([rows.size for rows in self._rows_of_class], np.int64)
 
     def take(
@@ -102,17 +74,18 @@ class PatchRecords:
         key: tuple[int, ...],
         out: Sequence[npt.NDArray[np.float16]],
     ) -> None:
-        """As `PatchStore` says: every pass over a class reads each of its records once.
+        """Reads the patches of samples by their turns, in passes over all records of a class.
 
-        The order within a pass follows from `key`, the class and the number of the pass.
+        A pass has every record once, in an order that depends on `key`, the class and the number
+        of the pass. `draw` is not used. See `mtseg.batches.balance.PatchStore`.
         """
         chosen = np.empty(len(turn), np.int64)
         for c in np.unique(class_index):
             rows = self._rows_of_class[c]
-            number, position = np.divmod(turn, rows.size)
+            number, position = np.divmod(turn, rows.size)  # of the pass, in the pass
             for n in np.unique(number[class_index == c]):
                 mine = (class_index == c) & (number == n)
-                order = _permutation((*key, int(c), int(n)), rows.size)
+                order = _permute((*key, int(c), int(n)), rows.size)
                 chosen[mine] = rows[order[position[mine]]]
         self.read(chosen, out)
 
@@ -120,8 +93,8 @@ class PatchRecords:
         """Reads the patches of some records.
 
         Args:
-            rows: (n,), numbers of records.
-            out: n arrays, float16 (3, 51, 51); filled.
+            rows: (n,), numbers of records, from 0.
+            out: n arrays, float16 (3, 51, 51), to fill.
 
         Raises:
             InputError: if a shard has become shorter since it was opened.
@@ -136,7 +109,7 @@ class PatchRecords:
 
 
 @functools.lru_cache(maxsize=256)
-def _permutation(key: tuple[int, ...], size: int) -> npt.NDArray[np.int64]:
+def _permute(key: tuple[int, ...], size: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(key).permutation(size)
 
 
@@ -148,15 +121,25 @@ def _close_all(descriptors: Sequence[int]) -> None:
 def open_patches(
     data_dir: str | Path, task_name: str, source: str, task_file: str = ""
 ) -> PatchRecords:
-    """Reads every patch record of a source once, checks its checksum and notes where it is.
+    """Opens the patch records of a source.
+
+    All of them are read once, to compare their checksums and to note where their patches are. The
+    shards stay open until the returned object is no longer used.
+
+    Args:
+        data_dir: folder of prepared records.
+        task_name: the task.
+        source: name of one of its sources.
+        task_file: path of the task's file, for messages, if it does not come with mtseg.
 
     Raises:
-        InputError: if the data is not prepared, or a shard is damaged (the message names it).
+        InputError: if the data is not prepared, a shard is damaged (the message names it), or
+            there are more shards than files may be open.
     """
     folder = prepared_dir(data_dir, task_name, source, "patches", task_file)
     splits = open_builder(folder).info.splits
     paths = [Path(name) for name in splits["train"].filepaths] if "train" in splits else []
-    columns: list[np.ndarray] = []
+    columns: list[npt.NDArray[np.int64]] = []
     for number, path in enumerate(paths):
         try:
             of_shard = [np.insert(c, 1, number, axis=0) for c in index_patches(path)]
@@ -179,13 +162,17 @@ def open_patches(
 
 
 def _allow_open_files(count: int, folder: Path) -> None:
-    """Has the system allow that many more open files, as far as it does."""
+    """Raises this process's limit of open files if it is too low for that many shards.
+
+    Raises:
+        InputError: if the system does not allow so many.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise InputError(
-            f"{folder}: has {count} shards, where {hard} files may be open at once. Prepare it "
-            "again: mtseg-prepare with --num-shards. Or raise the limit (ulimit -Hn)."
+            f"{folder}: has {count} shards, but only {hard} files may be open at once. Prepare "
+            "it again: mtseg-prepare with --num-shards. Or raise the limit (ulimit -Hn)."
         )
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -195,11 +182,14 @@ def _allow_open_files(count: int, folder: Path) -> None:
 class VolumePatches:
     """The training volumes of one source in memory, and where the voxels of each class are.
 
+    The samples of a class are its foreground voxels in all volumes, numbered volume by volume.
+
     Attributes:
-        padded: float16, each volume with zeros of half a patch around it.
-        shapes: shapes of the volumes without these zeros.
-        voxels: for each class, flat indices of its foreground voxels in each volume.
-        ends: for each class, int64 (volumes,), number of its voxels up to the end of each volume.
+        padded: the volumes, float16, each with zeros of half a patch around it.
+        shapes: their shapes (I, J, K) without these zeros.
+        voxels: for each class and each volume, flat indices of the class's foreground voxels.
+        ends: for each class, int64 (volumes,), the number of its samples in this volume and those
+            before it.
     """
 
     padded: tuple[npt.NDArray[np.float16], ...]
@@ -209,7 +199,7 @@ class VolumePatches:
 
     @property
     def num_samples(self) -> npt.NDArray[np.int64]:
-        """As `PatchStore` says: the foreground voxels of each class in all volumes."""
+        """Number of foreground voxels of each class in all volumes."""
         return np.array([ends[-1] for ends in self.ends], np.int64)
 
     def take(
@@ -220,7 +210,11 @@ class VolumePatches:
         key: tuple[int, ...],
         out: Sequence[npt.NDArray[np.float16]],
     ) -> None:
-        """As `PatchStore` says: every voxel of a class is equally likely, each time anew."""
+        """Cuts the patches of samples at random voxels of their classes.
+
+        All voxels of a class are equally likely, and a voxel may be drawn again. `turn` and `key`
+        are not used. See `mtseg.batches.balance.PatchStore`.
+        """
         number = (draw * self.num_samples[class_index]).astype(np.int64)
         for patches, cut in zip(out, self.cut(class_index, number), strict=True):
             patches[...] = cut
@@ -228,11 +222,11 @@ class VolumePatches:
     def cut(
         self, class_index: npt.NDArray[np.int64], number: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float16]:
-        """Cuts the patches of voxels that are given by their class and number in that class.
+        """Cuts the patches of some samples. Beyond the border of a volume they are 0.
 
         Args:
-            class_index: (n,), the task's own class index.
-            number: (n,), from 0 to the class's number of samples.
+            class_index: (n,), the task's own class of each sample.
+            number: (n,), each sample's number in its class, from 0.
 
         Returns:
             float16 (n, 3, 51, 51).
@@ -253,10 +247,19 @@ class VolumePatches:
 def open_volumes(
     data_dir: str | Path, task_name: str, source: str, task_file: str = ""
 ) -> VolumePatches:
-    """Reads the training scans of a task into memory: about 6 bytes per voxel.
+    """Reads the training scans of a source into memory.
+
+    They take about 6 bytes per voxel: 2 of the volume, and 4 for the place of a foreground voxel in
+    its class. Voxels with the ignore label are never samples.
+
+    Args:
+        data_dir: folder of prepared records.
+        task_name: the task.
+        source: name of one of its sources.
+        task_file: path of the task's file, for messages, if it does not come with mtseg.
 
     Raises:
-        InputError: if the task is not prepared, or has no training scan.
+        InputError: if the data is not prepared, or damaged, or has no training scan.
     """
     padded, shapes, of_scans = [], [], []
     for subject in read_volumes(data_dir, task_name, source, "train", task_file):
@@ -266,7 +269,8 @@ def open_volumes(
         classes = subject.class_index_map.ravel()[foreground]
         order = np.argsort(classes, kind="stable")
         kind = np.uint32 if subject.image.size < 2**32 else np.uint64
-        counts = np.bincount(classes, minlength=256)[:IGNORED]  # the last in the order
+        # The ignore label is the largest, so its voxels come last in the order and are cut off.
+        counts = np.bincount(classes, minlength=256)[:IGNORED]
         ends = np.cumsum(counts)
         of_scans.append(np.split(foreground[order].astype(kind)[: ends[-1]], ends[:-1]))
     if not padded:

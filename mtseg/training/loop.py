@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mtseg.batches.logit_adjustment import logit_adjustment
+from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
 from mtseg.errors import WorkerLostError
 from mtseg.evaluation.results import Evaluation
@@ -183,7 +183,9 @@ class _Run:
                 self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
             adjustment = np.zeros(1, np.float32)
             if config.class_priors == "natural":
-                adjustment = logit_adjustment(config.data_dir, label_space, config.backgrounds)
+                adjustment = compute_logit_adjustment(
+                    config.data_dir, label_space, config.backgrounds
+                )
             self._evaluator = Evaluator(
                 config,
                 label_space,
@@ -297,8 +299,8 @@ class _Run:
         try:
             return next(batches)
         except tf.errors.OpError:
-            if self._samples.refusal is not None:
-                raise self._samples.refusal from None
+            if self._samples.read_error is not None:
+                raise self._samples.read_error from None
             raise
 
     def _save(self, step: int) -> None:

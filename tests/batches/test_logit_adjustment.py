@@ -24,14 +24,14 @@ def prepare(monkeypatch, **maps):
 def test_natural_shares_count_foreground_voxels(monkeypatch):
     prepare(monkeypatch, breast=[[1, 0, 0, 0], [1, 1, 0, 0]], cta=[[1, 0]])
     breast, cta = parse_tasks("breast,cta").selections
-    np.testing.assert_allclose(logit_adjustment.natural_shares("data", breast), [0.5, 0.5])
+    np.testing.assert_allclose(logit_adjustment.compute_class_priors("data", breast), [0.5, 0.5])
     # One foreground voxel, an artery: background is taken to occur once.
-    np.testing.assert_allclose(logit_adjustment.natural_shares("data", cta), [0.5, 0.5])
+    np.testing.assert_allclose(logit_adjustment.compute_class_priors("data", cta), [0.5, 0.5])
 
 
 def test_the_shift_of_one_task_is_bayes_rule(monkeypatch):
     prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]])
-    shift = logit_adjustment.logit_adjustment("data", parse_tasks("breast"), "shared")
+    shift = logit_adjustment.compute_logit_adjustment("data", parse_tasks("breast"), "shared")
     # A sample that was as likely drawn from either is three times as likely background.
     odds = np.exp(shift[1] - shift[0])
     assert odds == pytest.approx(1 / 3)
@@ -40,7 +40,7 @@ def test_the_shift_of_one_task_is_bayes_rule(monkeypatch):
 def test_a_task_is_shifted_as_if_it_were_alone(monkeypatch):
     prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
     together, *alone = (
-        logit_adjustment.logit_adjustment("data", parse_tasks(names), "shared")
+        logit_adjustment.compute_logit_adjustment("data", parse_tasks(names), "shared")
         for names in ("breast,cta", "breast", "cta")
     )
     np.testing.assert_allclose(together, [0, alone[0][1], alone[1][1]])
@@ -49,7 +49,7 @@ def test_a_task_is_shifted_as_if_it_were_alone(monkeypatch):
 
 def test_backgrounds_by_task_are_shifted_by_their_own_shares(monkeypatch):
     prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
-    shift = logit_adjustment.logit_adjustment("data", parse_tasks("breast,cta"), "by-task")
+    shift = logit_adjustment.compute_logit_adjustment("data", parse_tasks("breast,cta"), "by-task")
     # Backgrounds of breast and CTA, then muscle and arteries: natural shares over drawn ones.
     np.testing.assert_allclose(
         np.exp(shift), [0.75 / 0.5, 0.25 / 0.5, 0.25 / 0.5, 0.75 / 0.5], rtol=1e-6

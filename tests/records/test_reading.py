@@ -1,14 +1,9 @@
 """Records: what is written is what is read, whichever way it is read."""
 
-import dataclasses
-import resource
-import shutil
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
 from mtseg.records.reading import count_test_scans, prepared_dir, read_volumes
@@ -31,19 +26,6 @@ def test_patch_records_hold_the_patches_at_their_voxels(tiny_data):
         assert volume.class_index_map[tuple(index)] == example["class_index"]
         expected = cut_patches(pad_volume(volume.image.astype(np.float16)), index[None])[0]
         np.testing.assert_array_equal(example["patches"], expected)
-
-
-def test_random_access_reads_what_tfds_reads(tiny_data):
-    records = open_patches(tiny_data.data_dir, "breast", "phantom")
-    folder = prepared_dir(tiny_data.data_dir, "breast", "phantom", "patches")
-    dataset = tfds.builder_from_directory(folder).as_dataset(split="train")
-    by_tfds = {e["patches"].tobytes(): e["class_index"] for e in dataset.as_numpy_iterator()}
-    rows = range(len(records.class_index))
-    patches = np.empty((len(rows), 3, 51, 51), np.float16)
-    records.read(rows, patches)
-    assert len(rows) == len(by_tfds)
-    for patch, class_index in zip(patches, records.class_index, strict=True):
-        assert by_tfds[patch.tobytes()] == class_index
 
 
 def test_volumes_are_isotropic_normalised_and_labelled_on_the_foreground(tiny_data):
@@ -93,35 +75,3 @@ def test_data_that_is_not_prepared_names_the_command(tmp_path):
         open_patches(tmp_path, "cta", "phantom")
     with pytest.raises(InputError, match=r"mtseg-prepare TASK_FILE\.toml:folder .*--manual-dir F"):
         open_patches(tmp_path, "a_task_of_ones_own", "folder")
-
-
-def test_a_flipped_byte_is_caught_and_the_shard_named(tiny_data, tmp_path):
-    data_dir = tmp_path / "data"
-    shutil.copytree(tiny_data.data_dir, data_dir)
-    shard, *_ = data_dir.glob("mtseg_breast/phantom_patches/*/*.tfrecord-*")
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    shard.write_bytes(content)
-    with pytest.raises(InputError, match=shard.name):
-        open_patches(data_dir, "breast", "phantom")
-
-
-@pytest.mark.promise("scarcity is one line")
-def test_more_shards_than_the_system_lets_be_open_are_refused(tiny_data, monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 513))
-    with pytest.raises(InputError, match=r"2 shards, where 513 files.*--num-shards"):
-        open_patches(tiny_data.data_dir, "breast", "phantom")
-    asked = []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
-    open_patches(tiny_data.data_dir, "breast", "phantom")
-    assert asked == [(514, 4096)]
-
-
-@pytest.mark.promise("defined numerics")
-def test_a_class_without_a_patch_is_refused_by_name(tiny_data, monkeypatch):
-    records = open_patches(tiny_data.data_dir, "breast", "phantom")
-    only_background = dataclasses.replace(records, class_index=np.zeros_like(records.class_index))
-    monkeypatch.setattr("mtseg.batches.pipeline.open_patches", lambda *_: only_background)
-    with pytest.raises(InputError, match="pectoral_muscle"):
-        open_balanced_samples(str(tiny_data.data_dir), parse_tasks("breast"), seed=0)

@@ -389,7 +389,7 @@ def test_what_is_not_annotated_is_never_drawn(two_sources, kind):
                 origin[patch.tobytes()] = origin.get(patch.tobytes(), set()) | {(source, value)}
     counts = {}
     for n in range(100):
-        patches, classes = samples.minibatch(n, 100)
+        patches, classes = samples.read_minibatch(n, 100)
         for patch, class_index in zip(patches, classes.tolist(), strict=True):
             ((source, value),) = {o for o in origin[patch.tobytes()] if o[1] == class_index}
             assert value == class_index

@@ -1,0 +1,110 @@
+"""Balance over tasks, classes and sources, counted by hand on small mini-batches."""
+
+import numpy as np
+import pytest
+
+from mtseg.batches.balance import BalancedSamples, assign_classes
+from mtseg.tasks.label_space import parse_tasks
+
+
+class NumberedStore:
+    """A store whose patches say what they are: the source, the class and the turn."""
+
+    def __init__(self, number, num_samples):
+        self.number, self.num_samples = number, np.array(num_samples)
+
+    def take(self, class_index, turn, draw, key, out):
+        self.draw, self.key = draw, key
+        for patches, c, t in zip(out, class_index, turn, strict=True):
+            patches[...] = 0
+            patches[0, 0, :3] = self.number, c, t
+
+
+def read(samples, n, size, rows=slice(None)):
+    """Source, class and turn of each sample of a mini-batch, and the network outputs."""
+    patches, score_index = samples.read_minibatch(n, size, rows)
+    return patches[:, 0, 0, :3].astype(int).tolist(), score_index.tolist()
+
+
+def two_tasks(**settings):
+    stores = [[NumberedStore(0, [9, 9])], [NumberedStore(1, [9, 9])]]
+    return BalancedSamples(parse_tasks("breast,cta"), stores, 0, **settings)
+
+
+def test_seven_samples_of_two_tasks_by_hand():
+    """Breast and CTA take turns, then background and tissue; the next mini-batch continues."""
+    first, second = (read(two_tasks(), n, 7) for n in (0, 1))
+    assert first == (
+        [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [0, 1, 1]],
+        [0, 0, 1, 2, 0, 0, 1],  # background, muscle, arteries
+    )
+    assert second == (
+        [[1, 1, 1], [0, 0, 2], [1, 0, 2], [0, 1, 2], [1, 1, 2], [0, 0, 3], [1, 0, 3]],
+        [2, 0, 0, 1, 2, 0, 0],
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "num_classes"),
+    [(210, (7, 2, 2)), (36, (7, 2, 2)), (35, (7,)), (10, (3, 4)), (1, (2,))],
+)
+def test_counts_of_a_minibatch_differ_by_at_most_one(size, num_classes):
+    for minibatch in range(60):
+        task, class_index, _ = assign_classes(minibatch, size, num_classes)
+        assert np.ptp(np.bincount(task, minlength=len(num_classes))) <= 1
+        for t, count in enumerate(num_classes):
+            assert np.ptp(np.bincount(class_index[task == t], minlength=count)) <= 1
+
+
+def test_the_remainder_rotates_so_that_the_run_is_balanced_too():
+    """10 samples of 3 tasks: 4, 3 and 3, and each task is the one with 4 in turn."""
+    counts = [np.bincount(assign_classes(n, 10, (2, 2, 2))[0], minlength=3) for n in range(3)]
+    assert np.sum(counts, axis=0).tolist() == [10, 10, 10]
+    assert [int(np.argmax(of_minibatch)) for of_minibatch in counts] == [0, 1, 2]
+
+
+def test_samples_of_a_class_are_counted_without_a_gap():
+    seen = {}
+    for minibatch in range(20):
+        for key in zip(*assign_classes(minibatch, 11, (3, 2)), strict=True):
+            seen.setdefault(key[:2], []).append(key[2])
+    for ordinals in seen.values():
+        assert ordinals == list(range(len(ordinals)))
+
+
+def test_sources_that_show_a_class_take_turns():
+    """Both sources have background; only the second has muscle."""
+    stores = [NumberedStore(0, [5]), NumberedStore(1, [5, 5])]
+    samples = BalancedSamples(parse_tasks("breast"), [stores], 0)
+    assert samples.num_samples == [[10, 5]]
+    taken, _ = read(samples, 0, 8)
+    background, muscle = taken[0::2], taken[1::2]
+    assert background == [[0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1]]
+    assert muscle == [[1, 1, 0], [1, 1, 1], [1, 1, 2], [1, 1, 3]]
+
+
+def test_each_tasks_background_may_have_an_output_of_its_own():
+    taken, outputs = read(two_tasks(backgrounds="by-task"), 0, 7)
+    assert taken == read(two_tasks(), 0, 7)[0]
+    assert outputs == [0, 1, 2, 3, 0, 1, 2]  # backgrounds of breast and CTA, muscle, arteries
+
+
+def test_rows_are_those_of_the_whole_minibatch():
+    whole, part = two_tasks(), two_tasks()
+    taken, outputs = read(whole, 5, 12)
+    assert read(part, 5, 12, slice(3, 7)) == (taken[3:7], outputs[3:7])
+    draws = np.empty(12)
+    for store in (of_task[0] for of_task in whole._stores):
+        draws[store.number :: 2] = store.draw  # Tasks take turns.
+    for store in (of_task[0] for of_task in part._stores):
+        np.testing.assert_array_equal(store.draw, draws[3:7][(store.number + 1) % 2 :: 2])
+
+
+def test_a_minibatch_does_not_depend_on_those_before_it():
+    run, resumed = two_tasks(), two_tasks()
+    for n in range(5):
+        last = read(run, n, 6)
+    assert read(resumed, 4, 6) == last
+    for before, after in zip(run._stores, resumed._stores, strict=True):
+        np.testing.assert_array_equal(before[0].draw, after[0].draw)
+        assert before[0].key == after[0].key
