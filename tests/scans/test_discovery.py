@@ -1,4 +1,4 @@
-"""Which scans are meant by files, folders and lists, and how jobs share them."""
+"""Scans named by files, folders and lists, and how jobs share them."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mtseg.scans.discovery import ListedScan, list_scans, take_part
 
 @pytest.fixture
 def archive(tmp_path):
-    """Scans, a DICOM series with and one without endings, and what is none of these."""
+    """Scans, DICOM series with and without endings, and files that are not scans."""
     for name in (
         "b/two.nii.gz", "a/one.mha", "zero.nii", "a/notes.txt", "a/.hidden.nii", ".cache/x.nii",
         "series/1.dcm", "series/2.dcm", "old/1.2.840.1",
@@ -77,7 +77,7 @@ def test_parts_are_all_scans_once_and_nearly_equal():
 
 
 def test_results_of_earlier_commands_are_not_scans(tmp_path):
-    """The folder of results lies in the searched folder, or results lie beside their scans."""
+    """The folder of results is in the searched folder, or results are beside their scans."""
     for name in ("p1.nii.gz", "out/p1_labels.nii.gz", "out/p1_verdict.json", "p2_labels.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Scans in the scales of other programs are read as the scan they were made from, or it is said."""
+"""Intensities: scans in the scales of other programs become the same scan, with a note."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def normalised(array, mask):
     return np.where(mask, array / np.percentile(array[mask], 99), 0)
 
 
-def test_a_scan_as_scanners_write_it_is_not_changed(brain):
+def test_a_scan_as_scanners_write_it_is_unchanged(brain):
     array, found = read(brain)
     np.testing.assert_array_equal(array, brain)
     np.testing.assert_array_equal(found.mask, brain > 0)
@@ -75,7 +75,7 @@ def test_a_scan_z_scored_inside_a_mask_keeps_its_foreground(brain):
     np.testing.assert_array_equal(found.mask, scored != 0)
     assert "background 0 is not its lowest value" in found.note
     assert (array[found.mask] > 0).all()
-    # What was the darkest voxel is near 0, the order of intensities is kept.
+    # The order of intensities is kept.
     order = np.argsort(brain[found.mask], kind="stable")
     assert (np.diff(array[found.mask][order]) >= -1e-6).all()
 
@@ -122,7 +122,7 @@ def test_padding_is_background(brain, padding):
     assert f"padding value {padding}" in found.note
 
 
-def test_what_is_told_is_done(brain, heart):
+def test_what_the_caller_says_decides(brain, heart):
     assert read(brain - 1000, told=True)[1].is_ct
     assert not read(heart, told=False)[1].is_ct
 
