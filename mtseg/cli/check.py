@@ -42,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    from mtseg.records import WORKER_IMPORTS
     from mtseg.sources.checks import check_reports, check_subject, format_issues
     from mtseg.sources.find import find_subjects
     from mtseg.sources.subject import Issue
@@ -69,7 +68,7 @@ def _check(argv: list[str]) -> int:
         read = functools.partial(check_subject, task, found.labels)
         with Progress("Checking", num_subjects, "subjects", is_quiet=arguments.json) as progress:
             processes = arguments.num_processes or num_cores()
-            for report in run_all(read, found.subjects, processes, WORKER_IMPORTS):
+            for report in run_all(read, found.subjects, processes, "mtseg.sources.checks"):
                 reports[report.subject] = report
                 progress.advance(note=report.subject.name)
         issues = check_reports(task, found, [reports[s] for s in found.subjects])
