@@ -1,0 +1,120 @@
+"""One subject's files: kept while nothing has changed, and replaced as a whole."""
+
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.records import staging
+from mtseg.records.schema import RecordConfig
+from mtseg.records.writing import prepare
+from mtseg.sources.checks import SubjectReport
+from mtseg.sources.find import find_subjects
+from tests.layout_files import subject, write
+
+
+@pytest.fixture
+def job(task, scans, tmp_path):
+    """The first subject, as a volume; its folder is empty."""
+    found = find_subjects(task, "folder", scans)
+    config = RecordConfig(name="folder_volumes", source="folder", kind="volumes")
+    folder = tmp_path / "staged"
+    folder.mkdir()
+    report = SubjectReport(found.subjects[0], (), "x", (1, 2, 3))
+    return staging.Job(task, found.labels, (config,), report, folder)
+
+
+def change_scan(job):
+    write(staging.Path(job.report.subject.image_path), subject(7)[0])
+
+
+def test_a_staged_subject_is_known_until_its_scan_changes(job):
+    assert staging.staged_report(job.folder, job.report.subject) is None
+    assert staging.stage(job) == job.report.subject.name
+    assert staging.staged_report(job.folder, job.report.subject) == job.report
+    change_scan(job)
+    assert staging.staged_report(job.folder, job.report.subject) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_mark_makes_a_subject_unstaged(job, content):
+    staging.stage(job)
+    (job.folder / f"{job.report.subject.name}.done.json").write_text(content)
+    assert staging.staged_report(job.folder, job.report.subject) is None
+
+
+@pytest.mark.promise("atomic outputs")
+def test_a_shard_is_not_changed_when_its_subject_is_staged_again(job, tmp_path):
+    """A shard is a hard link to the staged file."""
+    staging.stage(job)
+    shard = tmp_path / "shard"
+    shard.hardlink_to(staging.records_path(job.folder, job.report.subject.name, "volumes"))
+    before = shard.read_bytes()
+    change_scan(job)
+    staging.stage(job)
+    assert shard.read_bytes() == before
+
+
+@pytest.mark.promise("refused input")
+def test_a_scan_that_disappears_meanwhile_is_named(job):
+    staging.stage(job)
+    path = staging.Path(job.report.subject.image_path)
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path}: can no longer be read"):
+        staging.staged_report(job.folder, job.report.subject)
+
+
+# The staging folder.
+
+PATCHES, VOLUMES = {"seed": 0}, {"size": None}
+BOTH = {"patches": PATCHES, "volumes": VOLUMES}
+
+
+@pytest.mark.parametrize(
+    ("shared", "kinds", "is_kept"),
+    [
+        ({"version": "1"}, BOTH, True),
+        ({"version": "1"}, {"volumes": VOLUMES}, True),
+        ({"version": "2"}, BOTH, False),
+        ({"version": "1"}, {"patches": {"seed": 1}, "volumes": VOLUMES}, False),
+    ],
+)
+def test_what_was_staged_with_the_same_settings_is_kept(tmp_path, shared, kinds, is_kept):
+    staging.keep_matching(tmp_path, {"version": "1"}, BOTH)
+    (tmp_path / "a1.done.json").touch()
+    staging.keep_matching(tmp_path, shared, kinds)
+    assert (tmp_path / "a1.done.json").exists() == is_kept
+
+
+def test_a_kind_that_was_left_out_is_staged_again(tmp_path):
+    """A subject that changed meanwhile has new volumes, but old patches."""
+    for kinds in (BOTH, {"volumes": VOLUMES}):
+        staging.keep_matching(tmp_path, {"version": "1"}, kinds)
+        (tmp_path / "a1.done.json").touch()
+    staging.keep_matching(tmp_path, {"version": "1"}, BOTH)
+    assert not (tmp_path / "a1.done.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_damaged_settings_empty_the_folder(tmp_path, content):
+    (tmp_path / "settings.json").write_text(content)
+    (tmp_path / "a1.done.json").touch()
+    staging.keep_matching(tmp_path, {"version": "1"}, BOTH)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_folder_in_which_no_subject_is_done_is_removed(tmp_path):
+    folder = tmp_path / "staged"
+    with staging.lock_staging(folder):
+        (folder / "a1.patches.tfrecord").touch()
+    assert not folder.exists()
+    with staging.lock_staging(folder):
+        (folder / "a1.done.json").touch()
+    assert [path.name for path in folder.iterdir()] == ["a1.done.json"]
+
+
+@pytest.mark.promise("one at a time")
+def test_a_second_command_on_the_same_source_is_refused(task, scans, tmp_path):
+    with (
+        staging.lock_staging(staging.staging_dir(tmp_path / "data", "renal", "folder")),
+        pytest.raises(InputError, match="another command"),
+    ):
+        prepare(task, "folder", tmp_path / "data", manual_dir=scans, num_processes=1)
