@@ -110,7 +110,7 @@ def evaluate_task(
     if shown is not None:
         on_picture(shown.picture(points))
     rows = _count_rows(label_space, task, counted, points) + surface_rows
-    others = label_space.alien_indices(task.name)
+    others = label_space.indices_of_other_tasks(task.name)
     for name, counts in counted.items():
         rows.append(Row(task.name, "all", name, "alien_share", counts.argmax_share(others)))
     names = label_space.class_names

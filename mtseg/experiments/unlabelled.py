@@ -132,6 +132,6 @@ def _describe(
         recognised_as=assess(statistics, label_space.class_task).task,
         num_voxels=int(statistics.num_voxels.sum()),
         own_share=float(shares[list(label_space.class_indices(task))].sum()),
-        cross_task_share=float(shares[list(label_space.alien_indices(task))].sum()),
+        cross_task_share=float(shares[list(label_space.indices_of_other_tasks(task))].sum()),
         mean_confidence=statistics.mean_confidence,
     )

@@ -23,7 +23,7 @@ from mtseg.scans.reading import read_voxels, require_finite
 from mtseg.scans.volume import Volume, match_grid
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
 from mtseg.system.text_table import format_table
-from mtseg.tasks.task import LabelSource, Task, some
+from mtseg.tasks.task import LabelSource, Task, first_ten
 
 SPACING_MM = (0.05, 20.0)
 """Smallest and largest plausible voxel size. Others are errors in the header."""
@@ -199,7 +199,7 @@ def _find_duplicates(reports: Iterable[SubjectReport]) -> Iterator[Issue]:
         if len(same) > 1:
             is_across = len({subject.split for subject in same}) > 1
             where = "on both sides of the split" if is_across else f"all in {same[0].split}"
-            names = some(subject.name for subject in same)
+            names = first_ten(subject.name for subject in same)
             message = (
                 f"{same[0].image_path}: subjects {names} are the same scan, {where}. Keep one of "
                 "them."

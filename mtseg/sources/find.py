@@ -16,7 +16,7 @@ from mtseg.sources.layouts.catalog import LAYOUTS, find_files
 from mtseg.sources.layouts.dataset_files import DatasetFiles, SubjectFiles
 from mtseg.sources.splits import SPLIT_FILE, choose_split
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
-from mtseg.tasks.task import LabelSource, Split, Task, some
+from mtseg.tasks.task import LabelSource, Split, Task, first_ten
 from mtseg.tasks.task_file import GENERATED, generated_split
 
 
@@ -142,7 +142,7 @@ def _resolve_labels(
             else:
                 raise InputError(
                     f"{folder}: the data set has no label {label!r} for {task.name}. Its labels: "
-                    f"{some(known) or 'none'}. Say which labels are which class under "
+                    f"{first_ten(known) or 'none'}. Say which labels are which class under "
                     f"sources.{labels.name}.labels in {task.file_to_edit}."
                 )
         return tuple(resolved)
@@ -168,7 +168,7 @@ def _complete_subjects(
                 "missing",
                 "",
                 f"{folder}: {len(missing)} of {len(names)} subjects of the split have no file "
-                f"here: {some(missing)}. Add their files, or list the other subjects in "
+                f"here: {first_ten(missing)}. Add their files, or list the other subjects in "
                 f"{SPLIT_FILE} (columns subject,split).",
             )
         )
@@ -182,7 +182,7 @@ def _complete_subjects(
                 subjects[name] = Subject(name, side, str(images[0]), str(label_maps[0]), None)
                 continue
             scans, maps = (
-                some(str(p.relative_to(folder)) for p in paths) or "none"
+                first_ten(str(p.relative_to(folder)) for p in paths) or "none"
                 for paths in (images, label_maps)
             )
             is_missing = not images or not label_maps
@@ -201,7 +201,7 @@ def _complete_subjects(
             )
     unused = [path for f in found.subjects if f.name not in names for path in f.images]
     if unused := [*unused, *found.unused]:
-        files = some(str(path.relative_to(folder)) for path in unused)
+        files = first_ten(str(path.relative_to(folder)) for path in unused)
         issues.append(
             Issue(
                 "extra",

@@ -1,5 +1,6 @@
 """Tasks and their classes, read from TOML files.
 
-Begin with `task_file.read_task` and `label_space.LabelSpace`, which combines the classes of several
+Begin with `label_space.parse_tasks`, which reads the value of `--tasks`. A `task.Task` is what one
+task file describes, read by `task_file`; a `label_space.LabelSpace` combines the classes of several
 tasks into the outputs of one network. `files/` has the tasks that ship with mtseg.
 """

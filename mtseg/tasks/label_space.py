@@ -1,7 +1,8 @@
 """The combined label space of a network for one or several tasks.
 
-A class index is a class's place in its own task, or the place in the combined label space: one
-shared background, then the classes of each task in the order in which the tasks are named.
+Read this to know which output of a network is which class. A class has two indices. Its own class
+index is its place in its task. Its combined class index is its place in the label space: one shared
+background, then the classes of each task, in the order in which the tasks are named.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """
@@ -12,18 +13,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.tasks.task import Task, TissueClass, hint
+from mtseg.tasks.task import Task, TissueClass, did_you_mean
 from mtseg.tasks.task_file import GENERATED, read_task, shipped_path, shipped_tasks
 
-MOST_CLASSES = 255
-"""Combined class indices are stored as uint8."""
+MAX_CLASSES = 255
+"""Combined class indices are stored as uint8, and 255 is the ignore label."""
 
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """A task and the names of the sources that its subjects come from."""
+    """A task, and the names of the sources that its subjects come from."""
 
     task: Task
     sources: tuple[str, ...]
@@ -37,6 +39,9 @@ class TaskSelection:
 @dataclass(frozen=True)
 class LabelSpace:
     """The classes of one network: a shared background, then each task's classes in order.
+
+    Attributes:
+        selections: the tasks, in the order in which they were named.
 
     Raises:
         InputError: if there is no task, a task or a class name occurs twice, or there are more
@@ -59,26 +64,28 @@ class LabelSpace:
             for name in task.class_names[1:]:
                 if name in owners:
                     raise InputError(
-                        f"{task.path or task.name}: the class {name} is also one of task "
-                        f"{owners[name].name}. Rename it in one task file."
+                        f"{task.path or task.name}: the class {name} is also a class of task "
+                        f"{owners[name].name}. Rename it in one of the two task files."
                     )
                 owners[name] = task
         if not tasks:
-            raise InputError(f"no task is named. Name some of: {', '.join(shipped_tasks())}.")
-        if self.num_classes > MOST_CLASSES:
+            raise InputError(
+                f"no task is named. Name one or more of: {', '.join(shipped_tasks())}."
+            )
+        if self.num_classes > MAX_CLASSES:
             raise InputError(
                 f"tasks {', '.join(tasks)}: have {self.num_classes} classes, background included; "
-                f"at most {MOST_CLASSES} fit. Name fewer tasks."
+                f"at most {MAX_CLASSES} fit. Name fewer tasks."
             )
 
     @property
     def num_classes(self) -> int:
-        """Number of combined classes, the shared background included."""
+        """Number of combined classes, including the shared background."""
         return 1 + sum(len(selection.task.classes) for selection in self.selections)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """A name for each combined class index, `background` first."""
+        """The name of each combined class index, `background` first."""
         names = (selection.task.class_names[1:] for selection in self.selections)
         return ("background", *(name for of_task in names for name in of_task))
 
@@ -89,7 +96,7 @@ class LabelSpace:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        """How each combined class index is decided; `argmax` for the background."""
+        """The decision rule of each combined class index; `argmax` for the background."""
         return ("argmax", *(s.task.decision for s in self.selections for _ in s.task.classes))
 
     @property
@@ -98,7 +105,11 @@ class LabelSpace:
         return ",".join(selection.spec for selection in self.selections)
 
     def offset(self, task_name: str) -> int:
-        """What turns a task's own foreground class index into the combined one, by addition."""
+        """What to add to a task's own foreground class index to get the combined one.
+
+        Raises:
+            InputError: if the network does not have the task.
+        """
         offset = 0
         for selection in self.selections:
             if selection.task.name == task_name:
@@ -107,27 +118,38 @@ class LabelSpace:
         names = ", ".join(selection.task.name for selection in self.selections)
         raise InputError(f"task {task_name!r}: is not a task of this network, which has: {names}.")
 
-    def to_combined(self, task_name: str) -> np.ndarray:
-        """Combined class index, uint8, at each of a task's own class indices."""
+    def to_combined(self, task_name: str) -> npt.NDArray[np.uint8]:
+        """A table from a task's own class indices to combined ones.
+
+        Returns:
+            uint8 (own classes, including background,). Index it with a map of own class indices.
+
+        Example:
+            >>> parse_tasks("breast,cta").to_combined("cta").tolist()
+            [0, 2]
+        """
         return np.array([0, *self.class_indices(task_name)], np.uint8)
 
     def num_backgrounds(self, backgrounds: str) -> int:
-        """Scores that a network has for the background: 1, or one for each task.
+        """Number of logits that a network has for the background: 1, or one for each task.
 
         Args:
             backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
         """
         return len(self.selections) if backgrounds == "by-task" else 1
 
-    def to_scores(self, task_name: str, backgrounds: str) -> np.ndarray:
-        """Which of the network's scores, uint16, is of each of a task's own class indices.
+    def to_scores(self, task_name: str, backgrounds: str) -> npt.NDArray[np.uint16]:
+        """A table from a task's own class indices to the network's logits.
 
-        Scores stand in the order of combined class indices, but for the backgrounds, which come
-        first, in the order of tasks.
+        The backgrounds come first, in the order of the tasks. The other logits follow in the order
+        of the combined class indices.
 
         Args:
             task_name: the task.
             backgrounds: `shared` or `by-task`.
+
+        Returns:
+            uint16 (own classes, including background,): the place of each class's logit.
 
         Example:
             >>> parse_tasks("breast,cta").to_scores("cta", "by-task").tolist()
@@ -139,17 +161,21 @@ class LabelSpace:
         return np.array([own if count > 1 else 0, *others], np.uint16)
 
     def class_indices(self, task_name: str) -> tuple[int, ...]:
-        """Combined class indices of a task, without the background."""
+        """The combined class indices of a task, without the background."""
         first = self.offset(task_name) + 1
         return tuple(first + n for n in range(self.class_task.count(task_name)))
 
-    def alien_indices(self, task_name: str) -> tuple[int, ...]:
-        """Combined class indices of all other tasks, without the background."""
+    def indices_of_other_tasks(self, task_name: str) -> tuple[int, ...]:
+        """The combined class indices of all other tasks, without the background.
+
+        A voxel that gets one of them is a cross-task error: the paper's confusion with "alien"
+        tissue (section 4).
+        """
         own = self.class_indices(task_name)
         return tuple(index for index in range(1, self.num_classes) if index not in own)
 
     def to_json(self) -> dict[str, Any]:
-        """The label space as plain values, from which it can be rebuilt without task files."""
+        """The label space as plain values for JSON, which `from_json` reads without task files."""
         names = ("name", "title", "modality", "classes", "spacing_rule", "spacing_mm", "decision")
         tasks = []
         for selection in self.selections:
@@ -162,10 +188,10 @@ class LabelSpace:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> LabelSpace:
-        """Rebuilds a label space; its tasks have no sources, citation or path.
+        """Reads what `to_json` wrote; the tasks then have no sources, citation or path.
 
         Raises:
-            InputError: if the values are not those of `to_json`.
+            InputError: if the values are not those that `to_json` writes.
         """
         try:
             selections = []
@@ -178,8 +204,8 @@ class LabelSpace:
                 )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                "the stored label space is not one of this version of mtseg. Train or export the "
-                "model again."
+                "the stored label space is not in the format of this version of mtseg. Train or "
+                "export the model again."
             ) from error
         return cls(tuple(selections))
 
@@ -188,10 +214,13 @@ def parse_tasks(text: str) -> LabelSpace:
     """Reads the tasks of one network.
 
     Args:
-        text: names or files of tasks, separated by commas, each with a source after a colon or
-            without: `brain:miccai2012,breast,path/to/task.toml:phantom`. Several sources of one
-            task are joined: `brain:miccai2012+freesurfer`. Without one, `phantom` is taken if the
-            task has it, else its first source, else `folder`.
+        text: names or files of tasks, separated by commas. A source may follow each after a
+            colon: `brain:miccai2012,breast,path/to/task.toml:phantom`. Several sources of one
+            task are joined by a plus: `brain:miccai2012+freesurfer`. The default is `phantom` if
+            the task has it, else its first source, else `folder`.
+
+    Returns:
+        The label space of the tasks, in the order of the text.
 
     Raises:
         InputError: if a name is empty, unknown or repeated, or a task file cannot be used.
@@ -200,7 +229,7 @@ def parse_tasks(text: str) -> LabelSpace:
 
 
 def _parse_selection(item: str, text: str) -> TaskSelection:
-    # A path may hold a colon, so an item that ends like a file is all path.
+    # A path may have a colon in it: an item that ends in .toml is a path without a source.
     name, colon, source = (item, "", "") if item.endswith(".toml") else _cut_source(item)
     if not name or (colon and not source):
         raise InputError(f"tasks {text!r}: a name is empty. Write, for example, brain,breast,cta.")
@@ -211,7 +240,7 @@ def _parse_selection(item: str, text: str) -> TaskSelection:
     else:
         valid = shipped_tasks()
         raise InputError(
-            f"task {name!r}: unknown task{hint(name, valid)}. Name one of "
+            f"task {name!r}: unknown task{did_you_mean(name, valid)}. Name one of "
             f"{', '.join(valid)}, or the path of a task file."
         )
     names = [each.name for each in task.sources]

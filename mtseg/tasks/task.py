@@ -1,7 +1,8 @@
 """A task: its classes, its voxel size, its decision rule, and the labels of its sources.
 
-A label is a value in a label file. A class index is a class's place in its task: 0 is background,
-then 1, 2, ... in the order of the task file.
+Read this to know what a task file becomes, or how the labels of a data set become classes. Two
+numbers must not be confused. A label is a value in a label file. A class index is the place of a
+class in its task: 0 is background, then 1, 2, ... in the order of the task file.
 
 Reference: Moeskops et al., MICCAI 2016, section 2.
 """
@@ -13,26 +14,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 
 IGNORED = 255
-"""Class index of voxels of which it is not known what they are: never sampled, never scored."""
-
+"""The ignore label: class index of voxels whose class is unknown. Never sampled, never scored."""
 
 TASK_FILES = Path(__file__).parent / "files"
 """Folder of the task files that come with the package."""
 
-
 ANY_TASK_LAYOUTS = ("bids", "folder", "msd", "nnunet")
-"""Sources that every task has without its file saying so, of the layout of that name."""
-
+"""Sources that every task has without an entry in its file; each has the layout of its name."""
 
 _UNLISTED = -1
-"""Stands for a label that is not listed while a label map is turned into class indices."""
+"""Class index of a label that is not listed, while a label map is turned into class indices."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,14 @@ class TissueClass:
 
 @dataclass(frozen=True)
 class Split:
-    """Names of the training and the test subjects.
+    """Which subjects are for training and which for testing.
 
     Attributes:
-        train: at least one name; empty where the folder of scans decides.
-        test: likewise, none of them in `train`.
+        train: names, at least one; empty if the folder of scans decides.
+        test: likewise; no name is also in `train`.
         same_person: groups of subjects that are one person, who must not be on both sides.
-        test_share: share of the persons that are tested on where nothing else says which.
+        test_share: share of the persons, between 0 and 1, to hold out for testing if nothing says
+            which; None is the default of `mtseg.sources.splits`.
     """
 
     train: tuple[str, ...] = ()
@@ -60,7 +59,15 @@ class Split:
     test_share: float | None = None
 
     def check(self, path: str | Path) -> None:
-        """Refuses a split that would test on what was trained on; `path` says whose it is."""
+        """Refuses a split that would test on what was trained on.
+
+        Args:
+            path: the file or folder that the split is from, for the message.
+
+        Raises:
+            InputError: of kind `split`, if a side is empty, a subject is listed twice or on both
+                sides, or one person is on both sides.
+        """
         for name, side in (("train", self.train), ("test", self.test)):
             if not side:
                 raise InputError(
@@ -68,36 +75,38 @@ class Split:
                 )
             if twice := [subject for subject, count in Counter(side).items() if count > 1]:
                 raise InputError(
-                    f"{path}: {name} subjects are listed twice: {some(twice)}.", kind="split"
+                    f"{path}: {name} subjects are listed twice: {first_ten(twice)}.", kind="split"
                 )
         if both := sorted(set(self.train) & set(self.test)):
             raise InputError(
-                f"{path}: subjects are in train and test: {some(both)}. Keep each on one side.",
+                f"{path}: subjects are in train and test: {first_ten(both)}. Keep each on one "
+                "side.",
                 kind="split",
             )
         for group in self.same_person:
             if set(group) & set(self.train) and set(group) & set(self.test):
                 raise InputError(
-                    f"{path}: subjects {some(group)} are one person, in train and test. Keep them "
-                    "on one side.",
+                    f"{path}: subjects {first_ten(group)} are one person, in train and test. Keep "
+                    "them on one side.",
                     kind="split",
                 )
 
 
 @dataclass(frozen=True)
 class LabelSource:
-    """How the label files of one source show a task.
+    """What the labels of one source mean.
 
-    Labels are values, or names that the data set gives to values.
+    Labels are numbers, or names that the data set gives to numbers.
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         layout: name of its layout in `mtseg.sources.layouts.catalog`.
-        values: for each class that it annotates, in the task's order, its name and its labels. None
-            takes labels that are called like the classes or, where a data set names none, 1, 2, ...
+        values: for each class that the source annotates, in the task's order, its name and its
+            labels. None if the labels are called like the classes or, in a data set without names,
+            are 1, 2, ... in their order.
         background: labels that are background.
-        split: the subjects.
-        ignore: labels of which it is not known what they are.
+        split: which subjects are for training and testing.
+        ignore: labels of voxels whose class is unknown.
     """
 
     name: str
@@ -121,10 +130,15 @@ class Task:
         spacing_mm: isotropic voxel size of the rule `fixed`, else None.
         decision: `argmax` or `operating_point`.
         citation: whom to cite.
-        sources: where labelled subjects come from; empty if rebuilt from a trained model.
-        path: the task file, as it was given; empty if rebuilt from a trained model.
-        is_symmetric: whether a scan with left and right exchanged is a scan as good, so that the
-            augmentation `flip` may make one.
+        sources: where labelled subjects come from; empty if read from a trained model.
+        path: the task file, as the user named it; empty if read from a trained model.
+        is_symmetric: whether a scan whose left and right sides are exchanged is still a correct
+            scan. Only then may the augmentation `flip` exchange them.
+
+    Example:
+        >>> from mtseg.tasks.task_file import read_task, shipped_path
+        >>> read_task(shipped_path("breast")).class_names
+        ('background', 'pectoral_muscle')
     """
 
     name: str
@@ -167,15 +181,18 @@ class Task:
         return ("background", *(tissue.name for tissue in self.classes))
 
     def target_spacing_mm(self, spacing_mm: tuple[float, float, float]) -> float:
-        """The isotropic voxel size to resample a scan to (paper: section 2).
+        """The isotropic voxel size to resample a scan to.
+
+        The paper resamples breast MR to its in-plane voxel size (section 2). How to find the plane
+        is this project's choice: a header does not say along which axis slices were stacked, so
+        the two axes whose voxel sizes are most alike count as the plane.
 
         Args:
             spacing_mm: the scan's voxel size along its three axes, in any order.
 
         Returns:
-            `spacing_mm` of the task for the rule `fixed`. For `in_plane` the mean of the two
-            sizes that are most alike, the finer two if there is a choice: slices are stacked
-            along the third axis.
+            The `spacing_mm` of the task for the rule `fixed`. For `in_plane`, the mean of the two
+            sizes that are most alike; of two pairs that are equally alike, the finer one.
         """
         if self.spacing_mm is not None:
             return self.spacing_mm
@@ -183,10 +200,10 @@ class Task:
         return (fine + middle) / 2 if middle - fine <= coarse - middle else (middle + coarse) / 2
 
     def source(self, name: str) -> LabelSource:
-        """The source of that name: one of its file, or of a layout that every task may have.
+        """Finds a source by its name: an entry of the task file, or one of `ANY_TASK_LAYOUTS`.
 
         Raises:
-            InputError: if there is none; the message names those there are.
+            InputError: if the task has no such source; the message lists those it has.
         """
         for source in self.sources:
             if source.name == name:
@@ -195,42 +212,43 @@ class Task:
             return LabelSource(name, name, None, (), Split())
         names = list(dict.fromkeys([*(s.name for s in self.sources), *ANY_TASK_LAYOUTS]))
         raise InputError(
-            f"task {self.name}: has no source {name!r}{hint(name, names)}. Its sources: "
-            f"{', '.join(names) or 'none'}."
+            f"task {self.name}: has no source {name!r}{did_you_mean(name, names)}. Its sources: "
+            f"{', '.join(names)}."
         )
 
     def map_labels(
-        self, label_map: np.ndarray, source: LabelSource, path: str | Path
-    ) -> np.ndarray:
+        self, label_map: npt.NDArray[np.integer], source: LabelSource, path: str | Path
+    ) -> npt.NDArray[np.uint8]:
         """Turns labels into the task's own class indices.
 
         Args:
-            label_map: integers of any shape.
-            source: whose labels they are, all of them values.
+            label_map: integers of any type and any shape with at least one axis.
+            source: what the labels mean; they must be numbers, not names.
             path: the label file, for messages.
 
         Returns:
-            uint8 of the same shape; 0 is background. Where the source leaves classes of the task
-            out, its background may hide them, so it is `IGNORED`.
+            uint8 of the same shape; 0 is background. If the source does not annotate all classes,
+            its background may hide the others, so it is `IGNORED` instead of 0.
 
         Raises:
-            InputError: if a label is not listed in the task file, or every voxel is background.
+            InputError: if a label is not listed in the task file, or, of kind `empty`, if no voxel
+                has a class of the task.
         """
         lookup = self._lookup(source)
         highest = len(lookup) - 2
         mapped = np.empty_like(label_map, np.uint8, subok=False)
         unlisted: set[int] = set()
-        # Slice by slice: as int64 a whole CT would be eight times its own size.
+        # Slice by slice: as int64, a whole CT would need up to eight times its own memory.
         for index in range(label_map.shape[-1]):
             part = label_map[..., index].astype(np.int64)
-            # What is outside of the listed range lands in the last place, also by way of -1.
+            # Labels outside the listed range take the last place of the table; -1 is that place.
             classes = lookup[np.clip(part, -1, highest + 1)]
             mapped[..., index] = classes
             if (classes == _UNLISTED).any():
                 unlisted.update(np.unique(part[classes == _UNLISTED]).tolist())
         if unlisted:
             raise InputError(
-                f"{path}: labels {some(sorted(unlisted))} are not listed for "
+                f"{path}: labels {first_ten(sorted(unlisted))} are not listed for "
                 f"{self.name}:{source.name}. Add each to a class or to the background in "
                 f"{self.file_to_edit}."
             )
@@ -242,13 +260,13 @@ class Task:
             )
         return mapped
 
-    def _lookup(self, source: LabelSource) -> np.ndarray:
-        """The class index of every label up to the highest, int16; its last place is unlisted."""
+    def _lookup(self, source: LabelSource) -> npt.NDArray[np.int16]:
+        """A table from labels to class indices, (highest label + 2,); the last is `_UNLISTED`."""
         annotated = dict(source.values or ())
         is_partial = any(name not in annotated for name in self.class_names[1:])
-        given = [(IGNORED if is_partial else 0, source.background), (IGNORED, source.ignore)]
-        given += [(self.class_names.index(name), values) for name, values in annotated.items()]
-        labels = [(class_index, [int(value) for value in values]) for class_index, values in given]
+        listed = [(IGNORED if is_partial else 0, source.background), (IGNORED, source.ignore)]
+        listed += [(self.class_names.index(name), values) for name, values in annotated.items()]
+        labels = [(class_index, [int(value) for value in values]) for class_index, values in listed]
         highest = max(max([0, *values]) for _, values in labels)
         lookup = np.full(highest + 2, _UNLISTED, np.int16)
         for class_index, values in labels:
@@ -256,13 +274,13 @@ class Task:
         return lookup
 
 
-def some(items: Iterable[Any]) -> str:
-    """The first ten of a list, and how many more there are."""
+def first_ten(items: Iterable[object]) -> str:
+    """The first ten items for a message, and how many more there are; empty for no items."""
     texts = [str(item) for item in items]
     return ", ".join(texts[:10]) + (f" and {len(texts) - 10} more" if len(texts) > 10 else "")
 
 
-def hint(name: str, valid: Iterable[str]) -> str:
-    """A guess at what was meant, or nothing."""
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """A guess at the valid name that was meant, for a message; empty if no name is similar."""
     near = difflib.get_close_matches(name, list(valid), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -1,7 +1,8 @@
 """Reading task files (TOML).
 
 A task is a file, so a new task needs no code; `mtseg/tasks/files/brain.toml` explains every key.
-The whole file is checked when it is read, before any scan is opened.
+Read this module to change what a task file may say. The whole file is checked when it is read,
+before any scan is opened, and every message names the file and the key.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
-from mtseg.tasks.task import TASK_FILES, LabelSource, Split, Task, TissueClass, hint
+from mtseg.tasks.task import TASK_FILES, LabelSource, Split, Task, TissueClass, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,48 +23,49 @@ else:
 
 
 GENERATED = "phantom"
-"""The source whose subjects are made and not read; its split is two numbers."""
-
+"""The source whose subjects are generated, not read; its split is two numbers."""
 
 FIRST_TEST_SEED = 1000
-"""Training phantoms have the seeds from 0, test phantoms those from here: none is in both."""
-
+"""Seeds of training phantoms begin at 0, those of test phantoms here: no subject is in both."""
 
 LARGEST_LABEL = 65_535
 
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
 
+_Choices = tuple[tuple[Any, ...], str]
+"""What a value may be, as types or as texts to choose from, and how a message describes it."""
 
-_Kind = tuple[tuple[Any, ...], str]
-
-
-# What a value must be: its types, or the texts to choose from, and how to say it.
-_TEXT, _LIST, _TABLE = ((str,), "a text"), ((list,), "a list"), ((dict,), "a table")
-
-
-_NUMBER, _COUNT = ((int, float), "a number"), ((int,), "a number of subjects")
-
-
-_SHARE = ((float,), "a share between 0 and 1")
-
-
-_TRUTH = ((bool,), "true or false")
+_TEXT: _Choices = ((str,), "a text")
+_LIST: _Choices = ((list,), "a list")
+_TABLE: _Choices = ((dict,), "a table")
+_NUMBER: _Choices = ((int, float), "a number")
+_COUNT: _Choices = ((int,), "a number of subjects")
+_SHARE: _Choices = ((float,), "a share between 0 and 1")
+_BOOLEAN: _Choices = ((bool,), "true or false")
 
 
 def generated_split(num_train: int, num_test: int, where: str) -> Split:
-    """Names that many phantoms after their seeds: `phantom000`, ... and `phantom1000`, ...
+    """The split of a generated source; subjects are named after their seeds.
+
+    Args:
+        num_train: number of training subjects.
+        num_test: number of test subjects.
+        where: the place in a file or the flag that gives the numbers, for the message.
 
     Raises:
-        InputError: if there would be none, or more than `FIRST_TEST_SEED` to train on.
+        InputError: if a number is below 1, or there are more than `FIRST_TEST_SEED` training
+            subjects.
+
+    Example:
+        >>> split = generated_split(2, 1, "example")
+        >>> split.train, split.test
+        (('phantom000', 'phantom001'), ('phantom1000',))
     """
     if num_train < 1 or num_test < 1 or num_train > FIRST_TEST_SEED:
         raise InputError(
-            f"{where}: {num_train} training and {num_test} test phantoms cannot be made. Ask for 1 "
-            f"to {FIRST_TEST_SEED} to train on and at least 1 to test on."
+            f"{where}: {num_train} training and {num_test} test phantoms cannot be generated. Give "
+            f"1 to {FIRST_TEST_SEED} training phantoms and at least 1 test phantom."
         )
     train, test = range(num_train), range(FIRST_TEST_SEED, FIRST_TEST_SEED + num_test)
     train_names, test_names = (tuple(f"{GENERATED}{n:03d}" for n in side) for side in (train, test))
@@ -77,12 +79,15 @@ def shipped_tasks() -> tuple[str, ...]:
 
 
 def shipped_path(name: str) -> str:
-    """Where the file of a task that comes with the package is."""
+    """Path of the file of a task that comes with the package."""
     return str(TASK_FILES / f"{name}.toml")
 
 
 def read_task(path: str | Path) -> Task:
     """Reads a task file and checks all of it.
+
+    Args:
+        path: the TOML file; `~` is the home folder.
 
     Raises:
         InputError: if it cannot be read, or a key is unknown, is missing or has a value that
@@ -90,23 +95,28 @@ def read_task(path: str | Path) -> Task:
     """
     try:
         file = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a task file.") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply. Give a task file.") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home folder of ~NAME is not known
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason}). Give a task file.") from error
     except ValueError as error:  # not UTF-8, or not TOML
         raise InputError(f"{path}: is not a TOML file: {error}. Correct it there.") from error
     where = f"{path}: "
     texts = dict.fromkeys(("name", "title", "modality", "citation"), _TEXT)
     tables = dict.fromkeys(("spacing", "decision"), _TABLE)
-    may = {"is_symmetric": _TRUTH, "sources": _TABLE}
-    _check(file, where, texts | tables | {"classes": _LIST}, may)
+    optional = {"is_symmetric": _BOOLEAN, "sources": _TABLE}
+    _check_table(file, where, texts | tables | {"classes": _LIST}, optional)
     is_fixed = file["spacing"].get("rule") != "in_plane"
     mm = {"mm": _NUMBER} if is_fixed else {}
-    _check(file["spacing"], f"{where}spacing.", {"rule": _one_of("fixed", "in_plane"), **mm})
+    _check_table(file["spacing"], f"{where}spacing.", {"rule": _one_of("fixed", "in_plane"), **mm})
     if is_fixed and not 0 < file["spacing"]["mm"] < float("inf"):
         raise InputError(f"{where}spacing.mm: must be a size above 0.")
-    _check(file["decision"], f"{where}decision.", {"rule": _one_of("argmax", "operating_point")})
+    _check_table(
+        file["decision"], f"{where}decision.", {"rule": _one_of("argmax", "operating_point")}
+    )
     for number, table in enumerate(file["classes"], start=1):
-        _check(table, f"{where}classes, number {number}: ", {"name": _TEXT, "title": _TEXT})
+        _check_table(table, f"{where}classes, number {number}: ", {"name": _TEXT, "title": _TEXT})
     classes = tuple(TissueClass(table["name"], table["title"]) for table in file["classes"])
     names = [tissue.name for tissue in classes]
     _check_names(f"{where}name", [file["name"]])
@@ -133,31 +143,37 @@ def read_task(path: str | Path) -> Task:
 
 def _read_source(name: str, source: Any, class_names: list[str], where: str) -> LabelSource:
     is_generated = name == GENERATED
-    kinds = {"labels": _TABLE, "split": _TABLE} if is_generated else {}
-    may = {"labels": _TABLE, "split": _TABLE, "layout": _TEXT, "not_annotated": _LIST}
-    _check(source, where, kinds, may)
+    tables = {"labels": _TABLE, "split": _TABLE}
+    required = tables if is_generated else {}
+    optional = {} if is_generated else tables | {"layout": _TEXT}  # phantoms have no files
+    _check_table(source, where, required, optional | {"not_annotated": _LIST})
     if is_generated:
-        _check(source["split"], f"{where}split.", {"train": _COUNT, "test": _COUNT})
+        _check_table(source["split"], f"{where}split.", {"train": _COUNT, "test": _COUNT})
         counts = source["split"]["train"], source["split"]["test"]
         split = generated_split(*counts, f"{where}split")
     else:
         split = _read_split(source.get("split", {}), f"{where}split")
     layout = source.get("layout", name)
     if "labels" not in source:
+        if "not_annotated" in source:
+            raise InputError(
+                f"{where}not_annotated: needs labels. List those of the background and of the "
+                "other classes."
+            )
         return LabelSource(name, layout, None, (), split)
     absent = source.get("not_annotated", [])
     for missing in absent:
         if missing not in class_names:
             raise InputError(
                 f"{where}not_annotated: {missing!r} is not a class of this task"
-                f"{hint(str(missing), class_names)}. Its classes: {', '.join(class_names)}."
+                f"{did_you_mean(str(missing), class_names)}. Its classes: {', '.join(class_names)}."
             )
     annotated = [key for key in class_names if key not in absent]
     table = source["labels"]
-    must = dict.fromkeys(["background", *annotated], _LIST)
-    _check(table, f"{where}labels.", must, {"ignore": _LIST})
+    required = dict.fromkeys(["background", *annotated], _LIST)
+    _check_table(table, f"{where}labels.", required, {"ignore": _LIST})
     if not annotated:
-        raise InputError(f"{where}not_annotated: names all classes. Leave the source out.")
+        raise InputError(f"{where}not_annotated: lists all classes. Delete the source.")
     owners: dict[int | str, str] = {}
     labels = {key: _expand(values, f"{where}labels.{key}") for key, values in table.items()}
     for key, values in labels.items():
@@ -175,11 +191,11 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
 
 
 def _read_split(split: Any, where: str) -> Split:
-    """A split of named subjects, or a share of them; empty where the folder of scans decides."""
+    """A split of named subjects, or a share of them; empty if the folder of scans decides."""
     is_listed = "train" in split or "test" in split
-    must = {"train": _LIST, "test": _LIST} if is_listed else {}
-    may = {"same_person": _LIST} | ({} if is_listed else {"test_share": _SHARE})
-    _check(split, f"{where}.", must, may)
+    required = {"train": _LIST, "test": _LIST} if is_listed else {}
+    optional = {"same_person": _LIST} | ({} if is_listed else {"test_share": _SHARE})
+    _check_table(split, f"{where}.", required, optional)
     groups = split.get("same_person", [])
     for side in (split.get("train", []), split.get("test", []), *groups):
         if type(side) is not list or not all(type(n) is str and n for n in side):
@@ -197,7 +213,7 @@ def _read_split(split: Any, where: str) -> Split:
 
 
 def _expand(values: list[Any], where: str) -> tuple[int | str, ...]:
-    """Labels from numbers, ranges such as "100-207", and names that a data set gives to values."""
+    """Labels from numbers, ranges such as "100-207", and names that a data set gives to numbers."""
     labels: list[int | str] = []
     for value in values:
         ends = _RANGE.fullmatch(value) if type(value) is str else None
@@ -216,32 +232,35 @@ def _expand(values: list[Any], where: str) -> tuple[int | str, ...]:
     return tuple(labels)
 
 
-def _one_of(*texts: str) -> tuple[tuple[str, ...], str]:
+def _one_of(*texts: str) -> _Choices:
     return texts, "one of " + ", ".join(f'"{text}"' for text in texts)
 
 
-def _check(
-    table: Any, where: str, kinds: dict[str, _Kind], may: dict[str, _Kind] | None = None
+def _check_table(
+    table: Any,
+    where: str,
+    required: dict[str, _Choices],
+    optional: dict[str, _Choices] | None = None,
 ) -> None:
-    """Refuses a table whose keys are not these, or whose values are not of their kind.
+    """Refuses a table that lacks a key, has an unknown key, or has a value that cannot be used.
 
     Args:
         table: what was read.
         where: its place in the file, for messages.
-        kinds: of the keys that it must have.
-        may: of those that it may have.
+        required: the keys that it must have, and what their values may be.
+        optional: the keys that it may have, likewise.
     """
     if type(table) is not dict:
-        raise InputError(f"{where.rstrip('.: ')}: must be a table of {', '.join(kinds)}.")
-    known = kinds | (may or {})
+        keys = ", ".join(required or optional or ())
+        raise InputError(f"{where.rstrip('.: ')}: must be a table of {keys}.")
+    known = required | (optional or {})
     for key in table:
         if key not in known:
-            raise InputError(
-                f"{where}{key}: unknown key{hint(key, known)}. Valid here: {', '.join(known)}."
-            )
+            guess = did_you_mean(key, known)
+            raise InputError(f"{where}{key}: unknown key{guess}. Valid here: {', '.join(known)}.")
     for key, (choices, description) in known.items():
         if key not in table:
-            if key not in kinds:
+            if key not in required:
                 continue
             raise InputError(f"{where}{key}: is missing. It must be {description}.")
         # By exact type: in Python, true is a number too.
@@ -250,6 +269,7 @@ def _check(
 
 
 def _check_names(where: str, names: Iterable[str], is_optional: bool = False) -> None:
+    """Refuses names that cannot be used or occur twice, and no names unless `is_optional`."""
     seen = {"background", "ignore"}
     for name in names:
         if not _NAME.fullmatch(name) or name in seen:
@@ -259,4 +279,4 @@ def _check_names(where: str, names: Iterable[str], is_optional: bool = False) ->
             )
         seen.add(name)
     if len(seen) == 2 and not is_optional:
-        raise InputError(f"{where}: there are none. Describe at least one.")
+        raise InputError(f"{where}: the list is empty. Describe at least one.")

@@ -47,7 +47,7 @@ def make_evaluation(label_space, subjects, *, loss=0.0):
                     "num_overlap": [min(count, 900) for count in falling],
                     "num_reference": 1000,
                 }
-        others = label_space.alien_indices(task.name)
+        others = label_space.indices_of_other_tasks(task.name)
         if others:
             counts[0, others[0]] = 3
         for subject in subjects[task.name]:
