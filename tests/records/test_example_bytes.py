@@ -1,4 +1,4 @@
-"""Example bytes: TensorFlow reads the values that were encoded."""
+"""TensorFlow and TFDS read the values that were encoded."""
 
 import numpy as np
 import tensorflow as tf
