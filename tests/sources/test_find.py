@@ -12,20 +12,9 @@ from mtseg.sources.find import list_subjects
 from mtseg.sources.reading import read_subject
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.task import Split
+from tests.sources.conftest import with_split
 
 AFFINE = np.diag([-1.0, 1.0, 1.0, 1.0])
-
-
-@pytest.fixture
-def brain():
-    """The brain task with three subjects in the split of its challenge."""
-    return with_split(Split(("1000", "1001"), ("1003",), (("1003", "1023"),)))
-
-
-def with_split(split):
-    task = parse_tasks("brain").selections[0].task
-    source = dataclasses.replace(task.source("miccai2012"), split=split)
-    return dataclasses.replace(task, sources=(source, task.source("phantom")))
 
 
 def write_scan(folder, *names, shape=(4, 5, 6)):
@@ -192,62 +181,6 @@ def test_a_subject_without_scan_or_label_map_is_refused(brain, tmp_path, name):
     message = refused(list_subjects, brain, "miccai2012", tmp_path)
     assert "subject 1001" in message
     assert "none" in message
-
-
-# split.csv
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "subject,split\n1003,train\n1000,test\n",
-        "\ufeffsubject,split\r\n1003,train\r\n\r\n1000,test\r\n",
-        "split, subject, age\ntest,1000,70\ntrain, 1003,\n",
-    ],
-)
-def test_split_csv_replaces_the_task_files_split(brain, tmp_path, text):
-    write_three(tmp_path)
-    (tmp_path / "split.csv").write_text(text, encoding="utf-8", newline="")
-    subjects = list_subjects(brain, "miccai2012", tmp_path)
-    assert [(s.name, s.split) for s in subjects] == [("1003", "train"), ("1000", "test")]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", ["columns none", "subject,split"]),
-        ("subject;split\n1000;train\n", ["columns subject;split"]),
-        ("1000,train\n1003,test\n", ["columns 1000, train"]),
-        ("subject,split\n1000,validation\n", ["line 2"]),
-        ("subject,split\n1000,train\n1003\n", ["line 3"]),
-        ("subject,split\n1000,train\n,test\n", ["line 3"]),
-        ("subject,split\n1000,train,yes\n1003,test\n", ["line 2"]),
-        ("subject,split\n1000,train\n", ["no test subject"]),
-        ("subject,split\n1000,test\n", ["no train subject"]),
-        ("subject,split\n1000,train\n1000,test\n", ["1000", "train and test"]),
-        ("subject,split\n1000,train\n1000,train\n1003,test\n", ["1000", "twice"]),
-        ("subject,split\n1023,train\n1003,test\n", ["1003, 1023 are one person"]),
-    ],
-)
-def test_a_faulty_split_csv_is_refused(brain, tmp_path, text, words):
-    write_three(tmp_path)
-    path = tmp_path / "split.csv"
-    path.write_text(text)
-    message = refused(list_subjects, brain, "miccai2012", tmp_path)
-    assert message.startswith(f"{path}: ")
-    assert all(word in message for word in words), message
-
-
-def test_a_split_csv_in_another_encoding_is_refused(brain, tmp_path):
-    write_three(tmp_path)
-    (tmp_path / "split.csv").write_bytes(b"subject,split\n\xff\xfe,train\n")
-    assert "split.csv" in refused(list_subjects, brain, "miccai2012", tmp_path)
-
-
-def test_a_subject_of_split_csv_without_files_is_refused(brain, tmp_path):
-    write_three(tmp_path)
-    (tmp_path / "split.csv").write_text("subject,split\n1000,train\n100,test\n")
-    assert "1 of 2 subjects" in refused(list_subjects, brain, "miccai2012", tmp_path)
 
 
 # Names of sources.

@@ -1,7 +1,6 @@
 """Layouts: the same subjects from every layout, and clear refusals of folders that differ."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,7 @@ import pytest
 from mtseg.sources.find import find_subjects, list_subjects
 from mtseg.sources.layouts.catalog import LAYOUTS
 from mtseg.sources.reading import prepare_subject
-from mtseg.sources.splits import hold_out_test_subjects
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.tasks.task import Split
 from tests.dicom_files import write_series
 from tests.layout_files import (
     AFFINE,
@@ -72,38 +69,6 @@ def test_hidden_files_are_left_out(task, tmp_path, layout):
 def test_nnunet_in_its_other_formats(task, tmp_path, ending):
     subjects = prepared(task, "nnunet", write_nnunet(tmp_path / "data", ending))
     np.testing.assert_array_equal(subjects["a1"].class_index_map, np.flip(subject(0)[1], (0, 1)))
-
-
-def test_a_fifth_of_the_subjects_is_held_out(task, tmp_path):
-    found = find_subjects(task, "folder", write_folder(tmp_path / "data"))
-    assert sorted(s.split for s in found.subjects) == ["test"] + ["train"] * 4
-    more = write_folder(tmp_path / "more", [*NAMES, "b1", "b2", "b3"])
-    found = find_subjects(task, "folder", more)
-    assert [s.split for s in found.subjects].count("test") == 2
-
-
-def test_which_subjects_are_held_out_depends_on_their_names_alone():
-    names = [f"subject{n:02d}" for n in range(50)]
-    split = hold_out_test_subjects(names, Split(), Path("data"))
-    assert len(split.test) == 10
-    reversed_order = hold_out_test_subjects(names[::-1], Split(), Path("data"))
-    assert set(reversed_order.test) == set(split.test)
-    # Five more subjects: one more is held out, and at most one of the others changes sides.
-    more = hold_out_test_subjects([*names, *"vwxyz"], Split(), Path("data"))
-    assert len(set(split.test) - set(more.test)) <= 1
-
-
-def test_a_single_person_cannot_be_divided(task, tmp_path):
-    message = refused(list_subjects, task, "folder", write_folder(tmp_path / "data", ["a1"]))
-    assert str(tmp_path / "data") in message
-    assert "a1" in message
-    assert "second person" in message
-
-
-def test_the_share_of_test_subjects_may_be_chosen(tmp_path):
-    task = write_task(tmp_path / "t.toml", "[sources.folder]\nsplit = { test_share = 0.4 }\n")
-    found = find_subjects(task, "folder", write_folder(tmp_path / "data"))
-    assert sum(s.split == "test" for s in found.subjects) == 2
 
 
 def test_labels_may_be_named_as_the_data_set_names_them(tmp_path):
