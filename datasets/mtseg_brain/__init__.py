@@ -1,1 +1,1 @@
-"""TFDS builder: Six tissues in T1-weighted brain MR."""
+"""TFDS builder: six tissues in T1-weighted brain MR."""

@@ -1,1 +1,1 @@
-"""TFDS builder: Pectoral muscle in T1-weighted breast MR."""
+"""TFDS builder: the pectoral muscle in T1-weighted breast MR."""

@@ -1,22 +1,51 @@
-"""TFDS builder: Pectoral muscle in T1-weighted breast MR."""
+"""TFDS builder of the breast task: the pectoral muscle in T1-weighted breast MR.
+
+Use it to read or prepare the records with TFDS's own commands; `mtseg-prepare` writes the same
+records, several times faster. The configurations are `SOURCE_patches` and `SOURCE_volumes`; the
+sources are `phantom` alone (see the README).
+"""
 
 from etils import epath
 
 from mtseg.records import builder
-from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.task_file import read_task, shipped_path
 
 
 class Builder(builder.TaskBuilder):
-    """Pectoral muscle in T1-weighted breast MR, as triplanar patches or whole volumes."""
+    """The pectoral muscle in T1-weighted breast MR, as triplanar patches or whole volumes.
+
+    Patches, with the split `train` alone:
+
+        patches      float16 (3, 51, 51): axial, coronal and sagittal patch around one voxel
+        class_index  0 background, 1 pectoral muscle
+        subject      name of the subject
+        index_ijk    int32 (3,): the voxel in the prepared volume
+
+    Volumes, with the splits `train` and `test`:
+
+        image            float32 (I, J, K): RAS+, normalised, foreground above 0; isotropic
+                         voxels of the in-plane voxel size of the scan
+        class_index_map  uint8 (I, J, K): class index of each voxel, 255 if its class is unknown
+        affine           float64 (4, 4): voxel index to RAS+ world in mm
+        subject          name of the subject
+
+    The split has 14 training and 20 test subjects.
+
+    Example:
+
+        mtseg-prepare breast:phantom --data-dir mtseg_data
+        tfds.load("mtseg_breast/phantom_patches", split="train", data_dir="mtseg_data")
+    """
 
     VERSION = builder.TaskBuilder.VERSION
     RELEASE_NOTES = builder.RELEASE_NOTES
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    `phantom_*` needs no download; other sources are prepared with `mtseg-prepare`.
+    `phantom_*` needs no download. Prepare scans of your own with `mtseg-prepare breast:folder`.
     """
-    TASK = parse_tasks("breast").selections[0].task
+    TASK = read_task(shipped_path("breast"))
     BUILDER_CONFIGS = builder.record_configs(TASK)
     # An editable install has no package folder that TFDS could find by itself.
     code_path = epath.Path(__file__)
     pkg_dir_path = code_path.parent
+    # README.md and CITATIONS.bib of this folder become the description and the citation.
     _make_info = builder.TaskBuilder.dataset_info_from_configs

@@ -1,1 +1,1 @@
-"""TFDS builder: Coronary arteries in cardiac CT angiography."""
+"""TFDS builder: the coronary arteries in cardiac CT angiography."""

@@ -4,6 +4,7 @@ import csv
 
 import nibabel as nib
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 from mtseg_datasets.mtseg_brain.mtseg_brain_dataset_builder import Builder as Brain
@@ -11,7 +12,7 @@ from mtseg_datasets.mtseg_breast.mtseg_breast_dataset_builder import Builder as 
 from mtseg_datasets.mtseg_cta.mtseg_cta_dataset_builder import Builder as Cta
 
 from mtseg.records.builder import builder_class
-from mtseg.records.schema import RecordConfig
+from mtseg.records.schema import RecordConfig, record_features
 
 
 def configurations(source, **settings):
@@ -103,3 +104,23 @@ def test_builders_carry_readme_citation_and_instructions():
     assert "moeskops2016multitask" in builder.info.citation
     assert "_glm.nii.gz" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     assert str(builder.version) in builder.RELEASE_NOTES
+
+
+@pytest.mark.parametrize("builder", [Brain, Breast, Cta])
+def test_every_source_is_described(builder):
+    readme = (builder.pkg_dir_path / "README.md").read_text()
+    for source in builder.TASK.sources:
+        assert f"| `{source.name}` |" in readme
+        assert f"`{source.name}_*`" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+        assert f"`{source.name}`" in builder.__doc__ or len(builder.TASK.sources) == 1
+
+
+@pytest.mark.parametrize("builder", [Brain, Breast, Cta])
+@pytest.mark.parametrize("kind", ["patches", "volumes"])
+def test_the_docstring_shows_the_features_and_classes(builder, kind):
+    for name, feature in record_features(builder.TASK, kind).items():
+        (line,) = [x for x in builder.__doc__.splitlines() if x.split()[:1] == [name]][:1]
+        if feature.np_dtype not in (np.int64, np.object_):  # classes and texts are in words
+            assert np.dtype(feature.np_dtype).name in line
+    for index, title in enumerate(builder.TASK.class_names):
+        assert f"{index} {title.split('_')[0]}" in builder.__doc__
