@@ -1,16 +1,19 @@
-"""The network's own layers: ELU, batch normalisation and dropout.
+"""Activation, batch normalisation and dropout: Keras's layers, changed for TensorFlow.
 
-Each is Keras's layer with the same weights and results, changed where TensorFlow needs it:
+Each has the weights and the meaning of Keras's layer. What differs is speed, and dropout on several
+devices. On other backends than TensorFlow they are Keras's layers.
 
-- `FastELU`: TensorFlow computes the exponential of bfloat16 numbers one at a time on processors,
-  which took a quarter of a training step. Compiled by XLA it is a fast loop.
-- `FusedBatchNormalization`: Keras runs it as separate elementwise operations, which took a third of
-  a training step on processors. TensorFlow has one fused operation.
-- `MinibatchDropout`: Keras draws a mask for each replica, so two devices would train another
-network
-  than one. Here the mask is drawn for the whole mini-batch and each replica takes its rows.
+- `FastELU`: on processors TensorFlow computes the exponential of bfloat16 numbers one by one, which
+  took a quarter of a training step. Compiled by XLA it is a fast loop.
+- `FusedBatchNormalization`: Keras computes it by many elementwise operations, which took a third of
+  a training step on processors. TensorFlow has a single fused operation.
+- `MinibatchDropout`: Keras draws a mask for each replica, so two devices would train a network that
+  differs from that of one device. Here the mask is drawn for the whole mini-batch, and each replica
+  takes its rows.
 
-Reference: Moeskops et al., MICCAI 2016, section 3.1; Clevert et al., ICLR 2016 (ELU).
+Reference: Moeskops et al., MICCAI 2016, section 3.1 (which layers the network has); Clevert et al.,
+ICLR 2016 (ELU); Ioffe and Szegedy, ICML 2015 (batch normalisation); Srivastava et al., JMLR 2014
+(dropout).
 """
 
 from __future__ import annotations
@@ -21,19 +24,28 @@ from typing import Any
 
 import keras
 
-_SMALL = 17**2
-"""Of the 25 layers' maps of a patch, the ten below this hold a thirtieth of all voxels."""
+_FEWEST_COMPILED_VOXELS = 17**2
+"""Smaller feature maps are not compiled. In a patch these are those of the last eight layers, which
+have a thirtieth of the voxels of all 25."""
 
 
 @keras.saving.register_keras_serializable(package="mtseg")
 class FastELU(keras.layers.ELU):
     """`keras.layers.ELU`, faster for bfloat16 on processors.
 
-    Elsewhere it is Keras's layer. Results are those of float32, rounded to bfloat16.
+    There, values and gradients are computed in float32 and rounded to bfloat16. For other types,
+    devices and backends it is Keras's layer.
     """
 
     def call(self, inputs: Any) -> Any:
-        """Returns x where x > 0, else exp(x) - 1; `inputs` are of any shape."""
+        """Computes the activation.
+
+        Args:
+            inputs: (batch, rows, columns, channels), or any other shape.
+
+        Returns:
+            x where x > 0, else alpha × (exp(x) - 1); same shape and type.
+        """
         is_compiled = (
             keras.backend.backend() == "tensorflow"
             and keras.backend.standardize_dtype(inputs.dtype) == "bfloat16"
@@ -45,9 +57,12 @@ class FastELU(keras.layers.ELU):
 
 
 def _is_small(size: tuple[int | None, ...]) -> bool:
-    """Whether compiling for maps of that size would take longer than it saves in minutes."""
+    """Whether compiling for feature maps of this size takes longer than it saves in minutes.
+
+    A size that is not known yet (None) counts as large.
+    """
     known = [length for length in size if length is not None]
-    return len(known) == len(size) and math.prod(known) < _SMALL
+    return len(known) == len(size) and math.prod(known) < _FEWEST_COMPILED_VOXELS
 
 
 def _has_gpu() -> bool:
@@ -58,6 +73,7 @@ def _has_gpu() -> bool:
 
 @functools.cache
 def _compiled_elu() -> Any:
+    """ELU with alpha 1, and its gradient, as two functions that XLA compiles."""
     import tensorflow as tf
 
     @tf.function(jit_compile=True)
@@ -80,25 +96,27 @@ def _compiled_elu() -> Any:
 
 
 _FUSED_DTYPES = ("float16", "bfloat16", "float32")
-"""Types of feature maps that the fused operation takes; its statistics are always float32."""
+"""Types of feature maps that the fused operation takes. Its means and variances are float32."""
 
 
 _SMALLEST_FUSED_EPSILON = 1.001e-5
-"""cuDNN refuses anything smaller."""
+"""cuDNN refuses smaller ones."""
 
 
 @keras.saving.register_keras_serializable(package="mtseg")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization`, run as one operation on TensorFlow.
+    """`keras.layers.BatchNormalization` as a single operation on TensorFlow.
 
-    Arguments, weights, their names and the results are those of Keras's layer, so `set_weights`
-    takes the one's `get_weights` for the other. (A weights file names layers after their class, so
-    it does not.) The fused operation is used for 4-D feature maps with the channels last; on other
-    backends, and for a mask and for renormalisation, Keras's own computation runs.
+    Arguments, weights, their names and results are those of Keras's layer, so the weights of one
+    can be given to the other with `get_weights` and `set_weights`. (Weights files cannot be
+    exchanged: they name a layer after its class.) The fused operation is used for 4-D feature maps
+    with the channels last. With a mask or renormalisation, and on other backends, Keras's own
+    computation runs.
 
-    Statistics synchronised over replicas are a computation of its own: Keras's takes the mean
-    square less the squared mean, which loses half of float32's digits where the mean is large
-    beside the deviation, and 25 layers carry that along.
+    With `synchronized=True` the mean and variance over all replicas are computed here in another
+    way than in Keras. Keras subtracts the squared mean from the mean square. If the mean is much
+    larger than the standard deviation, this loses half of the digits of float32, and the error
+    grows through 25 layers.
 
     Example:
         >>> layer = FusedBatchNormalization(momentum=0.9)
@@ -111,13 +129,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
         Args:
             inputs: (batch, rows, columns, channels).
-            training: True for the statistics of this mini-batch, which also move the averages;
-                False for the moving averages. A layer that is not trainable never uses the
-                former.
+            training: True normalises by the mean and variance of this mini-batch and updates the
+                moving averages; False normalises by the moving averages. A layer that is not
+                trainable always does the latter.
             mask: as for Keras's layer.
 
         Returns:
-            The normalised maps, of the same shape and of the layer's compute type.
+            The normalised maps, of the same shape, in the layer's compute type.
         """
         if mask is None and self._is_fusable(inputs):
             is_training = bool(training) and self.trainable
@@ -131,7 +149,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
-            and not getattr(self, "renorm", False)  # Not every Keras has it.
+            and not getattr(self, "renorm", False)  # Some releases of Keras do not have it.
             and keras.backend.standardize_dtype(inputs.dtype) in _FUSED_DTYPES
             and self.variable_dtype == "float32"
             and self.epsilon >= _SMALLEST_FUSED_EPSILON
@@ -146,18 +164,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             x=inputs,
             scale=self.gamma if self.scale else tf.ones_like(moving_mean),
             offset=self.beta if self.center else tf.zeros_like(moving_mean),
-            # In training the operation takes no averages: they are moved below, as Keras does.
+            # In training the operation takes no averages. They are updated below, as in Keras.
             mean=tf.zeros([0]) if is_training else moving_mean,
             variance=tf.zeros([0]) if is_training else moving_variance,
             epsilon=self.epsilon,
             is_training=is_training,
         )
         if is_training:
-            # The operation normalises by the variance over n values but returns the one over
-            # n - 1. Keras averages the former.
+            # The operation normalises by the variance with divisor n, but returns the one with
+            # divisor n - 1. Keras averages the former.
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
             variance *= tf.maximum(count - 1.0, 1.0) / count
-            self._move_averages(mean, variance)
+            self._update_averages(mean, variance)
         return tf.cast(outputs, self.compute_dtype)
 
     def _call_synchronized(self, inputs: Any) -> Any:
@@ -171,13 +189,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         own_mean, own_variance = tf.nn.moments(values, [0, 1, 2])
         mean = mean_over_replicas(own_mean)
         variance = mean_over_replicas(own_variance + tf.square(own_mean - mean))
-        self._move_averages(mean, variance)
+        self._update_averages(mean, variance)
         gamma = self.gamma if self.scale else tf.ones_like(mean)
         beta = self.beta if self.center else tf.zeros_like(mean)
         outputs = (values - mean) * (gamma * tf.math.rsqrt(variance + self.epsilon)) + beta
         return tf.cast(outputs, self.compute_dtype)
 
-    def _move_averages(self, mean: Any, variance: Any) -> None:
+    def _update_averages(self, mean: Any, variance: Any) -> None:
         kept, new = self.momentum, 1.0 - self.momentum
         self.moving_mean.assign(self.moving_mean * kept + mean * new)
         self.moving_variance.assign(self.moving_variance * kept + variance * new)
@@ -187,9 +205,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 class MinibatchDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` with a mask that does not depend on the number of replicas.
 
-    Replica r of n holds the rows r, r + 1, … of n equal shares of the mini-batch, as
-    `mtseg.training.strategies` divides them. On other backends than TensorFlow it is Keras's
-    layer.
+    The mini-batch must be divided into equal consecutive shares, the first for replica 0 and so on,
+    as `mtseg.training.strategies` does. On other backends than TensorFlow it is Keras's layer.
 
     Example:
         >>> layer = MinibatchDropout(0.5, seed=1)
@@ -198,11 +215,11 @@ class MinibatchDropout(keras.layers.Dropout):
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Leaves features out.
+        """Sets random values to 0 and scales the others, so that the mean stays the same.
 
         Args:
-            inputs: (batch, ...).
-            training: False returns the inputs as they are.
+            inputs: (batch, ...), this replica's share of the mini-batch.
+            training: False returns the inputs unchanged.
         """
         if not training or not self.rate:
             return inputs

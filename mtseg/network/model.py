@@ -1,12 +1,16 @@
-"""The network as a patch model: three patches in, class probabilities of their centre voxel out.
+"""The network as it is trained: three patches give the class probabilities of their centre voxel.
 
-This model is trained, saved and loaded. Whole volumes are computed from its weights (see
-`mtseg.network.folding`).
+Read this to see the architecture. Training, saving and loading use this model. Whole volumes are
+computed from the same weights in another form (see `mtseg.network.folding`).
 
-Volumes are RAS+ with axes (i, j, k). Planes are always in the order axial, coronal, sagittal. An
-axial patch has rows i and columns j, a coronal one i and k, a sagittal one j and k.
+The three planes are always in the order axial, coronal, sagittal. Volumes are RAS+ with axes
+(i, j, k): an axial patch has rows i and columns j, a coronal patch i and k, a sagittal patch j
+and k.
 
-Reference: Moeskops et al., MICCAI 2016, section 3.1.
+The sizes below are the paper's (section 3.1), except where a comment says otherwise.
+
+Reference: Moeskops et al., "Deep Learning for Multi-Task Medical Image Segmentation in Multiple
+Modalities", MICCAI 2016, section 3.1.
 """
 
 from __future__ import annotations
@@ -20,42 +24,36 @@ from mtseg.network.layers import FastELU, FusedBatchNormalization, MinibatchDrop
 from mtseg.scans.patches import PATCH_SIZE
 
 NUM_CONVOLUTIONS = 25
-"""Layers of the shared stack. Each takes a voxel off every side: 51 - 2 * 25 = 1."""
-
+"""Convolutions that the planes share. Each takes one voxel off every side: 51 - 2 × 25 = 1."""
 
 NUM_FEATURES = 32
-"""Kernels of every layer of the stack, and features that it gives for each plane."""
-
+"""Kernels of each shared convolution, so also the features of each plane."""
 
 KERNEL_SIZE = 3
-"""Voxels along each side of the stack's kernels."""
-
+"""Voxels along each side of these kernels."""
 
 NUM_HEAD_UNITS = 192
 """Nodes of each of the two fully connected layers."""
 
-
 DROPOUT_RATE = 0.5
-"""Share of the fully connected layers' outputs that a training step leaves out."""
-
+"""Share of the outputs of the fully connected layers that a training step sets to 0."""
 
 HALO = PATCH_SIZE // 2
 """Voxels that a patch reaches beyond its centre, in each direction of its plane."""
 
-
 KERNEL_INITIALIZER = "he_normal"
-"""Variance 2 / inputs, for activations that pass their positive half. The paper is silent: this is
-the project's choice."""
-
+"""Random weights with variance 2 / inputs, for activations that pass positive values unchanged (He
+et al., ICCV 2015). The paper does not say how its weights begin: this is the project's choice."""
 
 PLANE_NORMALS = {"axial": 2, "coronal": 1, "sagittal": 0}
-"""For each plane the axis of a volume (I, J, K) that it is perpendicular to."""
-
-
-HEAD_LAYERS = "head"
-
+"""For each plane, the axis of a volume (I, J, K) that is perpendicular to it. Its order is the
+order of the model's inputs."""
 
 SHARED_STACK = "shared_convolutions"
+"""Name of the layer that contains the shared convolutions. Weights files have it."""
+
+HEAD_LAYERS = "head"
+"""What the names of the fully connected layers begin with. Weights files have it."""
 
 
 def build_patch_model(
@@ -66,24 +64,27 @@ def build_patch_model(
     batch_norm_momentum: float = 0.99,
     is_synchronized: bool = False,
 ) -> keras.Model:
-    """Builds the network that is trained: three patches give a voxel's class probabilities.
+    """Builds the network that is trained.
 
     Args:
-        num_classes: classes of all tasks together, the one shared background included.
-        num_backgrounds: scores that the background has. The paper's is 1; with one for each task
-            the network also learns whose background a voxel is, and their probabilities are summed.
-        dropout_rate: share of outputs left out after each fully connected layer in training.
+        num_classes: number of classes of all tasks together; background counts once.
+        num_backgrounds: number of outputs for background. The paper has 1. With one for each task,
+            the network also learns whose background a voxel is, and their probabilities are added.
+        dropout_rate: share of outputs that are set to 0 after each fully connected layer, in
+            training.
         batch_norm_momentum: share of a moving average that a training step keeps. The default is
-            Keras's.
-        is_synchronized: whether the statistics of a mini-batch are taken over all replicas.
+            Keras's; the paper does not say.
+        is_synchronized: whether batch normalisation takes the mean and variance of a mini-batch
+            over all replicas.
 
     Returns:
-        A functional model. It takes a dictionary of `axial`, `coronal` and `sagittal`, each float32
-        (batch, rows, columns, 1), intensities as prepared and zero beyond the scan's border. It
-        gives float32 probabilities (batch, rows - 50, columns - 50, num_classes), so
-        (batch, 1, 1, num_classes) for patches of 51 × 51. The layer `logits` holds what goes into
-        the softmax: the backgrounds' scores, then those of the other classes. With 9 classes and
-        one background there are 283,241 parameters.
+        A functional model. Its input is a dictionary of `axial`, `coronal` and `sagittal`, each
+        float32 (batch, rows, columns, 1): prepared intensities, 0 outside the foreground and
+        beyond the scan's border. Its output is float32 probabilities
+        (batch, rows - 50, columns - 50, num_classes), so (batch, 1, 1, num_classes) for patches of
+        51 × 51. The layer `logits` is the input of the softmax: the logits of the backgrounds,
+        then those of the other classes. With 9 classes and one background, the model has 283,241
+        parameters.
 
     Example:
         >>> model = build_patch_model(9)
@@ -93,22 +94,24 @@ def build_patch_model(
     """
     batch_norm = {"momentum": batch_norm_momentum, "synchronized": is_synchronized}
 
-    # === Inputs ===
+    # === Shared convolutions ===
+    # The planes pass as one batch, so that batch normalisation uses the same mean and variance for
+    # all three. If they passed one after the other, training would normalise each plane by its own
+    # statistics, but inference would use an average over the planes.
     inputs = {name: keras.Input((None, None, 1), name=name) for name in PLANE_NORMALS}
-
-    # === The convolutions that the three planes share ===
-    # One call for the three planes, so that one set of batch statistics serves them all: three
-    # calls would normalise each plane by its own in training, but by a pooled average afterwards.
     planes = layers.Concatenate(axis=0, name="planes")(list(inputs.values()))
     features = _build_shared_convolutions(batch_norm)(planes)
     features = ops.split(features, len(inputs), axis=0)
     x = layers.Concatenate(axis=-1, name="features")(features)
 
-    # === Head: fully connected layers as 1×1 convolutions ===
+    # === Head ===
+    # The fully connected layers are 1 × 1 convolutions, so that larger inputs give more voxels.
     for number in (1, 2):
         for layer in _head_layers(number, batch_norm, dropout_rate):
             x = layer(x)
-    # Under a mixed precision policy the scores and the softmax stay float32.
+
+    # === Logits and probabilities ===
+    # With mixed precision, these stay float32.
     full = keras.config.dtype_policy().variable_dtype
     x = layers.Conv2D(num_backgrounds + num_classes - 1, 1, dtype=full, name="logits")(x)
     outputs = layers.Softmax(dtype=full, name="probabilities")(x)
@@ -118,12 +121,21 @@ def build_patch_model(
 
 
 def sum_backgrounds(probabilities: Any, num_backgrounds: int) -> Any:
-    """Makes one background of several: (..., backgrounds + others) to (..., 1 + others)."""
+    """Adds the probabilities of several backgrounds.
+
+    Args:
+        probabilities: (..., num_backgrounds + other classes); the backgrounds come first.
+        num_backgrounds: how many they are.
+
+    Returns:
+        (..., 1 + other classes).
+    """
     background = ops.sum(probabilities[..., :num_backgrounds], axis=-1, keepdims=True)
     return ops.concatenate([background, probabilities[..., num_backgrounds:]], axis=-1)
 
 
 def _build_shared_convolutions(batch_norm: dict[str, Any]) -> keras.Sequential:
+    """Convolution, batch normalisation and ELU, 25 times. No bias: normalisation removes it."""
     stack = keras.Sequential(name=SHARED_STACK)
     for number in range(1, NUM_CONVOLUTIONS + 1):
         stack.add(
@@ -141,6 +153,7 @@ def _build_shared_convolutions(batch_norm: dict[str, Any]) -> keras.Sequential:
 
 
 def _head_layers(number: int, batch_norm: dict[str, Any], dropout_rate: float) -> list[keras.Layer]:
+    """The layers of fully connected layer 1 or 2. No bias: normalisation removes it."""
     return [
         layers.Conv2D(
             NUM_HEAD_UNITS,
@@ -156,13 +169,14 @@ def _head_layers(number: int, batch_norm: dict[str, Any], dropout_rate: float) -
 
 
 def patch_logits_model(patch_model: keras.Model) -> keras.Model:
-    """The same layers up to what goes into the softmax, for a loss that wants logits.
+    """Makes a model of the same layers, without the softmax, for losses that take logits.
 
     Args:
         patch_model: from `build_patch_model`.
 
     Returns:
-        A model with the same inputs; it gives float32 (batch, rows - 50, columns - 50, classes).
+        A model with the same inputs and weights. Its output is float32
+        (batch, rows - 50, columns - 50, logits); each background has a logit of its own.
     """
     return keras.Model(
         patch_model.input, patch_model.get_layer("logits").output, name="patch_logits_model"

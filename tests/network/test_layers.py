@@ -1,11 +1,45 @@
-"""The fused layer is Keras's layer: same results, same weights, same files."""
+"""The network's layers have the results of Keras's, and dropout does not depend on replicas."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtseg.network.layers import FusedBatchNormalization
+from mtseg.network.layers import FastELU, FusedBatchNormalization, MinibatchDropout
+
+# Activation.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_and_slopes_are_those_of_float32(dtype):
+    x = np.linspace(-6, 6, 17 * 17 * 4).reshape(1, 17, 17, 4)
+    x[0, 0, 0, :2] = [0.0, -1e-3]
+
+    def compute(layer, dtype):
+        given = tf.Variable(tf.cast(rounded, dtype))
+        with tf.GradientTape() as tape:
+            y = layer(given)
+        return y, tape.gradient(y, given, tf.cast(tf.fill(y.shape, 2.0), dtype))
+
+    rounded = tf.cast(x, dtype)
+    exact = compute(keras.layers.ELU(dtype="float32"), "float32")
+    ours = compute(FastELU(dtype=dtype), dtype)
+    digit = {"float32": 1e-6, "bfloat16": 2**-8}[dtype]  # half of the last one
+    # The slope below 0 is 1 + exp(x) - 1, of which the latter is rounded; times 2 here.
+    for own, expected, near_0 in zip(ours, exact, (0, 2 * digit), strict=True):
+        assert own.dtype == dtype
+        np.testing.assert_allclose(tf.cast(own, tf.float32), expected, rtol=digit, atol=near_0)
+
+
+def test_an_activation_is_saved_and_reloaded_in_safe_mode(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), FastELU()])
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    x = np.array([[-2.0, -1.0, 0.0, 3.0]], np.float32)
+    np.testing.assert_array_equal(reloaded(x), model(x))
+
+
+# Batch normalisation.
 
 SHAPE = (3, 4, 5, 6)
 
@@ -161,7 +195,7 @@ def test_weights_go_both_ways():
         assert_same([target(maps), *target.weights], [source(maps), *source.weights])
 
 
-def test_saved_and_reloaded_in_safe_mode(tmp_path):
+def test_a_normalisation_is_saved_and_reloaded_in_safe_mode(tmp_path):
     layer, _ = make_pair(momentum=0.7)
     model = keras.Sequential([keras.Input((None, None, 6)), layer])
     model.save(tmp_path / "model.keras")
@@ -171,3 +205,36 @@ def test_saved_and_reloaded_in_safe_mode(tmp_path):
     assert loaded_layer.momentum == 0.7
     maps = random_maps()
     np.testing.assert_array_equal(loaded(maps), model(maps))
+
+
+# Dropout.
+
+
+def dropped(rows, num_replicas):
+    devices = [f"CPU:{n}" for n in range(num_replicas)]
+    strategy = tf.distribute.MirroredStrategy(devices)
+    with strategy.scope():
+        layer = MinibatchDropout(0.5, seed=3)
+    share = rows // num_replicas
+    run = tf.function(lambda: strategy.run(lambda: layer(tf.ones((share, 20)), training=True)))
+    masks = [np.concatenate(strategy.experimental_local_results(run())) for _ in range(3)]
+    return np.stack(masks)
+
+
+def test_two_replicas_leave_out_what_one_does():
+    one, two = dropped(6, 1), dropped(6, 2)
+    np.testing.assert_array_equal(one, two)
+    assert (one[0] != one[1]).any()
+
+
+def test_the_rest_is_scaled_so_that_the_mean_stays():
+    x = np.full((100, 50), 3.0, np.float32)
+    y = MinibatchDropout(0.25, seed=0)(x, training=True).numpy()
+    assert set(y.ravel().tolist()) == {0.0, 4.0}
+    assert (y == 0).mean() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(("rate", "training"), [(0.5, False), (0.0, True)])
+def test_nothing_is_left_out_outside_of_training_or_at_rate_0(rate, training):
+    x = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(MinibatchDropout(rate)(x, training=training), x)
