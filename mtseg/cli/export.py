@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--format",
         choices=("savedmodel", "weights", "onnx", "litert"),
         default="savedmodel",
-        help="weights: a fifth of the size, but only for mtseg-predict and mtseg-evaluate; onnx "
+        help="weights: a quarter of the size, but only for mtseg-predict and mtseg-evaluate; onnx "
         "and litert: the network for one tile, for other runtimes (default: %(default)s)",
     )
     parser.add_argument(

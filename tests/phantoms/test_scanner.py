@@ -1,5 +1,6 @@
-"""Phantoms: repeatable, on the scanner's grid, with tissues in the shares and order of the real."""
+"""Phantoms: the same for the same seed, on the grid of a scanner, with tissues as in real scans."""
 
+import doctest
 import hashlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from matplotlib.patches import Patch
 from scipy import ndimage
 
 from mtseg.errors import InputError
+from mtseg.phantoms import scanner
 from mtseg.phantoms.scanner import CLASS_LABELS, Phantom, make_phantom
 
 TASKS = list(CLASS_LABELS)
@@ -29,7 +31,7 @@ SHARES = {
     "coronary_arteries": (0.003, 0.02),
 }
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-# Okabe and Ito: told apart by colour-blind eyes.
+# The colours of Okabe and Ito, which colour-blind readers can tell apart.
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00")
 
 matplotlib.use("Agg")
@@ -46,9 +48,9 @@ def to_ras(phantom: Phantom) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(phantoms: dict[str, Phantom], path: Path) -> None:
-    """Three planes a task, each image beside itself with its labels, and the classes' names.
+    """Draws three planes of each task, each without and with its labels, and names the classes.
 
-    The axial plane is in the middle of the labels, the others are where most labels are.
+    The axial plane goes through the middle of the labels, the others where most labels are.
     """
     figure = Figure(figsize=(18, 4.2 * len(phantoms)))
     rows = figure.subfigures(len(phantoms), 1)
@@ -285,6 +287,12 @@ def test_an_unknown_task_is_refused():
 def test_a_size_too_small_is_refused(size):
     with pytest.raises(ValueError, match=f"at least 32 voxels, not {size}"):
         make_phantom("brain", 0, size)
+
+
+def test_the_example_in_the_docstring_is_right():
+    result = doctest.testmod(scanner)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_picture():

@@ -1,8 +1,11 @@
 """A task: its voxel size, and labels to classes, on arrays small enough to check by eye."""
 
+import doctest
+
 import numpy as np
 import pytest
 
+from mtseg.tasks import label_space, task, task_file
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.task import IGNORED, did_you_mean, first_ten
 from mtseg.tasks.task_file import read_task
@@ -102,3 +105,10 @@ def test_lists_in_messages_end_after_ten_items():
 def test_a_guess_is_made_only_at_a_similar_name():
     assert did_you_mean("brian", ["breast", "brain"]) == " (did you mean brain?)"
     assert did_you_mean("liver", ["breast", "brain"]) == ""
+
+
+@pytest.mark.parametrize("module", [task, task_file, label_space])
+def test_examples_in_docstrings_are_right(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
