@@ -43,7 +43,7 @@ def augment(
         >>> patches = np.ones((1, 3, 51, 51), np.float16)
         >>> rng = np.random.default_rng(0)
         >>> augment(patches, np.array([True]), slice(0, 1), ("intensity",), rng)
-        >>> 1 / 1.1 <= patches.max() <= 1.1
+        >>> bool(1 / 1.1 <= patches.max() <= 1.1)
         True
     """
     # Both are drawn for the whole mini-batch, whatever is asked for, so that a sample's change does

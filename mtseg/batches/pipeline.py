@@ -16,6 +16,7 @@ import tensorflow as tf
 from mtseg.batches.balance import BalancedSamples, PatchStore
 from mtseg.batches.stores import open_patches, open_volumes
 from mtseg.errors import InputError
+from mtseg.records.reading import require_same_classes
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
 
@@ -40,13 +41,17 @@ def open_balanced_samples(
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
 
     Raises:
-        InputError: if a task is not prepared, a shard is damaged, or a class has no sample.
+        InputError: if a task is not prepared, a shard is damaged, a class has no sample, or the
+            records have other classes than the task.
     """
     openers: dict[str, Callable[..., PatchStore]] = {
         "patches": open_patches,
         "volumes": open_volumes,
     }
     open_store = openers[kind]
+    for selection in label_space.selections:
+        for source in selection.sources:
+            require_same_classes(data_dir, selection.task, source)
     stores = [
         [open_store(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
         for s in label_space.selections

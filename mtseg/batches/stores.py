@@ -279,7 +279,7 @@ def open_volumes(
             f"{prepare_command(data_dir, task_name, source, task_file)} --overwrite"
         )
     by_class = list(zip(*of_scans, strict=True))
-    last = max(c for c, voxels in enumerate(by_class) if any(v.size for v in voxels))
-    voxels = tuple(by_class[: last + 1])
+    shown = [c for c, voxels in enumerate(by_class) if any(v.size for v in voxels)]
+    voxels = tuple(by_class[: max(shown, default=-1) + 1])
     ends_of_class = tuple(np.cumsum([v.size for v in of_class]) for of_class in voxels)
     return VolumePatches(tuple(padded), tuple(shapes), voxels, ends_of_class)

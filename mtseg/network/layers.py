@@ -120,7 +120,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     Example:
         >>> layer = FusedBatchNormalization(momentum=0.9)
-        >>> layer(np.zeros((2, 5, 5, 32), "float32"), training=True).shape
+        >>> layer(keras.ops.zeros((2, 5, 5, 32)), training=True).shape
         TensorShape([2, 5, 5, 32])
     """
 
@@ -210,7 +210,7 @@ class MinibatchDropout(keras.layers.Dropout):
 
     Example:
         >>> layer = MinibatchDropout(0.5, seed=1)
-        >>> sorted(set(layer(np.ones((1, 100)), training=True).numpy().ravel().tolist()))
+        >>> sorted(set(layer(keras.ops.ones((1, 100)), training=True).numpy().ravel().tolist()))
         [0.0, 2.0]
     """
 

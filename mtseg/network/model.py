@@ -88,7 +88,7 @@ def build_patch_model(
 
     Example:
         >>> model = build_patch_model(9)
-        >>> patch = np.zeros((4, 51, 51, 1), "float32")
+        >>> patch = ops.zeros((4, 51, 51, 1))
         >>> model({"axial": patch, "coronal": patch, "sagittal": patch}).shape
         TensorShape([4, 1, 1, 9])
     """

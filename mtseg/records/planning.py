@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtseg.errors import InputError
-from mtseg.records.reading import prepared_dir, prepared_settings
+from mtseg.records.reading import prepared_dir, prepared_settings, require_same_classes
 from mtseg.records.schema import PATCH_RECORD_BYTES, VERSION, VOXEL_BYTES, RecordConfig
 from mtseg.records.staging import keep_matching, staging_dir
 from mtseg.scans.preprocessing import preparation_bytes
@@ -92,8 +92,8 @@ def find_missing(
         is_overwrite: whether to prepare all of them again.
 
     Raises:
-        InputError: if records exist that were made with other settings, or their settings cannot
-            be read.
+        InputError: if records exist that were made with other settings or classes, or their
+            settings cannot be read.
     """
     missing = []
     for config in configs:
@@ -117,6 +117,7 @@ def _is_prepared(task: Task, data_dir: str | Path, config: RecordConfig) -> bool
             f"{path}: was prepared with other settings (there / now: {'; '.join(different)}). "
             "Give another --data-dir, or replace it: mtseg-prepare with --overwrite."
         )
+    require_same_classes(data_dir, task, config.source)
     return True
 
 

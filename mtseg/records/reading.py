@@ -18,10 +18,16 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mtseg.errors import InputError
-from mtseg.records.schema import VERSION, parse_patch_records, parse_volume_record
+from mtseg.records.schema import (
+    CLASS_NAMES_FILE,
+    VERSION,
+    parse_patch_records,
+    parse_volume_record,
+)
 from mtseg.records.shards import data_offsets
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace, TaskSelection
+from mtseg.tasks.task import Task
 from mtseg.tasks.task_file import GENERATED, shipped_tasks
 
 _PREPARE_AGAIN = "Prepare the task again: mtseg-prepare with --overwrite."
@@ -125,6 +131,29 @@ def prepared_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def require_same_classes(data_dir: str | Path, task: Task, source: str) -> None:
+    """Refuses records whose class indices mean other classes than the task's.
+
+    This happens if a task file is edited after its records were prepared. The names are stored with
+    the patch records only; without these, nothing is compared.
+
+    Raises:
+        InputError: if the classes or their order differ.
+    """
+    folder = records_dir(data_dir, task.name, source, "patches")
+    try:
+        stored = (folder / CLASS_NAMES_FILE).read_text().splitlines()
+    except OSError:
+        return
+    except ValueError as error:
+        raise damaged_records(folder) from error
+    if stored != list(task.class_names):
+        raise InputError(
+            f"{folder}: was prepared with the classes {', '.join(stored)}, but the task has "
+            f"{', '.join(task.class_names)}. {_PREPARE_AGAIN}"
+        )
+
+
 def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
     """How many test scans the tasks of a label space have together.
 
@@ -198,10 +227,12 @@ def read_selection(
     If there are several sources, `SOURCE/` is put before a subject's name.
 
     Raises:
-        InputError: if the data of a source is not prepared, or damaged.
+        InputError: if the data of a source is not prepared, or damaged, or has other classes than
+            the task.
     """
     task = selection.task
     for source in selection.sources:
+        require_same_classes(data_dir, task, source)
         for subject in read_volumes(data_dir, task.name, source, split, task.own_file):
             is_one = len(selection.sources) == 1
             name = subject.name if is_one else f"{source}/{subject.name}"

@@ -41,6 +41,10 @@ VOXEL_BYTES = np.dtype(np.float32).itemsize + np.dtype(np.uint8).itemsize
 """Bytes of one voxel in a volume record: an intensity and a class index."""
 
 
+CLASS_NAMES_FILE = "class_index.labels.txt"
+"""TFDS writes the names of the classes into this file beside the patch records, one to a line."""
+
+
 @dataclasses.dataclass(eq=False)
 class RecordConfig(tfds.core.BuilderConfig):
     """What is prepared: one source of a task, as patches or as volumes.

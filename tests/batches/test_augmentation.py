@@ -1,8 +1,11 @@
 """What each augmentation does to a patch, and to which."""
 
+import doctest
+
 import numpy as np
 import pytest
 
+from mtseg.batches import augmentation, balance
 from mtseg.batches.augmentation import augment
 
 
@@ -51,3 +54,9 @@ def test_a_share_of_a_minibatch_is_changed_as_in_the_whole():
     names = ("flip", "intensity")
     whole = augmented(10, [True] * 10, names)
     np.testing.assert_array_equal(augmented(10, [True] * 10, names, slice(4, 7)), whole[4:7])
+
+
+@pytest.mark.parametrize("module", [augmentation, balance])
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 0) == (0, True)

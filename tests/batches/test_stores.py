@@ -130,6 +130,12 @@ def test_samples_are_numbered_volume_by_volume(volumes):
     assert coronal.sum() == sagittal.sum() == 10
 
 
+def test_volumes_without_a_labelled_voxel_have_no_samples(monkeypatch):
+    scans = [scan([1, 2, 0], [IGNORED, IGNORED, 0])]
+    monkeypatch.setattr(stores, "read_volumes", lambda *_: iter(scans))
+    assert open_volumes("data", "breast", "phantom").num_samples.tolist() == []
+
+
 @pytest.mark.parametrize(("draw", "voxel"), [(0, 2), (0.3, 2), (0.34, 4), (0.66, 4), (0.999, 5)])
 def test_the_draw_chooses_among_all_voxels_of_a_class(volumes, draw, voxel):
     out = empty(1)

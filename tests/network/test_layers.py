@@ -1,10 +1,13 @@
 """The network's layers have the results of Keras's, and dropout does not depend on replicas."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtseg.network import layers, model
 from mtseg.network.layers import FastELU, FusedBatchNormalization, MinibatchDropout
 
 # Activation.
@@ -238,3 +241,9 @@ def test_the_rest_is_scaled_so_that_the_mean_stays():
 def test_nothing_is_left_out_outside_of_training_or_at_rate_0(rate, training):
     x = np.arange(6.0, dtype=np.float32).reshape(2, 3)
     np.testing.assert_array_equal(MinibatchDropout(rate)(x, training=training), x)
+
+
+@pytest.mark.parametrize("module", [layers, model])
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 0) == (0, True)

@@ -1,8 +1,12 @@
 """TensorFlow and TFDS read the values that were encoded."""
 
+import doctest
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from mtseg.records import example_bytes, shards
 from mtseg.records.example_bytes import array_bytes, encode_example
 from mtseg.records.schema import encode_record, record_features
 from mtseg.tasks.label_space import parse_tasks
@@ -52,3 +56,9 @@ def test_records_are_what_tfds_would_write():
         theirs = record_features(task, kind).serialize_example(record)
         one, other = (tf.train.Example.FromString(e) for e in (encode_record(record), theirs))
         assert one == other
+
+
+@pytest.mark.parametrize("module", [example_bytes, shards])
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 0) == (0, True)

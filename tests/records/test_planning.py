@@ -10,6 +10,7 @@ from mtseg.records.planning import Plan, choose_num_processes, find_missing
 from mtseg.records.schema import RecordConfig
 from mtseg.records.writing import prepare
 from mtseg.sources.find import find_subjects
+from mtseg.tasks.task_file import read_task
 
 
 def configs(**settings):
@@ -31,6 +32,16 @@ def test_only_what_does_not_exist_is_missing(task, whole, tmp_path, capsys):
 def test_records_with_other_settings_are_refused(task, whole):
     with pytest.raises(InputError, match=r"patches_per_class: 20 / 6\)\. Give another --data-dir"):
         find_missing(task, whole, configs(patches_per_class=6), is_overwrite=False)
+
+
+def test_records_with_other_classes_are_refused(whole, tmp_path):
+    """The task file was edited after its records were prepared."""
+    text = (whole.parent / "renal.toml").read_text()
+    (tmp_path / "renal.toml").write_text(text.replace('"cyst"', '"tumour"'))
+    task = read_task(tmp_path / "renal.toml")
+    with pytest.raises(InputError, match=r"background, kidney, cyst, .* kidney, tumour\. Prepare"):
+        find_missing(task, whole, configs(patches_per_class=20), is_overwrite=False)
+    assert len(find_missing(task, whole, configs(), is_overwrite=True)) == 2
 
 
 @pytest.mark.parametrize(

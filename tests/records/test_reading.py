@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
-from mtseg.records.reading import count_test_scans, prepared_dir, read_volumes
+from mtseg.records.reading import count_test_scans, prepared_dir, read_selection, read_volumes
 from mtseg.records.schema import RecordConfig
 from mtseg.records.subject_records import make_records
 from mtseg.scans.patches import cut_patches, pad_volume
@@ -75,3 +76,19 @@ def test_data_that_is_not_prepared_names_the_command(tmp_path):
         open_patches(tmp_path, "cta", "phantom")
     with pytest.raises(InputError, match=r"mtseg-prepare TASK_FILE\.toml:folder .*--manual-dir F"):
         open_patches(tmp_path, "a_task_of_ones_own", "folder")
+
+
+def test_records_of_other_classes_are_neither_drawn_nor_read(whole, tmp_path):
+    """With the two classes exchanged, every sample would have a wrong label."""
+    text = (whole.parent / "renal.toml").read_text()
+    exchanged = (
+        text.replace('"kidney"', '"x"').replace('"cyst"', '"kidney"').replace('"x"', '"cyst"')
+    )
+    (tmp_path / "renal.toml").write_text(exchanged)
+    label_space = parse_tasks(f"{tmp_path}/renal.toml:folder")
+    message = r"prepared with the classes background, kidney, cyst, but .* background, cyst, kidney"
+    for kind in ("patches", "volumes"):
+        with pytest.raises(InputError, match=message):
+            open_balanced_samples(str(whole), label_space, seed=0, kind=kind)
+    with pytest.raises(InputError, match=message):
+        next(read_selection(whole, label_space.selections[0], "test"))
