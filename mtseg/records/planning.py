@@ -99,7 +99,7 @@ def find_missing(
     for config in configs:
         if not is_overwrite and _is_prepared(task, data_dir, config):
             spec = f"{task.name}:{config.source}"
-            print(f"{spec}: {config.kind} are there already in {data_dir}.", flush=True)
+            print(f"{spec}: {config.kind} already exist in {data_dir}.", flush=True)
         else:
             missing.append(config)
     return missing
@@ -110,8 +110,10 @@ def _is_prepared(task: Task, data_dir: str | Path, config: RecordConfig) -> bool
         path = prepared_dir(data_dir, task.name, config.source, config.kind)
     except InputError:
         return False
-    there, wanted = prepared_settings(path), config.settings()
-    different = [f"{k}: {there.get(k)} / {wanted[k]}" for k in wanted if there.get(k) != wanted[k]]
+    stored, wanted = prepared_settings(path), config.settings()
+    different = [
+        f"{k}: {stored.get(k)} / {wanted[k]}" for k in wanted if stored.get(k) != wanted[k]
+    ]
     if different:
         raise InputError(
             f"{path}: was prepared with other settings (there / now: {'; '.join(different)}). "

@@ -128,8 +128,8 @@ def _describe_files(subject: Subject) -> list[list[Any]]:
                 described.append([str(file), status.st_size, status.st_mtime_ns])
         except OSError as error:
             raise InputError(
-                f"{error.filename}: can no longer be read ({error.strerror}). Bring it back, or "
-                "take the subject out."
+                f"{error.filename}: can no longer be read ({error.strerror}). Restore it, or leave "
+                "the subject out."
             ) from error
     return described
 

@@ -25,7 +25,7 @@ def test_only_what_does_not_exist_is_missing(task, whole, tmp_path, capsys):
     assert find_missing(task, tmp_path, wanted, is_overwrite=False) == wanted
     assert capsys.readouterr().out == ""
     assert find_missing(task, whole, wanted, is_overwrite=False) == []
-    assert "renal:folder: patches are there already in" in capsys.readouterr().out
+    assert "renal:folder: patches already exist in" in capsys.readouterr().out
     assert find_missing(task, whole, wanted, is_overwrite=True) == wanted
 
 

@@ -118,7 +118,7 @@ def test_a_command_that_finds_its_records_leaves_another_command_alone(
     with staging.lock_staging(folder):  # as a command with --overwrite does
         (folder / "a.done.json").touch()
         prepare_scans(tmp_path, patches_per_class=5)
-        assert "are there already" in capsys.readouterr().out
+        assert "already exist" in capsys.readouterr().out
         assert (folder / "a.done.json").exists()
     prepare_scans(tmp_path, patches_per_class=5)
     assert not folder.exists()
@@ -137,7 +137,7 @@ def test_records_of_a_command_that_finishes_meanwhile_are_not_replaced(
     monkeypatch.setattr(writing, "lock_staging", lock_staging)
     if patches_per_class == 5:
         prepare_scans(tmp_path, patches_per_class=5)
-        assert "volumes are there already" in capsys.readouterr().out
+        assert "volumes already exist" in capsys.readouterr().out
     else:
         with pytest.raises(InputError, match="patches_per_class: 5 / 6"):
             prepare_scans(tmp_path, patches_per_class=6)
@@ -206,7 +206,7 @@ def test_no_subject_is_prepared_again_for_the_kind_that_is_left(
             prepare_scans(tmp_path, patches_per_class=5)
     monkeypatch.setattr(writing, "stage", lambda job: pytest.fail("prepared again"))
     prepare_scans(tmp_path, patches_per_class=5)
-    assert "patches are there already" in capsys.readouterr().out
+    assert "patches already exist" in capsys.readouterr().out
     assert len(encoded_records(tmp_path, "volumes")) == 5
 
 
