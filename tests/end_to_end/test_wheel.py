@@ -93,4 +93,6 @@ def test_help_needs_no_tensorflow(installed, tmp_path, command):
         cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert result.stdout.startswith(f"usage: mtseg-{command}")
-    assert "tensorflow" not in result.stderr
+    imported = [line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()]
+    assert f"mtseg.cli.{command}" in imported
+    assert not {name for name in imported if name.split(".")[0] == "tensorflow"}
