@@ -65,7 +65,12 @@ def random_run(tmp_path_factory):
     model = build_model(config, label_space)
     rng = np.random.default_rng(0)
     for variable in model.variables:
-        if "moving" in variable.path or "gamma" in variable.path:
+        if "kernel" in variable.path:
+            # The last layer's are larger, so that the voxels of a scan get different classes.
+            gain = 4.0 if variable.shape[-1] == label_space.num_classes else 1.0
+            deviation = gain * np.prod(variable.shape[:-1]) ** -0.5
+            variable.assign(rng.normal(0, deviation, variable.shape))
+        elif "moving" in variable.path or "gamma" in variable.path:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         elif "beta" in variable.path or "bias" in variable.path:
             variable.assign(rng.normal(0, 0.3, variable.shape))
