@@ -18,7 +18,7 @@ WITHOUT_TENSORFLOW = [
     "mtseg.evaluation.statistics",
     "mtseg.evaluation.surfaces",
     "mtseg.inference.decision",
-    "mtseg.inference.scan_statistics",
+    "mtseg.inference.postprocessing",
     "mtseg.inference.verdict",
     "mtseg.models.manifest",
     "mtseg.phantoms.scanner",

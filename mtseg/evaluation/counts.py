@@ -16,8 +16,8 @@ import numpy.typing as npt
 from mtseg.evaluation import metrics
 from mtseg.inference.decision import Ranking, is_argmax_class, rank
 from mtseg.inference.dense import DenseNetwork
-from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.tiling import Tile
+from mtseg.inference.verdict import ScanStatistics
 from mtseg.scans.volume import Volume
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import IGNORED

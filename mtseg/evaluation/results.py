@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
-from mtseg.inference.scan_statistics import ScanStatistics
+from mtseg.inference.verdict import ScanStatistics
 
 SCHEMA = 1
 """Version of the JSON format."""

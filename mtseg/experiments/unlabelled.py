@@ -13,8 +13,7 @@ from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.experiments.results import Result, largest_network
-from mtseg.inference.scan_statistics import ScanStatistics
-from mtseg.inference.verdict import assess
+from mtseg.inference.verdict import ScanStatistics, assess
 from mtseg.models.export import export_weights
 from mtseg.models.loading import load
 from mtseg.prediction.pipeline import segment_files

@@ -18,9 +18,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.tiling import Block, Plan, Tile
-from mtseg.inference.verdict import OutOfDistributionCheck, scan_features
+from mtseg.inference.verdict import OutOfDistributionCheck, ScanStatistics, scan_features
 from mtseg.tasks.task import Task
 
 NUM_BLOCKS = 32

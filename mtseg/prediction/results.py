@@ -20,8 +20,7 @@ from mtseg.errors import InputError
 from mtseg.system.atomic_files import write_json, writing_to
 
 if TYPE_CHECKING:
-    from mtseg.inference.scan_statistics import ScanStatistics
-    from mtseg.inference.verdict import Assessment
+    from mtseg.inference.verdict import Assessment, ScanStatistics
     from mtseg.models.loading import ExportedModel
     from mtseg.prediction.scan import LoadedScan, Options
 

@@ -25,8 +25,8 @@ from mtseg.inference.recognition import (
     sample_statistics,
 )
 from mtseg.inference.restoration import Restoration
-from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.tiling import Block, Plan, Tile
+from mtseg.inference.verdict import ScanStatistics
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.probability_file import ProbabilityFile
 from mtseg.scans import preprocessing

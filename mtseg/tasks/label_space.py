@@ -183,7 +183,11 @@ class LabelSpace:
             tasks.append(
                 {name: fields[name] for name in names} | {"source": "+".join(selection.sources)}
             )
-            tasks[-1]["classes"] = list(tasks[-1]["classes"])
+            # Options that are off are left out, as in files of earlier versions.
+            tasks[-1]["classes"] = [
+                {key: value for key, value in of_class.items() if value is not False}
+                for of_class in fields["classes"]
+            ]
         return {"tasks": tasks}
 
     @classmethod

@@ -35,10 +35,20 @@ _UNLISTED = -1
 
 @dataclass(frozen=True)
 class TissueClass:
-    """A class of a task: its name in records and figures, and its title for readers."""
+    """A class of a task.
+
+    Attributes:
+        name: in records and figures.
+        title: for readers.
+        largest_component: whether post-processing keeps only its largest component (see
+            `mtseg.inference.postprocessing`).
+        fill_holes: whether post-processing fills its holes.
+    """
 
     name: str
     title: str
+    largest_component: bool = False
+    fill_holes: bool = False
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,11 @@ def read_task(path: str | Path) -> Task:
     _check_table(
         file["decision"], f"{where}decision.", {"rule": _one_of("argmax", "operating_point")}
     )
+    options = dict.fromkeys(("largest_component", "fill_holes"), _BOOLEAN)
     for number, table in enumerate(file["classes"], start=1):
-        _check_table(table, f"{where}classes, number {number}: ", {"name": _TEXT, "title": _TEXT})
-    classes = tuple(TissueClass(table["name"], table["title"]) for table in file["classes"])
+        of_class = f"{where}classes, number {number}: "
+        _check_table(table, of_class, {"name": _TEXT, "title": _TEXT}, options)
+    classes = tuple(TissueClass(**table) for table in file["classes"])
     names = [tissue.name for tissue in classes]
     _check_names(f"{where}name", [file["name"]])
     _check_names(f"{where}classes", names)

@@ -10,7 +10,7 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.experiments import unlabelled
 from mtseg.experiments.results import read_results
-from mtseg.inference.scan_statistics import ScanStatistics
+from mtseg.inference.verdict import ScanStatistics
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.workdir import weights_path, write_config
 

@@ -14,8 +14,7 @@ from mtseg.inference.recognition import (
     plan_blocks,
     sample_statistics,
 )
-from mtseg.inference.scan_statistics import ScanStatistics
-from mtseg.inference.verdict import calibrate
+from mtseg.inference.verdict import ScanStatistics, calibrate
 from mtseg.tasks.label_space import parse_tasks
 
 TASKS = [selection.task for selection in parse_tasks("brain,breast,cta").selections]

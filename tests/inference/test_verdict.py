@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.inference.scan_statistics import ScanStatistics
 from mtseg.inference.verdict import (
     OutOfDistributionCheck,
+    ScanStatistics,
     assess,
     calibrate,
     fit_reference,

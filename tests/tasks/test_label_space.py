@@ -188,3 +188,13 @@ def test_several_sources_of_a_task(write_task):
     assert LabelSpace.from_json(space.to_json()).selections[0].sources == ("miccai2012", "nnunet")
     assert "named twice" in refused(parse_tasks, "brain:miccai2012+miccai2012")
     assert "no source ''" in refused(parse_tasks, "brain:miccai2012+")
+
+
+def test_post_processing_comes_back_from_json_and_older_label_spaces_have_none(write_task):
+    options = 'name = "cyst"\ntitle = "Cyst"\nfill_holes = true\n'
+    space = parse_tasks(str(write_task('name = "cyst"\ntitle = "Cyst"\n', options)))
+    stored = json.loads(json.dumps(space.to_json()))
+    assert stored["tasks"][0]["classes"][0] == {"name": "kidney", "title": "Kidney"}
+    kidney, cyst = LabelSpace.from_json(stored).selections[0].task.classes
+    assert (kidney.largest_component, kidney.fill_holes) == (False, False)
+    assert (cyst.largest_component, cyst.fill_holes) == (False, True)

@@ -295,3 +295,16 @@ def test_a_task_without_classes_is_refused(write_task):
     assert "classes: the list is empty" in refused(read_task, path)
     path.write_text(head.replace("[spacing]", "sources = {}\nclasses = [3]\n[spacing]"))
     assert "classes, number 1: must be a table" in refused(read_task, path)
+
+
+def test_post_processing_is_an_option_of_a_class_and_off_in_shipped_tasks(tmp_path):
+    for name in shipped_tasks():
+        for tissue in read_task(shipped_path(name)).classes:
+            assert (tissue.largest_component, tissue.fill_holes) == (False, False)
+    path = tmp_path / "task.toml"
+    option = 'title = "Cyst"\nlargest_component = true\nfill_holes = false'
+    path.write_text(KIDNEY.replace('title = "Cyst"', option))
+    options = [(c.largest_component, c.fill_holes) for c in read_task(path).classes]
+    assert options == [(False, False), (True, False)]
+    path.write_text(KIDNEY.replace('title = "Cyst"', 'title = "Cyst"\nfill_holes = 1'))
+    assert "classes, number 2: fill_holes: must be true or false, not 1" in refused(read_task, path)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.inference.scan_statistics import ScanStatistics
+from mtseg.inference.verdict.scan_statistics import ScanStatistics
 
 SMALLEST_SHARE = 1e-3
 """Shares are compared as logarithms; a smaller share of a class, or of missing confidence, counts
