@@ -51,14 +51,14 @@ from mtseg.tasks.label_space import parse_tasks
 
 def grown_bytes(scans: Path, folder: Path) -> int:
     """Bytes that a process grows by while it prepares the largest scan; runs in its own process."""
-    from mtseg.records import schema, staging
+    from mtseg.records import builder, schema, staging
     from mtseg.sources.checks import SubjectReport, check_subject
     from mtseg.sources.find import find_subjects
 
     task = parse_tasks("brain:miccai2012").selections[0].task
     found = find_subjects(task, "miccai2012", scans)
     configs = tuple(
-        schema.RecordConfig(name=f"miccai2012_{kind}", source="miccai2012", kind=kind)
+        builder.RecordConfig(name=f"miccai2012_{kind}", source="miccai2012", kind=kind)
         for kind in schema.KINDS
     )
 
@@ -164,7 +164,7 @@ def scale_table(patch_bytes: float, volume_bytes: float, core_seconds: float) ->
 
 def record_bytes(data_dir: Path, kind: str = "") -> int:
     """Size of the records in a folder of prepared data; `kind` is `_patches` or `_volumes`."""
-    return sum(path.stat().st_size for path in data_dir.rglob(f"*{kind}/*/*.tfrecord*"))
+    return sum(path.stat().st_size for path in data_dir.rglob(f"*{kind}/*/*record-*"))
 
 
 def count_patches(data_dir: Path) -> int:

@@ -13,6 +13,8 @@ PACKAGES = sorted(path.parent for path in (ROOT / "mtseg").rglob("__init__.py"))
 MODULES = sorted([*ROOT.glob("mtseg/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 
 WITHOUT_TENSORFLOW = [
+    "mtseg.batches.balance",
+    "mtseg.batches.volume_patches",
     "mtseg.evaluation.metrics",
     "mtseg.evaluation.pictures",
     "mtseg.evaluation.statistics",
@@ -22,6 +24,7 @@ WITHOUT_TENSORFLOW = [
     "mtseg.inference.verdict",
     "mtseg.models.manifest",
     "mtseg.phantoms.scanner",
+    "mtseg.records.reading",
     "mtseg.scans.patches",
     "mtseg.scans.preprocessing",
     "mtseg.scans.reading",

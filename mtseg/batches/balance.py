@@ -9,7 +9,8 @@ Mini-batch n depends on the data, the seed and n alone: nothing is drawn from a 
 on from one mini-batch to the next. A resumed run therefore continues at once with the right
 mini-batch, and each replica reads only its own samples.
 
-Patches come from a `PatchStore`, one for each source. `mtseg.batches.stores` has two of them.
+Patches come from a `PatchStore`, one for each source: `mtseg.batches.volume_patches` or
+`mtseg.batches.patch_records`.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2 (balanced mini-batches). Taking turns is this
 project's way to balance them exactly.

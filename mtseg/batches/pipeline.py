@@ -14,7 +14,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.batches.balance import BalancedSamples, PatchStore
-from mtseg.batches.stores import open_patches, open_volumes
+from mtseg.batches.patch_records import open_patches
+from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
 from mtseg.records.reading import require_same_classes
 from mtseg.scans.patches import PATCH_SIZE, PLANES

@@ -1,8 +1,8 @@
-"""Prepared data on disk: patch and volume records in TFRecord shards, which TFDS can read.
+"""Prepared data on disk: patch and volume records in shards, which TFDS can read.
 
 Begin with `writing.prepare`, which is `mtseg-prepare`. `schema` is the only module that spells a
-record's fields, `shards` the only one that knows TFRecord's framing. `staging` makes a preparation
-resumable, `planning` checks memory and disk, and `reading` opens what has been prepared.
+record's fields, `shards` the only one that knows the formats of files. `staging` makes a
+preparation resumable, `planning` checks memory and disk, and `reading` opens what is prepared.
 """
 
 WORKER_IMPORTS = "mtseg.records.worker_imports"

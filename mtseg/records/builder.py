@@ -1,35 +1,127 @@
-"""The TFDS builder of a task: it describes the task's records, and can write them.
+"""The TFDS builder of a task: its settings, the records of a subject, and what TFDS says of them.
 
 Prepared data is ordinary TFDS data: `tfds.builder_from_directory` reads it without mtseg. The
 shipped tasks have a builder each in `datasets/`, for TFDS's own commands. `mtseg-prepare` makes a
-builder for any task with `builder_class`, and lets it write shards that are already staged.
+builder for any task with `builder_class`, and lets it write shards that are already staged. Both
+ways of writing call `make_records`, so they write the same.
+
+Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from mtseg.records.schema import (
     KINDS,
+    PATCHES_PER_CLASS,
     SPLITS,
     VERSION,
-    RecordConfig,
+    make_patch_record,
+    make_volume_record,
     record_features,
     supervised_keys,
 )
-from mtseg.records.subject_records import make_records
+from mtseg.scans.patches import choose_voxels, cut_patches, pad_volume
 from mtseg.sources.find import find_subjects
-from mtseg.sources.reading import prepare_subject
+from mtseg.sources.reading import PreparedSubject, prepare_subject
 from mtseg.sources.subject import Subject
 from mtseg.tasks.task import LabelSource, Task
 from mtseg.tasks.task_file import GENERATED
 
 RELEASE_NOTES = {"1.0.0": "Triplanar patches as float16 and whole volumes as float32."}
+
+_PATCHES_AT_ONCE = 128
+"""Bounds the memory for patches, however many are drawn from a subject."""
+
+
+@dataclasses.dataclass(eq=False)
+class RecordConfig(tfds.core.BuilderConfig):
+    """What is prepared: one source of a task, as patches or as volumes.
+
+    Args:
+        source: name of one of the task's sources.
+        kind: one of `KINDS`.
+        patches_per_class: patches of each class drawn from every subject.
+        seed: chooses the voxels of the patches.
+        size: largest extent of a phantom in voxels; None is about that of the paper's scans.
+        num_train: number of training phantoms; None takes that of the task file.
+        num_test: number of test phantoms; None takes that of the task file.
+    """
+
+    source: str = "phantom"
+    kind: str = "patches"
+    patches_per_class: int = PATCHES_PER_CLASS
+    seed: int = 0
+    size: int | None = None
+    num_train: int | None = None
+    num_test: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide what the records contain, to compare two preparations."""
+        names = ["source", "kind", "size", "num_train", "num_test"]
+        if self.kind == "patches":
+            names += ["patches_per_class", "seed"]
+        return {name: getattr(self, name) for name in names}
+
+
+# The records of one subject.
+
+
+def make_records(
+    task: Task, config: RecordConfig, subject: PreparedSubject
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the records of one subject.
+
+    Args:
+        task: the subject's task.
+        config: what to make: patches or a volume.
+        subject: the subject after preprocessing.
+
+    Yields:
+        `(key, record)`; the key is unique within a split.
+    """
+    if config.kind == "patches":
+        yield from _make_patch_records(task.num_classes, config, subject)
+    else:
+        yield subject.name, make_volume_record(subject)
+
+
+def _make_patch_records(
+    num_classes: int, config: RecordConfig, subject: PreparedSubject
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields patch records in random order.
+
+    The generator is seeded with the subject's name, so the voxels do not depend on which subjects
+    are prepared before this one.
+    """
+    rng = np.random.default_rng([config.seed, zlib.crc32(subject.name.encode())])
+    index_ijk, class_index = choose_voxels(
+        subject.class_index_map,
+        subject.image > 0,
+        per_class=config.patches_per_class,
+        num_classes=num_classes,
+        rng=rng,
+    )
+    order = rng.permutation(len(index_ijk))
+    index_ijk, class_index = index_ijk[order], class_index[order]
+    padded = pad_volume(subject.image, dtype=np.float16)
+    for start in range(0, len(index_ijk), _PATCHES_AT_ONCE):
+        cut = cut_patches(padded, index_ijk[start : start + _PATCHES_AT_ONCE])
+        for n, patches in enumerate(cut, start):
+            record = make_patch_record(patches, int(class_index[n]), subject.name, index_ijk[n])
+            yield f"{subject.name}_{n:07d}", record
+
+
+# The builder.
 
 
 class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtseg.errors import InputError
+from mtseg.records.builder import RecordConfig
 from mtseg.records.reading import prepared_dir, prepared_settings, require_same_classes
-from mtseg.records.schema import PATCH_RECORD_BYTES, VERSION, VOXEL_BYTES, RecordConfig
+from mtseg.records.schema import FILE_FORMATS, PATCH_RECORD_BYTES, VERSION, VOXEL_BYTES
 from mtseg.records.staging import keep_matching, staging_dir
 from mtseg.scans.preprocessing import preparation_bytes
 from mtseg.scans.reading import open_scan
@@ -72,6 +73,7 @@ class Plan:
         """Removes staged subjects that were prepared with other settings than these."""
         shared = {
             "version": VERSION,
+            "file_formats": FILE_FORMATS,
             "source": repr(self.found.labels),
             "classes": list(self.task.class_names),
             "spacing": [self.task.spacing_rule, self.task.spacing_mm],
@@ -144,7 +146,7 @@ def require_room(plan: Plan, num_shards: int | None) -> None:
         InputError: if there is too little room.
     """
     final_bytes = _estimate_bytes(plan)
-    staged_bytes = sum(path.stat().st_size for path in plan.folder.glob("*.tfrecord"))
+    staged_bytes = sum(path.stat().st_size for path in plan.folder.glob("*.*record"))
     # Staged files become shards by links. Records that are shuffled exist twice for a while.
     copies = 1 if num_shards is None else 2
     needed_bytes = max(final_bytes * copies - staged_bytes, 0)

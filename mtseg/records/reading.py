@@ -1,7 +1,7 @@
 """Reading prepared records, and finding out what has been prepared.
 
-Volumes are read through TFDS, one after the other. Patches are read at random by
-`mtseg.batches.stores`; `index_patches` tells it where they are in a shard.
+Volumes are read one after the other, without TensorFlow. Patches are read at random by
+`mtseg.batches.patch_records`; `index_patches` tells it where they are in a shard.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from mtseg.errors import InputError
 from mtseg.records.schema import (
@@ -24,7 +22,7 @@ from mtseg.records.schema import (
     parse_patch_records,
     parse_volume_record,
 )
-from mtseg.records.shards import data_offsets
+from mtseg.records.shards import ARRAY_RECORD, TFRECORD, data_offsets, read_array_record
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace, TaskSelection
 from mtseg.tasks.task import Task
@@ -87,19 +85,46 @@ def prepared_dir(
     return path
 
 
-def open_builder(path: Path) -> tfds.core.DatasetBuilder:
-    """Opens a folder of records with TFDS and checks that it has exactly the shards it should.
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+    """The shards of one split, as TFDS's description lists them.
+
+    Attributes:
+        file_format: `TFRECORD` or `ARRAY_RECORD` of `mtseg.records.shards`.
+        paths: of the shards.
+        num_records: in each of them.
+        num_bytes: of all records together.
+    """
+
+    file_format: str
+    paths: tuple[Path, ...] = ()
+    num_records: tuple[int, ...] = ()
+    num_bytes: int = 0
+
+
+def find_shards(path: Path) -> dict[str, SplitFiles]:
+    """Reads the description of a folder of records, and checks that its shards exist.
+
+    TFDS is not needed: `dataset_info.json` is TFDS's, in the form that it writes by default.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        Name of a split -> its shards.
 
     Raises:
         InputError: if a shard is missing, one is not in the description, or the description
             cannot be read.
     """
     try:
-        builder = tfds.builder_from_directory(path)
-        described = {Path(f) for split in builder.info.splits.values() for f in split.filepaths}
-    except Exception as error:  # TFDS raises many types for a description that it did not write.
+        info = json.loads((path / "dataset_info.json").read_text())
+        json.loads((path / "features.json").read_text())["featuresDict"]
+        splits = {split["name"]: _describe_split(path, info, split) for split in info["splits"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_records(path) from error
-    found = set(path.glob("*.tfrecord*"))
+    described = {shard for split in splits.values() for shard in split.paths}
+    found = {file for kind in (TFRECORD, ARRAY_RECORD) for file in path.glob(f"*.{kind}*")}
     if missing := sorted(described - found):
         raise InputError(f"{missing[0]}: this shard of records is missing. {_PREPARE_AGAIN}")
     if unknown := sorted(found - described):
@@ -107,7 +132,18 @@ def open_builder(path: Path) -> tfds.core.DatasetBuilder:
             f"{unknown[0]}: this shard is not listed in dataset_info.json, so its records belong "
             f"to other data. Remove it. Or: {_PREPARE_AGAIN}"
         )
-    return builder
+    return splits
+
+
+def _describe_split(path: Path, info: dict[str, Any], split: dict[str, Any]) -> SplitFiles:
+    file_format = info.get("fileFormat", TFRECORD)
+    if file_format not in (TFRECORD, ARRAY_RECORD):
+        raise ValueError(f"records in {file_format}, which mtseg does not write")
+    num_records = tuple(int(count) for count in split["shardLengths"])
+    stem = f"{info['name']}-{split['name']}.{file_format}"
+    names = [f"{stem}-{n:05d}-of-{len(num_records):05d}" for n in range(len(num_records))]
+    paths = tuple(path / name for name in names)
+    return SplitFiles(file_format, paths, num_records, int(split.get("numBytes", 0)))
 
 
 def damaged_records(path: Path) -> InputError:
@@ -165,8 +201,8 @@ def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
         task = selection.task
         for source in selection.sources:
             path = prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
-            splits = open_builder(path).info.splits
-            of_source = splits["test"].num_examples if "test" in splits else 0
+            splits = find_shards(path)
+            of_source = sum(splits["test"].num_records) if "test" in splits else 0
             if not of_source:
                 raise InputError(
                     f"{path}: has no test scan. Prepare {task.name}:{source} with a split that "
@@ -195,28 +231,35 @@ def read_volumes(
         InputError: if the data is not prepared, or damaged.
     """
     path = prepared_dir(data_dir, task_name, source, "volumes", task_file)
-    builder = open_builder(path)
-    dataset = builder.as_dataset(split=split, read_config=tfds.ReadConfig(try_autocache=False))
-    count = 0
-    try:
-        for record in tfds.as_numpy(dataset):
-            count += 1
-            yield parse_volume_record(record)
-    except tf.errors.OpError as error:
-        raise damaged_records(_find_damaged_shard(builder, split) or path) from error
-    if count != builder.info.splits[split].num_examples:
+    files = find_shards(path).get(split)
+    if files is None:
         raise damaged_records(path)
-
-
-def _find_damaged_shard(builder: tfds.core.DatasetBuilder, split: str) -> Path | None:
-    """The first shard of a split that cannot be read to its end; None if all can."""
-    for path in builder.info.splits[split].filepaths:
+    read = read_array_record if files.file_format == ARRAY_RECORD else _read_tfrecord
+    for shard, num_records in zip(files.paths, files.num_records, strict=True):
+        count = 0
         try:
-            for _ in tf.data.TFRecordDataset(str(path)):
-                pass
-        except tf.errors.OpError:
-            return Path(path)
-    return None
+            for encoded in read(shard):
+                count += 1
+                yield parse_volume_record(encoded)
+        except (RuntimeError, ValueError) as error:
+            raise damaged_records(shard) from error
+        if count != num_records:
+            raise damaged_records(shard)
+
+
+def _read_tfrecord(shard: Path) -> Iterator[bytes]:
+    """Yields the records of a TFRECORD file, in which volumes were written before.
+
+    Raises:
+        RuntimeError: if a checksum is wrong, or the file ends inside a record.
+    """
+    import tensorflow as tf
+
+    try:
+        for record in tf.data.TFRecordDataset(str(shard)):
+            yield record.numpy()
+    except tf.errors.OpError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def read_selection(
@@ -257,6 +300,8 @@ def index_patches(shard: Path) -> Iterator[npt.NDArray[np.int64]]:
         tf.errors.OpError: if a checksum is wrong, the file ends inside a record, or a record is
             not a patch record.
     """
+    import tensorflow as tf
+
     start = 0
     for records in tf.data.TFRecordDataset(str(shard), buffer_size=_INDEX_BUFFER_BYTES).batch(
         _INDEX_BATCH

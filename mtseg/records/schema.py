@@ -1,25 +1,30 @@
-"""The fields of a record, and the settings that decide what records contain.
+"""The fields of a record, and the files that records are stored in.
 
 This is the only module that spells the fields' names. There are two kinds of records: a patch
 record is one training sample, a volume record is one prepared scan. Each is stored as one
 `tf.train.Example`. Change `VERSION` with the fields: records of another version are not read.
+
+Volume records are read without TensorFlow, so this module imports TensorFlow and TFDS only in the
+functions that need them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from mtseg.records.example_bytes import array_bytes, encode_example
+from mtseg.records.example_bytes import array_bytes, decode_example, encode_example
+from mtseg.records.shards import ARRAY_RECORD, TFRECORD
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import Task
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 VERSION = "1.0.0"
 """Version of the record schema below, and so of every builder."""
@@ -29,6 +34,10 @@ KINDS = ("patches", "volumes")
 
 SPLITS = {"patches": ("train",), "volumes": ("train", "test")}
 """The splits of each kind. Evaluation needs whole scans, so there are no patches for testing."""
+
+FILE_FORMATS = {"patches": TFRECORD, "volumes": ARRAY_RECORD}
+"""The file format that each kind is written in. TensorFlow reads patches fastest from TFRecord;
+volumes are read without TensorFlow. Volumes in TFRecord, from before, are still read."""
 
 PATCHES_PER_CLASS = 1000
 """Default number of patches of each class that are stored for one subject. This is the project's
@@ -43,36 +52,6 @@ VOXEL_BYTES = np.dtype(np.float32).itemsize + np.dtype(np.uint8).itemsize
 
 CLASS_NAMES_FILE = "class_index.labels.txt"
 """TFDS writes the names of the classes into this file beside the patch records, one to a line."""
-
-
-@dataclasses.dataclass(eq=False)
-class RecordConfig(tfds.core.BuilderConfig):
-    """What is prepared: one source of a task, as patches or as volumes.
-
-    Args:
-        source: name of one of the task's sources.
-        kind: one of `KINDS`.
-        patches_per_class: patches of each class drawn from every subject.
-        seed: chooses the voxels of the patches.
-        size: largest extent of a phantom in voxels; None is about that of the paper's scans.
-        num_train: number of training phantoms; None takes that of the task file.
-        num_test: number of test phantoms; None takes that of the task file.
-    """
-
-    source: str = "phantom"
-    kind: str = "patches"
-    patches_per_class: int = PATCHES_PER_CLASS
-    seed: int = 0
-    size: int | None = None
-    num_train: int | None = None
-    num_test: int | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """The settings that decide what the records contain, to compare two preparations."""
-        names = ["source", "kind", "size", "num_train", "num_test"]
-        if self.kind == "patches":
-            names += ["patches_per_class", "seed"]
-        return {name: getattr(self, name) for name in names}
 
 
 # Patch records.
@@ -115,6 +94,8 @@ def parse_patch_records(
     Raises:
         tf.errors.InvalidArgumentError: if one of them is not a patch record.
     """
+    import tensorflow as tf
+
     fields = tf.io.parse_example(
         records,
         {
@@ -126,6 +107,8 @@ def parse_patch_records(
 
 
 def _patch_features(task: Task) -> tfds.features.FeaturesDict:
+    import tensorflow_datasets as tfds
+
     return tfds.features.FeaturesDict(
         {
             # As raw bytes. Any other encoding is several times slower to write and to read, and
@@ -158,20 +141,37 @@ def make_volume_record(subject: PreparedSubject) -> dict[str, Any]:
     }
 
 
-def parse_volume_record(record: Mapping[str, Any]) -> PreparedSubject:
-    """Makes a subject of a volume record that TFDS has decoded.
+def parse_volume_record(encoded: bytes) -> PreparedSubject:
+    """Makes a subject of an encoded volume record.
 
     The affine has the precision of float32: `tf.train.Example` has no other type of float.
+
+    Args:
+        encoded: from `encode_record`, or from TFDS.
+
+    Raises:
+        ValueError: if it is not a volume record.
     """
-    return PreparedSubject(
-        name=record["subject"].decode(),
-        image=record["image"],
-        class_index_map=record["class_index_map"],
-        affine=record["affine"],
-    )
+    fields = decode_example(encoded)
+    try:
+        arrays = [
+            np.frombuffer(fields[f"{name}/value"], dtype).reshape(fields[f"{name}/shape"])
+            for name, dtype in (("image", "<f4"), ("class_index_map", "u1"))
+        ]
+        image, class_index_map = (array.copy() for array in arrays)  # aligned, and writable
+        return PreparedSubject(
+            name=bytes(fields["subject"]).decode(),
+            image=image,
+            class_index_map=class_index_map,
+            affine=np.asarray(fields["affine"], np.float64).reshape(4, 4),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a volume record: {error}") from error
 
 
 def _volume_features() -> tfds.features.FeaturesDict:
+    import tensorflow_datasets as tfds
+
     grid = (None, None, None)
     encoding = tfds.features.Encoding.BYTES
     return tfds.features.FeaturesDict(

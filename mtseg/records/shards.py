@@ -1,14 +1,18 @@
-"""Shard files: how TFRecord frames its records, and how staged files are put together into shards.
+"""Shard files: their two formats, and how staged files are put together into shards.
 
 Read this when records are copied from file to file, or when the bytes of one record are looked up
-in a shard. No TensorFlow is needed for either: a TFRecord file is a sequence of frames and nothing
-else, so a record is copied together with its frame.
+in a shard. No TensorFlow is needed for either.
 
-A frame is the length of the data (8 bytes, little-endian), a checksum of the length (4 bytes), the
-data, and a checksum of the data (4 bytes). There is no index and no footer. What the data contain
-is the business of `mtseg.records.schema`.
+Patches are in TFRecord files. Such a file is a sequence of frames and nothing else, so a record is
+copied together with its frame. A frame is the length of the data (8 bytes, little-endian), a
+checksum of the length (4 bytes), the data, and a checksum of the data (4 bytes). There is no index
+and no footer. What the data contain is the business of `mtseg.records.schema`.
 
-Reference: tensorflow/core/lib/io/record_writer.h.
+Volumes are in array_record files, of the package of that name. They have an index and checksums,
+and TFDS reads them with `as_data_source`. They are not compressed, so that their size is known
+beforehand and reading takes no time of the processor.
+
+Reference: tensorflow/core/lib/io/record_writer.h; https://github.com/google/array_record.
 """
 
 from __future__ import annotations
@@ -16,11 +20,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+TFRECORD, ARRAY_RECORD = "tfrecord", "array_record"
+"""The two file formats, as TFDS names them, in its descriptions and in the names of shards."""
 
 _LENGTH_BYTES = 8
 _CHECKSUM_BYTES = 4
@@ -31,6 +39,12 @@ _FRAME_BYTES = _HEADER_BYTES + _CHECKSUM_BYTES
 """Bytes of a frame without the data."""
 
 _WRITE_BUFFER_BYTES = 2**22
+
+_ARRAY_RECORD_WRITING = "group_size:1,uncompressed"
+"""With one record in a group, a record is read without its neighbours."""
+
+_ARRAY_RECORD_READING = "readahead_buffer_size:0"
+"""Without buffers: a record is read as a whole, and once."""
 
 
 def find_frames(descriptor: int) -> npt.NDArray[np.int64]:
@@ -74,15 +88,39 @@ def data_offsets(
     return offsets, int(ends[-1]) if len(ends) else start
 
 
+def write_array_record(path: Path, records: Iterable[bytes]) -> None:
+    """Writes an array_record file.
+
+    Raises:
+        RuntimeError: if it cannot be written.
+    """
+    writer = ArrayRecordWriter(str(path), _ARRAY_RECORD_WRITING)
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def read_array_record(path: Path) -> Iterator[bytes]:
+    """Yields the records of an array_record file, in their order.
+
+    Raises:
+        RuntimeError: if it cannot be read, or a checksum is wrong.
+    """
+    reader = ArrayRecordReader(str(path), _ARRAY_RECORD_READING)
+    for n in range(reader.num_records()):
+        yield reader.read([n])[0]
+    reader.close()
+
+
 def link_shards(sources: Sequence[Path], shards: Sequence[Path]) -> tuple[list[int], int]:
     """Makes each file of records a shard by a hard link, or a copy if the disk has no links.
 
     Args:
-        sources: files of records.
+        sources: files of records, in either format.
         shards: as many files to make.
 
     Returns:
-        As `write_shards`.
+        As `write_shards`. For array_record files the bytes are those of the files.
     """
     num_records, num_bytes = [], 0
     for source, shard in zip(sources, shards, strict=True):
@@ -90,6 +128,12 @@ def link_shards(sources: Sequence[Path], shards: Sequence[Path]) -> tuple[list[i
             os.link(source, shard)
         except OSError:
             shutil.copyfile(source, shard)
+        if source.suffix == f".{ARRAY_RECORD}":
+            reader = ArrayRecordReader(str(source), _ARRAY_RECORD_READING)
+            num_records.append(reader.num_records())
+            reader.close()
+            num_bytes += source.stat().st_size
+            continue
         with source.open("rb") as file:
             frames = find_frames(file.fileno())
         num_records.append(len(frames))

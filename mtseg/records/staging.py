@@ -5,7 +5,7 @@ and, last, a file that marks the subject as done. So a stopped preparation resum
 remaining subjects, and the records do not depend on the number of processes. The folder
 `DATA_DIR/mtseg_TASK/.preparing_SOURCE` has:
 
-- `NAME.patches.tfrecord`, `NAME.volumes.tfrecord`: the records of a subject;
+- `NAME.patches.tfrecord`, `NAME.volumes.array_record`: the records of a subject;
 - `NAME.done.json`: its files as they were when they were read, and what checking them found;
 - `settings.json`: the settings of all of them.
 """
@@ -22,8 +22,9 @@ from typing import Any
 import tensorflow as tf
 
 from mtseg.errors import InputError
-from mtseg.records.schema import SPLITS, RecordConfig, encode_record
-from mtseg.records.subject_records import make_records
+from mtseg.records.builder import RecordConfig, make_records
+from mtseg.records.schema import FILE_FORMATS, SPLITS, encode_record
+from mtseg.records.shards import ARRAY_RECORD, write_array_record
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.reading import prepare_subject
 from mtseg.sources.subject import Subject
@@ -69,9 +70,13 @@ def stage(job: Job) -> str:
             path = records_path(job.folder, subject.name, config.kind)
             # A shard may be a hard link to the old file. Writing to it would change the shard.
             path.unlink(missing_ok=True)
+            encoded = (encode_record(r) for _, r in make_records(job.task, config, prepared))
+            if FILE_FORMATS[config.kind] == ARRAY_RECORD:
+                write_array_record(path, encoded)
+                continue
             with tf.io.TFRecordWriter(str(path)) as writer:
-                for _, record in make_records(job.task, config, prepared):
-                    writer.write(encode_record(record))
+                for record in encoded:
+                    writer.write(record)
         done = {
             "files": files,
             "digest": job.report.checksum,
@@ -102,7 +107,7 @@ def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
 
 def records_path(folder: Path, name: str, kind: str) -> Path:
     """The file of a subject's staged records of one kind."""
-    return folder / f"{name}.{kind}.tfrecord"
+    return folder / f"{name}.{kind}.{FILE_FORMATS[kind]}"
 
 
 def _done_path(folder: Path, name: str) -> Path:
@@ -193,7 +198,7 @@ def keep_matching(folder: Path, shared: dict[str, Any], kinds: dict[str, dict[st
 
 def _writing_staged(folder: Path) -> contextlib.AbstractContextManager[None]:
     remedy = "Make room or give another --data-dir, and rerun the command to resume."
-    return writing_to(folder, remedy, also=(tf.errors.OpError,))
+    return writing_to(folder, remedy, also=(tf.errors.OpError, RuntimeError))
 
 
 def _empty_unless_begun(folder: Path) -> None:

@@ -19,10 +19,10 @@ import tensorflow_datasets as tfds
 
 from mtseg.errors import InputError
 from mtseg.records import WORKER_IMPORTS
-from mtseg.records.builder import TaskBuilder, builder_class
+from mtseg.records.builder import RecordConfig, TaskBuilder, builder_class
 from mtseg.records.planning import Plan, choose_num_processes, find_missing, require_room
 from mtseg.records.reading import records_dir
-from mtseg.records.schema import KINDS, SPLITS, VERSION, RecordConfig
+from mtseg.records.schema import FILE_FORMATS, KINDS, SPLITS, VERSION
 from mtseg.records.shards import link_shards, write_shards
 from mtseg.records.staging import (
     Job,
@@ -73,7 +73,7 @@ def prepare(
             the scans and `data_dir` under the same paths.
         beam_options: options of the runner, as on Beam's command line.
         is_overwrite: whether to prepare again what exists, and replace it.
-        **settings: fields of `mtseg.records.schema.RecordConfig`.
+        **settings: fields of `mtseg.records.builder.RecordConfig`.
 
     Raises:
         InputError: if a scan cannot be used, the disk is too full for the records, records with
@@ -109,7 +109,9 @@ def prepare(
         require_room(plan, num_shards)
         _stage_subjects(plan, reports, num_processes, beam_runner, beam_options)
         for config in missing:
-            builder = builder_class(task, configs)(data_dir=str(data_dir), config=config.name)
+            builder = builder_class(task, configs)(
+                data_dir=str(data_dir), config=config.name, file_format=FILE_FORMATS[config.kind]
+            )
             _write_records(plan, builder, num_shards if config.kind == "patches" else None)
         empty_folder(folder)
 

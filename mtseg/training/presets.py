@@ -51,4 +51,4 @@ DEMO_PHANTOMS: dict[str, Any] = {
     "num_test": 2,
     "patches_per_class": 250,
 }
-"""How the preset `demo` prepares its phantoms (see `mtseg.records.schema.RecordConfig`)."""
+"""How the preset `demo` prepares its phantoms (see `mtseg.records.builder.RecordConfig`)."""

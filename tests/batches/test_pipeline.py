@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from mtseg.batches.balance import assign_classes
+from mtseg.batches.patch_records import open_patches
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
-from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
 from mtseg.records.reading import read_volumes
 from mtseg.tasks.label_space import parse_tasks

@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 
-from mtseg.batches.stores import open_patches
+from mtseg.batches.patch_records import open_patches
 from mtseg.cli import check, evaluate, export, predict, prepare, train
 from mtseg.records.reading import read_volumes
 from tests.datasets.test_builders import write_challenge_folder

@@ -11,8 +11,8 @@ from mtseg_datasets.mtseg_brain.mtseg_brain_dataset_builder import Builder as Br
 from mtseg_datasets.mtseg_breast.mtseg_breast_dataset_builder import Builder as Breast
 from mtseg_datasets.mtseg_cta.mtseg_cta_dataset_builder import Builder as Cta
 
-from mtseg.records.builder import builder_class
-from mtseg.records.schema import RecordConfig, record_features
+from mtseg.records.builder import RecordConfig, builder_class
+from mtseg.records.schema import record_features
 
 
 def configurations(source, **settings):

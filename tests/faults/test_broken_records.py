@@ -1,16 +1,19 @@
 """Prepared records that are damaged, incomplete or of something else: noticed, and named."""
 
+import contextlib
 import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtseg.batches.patch_records import open_patches
 from mtseg.batches.pipeline import open_balanced_samples
-from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
 from mtseg.records.reading import count_test_scans, read_volumes
+from mtseg.records.shards import read_array_record, write_array_record
 from mtseg.tasks.label_space import parse_tasks
 from tests.conftest import TINY
 
@@ -46,65 +49,92 @@ def refused(data_dir, kind, path):
 KINDS = pytest.mark.parametrize("kind", ["patches", "volumes"])
 
 
-@KINDS
-@pytest.mark.parametrize("place", [0, 8, 12, 0.3, 0.7, -4, -1])
-def test_a_flipped_bit(data_dir, kind, place):
-    """In the length, its checksum, the data (a share of the file) and the data's checksum."""
-    shard, *_ = sorted(folder_of(data_dir, kind).glob("*.tfrecord-*"))
+def flip_bit(shard, place):
+    """Flips a bit of the byte at a place, which is a number of bytes or a share of the file."""
     content = bytearray(shard.read_bytes())
     content[int(place * len(content)) if isinstance(place, float) else place] ^= 4
     shard.write_bytes(content)
-    refused(data_dir, kind, shard)
+
+
+@pytest.mark.parametrize("place", [0, 8, 12, 0.3, 0.7, -4, -1])
+def test_a_flipped_bit_in_patches(data_dir, place):
+    """In the length, its checksum, the data (a share of the file) and the data's checksum."""
+    shard, *_ = sorted(folder_of(data_dir, "patches").glob("*.tfrecord-*"))
+    flip_bit(shard, place)
+    refused(data_dir, "patches", shard)
+
+
+@pytest.mark.parametrize("place", [64, 100, 0.1, 0.2, 0.3, 0.5])
+def test_a_flipped_bit_in_volumes(data_dir, place):
+    """In the header of the record and in its data."""
+    shard, *_ = sorted(folder_of(data_dir, "volumes").glob("*.array_record-*"))
+    flip_bit(shard, place)
+    refused(data_dir, "volumes", shard)
+
+
+@pytest.mark.parametrize("place", [0, 8, 30, 0.7, 0.75, 0.9, -65000, -65536, -4, -1])
+def test_a_flipped_bit_between_the_data_of_volumes_changes_none(data_dir, place):
+    """The signature of an array_record file, and what fills it up, are not read."""
+    shard, *_ = sorted(folder_of(data_dir, "volumes").glob("*.array_record-*"))
+    (before,) = read_volumes(data_dir, "breast", "phantom", "test")
+    flip_bit(shard, place)
+    with contextlib.suppress(InputError):  # what is read of it has a checksum
+        (after,) = read_volumes(data_dir, "breast", "phantom", "test")
+        assert np.array_equal(after.image, before.image)
+        assert np.array_equal(after.class_index_map, before.class_index_map)
 
 
 @KINDS
 def test_a_shard_that_ends_too_soon(data_dir, kind):
-    shard, *_ = sorted(folder_of(data_dir, kind).glob("*.tfrecord-*"))
+    shard, *_ = sorted(folder_of(data_dir, kind).glob("*record-*"))
     os.truncate(shard, shard.stat().st_size - 100)
     refused(data_dir, kind, shard)
 
 
 @KINDS
 def test_a_shard_that_ends_too_soon_between_two_records(data_dir, kind):
-    folder = folder_of(data_dir, kind)
-    shard, *_ = sorted(folder.glob("*.tfrecord-*"))
-    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
-    with tf.io.TFRecordWriter(str(shard)) as writer:
-        for record in records[:-1]:
-            writer.write(record)
-    refused(data_dir, kind, shard if kind == "patches" else folder)
+    shard, *_ = sorted(folder_of(data_dir, kind).glob("*record-*"))
+    if kind == "volumes":
+        write_array_record(shard, list(read_array_record(shard))[:-1])
+    else:
+        records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            for record in records[:-1]:
+                writer.write(record)
+    refused(data_dir, kind, shard)
 
 
 @KINDS
 def test_an_empty_shard(data_dir, kind):
-    folder = folder_of(data_dir, kind)
-    shard, *_ = sorted(folder.glob("*.tfrecord-*"))
+    shard, *_ = sorted(folder_of(data_dir, kind).glob("*record-*"))
     shard.write_bytes(b"")
-    refused(data_dir, kind, shard if kind == "patches" else folder)
+    refused(data_dir, kind, shard)
 
 
 @KINDS
 def test_a_missing_shard(data_dir, kind):
-    *_, shard = sorted(folder_of(data_dir, kind).glob("*.tfrecord-*"))
+    *_, shard = sorted(folder_of(data_dir, kind).glob("*record-*"))
     shard.unlink()
     refused(data_dir, kind, shard)
 
 
 @KINDS
 def test_a_shard_too_many(data_dir, kind):
-    *_, shard = sorted(folder_of(data_dir, kind).glob("*.tfrecord-*"))
-    other = shard.with_name("mtseg_breast-train.tfrecord-00002-of-00003")
+    *_, shard = sorted(folder_of(data_dir, kind).glob("*record-*"))
+    other = shard.with_name(f"mtseg_breast-train{shard.suffix.split('-')[0]}-00002-of-00003")
     shutil.copy(shard, other)
     refused(data_dir, kind, other)
 
 
 @KINDS
 def test_records_of_something_else(data_dir, kind):
-    folder = folder_of(data_dir, kind)
-    shard, *_ = sorted(folder.glob("*.tfrecord-*"))
-    with tf.io.TFRecordWriter(str(shard)) as writer:
-        writer.write(b"no example of ours")
-    refused(data_dir, kind, folder)
+    shard, *_ = sorted(folder_of(data_dir, kind).glob("*record-*"))
+    if kind == "volumes":
+        write_array_record(shard, [b"no example of ours"])
+    else:
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            writer.write(b"no example of ours")
+    refused(data_dir, kind, shard)
 
 
 @KINDS
@@ -139,11 +169,11 @@ def test_settings_that_are_none(data_dir, kind, content, capsys):
 
 
 def test_training_counts_on_both_kinds(data_dir):
-    shard, *_ = sorted(folder_of(data_dir, "volumes").glob("*-test.tfrecord-*"))
+    shard, *_ = sorted(folder_of(data_dir, "volumes").glob("*-test.*record-*"))
     shard.unlink()
     with pytest.raises(InputError, match=shard.name):
         count_test_scans(data_dir, parse_tasks("breast"))
-    shard, *_ = sorted(folder_of(data_dir, "patches").glob("*.tfrecord-*"))
+    shard, *_ = sorted(folder_of(data_dir, "patches").glob("*record-*"))
     shard.unlink()
     with pytest.raises(InputError, match=shard.name):
         open_balanced_samples(str(data_dir), parse_tasks("breast"), 0)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mtseg.records import example_bytes, shards
-from mtseg.records.example_bytes import array_bytes, encode_example
+from mtseg.records.example_bytes import array_bytes, decode_example, encode_example
 from mtseg.records.schema import encode_record, record_features
 from mtseg.tasks.label_space import parse_tasks
 
@@ -27,6 +27,29 @@ def test_tensorflow_reads_every_kind_of_value():
     assert list(example["i"].int64_list.value) == [0, 300, -1, 2**40]
     assert list(example["f"].float_list.value) == [0.5, -2.0]
     assert list(example["n"].int64_list.value) == [7]
+
+
+def test_what_tensorflow_encodes_is_decoded():
+    lists = {
+        "b": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"xy"])),
+        "f": tf.train.Feature(float_list=tf.train.FloatList(value=[0.5, -2])),
+        "i": tf.train.Feature(int64_list=tf.train.Int64List(value=[0, 300, -1, 2**40])),
+        "n": tf.train.Feature(int64_list=tf.train.Int64List(value=[])),
+    }
+    message = tf.train.Example(features=tf.train.Features(feature=lists))
+    decoded = decode_example(message.SerializeToString())
+    assert bytes(decoded["b"]) == b"xy"
+    assert decoded["f"].tolist() == [0.5, -2]
+    assert decoded["i"].tolist() == [0, 300, -1, 2**40]
+    assert len(decoded["n"]) == 0
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"\x08\x01", b"\x0a", b"\x0a\xff", b"\x0a\x05ab", b"\x0a\x02\x0a\x00", b"text"]
+)
+def test_bytes_of_something_else_are_refused(damaged):
+    with pytest.raises(ValueError):
+        decode_example(damaged)
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_fields():

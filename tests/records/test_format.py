@@ -10,7 +10,8 @@ import struct
 import numpy as np
 import pytest
 
-from mtseg.batches.stores import open_patches, open_volumes
+from mtseg.batches.patch_records import open_patches
+from mtseg.batches.volume_patches import open_volumes
 from mtseg.records.reading import prepared_settings, read_volumes
 from mtseg.records.schema import encode_record, make_patch_record, make_volume_record
 from mtseg.sources.reading import PreparedSubject

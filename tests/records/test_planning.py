@@ -6,8 +6,8 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.records import planning
+from mtseg.records.builder import RecordConfig
 from mtseg.records.planning import Plan, choose_num_processes, find_missing
-from mtseg.records.schema import RecordConfig
 from mtseg.records.writing import prepare
 from mtseg.sources.find import find_subjects
 from mtseg.tasks.task_file import read_task
@@ -73,5 +73,5 @@ def test_the_estimate_is_near_what_is_written(task, scans, tmp_path, capsys):
     )
     line = next(x for x in capsys.readouterr().out.splitlines() if "up to" in x)
     estimate = float(line.split("up to ")[1].split(" MB")[0])
-    written = sum(p.stat().st_size for p in (tmp_path / "data").rglob("*.tfrecord*")) / 1e6
+    written = sum(p.stat().st_size for p in (tmp_path / "data").rglob("*record-*")) / 1e6
     assert written == pytest.approx(estimate, rel=0.1)

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mtseg.batches.patch_records import open_patches
 from mtseg.batches.pipeline import open_balanced_samples
-from mtseg.batches.stores import open_patches
 from mtseg.errors import InputError
+from mtseg.records.builder import RecordConfig, make_records
 from mtseg.records.reading import count_test_scans, prepared_dir, read_selection, read_volumes
-from mtseg.records.schema import RecordConfig
-from mtseg.records.subject_records import make_records
 from mtseg.scans.patches import cut_patches, pad_volume
 from mtseg.tasks.label_space import parse_tasks
 

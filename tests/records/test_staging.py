@@ -4,7 +4,7 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.records import staging
-from mtseg.records.schema import RecordConfig
+from mtseg.records.builder import RecordConfig
 from mtseg.records.writing import prepare
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.find import find_subjects

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mtseg.batches.stores import open_patches
+from mtseg.batches.patch_records import open_patches
 from mtseg.errors import InputError
 from mtseg.records import WORKER_IMPORTS, staging, writing
 from mtseg.records.reading import prepared_dir
@@ -30,7 +30,7 @@ def prepare_scans(task, scans):
 
 
 def shard_contents(data_dir):
-    return {path.name: path.read_bytes() for path in data_dir.rglob("*.tfrecord*")}
+    return {path.name: path.read_bytes() for path in data_dir.rglob("*record-*")}
 
 
 # The same records whoever writes them.

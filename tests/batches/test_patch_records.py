@@ -1,4 +1,4 @@
-"""The two stores of training patches: how they count, choose and read."""
+"""Patch records: how they are counted, chosen and read."""
 
 import os
 import resource
@@ -7,21 +7,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mtseg.batches import stores
-from mtseg.batches.stores import PatchRecords, open_patches, open_volumes
+from mtseg.batches.patch_records import PatchRecords, open_patches
 from mtseg.errors import InputError
 from mtseg.records.reading import prepared_dir
-from mtseg.sources.reading import PreparedSubject
-from mtseg.tasks.task import IGNORED
 
 SHAPE = (3, 51, 51)
 
 
 def empty(count):
     return np.empty((count, *SHAPE), np.float16)
-
-
-# Patch records.
 
 
 @pytest.fixture
@@ -96,48 +90,3 @@ def test_more_shards_than_the_system_lets_be_open_are_refused(tiny_data, monkeyp
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
     open_patches(tiny_data.data_dir, "breast", "phantom")
     assert asked == [(514, 4096)]
-
-
-# Volumes.
-
-
-def scan(image, class_index_map):
-    image, classes = np.array(image, np.float32), np.array(class_index_map, np.uint8)
-    return PreparedSubject("s", image.reshape(1, 1, -1), classes.reshape(1, 1, -1), np.eye(4))
-
-
-@pytest.fixture
-def volumes(monkeypatch):
-    """Two rows of voxels whose intensities say which voxel it is; 0 is not foreground."""
-    scans = [scan([1, 2, 3, 4], [0, 1, IGNORED, 1]), scan([5, 6, 0], [1, 0, 0])]
-    monkeypatch.setattr(stores, "read_volumes", lambda *_: iter(scans))
-    return open_volumes("data", "breast", "phantom")
-
-
-def test_foreground_voxels_of_each_class_are_counted(volumes):
-    assert volumes.num_samples.tolist() == [2, 3]  # 1 and 6, then 2, 4 and 5
-
-
-def test_samples_are_numbered_volume_by_volume(volumes):
-    patches = volumes.cut(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 2]))
-    assert patches.shape == (5, *SHAPE)
-    for plane in range(3):  # The three planes meet in the voxel.
-        assert patches[:, plane, 25, 25].tolist() == [1, 6, 2, 4, 5]
-    # Voxel 4 is the last of (1, 1, 4): k is a column of the coronal and the sagittal plane.
-    axial, coronal, sagittal = patches[3]
-    assert axial.sum() == 4
-    assert coronal[25, 21:27].tolist() == sagittal[25, 21:27].tolist() == [0, 1, 2, 3, 4, 0]
-    assert coronal.sum() == sagittal.sum() == 10
-
-
-def test_volumes_without_a_labelled_voxel_have_no_samples(monkeypatch):
-    scans = [scan([1, 2, 0], [IGNORED, IGNORED, 0])]
-    monkeypatch.setattr(stores, "read_volumes", lambda *_: iter(scans))
-    assert open_volumes("data", "breast", "phantom").num_samples.tolist() == []
-
-
-@pytest.mark.parametrize(("draw", "voxel"), [(0, 2), (0.3, 2), (0.34, 4), (0.66, 4), (0.999, 5)])
-def test_the_draw_chooses_among_all_voxels_of_a_class(volumes, draw, voxel):
-    out = empty(1)
-    volumes.take(np.array([1]), np.array([7]), np.array([draw]), (0,), out)
-    assert out[0, 0, 25, 25] == voxel
