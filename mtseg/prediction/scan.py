@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from mtseg.scans import preprocessing
 from mtseg.scans.intensities import is_ct
 from mtseg.scans.preprocessing import PreparedScan
 from mtseg.scans.reading import is_dicom, open_scan, read_scan
+from mtseg.scans.resampling import resampled_shape
 from mtseg.scans.volume import Volume, from_ras
 from mtseg.serving.connection import ServerError
 from mtseg.tasks.task import Task
@@ -104,14 +106,22 @@ def _preparation_bytes(model: ExportedModel, path: Path, options: Options) -> in
     """The highest memory at any of the voxel sizes that the scan may be computed at."""
     if options.spacing_mm is not None:
         return preprocessing.preparation_bytes(path, options.spacing_mm)
-    scan_spacing_mm = open_scan(path).spacing_mm
+    scan = open_scan(path)
     tasks = _wanted_tasks(model, options)
-    found: list[float | None] = [
-        spacing
-        for is_ct in ((False, True) if options.is_ct is None else (options.is_ct,))
-        for spacing in candidate_spacings(tasks, scan_spacing_mm, is_ct, model.trained_spacing_mm)
-    ]
-    return max(preprocessing.preparation_bytes(path, spacing) for spacing in found or [None])
+    needed = []
+    for reads_as_ct in (False, True) if options.is_ct is None else (options.is_ct,):
+        spacings: list[float | None] = [
+            *candidate_spacings(tasks, scan.spacing_mm, reads_as_ct, model.trained_spacing_mm)
+        ]
+        kept = 0
+        if len(spacings) > 1:  # the scan and the best one so far are kept for the next voxel size
+            shapes = [resampled_shape(scan.shape, scan.spacing_mm, mm) for mm in spacings if mm]
+            kept = 5 * math.prod(scan.shape)
+            kept += max(4 * math.prod(shape or scan.shape) for shape in shapes)
+        needed += [
+            kept + preprocessing.preparation_bytes(path, spacing) for spacing in spacings or [None]
+        ]
+    return max(needed)
 
 
 def _wanted_tasks(model: ExportedModel, options: Options) -> list[Task]:
@@ -155,9 +165,9 @@ def load_scan(
             f"{path}: needs {needed / 1e9:.1f} GB to be prepared, but only "
             f"{memory_bytes / 1e9:.1f} GB may be used. Give a larger --memory-gb or --spacing-mm."
         )
-    scan = read_scan(path)
+    scans = [read_scan(path)]
     try:
-        prepared, recognition = _prepare(model, scan, options)
+        prepared, recognition = _prepare(model, scans, options)
     except ServerError:
         raise
     except InputError as error:
@@ -166,27 +176,41 @@ def load_scan(
 
 
 def _prepare(
-    model: ExportedModel, scan: Volume, options: Options
+    model: ExportedModel, scans: list[Volume], options: Options
 ) -> tuple[PreparedScan, Recognition]:
-    """Prepares a scan at the voxel size that was given, or at that of the task it looks like."""
+    """Prepares a scan at the voxel size that was given, or at that of the task it looks like.
+
+    Args:
+        model: the model.
+        scans: the scan alone. It is taken out of the list, so that `prepare_scan` can free its
+            array, which is the largest one, as soon as it has a copy.
+        options: how the scan is segmented.
+    """
     if options.spacing_mm is not None:
         recognition = Recognition(options.spacing_mm, (), f"at {options.spacing_mm:g} mm, as given")
         prepared = preprocessing.prepare_scan(
-            scan, options.spacing_mm, options.is_ct, may_overwrite=True
+            scans.pop(), options.spacing_mm, options.is_ct, may_overwrite=True
         )
         return prepared, recognition
     tasks = _wanted_tasks(model, options)
-    reads_as_ct = is_ct(scan.array) if options.is_ct is None else options.is_ct
-    candidates = candidate_spacings(tasks, scan.spacing_mm, reads_as_ct, model.trained_spacing_mm)
+    reads_as_ct = is_ct(scans[0].array) if options.is_ct is None else options.is_ct
+    candidates = candidate_spacings(
+        tasks, scans[0].spacing_mm, reads_as_ct, model.trained_spacing_mm
+    )
     if len(candidates) < 2:
         spacing, names = next(iter(candidates.items()), (None, ()))
-        prepared = preprocessing.prepare_scan(scan, spacing, options.is_ct, may_overwrite=True)
+        prepared = preprocessing.prepare_scan(
+            scans.pop(), spacing, options.is_ct, may_overwrite=True
+        )
         return prepared, Recognition(spacing, names, _describe(spacing, names))
     mismatches: dict[float, dict[str, float]] = {}
     prepared_at: dict[float, PreparedScan] = {}
-    for spacing, names in candidates.items():
+    for number, (spacing, names) in enumerate(candidates.items(), 1):
+        is_last = number == len(candidates)
         # Of several, only the best so far is kept in memory.
-        prepared = preprocessing.prepare_scan(scan, spacing, options.is_ct)
+        prepared = preprocessing.prepare_scan(
+            scans.pop() if is_last else scans[0], spacing, options.is_ct, may_overwrite=is_last
+        )
         statistics = sample_statistics(model.network, prepared.volume.array)
         check = model.out_of_distribution_check
         mismatches[spacing] = {
@@ -195,6 +219,7 @@ def _prepare(
         best = choose_spacing(mismatches)
         if best.spacing_mm == spacing:
             prepared_at = {spacing: prepared}
+        del prepared
     recognition = choose_spacing(mismatches)
     (prepared,) = prepared_at.values()
     return prepared, recognition

@@ -70,7 +70,7 @@ def preparation_bytes(path: str | Path, spacing_mm: float | None = None) -> int:
     source = math.prod(shape)
     new_shape = resampled_shape(shape, sizes_mm, new_mm)
     if new_shape is None:
-        return 20 * source  # scan, copy, three masks, values of the foreground for a percentile
+        return 16 * source  # scan, copy, masks, values of the foreground for a percentile
     new = math.prod(new_shape)
     padded = math.prod(size + 2 * BORDER for size in shape)
     # The larger of two moments: evaluating the spline, and computing the percentile.

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,7 @@ from mtseg.inference.decision import decide
 from mtseg.inference.dense import DenseNetwork, dense_probabilities, make_dense_network
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.scan import Options
+from mtseg.prediction.scan import Options, load_scan
 from mtseg.scans import volume
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
@@ -184,6 +185,25 @@ def test_a_scan_too_large_for_the_memory_is_refused_before_it_is_read(model, tmp
     ((_, refusal),) = segment(model, [path], tmp_path / "out", Options(memory_bytes=1e7))
     assert str(refusal).startswith(f"{path}: computing it needs at least 0.2 GB of memory")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.promise("bounded memory")
+@pytest.mark.parametrize("spacing_mm", [None, 1.0])
+def test_the_scan_as_stored_is_freed_while_it_is_prepared(model, tmp_path, spacing_mm):
+    """Mostly air: at most two float32 arrays at once, the stored one and the one in RAS+."""
+    array = np.zeros((100, 100, 100), np.int16)
+    array[40:60, 40:60, 40:60] = 300
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "scan.nii")
+    options = Options(spacing_mm=spacing_mm)
+    load_scan(model, tmp_path / "scan.nii", options, 1e9)  # imports are not measured
+    tracemalloc.start()
+    try:
+        loaded = load_scan(model, tmp_path / "scan.nii", options, 1e9)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 9 * array.size
+    assert peak < loaded.reading_bytes
 
 
 @pytest.mark.promise("atomic outputs")

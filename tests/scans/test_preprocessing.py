@@ -177,7 +177,7 @@ def test_a_scan_without_foreground():
 def test_the_estimated_memory_grows_with_the_scan_and_the_resolution(tmp_path):
     """Bytes per voxel, from the header alone."""
     path = save(tmp_path / "scan.nii", np.zeros((20, 30, 40), np.uint8))
-    assert preparation_bytes(path) == 20 * 24_000
+    assert preparation_bytes(path) == 16 * 24_000
     assert preparation_bytes(path, 0.5) == 5 * 24_000 + 10 * 8 * 24_000
 
 
