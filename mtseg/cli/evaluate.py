@@ -68,7 +68,7 @@ def _evaluate(argv: list[str]) -> int:
     from mtseg.inference.dense import make_dense_network
     from mtseg.models import weights
     from mtseg.models.manifest import PACKAGED, WEIGHTS
-    from mtseg.records.reading import count_test_scans
+    from mtseg.records.reading import require_scans
     from mtseg.system.progress import Progress
 
     path = Path(arguments.model or PACKAGED)
@@ -82,7 +82,7 @@ def _evaluate(argv: list[str]) -> int:
         name = "the model that comes with mtseg"
         print(f"No model given: evaluating {name}.", flush=True)
     data_dir = arguments.data_dir or trained.config.data_dir
-    total = count_test_scans(data_dir, trained.label_space)
+    total = require_scans(data_dir, trained.label_space, "test")
     network = make_dense_network(
         trained.model, None if arguments.precision == "auto" else arguments.precision
     )

@@ -18,7 +18,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.scoring import evaluate_task
 from mtseg.experiments.plan import plan_experiments
 from mtseg.inference.dense import dense_probabilities, make_dense_network
-from mtseg.records.reading import count_test_scans, read_selection
+from mtseg.records.reading import read_selection, require_scans
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.building import build_model
 from mtseg.training.config import TrainConfig
@@ -102,7 +102,7 @@ def _time_evaluations(config: TrainConfig, label_space: LabelSpace) -> dict[str,
     seconds = {}
     for selection in label_space.selections:
         scan = next(read_selection(config.data_dir, selection, "test"))
-        num_scans = count_test_scans(config.data_dir, LabelSpace((selection,)))
+        num_scans = require_scans(config.data_dir, LabelSpace((selection,)), "test")
         started = time.monotonic()
         evaluate_task(network, label_space, selection.task, [scan], is_complete=True)
         seconds[selection.task.name] = num_scans * (time.monotonic() - started)

@@ -33,6 +33,7 @@ from mtseg.records.schema import (
 from mtseg.scans.patches import choose_voxels, cut_patches, pad_volume
 from mtseg.sources.find import find_subjects
 from mtseg.sources.reading import PreparedSubject, prepare_subject
+from mtseg.sources.splits import ValidationRule
 from mtseg.sources.subject import Subject
 from mtseg.tasks.task import LabelSource, Task
 from mtseg.tasks.task_file import GENERATED
@@ -55,6 +56,12 @@ class RecordConfig(tfds.core.BuilderConfig):
         size: largest extent of a phantom in voxels; None is about that of the paper's scans.
         num_train: number of training phantoms; None takes that of the task file.
         num_test: number of test phantoms; None takes that of the task file.
+        validation_share: share of the training persons that is set aside for validation; None sets
+            none aside.
+        fold: `K/N`, if part K of N of the training persons is set aside; None if not.
+        split_seed: chooses these persons; None if none are set aside.
+        subjects: what the metadata of the records has of the split: `origin`, and the names of the
+            subjects of each split. None if it is not known.
     """
 
     source: str = "phantom"
@@ -64,10 +71,20 @@ class RecordConfig(tfds.core.BuilderConfig):
     size: int | None = None
     num_train: int | None = None
     num_test: int | None = None
+    validation_share: float | None = None
+    fold: str | None = None
+    split_seed: int | None = None
+    subjects: dict[str, Any] | None = None
+
+    @property
+    def validation(self) -> ValidationRule:
+        """How validation subjects are chosen."""
+        return ValidationRule(self.validation_share or 0.0, self.fold or "", self.split_seed or 0)
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide what the records contain, to compare two preparations."""
         names = ["source", "kind", "size", "num_train", "num_test"]
+        names += ["validation_share", "fold", "split_seed"]
         if self.kind == "patches":
             names += ["patches_per_class", "seed"]
         return {name: getattr(self, name) for name in names}
@@ -128,7 +145,8 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """Base class of the TFDS builders. A subclass sets `TASK` and `BUILDER_CONFIGS`.
 
     The configurations are `SOURCE_patches` and `SOURCE_volumes` for every source of the task (see
-    `record_configs`). Patches have a `train` split, volumes `train` and `test`.
+    `record_configs`). Patches have a `train` split, volumes `train`, and `validation`
+    and `test` if there are such subjects.
 
     Attributes:
         TASK: the task.
@@ -147,7 +165,7 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         return self._make_info(
             features=record_features(self.TASK, config.kind),
             supervised_keys=supervised_keys(config.kind),
-            metadata=tfds.core.MetadataDict(config.settings()),
+            metadata=tfds.core.MetadataDict(config.settings() | {"split": config.subjects}),
         )
 
     def _make_info(self, **kwargs: Any) -> tfds.core.DatasetInfo:
@@ -171,12 +189,14 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             None if config.source == GENERATED else Path(dl_manager.manual_dir),
             num_train=config.num_train,
             num_test=config.num_test,
+            validation=config.validation,
         ).require_sound()
         return {
             split: self._generate_examples(
                 found.labels, [s for s in found.subjects if s.split == split]
             )
             for split in SPLITS[config.kind]
+            if found.names_of_split(split)
         }
 
     def _generate_examples(

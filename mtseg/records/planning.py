@@ -67,7 +67,7 @@ class Plan:
 
     def subject_names(self, split: str) -> list[str]:
         """Names of the subjects of a split, in its order."""
-        return [subject.name for subject in self.found.subjects if subject.split == split]
+        return self.found.names_of_split(split)
 
     def keep_matching_staged(self) -> None:
         """Removes staged subjects that were prepared with other settings than these."""

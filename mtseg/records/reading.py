@@ -190,26 +190,62 @@ def require_same_classes(data_dir: str | Path, task: Task, source: str) -> None:
         )
 
 
-def count_test_scans(data_dir: str | Path, label_space: LabelSpace) -> int:
-    """How many test scans the tasks of a label space have together.
+def count_scans(data_dir: str | Path, label_space: LabelSpace, split: str) -> dict[str, int]:
+    """How many scans of a split each task of a label space has, from the records' descriptions.
+
+    No record is opened. Records made before there was a split have no scan of it.
+
+    Args:
+        data_dir: folder of prepared records.
+        label_space: the tasks.
+        split: `train`, `validation` or `test`.
 
     Raises:
-        InputError: if a task is not prepared, or one of its sources has no test scan.
+        InputError: if a task is not prepared, or a description is damaged.
     """
-    count = 0
+    counts = {}
+    for selection in label_space.selections:
+        task = selection.task
+        counts[task.name] = 0
+        for source in selection.sources:
+            path = prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
+            splits = find_shards(path)
+            counts[task.name] += sum(splits[split].num_records) if split in splits else 0
+    return counts
+
+
+def require_scans(data_dir: str | Path, label_space: LabelSpace, split: str) -> int:
+    """The number of scans of a split, over all tasks, each of which must have one.
+
+    Raises:
+        InputError: as `count_scans`, or if a task has no scan of this split.
+    """
+    counts = count_scans(data_dir, label_space, split)
+    for selection in label_space.selections:
+        if not counts[selection.task.name]:
+            raise InputError(
+                f"{data_dir}: {selection.spec} has no {split} scan. Prepare the task with a split "
+                "that has one, or use another split."
+            )
+    return sum(counts.values())
+
+
+def read_members(data_dir: str | Path, label_space: LabelSpace) -> dict[str, Any]:
+    """Who is in which split: `TASK:SOURCE` -> `origin` and the names of each split.
+
+    Returns:
+        None in place of the names for records that were prepared before these were stored.
+
+    Raises:
+        InputError: if a task is not prepared, or its metadata cannot be read.
+    """
+    members = {}
     for selection in label_space.selections:
         task = selection.task
         for source in selection.sources:
             path = prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
-            splits = find_shards(path)
-            of_source = sum(splits["test"].num_records) if "test" in splits else 0
-            if not of_source:
-                raise InputError(
-                    f"{path}: has no test scan. Prepare {task.name}:{source} with a split that "
-                    "has one."
-                )
-            count += of_source
-    return count
+            members[f"{task.name}:{source}"] = prepared_settings(path).get("split")
+    return members
 
 
 # Volumes.
@@ -220,11 +256,13 @@ def read_volumes(
 ) -> Iterator[PreparedSubject]:
     """Yields the prepared subjects of a split; one at a time is in memory.
 
+    Records without this split yield nothing.
+
     Args:
         data_dir: folder of prepared records.
         task_name: the task.
         source: name of one of its sources.
-        split: `train` or `test`.
+        split: `train`, `validation` or `test`.
         task_file: as for `prepare_command`.
 
     Raises:
@@ -233,7 +271,7 @@ def read_volumes(
     path = prepared_dir(data_dir, task_name, source, "volumes", task_file)
     files = find_shards(path).get(split)
     if files is None:
-        raise damaged_records(path)
+        return
     read = read_array_record if files.file_format == ARRAY_RECORD else _read_tfrecord
     for shard, num_records in zip(files.paths, files.num_records, strict=True):
         count = 0

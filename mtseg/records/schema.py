@@ -32,8 +32,9 @@ VERSION = "1.0.0"
 KINDS = ("patches", "volumes")
 """The two kinds of records: triplanar training samples, and whole prepared scans."""
 
-SPLITS = {"patches": ("train",), "volumes": ("train", "test")}
-"""The splits of each kind. Evaluation needs whole scans, so there are no patches for testing."""
+SPLITS = {"patches": ("train",), "volumes": ("train", "validation", "test")}
+"""The splits that each kind may have. Evaluation needs whole scans, so only training has patches. A
+split without subjects is left out."""
 
 FILE_FORMATS = {"patches": TFRECORD, "volumes": ARRAY_RECORD}
 """The file format that each kind is written in. TensorFlow reads patches fastest from TFRecord;

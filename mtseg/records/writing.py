@@ -8,6 +8,7 @@ cores, or on many machines with Apache Beam. `mtseg.records.planning` decides wh
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 from collections.abc import Sequence
@@ -94,7 +95,9 @@ def prepare(
         _require_folder(manual_dir, f"{task.name}:{source}") if source != GENERATED else None,
         num_train=missing[0].num_train,
         num_test=missing[0].num_test,
+        validation=missing[0].validation,
     )
+    print(f"{task.name}:{source}: {found.describe_split()}", flush=True)
     with lock_staging(folder):
         # Another command may have had the lock and finished since the first look.
         missing = find_missing(task, data_dir, missing, is_overwrite)
@@ -108,8 +111,9 @@ def prepare(
         reports = _check_subjects(plan, num_processes)
         require_room(plan, num_shards)
         _stage_subjects(plan, reports, num_processes, beam_runner, beam_options)
+        described = [dataclasses.replace(c, subjects=found.split_members()) for c in configs]
         for config in missing:
-            builder = builder_class(task, configs)(
+            builder = builder_class(task, described)(
                 data_dir=str(data_dir), config=config.name, file_format=FILE_FORMATS[config.kind]
             )
             _write_records(plan, builder, num_shards if config.kind == "patches" else None)
@@ -225,6 +229,8 @@ def _write_splits(
     split_infos = []
     for split in SPLITS[config.kind]:
         names = plan.subject_names(split)
+        if not names:
+            continue
         staged = [records_path(plan.folder, name, config.kind) for name in names]
         template = builder._get_filename_template(split)
         shards = [Path(path) for path in template.sharded_filepaths(num_shards or len(staged))]

@@ -14,7 +14,13 @@ from mtseg.errors import InputError
 from mtseg.phantoms.scanner import CLASS_LABELS
 from mtseg.sources.layouts.catalog import LAYOUTS, find_files
 from mtseg.sources.layouts.dataset_files import DatasetFiles, SubjectFiles
-from mtseg.sources.splits import SPLIT_FILE, choose_split
+from mtseg.sources.splits import (
+    SPLIT_FILE,
+    ValidationRule,
+    choose_split,
+    describe_rule,
+    set_validation_aside,
+)
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
 from mtseg.tasks.task import LabelSource, Split, Task, first_ten
 from mtseg.tasks.task_file import GENERATED, generated_split
@@ -26,6 +32,7 @@ def find_subjects(
     manual_dir: Path | None,
     num_train: int | None = None,
     num_test: int | None = None,
+    validation: ValidationRule | None = None,
 ) -> FoundSubjects:
     """Finds the subjects of a task's source, without reading a scan.
 
@@ -35,6 +42,7 @@ def find_subjects(
         manual_dir: the folder of the data set; None for phantoms.
         num_train: number of training phantoms; None takes that of the task file.
         num_test: number of test phantoms; None takes that of the task file.
+        validation: how to choose validation subjects; None takes those that the split lists.
 
     Returns:
         The complete subjects, and the issues of the others.
@@ -46,7 +54,7 @@ def find_subjects(
     labels = task.source(source)
     where = f"{task.name}:{source}"
     if source == GENERATED:
-        return FoundSubjects(labels, tuple(_list_phantoms(task, labels, num_train, num_test)))
+        return _list_phantoms(task, labels, num_train, num_test, validation or ValidationRule())
     if labels.layout not in LAYOUTS:
         raise InputError(
             f"{task.path}: sources.{source}: no layout has this name. Name the source after its "
@@ -65,13 +73,13 @@ def find_subjects(
     folder = Path(manual_dir)
     found = find_files(labels.layout, folder, where)
     labels = _resolve_labels(task, labels, found, folder)
-    split, split_of = choose_split(labels, found, folder)
-    subjects, issues = _complete_subjects(found, split, folder)
+    chosen = choose_split(labels, found, folder, validation)
+    subjects, issues = _complete_subjects(found, chosen.split, folder)
     try:
-        split.check(split_of)
+        chosen.split.check(chosen.path)
     except InputError as error:
         issues.insert(0, Issue("split", "", str(error)))
-    return FoundSubjects(labels, tuple(subjects), tuple(issues))
+    return FoundSubjects(labels, tuple(subjects), tuple(issues), chosen.origin)
 
 
 def list_subjects(
@@ -93,8 +101,12 @@ def list_subjects(
 
 
 def _list_phantoms(
-    task: Task, source: LabelSource, num_train: int | None, num_test: int | None
-) -> list[Subject]:
+    task: Task,
+    source: LabelSource,
+    num_train: int | None,
+    num_test: int | None,
+    validation: ValidationRule,
+) -> FoundSubjects:
     if task.name not in CLASS_LABELS:
         raise InputError(
             f"{task.path}: sources.{GENERATED}: there are phantoms of {', '.join(CLASS_LABELS)} "
@@ -105,11 +117,18 @@ def _list_phantoms(
         len(source.split.test) if num_test is None else num_test,
         f"{task.name}:{GENERATED}",
     )
-    return [
+    split = set_validation_aside(split, validation, f"{task.name}:{GENERATED}")
+    subjects = tuple(
         Subject(name, side, None, None, int(name.removeprefix(GENERATED)))
-        for side, names in (("train", split.train), ("test", split.test))
+        for side, names in _sides(split)
         for name in names
-    ]
+    )
+    return FoundSubjects(source, subjects, (), "generated" + describe_rule(validation))
+
+
+def _sides(split: Split) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Name and subjects of each side of a split."""
+    return ("train", split.train), ("validation", split.validation), ("test", split.test)
 
 
 def _resolve_labels(
@@ -161,7 +180,7 @@ def _complete_subjects(
     """The subjects of a split with one scan and one label map each, and the issues of others."""
     by_name: dict[str, SubjectFiles] = {files.name: files for files in found.subjects}
     issues = []
-    names = (*split.train, *split.test)
+    names = [name for _, of_side in _sides(split) for name in of_side]
     if missing := [name for name in names if name not in by_name]:
         issues.append(
             Issue(
@@ -173,7 +192,7 @@ def _complete_subjects(
             )
         )
     subjects: dict[str, Subject] = {}
-    for side, of_side in (("train", split.train), ("test", split.test)):
+    for side, of_side in _sides(split):
         for name in of_side:
             if name not in by_name or name in subjects:  # `Split.check` reports the latter
                 continue

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mtseg.errors import InputError
-from mtseg.tasks.task import LabelSource
+from mtseg.tasks.task import LabelSource, first_ten
+
+_SIDES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Subject:
 
     Attributes:
         name: unique among all subjects of its source.
-        split: `train` or `test`.
+        split: `train`, `validation` or `test`.
         image_path: the scan; None for a phantom.
         label_path: the label map; None for a phantom.
         seed: of a phantom; None for a scan.
@@ -54,14 +57,36 @@ class FoundSubjects:
 
     Attributes:
         labels: the source, in which every label is a value.
-        subjects: the complete ones: training subjects, then test subjects, each in the order of the
-            split.
+        subjects: the complete ones: training, validation and test subjects, each in the order of
+            the split.
         issues: what is wrong with the others, and with the split.
+        split_origin: how the split came about, in words, such as `split.csv`.
     """
 
     labels: LabelSource
     subjects: tuple[Subject, ...]
     issues: tuple[Issue, ...] = ()
+    split_origin: str = ""
+
+    def names_of_split(self, split: str) -> list[str]:
+        """Names of the complete subjects of a split, in its order."""
+        return [subject.name for subject in self.subjects if subject.split == split]
+
+    def split_members(self) -> dict[str, Any]:
+        """How the split came about (`origin`) and the names on each side, for metadata."""
+        names = {side: self.names_of_split(side) for side in _SIDES}
+        return {"origin": self.split_origin, **names}
+
+    def describe_split(self) -> str:
+        """Sizes of the splits, how they came about, and who is held out, in one line."""
+        sides = {side: self.names_of_split(side) for side in _SIDES}
+        sizes = ", ".join(f"{len(names) or 'no'} {side}" for side, names in sides.items())
+        held_out = [
+            f" {side.capitalize()}: {first_ten(names)}."
+            for side, names in sides.items()
+            if names and side != "train"
+        ]
+        return f"{sizes} subjects ({self.split_origin}).{''.join(held_out)}"
 
     def require_sound(self) -> FoundSubjects:
         """Refuses a source with an error.

@@ -10,6 +10,7 @@ Reference: Moeskops et al., MICCAI 2016, section 2.
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,20 +54,22 @@ class TissueClass:
 
 @dataclass(frozen=True)
 class Split:
-    """Which subjects are for training and which for testing.
+    """Which subjects are for training, for validation and for testing.
 
     Attributes:
         train: names, at least one; empty if the folder of scans decides.
-        test: likewise; no name is also in `train`.
-        same_person: groups of subjects that are one person, who must not be on both sides.
-        test_share: share of the persons, between 0 and 1, to hold out for testing if nothing says
-            which; None is the default of `mtseg.sources.splits`.
+        test: names; none if all scans are to be trained on.
+        same_person: groups of subjects that are one person, who must be on one side.
+        test_share: share of the persons, at least 0 and below 1, to hold out for testing if nothing
+            says which; None is the default of `mtseg.sources.splits`.
+        validation: names; no subject is on two sides.
     """
 
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     same_person: tuple[tuple[str, ...], ...] = ()
     test_share: float | None = None
+    validation: tuple[str, ...] = ()
 
     def check(self, path: str | Path) -> None:
         """Refuses a split that would test on what was trained on.
@@ -75,29 +78,32 @@ class Split:
             path: the file or folder that the split is from, for the message.
 
         Raises:
-            InputError: of kind `split`, if a side is empty, a subject is listed twice or on both
-                sides, or one person is on both sides.
+            InputError: of kind `split`, if there is no training subject, a subject is listed twice
+                or on two sides, or one person is on two sides.
         """
-        for name, side in (("train", self.train), ("test", self.test)):
-            if not side:
-                raise InputError(
-                    f"{path}: the split has no {name} subject. List at least one.", kind="split"
-                )
+        sides = {"train": self.train, "validation": self.validation, "test": self.test}
+        if not self.train:
+            raise InputError(
+                f"{path}: the split has no train subject. List at least one.", kind="split"
+            )
+        for name, side in sides.items():
             if twice := [subject for subject, count in Counter(side).items() if count > 1]:
                 raise InputError(
                     f"{path}: {name} subjects are listed twice: {first_ten(twice)}.", kind="split"
                 )
-        if both := sorted(set(self.train) & set(self.test)):
-            raise InputError(
-                f"{path}: subjects are in train and test: {first_ten(both)}. Keep each on one "
-                "side.",
-                kind="split",
-            )
-        for group in self.same_person:
-            if set(group) & set(self.train) and set(group) & set(self.test):
+        for one, other in itertools.combinations(sides, 2):
+            if both := sorted(set(sides[one]) & set(sides[other])):
                 raise InputError(
-                    f"{path}: subjects {first_ten(group)} are one person, in train and test. Keep "
-                    "them on one side.",
+                    f"{path}: subjects are in {one} and {other}: {first_ten(both)}. Keep each on "
+                    "one side.",
+                    kind="split",
+                )
+        for group in self.same_person:
+            on = [name for name, side in sides.items() if set(group) & set(side)]
+            if len(on) > 1:
+                raise InputError(
+                    f"{path}: subjects {first_ten(group)} are one person, in {' and '.join(on)}. "
+                    "Keep them on one side.",
                     kind="split",
                 )
 
@@ -115,7 +121,7 @@ class LabelSource:
             labels. None if the labels are called like the classes or, in a data set without names,
             are 1, 2, ... in their order.
         background: labels that are background.
-        split: which subjects are for training and testing.
+        split: which subjects are for training, validation and testing.
         ignore: labels of voxels whose class is unknown.
     """
 

@@ -30,6 +30,8 @@ FIRST_TEST_SEED = 1000
 
 LARGEST_LABEL = 65_535
 
+_SIDES = ("train", "validation", "test")
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
 
@@ -41,7 +43,7 @@ _LIST: _Choices = ((list,), "a list")
 _TABLE: _Choices = ((dict,), "a table")
 _NUMBER: _Choices = ((int, float), "a number")
 _COUNT: _Choices = ((int,), "a number of subjects")
-_SHARE: _Choices = ((float,), "a share between 0 and 1")
+_SHARE: _Choices = ((int, float), "a share, at least 0 and below 1")
 _BOOLEAN: _Choices = ((bool,), "true or false")
 
 
@@ -50,22 +52,21 @@ def generated_split(num_train: int, num_test: int, where: str) -> Split:
 
     Args:
         num_train: number of training subjects.
-        num_test: number of test subjects.
+        num_test: number of test subjects; 0 for none.
         where: the place in a file or the flag that gives the numbers, for the message.
 
     Raises:
-        InputError: if a number is below 1, or there are more than `FIRST_TEST_SEED` training
-            subjects.
+        InputError: if there are no training subjects, or more than `FIRST_TEST_SEED`.
 
     Example:
         >>> split = generated_split(2, 1, "example")
         >>> split.train, split.test
         (('phantom000', 'phantom001'), ('phantom1000',))
     """
-    if num_train < 1 or num_test < 1 or num_train > FIRST_TEST_SEED:
+    if not 1 <= num_train <= FIRST_TEST_SEED or num_test < 0:
         raise InputError(
             f"{where}: {num_train} training and {num_test} test phantoms cannot be generated. Give "
-            f"1 to {FIRST_TEST_SEED} training phantoms and at least 1 test phantom."
+            f"1 to {FIRST_TEST_SEED} training phantoms and at least 0 test phantoms."
         )
     train, test = range(num_train), range(FIRST_TEST_SEED, FIRST_TEST_SEED + num_test)
     train_names, test_names = (tuple(f"{GENERATED}{n:03d}" for n in side) for side in (train, test))
@@ -194,21 +195,22 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
 
 def _read_split(split: Any, where: str) -> Split:
     """A split of named subjects, or a share of them; empty if the folder of scans decides."""
-    is_listed = "train" in split or "test" in split
-    required = {"train": _LIST, "test": _LIST} if is_listed else {}
-    optional = {"same_person": _LIST} | ({} if is_listed else {"test_share": _SHARE})
-    _check_table(split, f"{where}.", required, optional)
+    if type(split) is dict and "val" in split and "validation" not in split:
+        split = {"validation" if key == "val" else key: side for key, side in split.items()}
+    is_listed = any(side in split for side in _SIDES)
+    required = {"train": _LIST} if is_listed else {}
+    optional = dict.fromkeys(("validation", "test"), _LIST) if is_listed else {"test_share": _SHARE}
+    _check_table(split, f"{where}.", required, {"same_person": _LIST} | optional)
     groups = split.get("same_person", [])
-    for side in (split.get("train", []), split.get("test", []), *groups):
+    sides = [split.get(side, []) for side in _SIDES]
+    for side in (*sides, *groups):
         if type(side) is not list or not all(type(n) is str and n for n in side):
             raise InputError(f"{where}: subjects must be a list of names in quotes.")
-    train, test, *people = (
-        tuple(side) for side in (split.get("train", []), split.get("test", []), *groups)
-    )
+    train, validation, test, *people = (tuple(side) for side in (*sides, *groups))
     share = split.get("test_share")
-    if share is not None and not 0 < share < 1:
-        raise InputError(f"{where}.test_share: must be a share between 0 and 1, not {share}.")
-    subjects = Split(train, test, tuple(people), share)
+    if share is not None and not 0 <= share < 1:
+        raise InputError(f"{where}.test_share: must be at least 0 and below 1, not {share}.")
+    subjects = Split(train, test, tuple(people), share, validation)
     if is_listed:
         subjects.check(where)
     return subjects

@@ -20,7 +20,7 @@ from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
 from mtseg.errors import WorkerLostError
 from mtseg.evaluation.results import Evaluation
-from mtseg.records.reading import count_test_scans
+from mtseg.records.reading import require_scans
 from mtseg.system.atomic_files import lock_folder
 from mtseg.system.progress import Progress
 from mtseg.system.signals import Stopped, StopRequest, catch_sigterm
@@ -148,7 +148,7 @@ class _Run:
         self._config, self._workdir, self._replicas = config, workdir, replicas
         label_space = parse_tasks(config.tasks)
         # Read before the folder is made, so that data that is not prepared leaves no folder.
-        num_test_scans = count_test_scans(config.data_dir, label_space)
+        num_test_scans = require_scans(config.data_dir, label_space, "test")
         self._samples = open_balanced_samples(
             config.data_dir,
             label_space,

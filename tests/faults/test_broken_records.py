@@ -12,7 +12,7 @@ import tensorflow as tf
 from mtseg.batches.patch_records import open_patches
 from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.errors import InputError
-from mtseg.records.reading import count_test_scans, read_volumes
+from mtseg.records.reading import read_volumes, require_scans
 from mtseg.records.shards import read_array_record, write_array_record
 from mtseg.tasks.label_space import parse_tasks
 from tests.conftest import TINY
@@ -172,7 +172,7 @@ def test_training_counts_on_both_kinds(data_dir):
     shard, *_ = sorted(folder_of(data_dir, "volumes").glob("*-test.*record-*"))
     shard.unlink()
     with pytest.raises(InputError, match=shard.name):
-        count_test_scans(data_dir, parse_tasks("breast"))
+        require_scans(data_dir, parse_tasks("breast"), "test")
     shard, *_ = sorted(folder_of(data_dir, "patches").glob("*record-*"))
     shard.unlink()
     with pytest.raises(InputError, match=shard.name):

@@ -8,7 +8,7 @@ from mtseg.batches.patch_records import open_patches
 from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.errors import InputError
 from mtseg.records.builder import RecordConfig, make_records
-from mtseg.records.reading import count_test_scans, prepared_dir, read_selection, read_volumes
+from mtseg.records.reading import prepared_dir, read_selection, read_volumes, require_scans
 from mtseg.scans.patches import cut_patches, pad_volume
 from mtseg.tasks.label_space import parse_tasks
 
@@ -39,7 +39,7 @@ def test_volumes_are_isotropic_normalised_and_labelled_on_the_foreground(tiny_da
 
 
 def test_test_scans_of_all_tasks_are_counted(tiny_data):
-    assert count_test_scans(tiny_data.data_dir, tiny_data.label_space) == 3
+    assert require_scans(tiny_data.data_dir, tiny_data.label_space, "test") == 3
 
 
 def test_no_subject_is_in_two_splits(tiny_data):

@@ -66,7 +66,7 @@ def test_the_number_of_phantoms_may_be_chosen(brain):
     assert len(list_subjects(brain, "phantom", None, num_test=3)) == 14 + 3
 
 
-@pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (1001, 1)])
+@pytest.mark.parametrize("numbers", [(0, 1), (1, -1), (1001, 1)])
 def test_impossible_numbers_of_phantoms_are_refused(brain, numbers):
     message = refused(list_subjects, brain, "phantom", None, *numbers)
     assert message.startswith("brain:phantom: ")

@@ -1,11 +1,13 @@
 """Splits: from split.csv, or a share of the persons that is held out by their names."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from mtseg.errors import InputError
 from mtseg.sources.find import find_subjects, list_subjects
-from mtseg.sources.splits import hold_out_test_subjects
+from mtseg.sources.splits import ValidationRule, hold_out_test_subjects, set_validation_aside
 from mtseg.tasks.task import Split
 from tests.layout_files import NAMES, write_folder, write_task
 from tests.sources.test_find import refused, write_three
@@ -37,11 +39,13 @@ def test_split_csv_replaces_the_task_files_split(brain, tmp_path, text):
         ("", ["columns none", "subject,split"]),
         ("subject;split\n1000;train\n", ["columns subject;split"]),
         ("1000,train\n1003,test\n", ["columns 1000, train"]),
-        ("subject,split\n1000,validation\n", ["line 2"]),
+        ("subject,split\n1000,testing\n", ["line 2", "train, validation or test"]),
         ("subject,split\n1000,train\n1003\n", ["line 3"]),
         ("subject,split\n1000,train\n,test\n", ["line 3"]),
         ("subject,split\n1000,train,yes\n1003,test\n", ["line 2"]),
-        ("subject,split\n1000,train\n", ["no test subject"]),
+        ("subject,split\n1000,val\n", ["no train subject"]),
+        ("subject,split\n1000,train\n1000,val\n", ["1000", "train and validation"]),
+        ("subject,split\n1000,train\n1003,test\n1023,val\n", ["1003, 1023", "validation and test"]),
         ("subject,split\n1000,test\n", ["no train subject"]),
         ("subject,split\n1000,train\n1000,test\n", ["1000", "train and test"]),
         ("subject,split\n1000,train\n1000,train\n1003,test\n", ["1000", "twice"]),
@@ -99,3 +103,161 @@ def test_the_share_of_test_subjects_may_be_chosen(tmp_path):
     task = write_task(tmp_path / "t.toml", "[sources.folder]\nsplit = { test_share = 0.4 }\n")
     found = find_subjects(task, "folder", write_folder(tmp_path / "data"))
     assert sum(s.split == "test" for s in found.subjects) == 2
+
+
+def sides_of(found):
+    return {side: found.names_of_split(side) for side in ("train", "validation", "test")}
+
+
+@pytest.mark.parametrize("word", ["val", "validation"])
+def test_split_csv_may_list_validation_subjects(brain, tmp_path, word):
+    write_three(tmp_path)
+    (tmp_path / "split.csv").write_text(f"subject,split\n1000,train\n1003,{word}\n")
+    found = find_subjects(brain, "miccai2012", tmp_path)
+    assert sides_of(found) == {"train": ["1000"], "validation": ["1003"], "test": []}
+    assert found.require_sound().describe_split() == (
+        "1 train, 1 validation, no test subjects (split.csv). Validation: 1003."
+    )
+
+
+@pytest.mark.parametrize("word", ["val", "validation"])
+def test_a_task_file_may_list_validation_subjects(tmp_path, word):
+    text = f'[sources.folder]\nsplit = {{ train = ["a1", "a2"], {word} = ["a3"] }}\n'
+    task = write_task(tmp_path / "t.toml", text)
+    found = find_subjects(task, "folder", write_folder(tmp_path / "data"))
+    assert sides_of(found) == {"train": ["a1", "a2"], "validation": ["a3"], "test": []}
+
+
+def test_all_subjects_may_be_for_training(tmp_path):
+    task = write_task(tmp_path / "t.toml", "[sources.folder]\nsplit = { test_share = 0 }\n")
+    found = find_subjects(task, "folder", write_folder(tmp_path / "data", ["a1"]))
+    assert sides_of(found.require_sound()) == {"train": ["a1"], "validation": [], "test": []}
+
+
+NAMED = tuple(f"subject{n:02d}" for n in range(20))
+PAIRS = tuple(zip(NAMED[::2], NAMED[1::2], strict=True))
+"""Ten persons with two scans each."""
+
+
+def set_aside(split=Split(NAMED, ("t",), PAIRS), **rule):  # noqa: B008 - frozen
+    return set_validation_aside(split, ValidationRule(**rule), "data")
+
+
+@pytest.mark.parametrize(("share", "num_persons"), [(0, 0), (0.01, 1), (0.3, 3), (0.99, 9)])
+def test_a_share_of_the_training_persons_is_set_aside(share, num_persons):
+    split = set_aside(share=share)
+    assert len(split.validation) == 2 * num_persons
+    assert all(set(pair) <= set(split.validation) or not set(pair) & set(split.validation)
+               for pair in PAIRS)  # fmt: skip
+    assert sorted(split.train + split.validation) == sorted(NAMED)
+    assert split.test == ("t",)
+    split.check("data")
+
+
+def test_who_is_set_aside_depends_on_names_and_seed_alone():
+    first = set_aside(share=0.3)
+    assert set(set_aside(Split(NAMED[::-1], (), PAIRS), share=0.3).validation) == set(
+        first.validation
+    )
+    assert set_aside(share=0.3, seed=1).validation != first.validation
+
+
+def test_every_person_is_in_one_fold():
+    folds = [set_aside(fold=f"{k}/4") for k in range(1, 5)]
+    assert sorted(name for fold in folds for name in fold.validation) == sorted(NAMED)
+    assert sorted(len(fold.validation) for fold in folds) == [4, 4, 6, 6]
+    for fold in folds:
+        fold.check("data")  # no person on two sides
+
+
+@pytest.mark.parametrize(
+    ("split", "rule", "words"),
+    [
+        (Split(("a",), ()), {"share": 0.5}, ["data: ", "1 persons"]),
+        (Split(("a", "b"), (), (("a", "b"),)), {"fold": "1/2"}, ["1 persons", "2 parts"]),
+        (Split(("a", "b"), ()), {"fold": "1/3"}, ["2 persons", "3 parts"]),
+        (
+            Split(("a", "b"), (), validation=("c",)),
+            {"share": 0.5},
+            ["already", "--validation-share"],
+        ),
+        (Split(), {"fold": "0/3"}, ["--fold: '0/3'", "1/5"]),
+        (Split(), {"fold": "4/3"}, ["--fold: '4/3'"]),
+        (Split(), {"fold": "1/1"}, ["--fold: '1/1'"]),
+        (Split(), {"fold": "2"}, ["--fold: '2'"]),
+        (Split(), {"share": 1.0}, ["--validation-share", "below 1"]),
+        (Split(), {"share": -0.1}, ["--validation-share"]),
+        (Split(), {"share": 0.1, "fold": "1/2"}, ["Leave out one"]),
+    ],
+)
+def test_a_rule_that_cannot_be_followed_is_refused(split, rule, words):
+    with pytest.raises(InputError) as caught:
+        set_aside(split, **rule)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.fixture
+def with_folds(tmp_path):
+    """A folder of scans with nnU-Net's file of two folds."""
+    folder = write_folder(tmp_path / "data")
+    folds = [
+        {"train": ["a1", "a2", "a3"], "val": ["a4", "a5"]},
+        {"train": ["a4", "a5"], "val": ["a1", "a2", "a3"]},
+    ]
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    return folder
+
+
+def test_a_fold_of_nnunets_file_is_read(task, with_folds):
+    found = find_subjects(task, "folder", with_folds, validation=ValidationRule(fold="1/2"))
+    assert sides_of(found.require_sound()) == {
+        "train": ["a1", "a2", "a3"], "validation": ["a4", "a5"], "test": [],
+    }  # fmt: skip
+    assert "(splits_final.json, fold 1/2)" in found.describe_split()
+    found = find_subjects(task, "folder", with_folds, validation=ValidationRule(fold="2/2"))
+    assert found.names_of_split("validation") == ["a1", "a2", "a3"]
+
+
+def test_nnunets_folds_are_not_used_without_the_flag_and_that_is_said(task, with_folds):
+    found = find_subjects(task, "folder", with_folds)
+    assert found.names_of_split("validation") == []
+    assert len(found.names_of_split("test")) == 1
+    assert "splits_final.json is not used without --fold" in found.describe_split()
+
+
+@pytest.mark.parametrize(
+    ("text", "fold", "words"),
+    [
+        (None, "1/3", ["has 2 folds", "--fold K/2"]),
+        ("{", "1/2", ["not a list of folds"]),
+        ('[{"train": []}]', "1/2", ["not a list of folds"]),
+        ('[{"train": [1], "val": []}]', "1/2", ["not a list of folds"]),
+        ("3", "1/2", ["not a list of folds"]),
+    ],
+)
+def test_a_faulty_file_of_folds_is_refused(task, with_folds, text, fold, words):
+    path = with_folds / "splits_final.json"
+    if text is not None:
+        path.write_text(text)
+    rule = ValidationRule(fold=fold)
+    message = refused(find_subjects, task, "folder", with_folds, validation=rule)
+    assert message.startswith(f"{path}: ")
+    assert all(word in message for word in words), message
+
+
+def test_a_test_subject_in_a_fold_is_refused(task, with_folds):
+    (with_folds / "split.csv").write_text("subject,split\na2,train\na1,test\n")
+    rule = ValidationRule(fold="1/2")
+    found = find_subjects(task, "folder", with_folds, validation=rule)
+    with pytest.raises(InputError, match="train and test: a1"):
+        found.require_sound()
+
+
+def test_phantoms_can_be_set_aside(brain):
+    rule = ValidationRule(share=0.5, seed=3)
+    found = find_subjects(brain, "phantom", None, 4, 1, rule)
+    assert [s.split for s in found.subjects] == ["train"] * 2 + ["validation"] * 2 + ["test"]
+    assert found.describe_split().startswith(
+        "2 train, 2 validation, 1 test subjects (generated, validation share 0.5, seed 3)"
+    )
+    assert find_subjects(brain, "phantom", None, 4, 0).names_of_split("test") == []

@@ -180,7 +180,8 @@ def test_no_label_of_freesurfer_is_without_a_structure():
         ("background =", "backgroud =", ["labels.backgroud", "did you mean background?"]),
         ('["c"]', '["c", "a"]', ["miccai2012.split: subjects are in train and test: a."]),
         ('["c"]', '["c", "c"]', ["test subjects are listed twice: c"]),
-        ('["c"]', "[]", ["no test subject"]),
+        ('["c"]', '["c"]\nval = ["a"]', ["subjects are in train and validation: a."]),
+        ('["c"]', '["c"]\nval = ["d"]\nvalidation = ["e"]', ["split.val: unknown key"]),
         ('["c"]', "[1000]", ["split", "names in quotes"]),
         ('["c"]', "20", ["split.test: must be a list, not 20"]),
         ('["c"]', '["c"]\nsame_person = [["a", "c"]]', ["subjects a, c are one person"]),
@@ -274,9 +275,10 @@ def test_a_source_that_says_half_is_refused(write_task, source, words):
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ("{ test_share = 1.5 }", ["test_share: must be a share between 0 and 1"]),
+        ("{ test_share = 1.5 }", ["test_share: must be at least 0 and below 1, not 1.5"]),
         ('{ test_share = 0.5, train = ["a"] }', ["test_share: unknown key"]),
-        ('{ train = ["a"] }', ["split.test: is missing"]),
+        ('{ test = ["a"] }', ["split.train: is missing"]),
+        ("{ train = [] }", ["no train subject"]),
     ],
 )
 def test_a_split_is_lists_or_a_share(write_task, split, words):
