@@ -8,7 +8,7 @@ import functools
 import json
 from pathlib import Path
 
-from mtseg.cli.command import BAD_INPUT, DONE, positive, run
+from mtseg.cli.command import BAD_INPUT, DONE, add_bids_filter, positive, run
 from mtseg.errors import InputError
 from mtseg.system.progress import Progress
 
@@ -25,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         "source", metavar="TASK:SOURCE", help="task and source, such as brain:miccai2012"
     )
     parser.add_argument("folder", metavar="DIR", help="folder of the data set")
+    add_bids_filter(parser)
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument(
         "--num-processes",
@@ -47,10 +48,13 @@ def _check(argv: list[str]) -> int:
     from mtseg.sources.subject import Issue
     from mtseg.system.hardware import num_cores
     from mtseg.system.processes import run_all
-    from mtseg.tasks.label_space import parse_tasks
+    from mtseg.tasks.label_space import filter_bids, parse_tasks
     from mtseg.tasks.task_file import GENERATED
 
-    selections = parse_tasks(arguments.source).selections
+    label_space = parse_tasks(arguments.source)
+    if arguments.bids_filter is not None:
+        label_space = filter_bids(label_space, arguments.bids_filter)
+    selections = label_space.selections
     if len(selections) != 1 or len(selections[0].sources) != 1:
         raise InputError(f"{arguments.source}: names several sources. Check them one at a time.")
     task, (source,) = selections[0].task, selections[0].sources

@@ -110,6 +110,23 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    """Reads a whole number of at least 0; a `type` for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
+    return value
+
+
+def add_bids_filter(parser: argparse.ArgumentParser) -> None:
+    """Adds `--bids-filter`, which `mtseg.tasks.file_choice.with_entity_filter` reads."""
+    parser.add_argument(
+        "--bids-filter",
+        metavar="FILTER",
+        help="entities that choose among the files of a BIDS data set, such as run=1,desc=aseg",
+    )
+
+
 def command_line(name: str, arguments: list[str]) -> str:
     """The command line, quoted so that it can be typed again."""
     return shlex.join([name, *arguments])

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from mtseg.cli.command import DONE, add_beam_flags, check_beam_flags, positive, run
+from mtseg.cli.command import (
+    DONE,
+    add_beam_flags,
+    add_bids_filter,
+    check_beam_flags,
+    not_negative,
+    positive,
+    run,
+)
 from mtseg.errors import InputError
 from mtseg.system.quiet_tensorflow import import_tensorflow
 
@@ -37,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="[SOURCE=]DIR",
         help="folder of the scans; with several sources, once per source; phantoms need none",
     )
+    add_bids_filter(parser)
     parser.add_argument(
         "--patches-per-class",
         type=positive,
@@ -45,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=not_negative,
         metavar="N",
         default=0,
         help="random seed of the choice of patches (default: %(default)s)",
@@ -90,10 +99,12 @@ def _prepare(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     from mtseg.records import WORKER_IMPORTS
     from mtseg.system.processes import begin_workers
-    from mtseg.tasks.label_space import parse_tasks
+    from mtseg.tasks.label_space import filter_bids, parse_tasks
     from mtseg.tasks.task_file import GENERATED
 
     label_space = parse_tasks(",".join(arguments.tasks))
+    if arguments.bids_filter is not None:
+        label_space = filter_bids(label_space, arguments.bids_filter)
     has_phantoms = any(GENERATED in selection.sources for selection in label_space.selections)
     for name in ("size", "num_train", "num_test"):
         if getattr(arguments, name) is not None and not has_phantoms:

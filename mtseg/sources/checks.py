@@ -39,7 +39,7 @@ ISSUE_KINDS = {
     "grid": "scan and label map are on different grids",
     "not_finite": "voxels that are NaN or infinite",
     "blank": "no voxel above 0",
-    "labels": "labels that are not whole numbers or not listed",
+    "labels": "labels that are not whole numbers, not listed, or of several classes",
     "empty": "a label map without any class of the task",
     "absent": "a class that a subject, or every training subject, does not have",
     "spacing": "an implausible voxel size",

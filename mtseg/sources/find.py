@@ -6,12 +6,11 @@ for training or for testing. Names of labels become values. No scan is read here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.phantoms.scanner import CLASS_LABELS
+from mtseg.sources.label_values import resolve_labels
 from mtseg.sources.layouts.catalog import LAYOUTS, find_files
 from mtseg.sources.layouts.dataset_files import DatasetFiles, SubjectFiles
 from mtseg.sources.splits import (
@@ -71,10 +70,11 @@ def find_subjects(
             f"{where}: needs scans. Give mtseg-prepare --manual-dir a folder with {expected}."
         )
     folder = Path(manual_dir)
-    found = find_files(labels.layout, folder, where)
-    labels = _resolve_labels(task, labels, found, folder)
+    found = find_files(labels, folder, where)
+    labels, label_issues = resolve_labels(task, labels, found, folder)
     chosen = choose_split(labels, found, folder, validation)
     subjects, issues = _complete_subjects(found, chosen.split, folder)
+    issues += label_issues
     try:
         chosen.split.check(chosen.path)
     except InputError as error:
@@ -131,49 +131,6 @@ def _sides(split: Split) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return ("train", split.train), ("validation", split.validation), ("test", split.test)
 
 
-def _resolve_labels(
-    task: Task, labels: LabelSource, found: DatasetFiles, folder: Path
-) -> LabelSource:
-    """Turns names of labels into the values that the data set gives them.
-
-    Without labels in the task file, a class has the label of its name; in a data set that names no
-    label, the classes are 1, 2, ... in their order.
-    """
-    known = found.label_names
-    if labels.values is None:
-        if known:
-            values = tuple((name, (name,)) for name in task.class_names[1:])
-            ignored = ("ignore",) if "ignore" in known else ()
-            labels = replace(labels, values=values, background=("background",), ignore=ignored)
-        else:
-            numbers = tuple((name, (n,)) for n, name in enumerate(task.class_names[1:], start=1))
-            labels = replace(labels, values=numbers, background=(0,))
-
-    def resolve(given: Sequence[int | str]) -> tuple[int, ...]:
-        resolved: list[int] = []
-        for label in given:
-            if isinstance(label, int):
-                resolved.append(label)
-            elif label in known:
-                resolved += known[label]
-            elif label == "background":
-                resolved.append(0)
-            else:
-                raise InputError(
-                    f"{folder}: the data set has no label {label!r} for {task.name}. Its labels: "
-                    f"{first_ten(known) or 'none'}. Say which labels are which class under "
-                    f"sources.{labels.name}.labels in {task.file_to_edit}."
-                )
-        return tuple(resolved)
-
-    return replace(
-        labels,
-        values=tuple((name, resolve(given)) for name, given in labels.values or ()),
-        background=resolve(labels.background),
-        ignore=resolve(labels.ignore),
-    )
-
-
 def _complete_subjects(
     found: DatasetFiles, split: Split, folder: Path
 ) -> tuple[list[Subject], list[Issue]]:
@@ -208,7 +165,7 @@ def _complete_subjects(
             remedy = (
                 f"Add what is missing, or list the other subjects in {SPLIT_FILE}."
                 if is_missing
-                else "Keep one scan and one label map."
+                else by_name[name].remedy or "Keep one scan and one label map."
             )
             issues.append(
                 Issue(

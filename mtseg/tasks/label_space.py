@@ -9,13 +9,14 @@ Reference: Moeskops et al., MICCAI 2016, section 3.2.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.tasks.file_choice import with_entity_filter
 from mtseg.tasks.task import Task, TissueClass, did_you_mean
 from mtseg.tasks.task_file import GENERATED, read_task, shipped_path, shipped_tasks
 
@@ -230,6 +231,28 @@ def parse_tasks(text: str) -> LabelSpace:
         InputError: if a name is empty, unknown or repeated, or a task file cannot be used.
     """
     return LabelSpace(tuple(_parse_selection(item.strip(), text) for item in text.split(",")))
+
+
+def filter_bids(label_space: LabelSpace, text: str) -> LabelSpace:
+    """Gives a filter of entities to every named source that has the layout bids.
+
+    Args:
+        label_space: from `parse_tasks`.
+        text: such as `run=1,desc=aseg`; it replaces the filter of a task file.
+
+    Raises:
+        InputError: if no source has the layout, or the text cannot be read.
+    """
+    selections, is_used = [], False
+    for selection in label_space.selections:
+        task = selection.task
+        for source in selection.sources:
+            if task.source(source).layout == "bids":
+                task, is_used = with_entity_filter(task, source, text), True
+        selections.append(replace(selection, task=task))
+    if not is_used:
+        raise InputError("--bids-filter: no source here has the layout bids. Leave it out.")
+    return LabelSpace(tuple(selections))
 
 
 def _parse_selection(item: str, text: str) -> TaskSelection:

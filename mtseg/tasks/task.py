@@ -59,7 +59,8 @@ class Split:
     Attributes:
         train: names, at least one; empty if the folder of scans decides.
         test: names; none if all scans are to be trained on.
-        same_person: groups of subjects that are one person, who must be on one side.
+        same_person: groups of subjects that are one person, who must be on one side. Groups that
+            share a subject are joined.
         test_share: share of the persons, at least 0 and below 1, to hold out for testing if nothing
             says which; None is the default of `mtseg.sources.splits`.
         validation: names; no subject is on two sides.
@@ -70,6 +71,9 @@ class Split:
     same_person: tuple[tuple[str, ...], ...] = ()
     test_share: float | None = None
     validation: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "same_person", _join_groups(self.same_person))
 
     def check(self, path: str | Path) -> None:
         """Refuses a split that would test on what was trained on.
@@ -123,6 +127,11 @@ class LabelSource:
         background: labels that are background.
         split: which subjects are for training, validation and testing.
         ignore: labels of voxels whose class is unknown.
+        images: pattern of the scans' paths, in which `*` is the subject (see
+            `mtseg.sources.layouts.folders`); empty if the layout says how they are named.
+        label_maps: likewise of the label maps.
+        entity_filter: entities and their values that choose among the files of a BIDS data set (see
+            `mtseg.sources.layouts.bids`).
     """
 
     name: str
@@ -131,6 +140,9 @@ class LabelSource:
     background: tuple[int | str, ...]
     split: Split
     ignore: tuple[int | str, ...] = ()
+    images: str = ""
+    label_maps: str = ""
+    entity_filter: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -250,15 +262,14 @@ class Task:
             InputError: if a label is not listed in the task file, or, of kind `empty`, if no voxel
                 has a class of the task.
         """
-        lookup = self._lookup(source)
-        highest = len(lookup) - 2
+        lookup, lowest = self._lookup(source)
         mapped = np.empty_like(label_map, np.uint8, subok=False)
         unlisted: set[int] = set()
         # Slice by slice: as int64, a whole CT would need up to eight times its own memory.
         for index in range(label_map.shape[-1]):
             part = label_map[..., index].astype(np.int64)
             # Labels outside the listed range take the last place of the table; -1 is that place.
-            classes = lookup[np.clip(part, -1, highest + 1)]
+            classes = lookup[np.clip(part - lowest, -1, len(lookup) - 1)]
             mapped[..., index] = classes
             if (classes == _UNLISTED).any():
                 unlisted.update(np.unique(part[classes == _UNLISTED]).tolist())
@@ -276,18 +287,33 @@ class Task:
             )
         return mapped
 
-    def _lookup(self, source: LabelSource) -> npt.NDArray[np.int16]:
-        """A table from labels to class indices, (highest label + 2,); the last is `_UNLISTED`."""
+    def _lookup(self, source: LabelSource) -> tuple[npt.NDArray[np.int16], int]:
+        """A table from labels to class indices, and the label of its first place.
+
+        Its last place, behind that of the highest label, is `_UNLISTED`.
+        """
         annotated = dict(source.values or ())
         is_partial = any(name not in annotated for name in self.class_names[1:])
         listed = [(IGNORED if is_partial else 0, source.background), (IGNORED, source.ignore)]
         listed += [(self.class_names.index(name), values) for name, values in annotated.items()]
         labels = [(class_index, [int(value) for value in values]) for class_index, values in listed]
+        lowest = min(min([0, *values]) for _, values in labels)
         highest = max(max([0, *values]) for _, values in labels)
-        lookup = np.full(highest + 2, _UNLISTED, np.int16)
+        lookup = np.full(highest - lowest + 2, _UNLISTED, np.int16)
         for class_index, values in labels:
-            lookup[values] = class_index
-        return lookup
+            lookup[[value - lowest for value in values]] = class_index
+        return lookup, lowest
+
+
+def _join_groups(groups: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
+    """Joins groups that share a name: if a is b and b is c, the three are one group."""
+    joined: list[tuple[str, ...]] = []
+    for group in groups:
+        touched = [other for other in joined if set(other) & set(group)]
+        names = [name for each in (*touched, group) for name in each]
+        joined = [other for other in joined if other not in touched]
+        joined.append(tuple(dict.fromkeys(names)))
+    return tuple(joined)
 
 
 def first_ten(items: Iterable[object]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
+from mtseg.tasks.file_choice import read_file_choice
 from mtseg.tasks.task import TASK_FILES, LabelSource, Split, Task, TissueClass, did_you_mean
 
 if sys.version_info >= (3, 11):
@@ -29,6 +30,9 @@ FIRST_TEST_SEED = 1000
 """Seeds of training phantoms begin at 0, those of test phantoms here: no subject is in both."""
 
 LARGEST_LABEL = 65_535
+
+LOWEST_LABEL = -32_768
+"""Only background and ignored voxels have labels below 0: some programs write -1 there."""
 
 _SIDES = ("train", "validation", "test")
 
@@ -95,7 +99,8 @@ def read_task(path: str | Path) -> Task:
             cannot be used; the message names the file and the key.
     """
     try:
-        file = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        # Windows writes a byte order mark, which utf-8-sig leaves out.
+        file = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply. Give a task file.") from error
     except (OSError, RuntimeError) as error:  # RuntimeError: the home folder of ~NAME is not known
@@ -148,7 +153,13 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
     is_generated = name == GENERATED
     tables = {"labels": _TABLE, "split": _TABLE}
     required = tables if is_generated else {}
-    optional = {} if is_generated else tables | {"layout": _TEXT}  # phantoms have no files
+    of_files = {"layout": _TEXT, "images": _TEXT, "label_maps": _TEXT, "filter": _TABLE}
+    optional = {} if is_generated else tables | of_files  # phantoms have no files
+    if type(source) is dict and type(source.get("labels")) is str:
+        raise InputError(
+            f"{where}labels: is the table of label values. Write the pattern of the label files as "
+            "label_maps."
+        )
     _check_table(source, where, required, optional | {"not_annotated": _LIST})
     if is_generated:
         _check_table(source["split"], f"{where}split.", {"train": _COUNT, "test": _COUNT})
@@ -157,13 +168,14 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
     else:
         split = _read_split(source.get("split", {}), f"{where}split")
     layout = source.get("layout", name)
+    files = read_file_choice(source, layout, where)
     if "labels" not in source:
         if "not_annotated" in source:
             raise InputError(
                 f"{where}not_annotated: needs labels. List those of the background and of the "
                 "other classes."
             )
-        return LabelSource(name, layout, None, (), split)
+        return LabelSource(name, layout, None, (), split, **files)
     absent = source.get("not_annotated", [])
     for missing in absent:
         if missing not in class_names:
@@ -178,7 +190,10 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
     if not annotated:
         raise InputError(f"{where}not_annotated: lists all classes. Delete the source.")
     owners: dict[int | str, str] = {}
-    labels = {key: _expand(values, f"{where}labels.{key}") for key, values in table.items()}
+    labels = {
+        key: _expand(values, f"{where}labels.{key}", is_class=key in annotated)
+        for key, values in table.items()
+    }
     for key, values in labels.items():
         for value in values:
             if value in owners:
@@ -188,9 +203,8 @@ def _read_source(name: str, source: Any, class_names: list[str], where: str) -> 
                 )
             owners[value] = key
     of_classes = tuple((key, labels[key]) for key in annotated)
-    return LabelSource(
-        name, layout, of_classes, labels["background"], split, labels.get("ignore", ())
-    )
+    ignored = labels.get("ignore", ())
+    return LabelSource(name, layout, of_classes, labels["background"], split, ignored, **files)
 
 
 def _read_split(split: Any, where: str) -> Split:
@@ -216,8 +230,9 @@ def _read_split(split: Any, where: str) -> Split:
     return subjects
 
 
-def _expand(values: list[Any], where: str) -> tuple[int | str, ...]:
+def _expand(values: list[Any], where: str, is_class: bool) -> tuple[int | str, ...]:
     """Labels from numbers, ranges such as "100-207", and names that a data set gives to numbers."""
+    lowest = 0 if is_class else LOWEST_LABEL
     labels: list[int | str] = []
     for value in values:
         ends = _RANGE.fullmatch(value) if type(value) is str else None
@@ -225,10 +240,10 @@ def _expand(values: list[Any], where: str) -> tuple[int | str, ...]:
             labels.append(value)
             continue
         low, high = (int(end) for end in ends.groups()) if ends else (value, value)
-        if type(low) is not int or not 0 <= low <= high <= LARGEST_LABEL:
+        if type(low) is not int or not lowest <= low <= high <= LARGEST_LABEL:
             raise InputError(
-                f"{where}: {value!r} is not a label. Write numbers from 0 to {LARGEST_LABEL}, "
-                'ranges such as "100-207", or names that the data set gives them.'
+                f"{where}: {value!r} is not a label. Write numbers from {lowest} to "
+                f'{LARGEST_LABEL}, ranges such as "100-207", or names that the data set gives them.'
             )
         labels += range(low, high + 1)
     if not labels:

@@ -102,20 +102,84 @@ def test_nnunets_test_scans_are_used_where_they_have_label_maps(task, tmp_path):
     assert {s.name for s in found.subjects if s.split == "test"} == {"t1"}
 
 
+PATTERNS = """
+[sources.folder]
+images = "{}"
+label_maps = "{}"
+"""
+
+
+def write_as(folder, image, label_map):
+    """The subjects of `write_folder` under other names; {} is the subject."""
+    for number, name in enumerate(NAMES):
+        scan, labels = subject(number)
+        write(folder / image.format(*[name] * 3), scan)
+        write(folder / label_map.format(*[name] * 3), labels)
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("images", "label_maps"),
     [
-        ({"labels": {"background": 0, "kidney": "one"}}, "labels are not as nnU-Net writes them"),
-        ({"labels": ["background", "kidney"]}, "labels are not as nnU-Net writes them"),
-        ({"channel_names": 1}, "channels"),
+        ("imgs/*_t1.nii.gz", "segs/*_seg.nii.gz"),
+        ("*/*_t1.nii.gz", "*/*_seg.nii.gz"),
+        ("BraTS_*/BraTS_*_t1.nii.gz", "BraTS_*/BraTS_*_seg.nii.gz"),
+        ("all/*.nii.gz", "all/*_seg.nii.gz"),
+        ("all/*_t1.nii.gz", "all/*.nii.gz"),
+        ("sc[an]s/*", "maps/*"),
     ],
 )
-def test_a_dataset_json_with_other_contents_is_refused(task, tmp_path, change, words):
-    path = write_nnunet(tmp_path / "data") / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    message = refused(find_subjects, task, "nnunet", tmp_path / "data")
-    assert str(path) in message
-    assert words in message
+def test_patterns_of_the_task_file_find_files_of_any_name(tmp_path, images, label_maps):
+    task = write_task(tmp_path / "t.toml", PATTERNS.format(images, label_maps))
+    endings = [p if p.endswith("gz") else f"{p}.nii.gz" for p in (images, label_maps)]
+    folder = write_as(tmp_path / "data", *(p.replace("*", "{}") for p in endings))
+    write(folder / "other" / "b1_t1.nii.gz", subject(8)[0])
+    found = find_subjects(task, "folder", folder)
+    assert sorted(s.name for s in found.require_sound().subjects) == list(NAMES)
+    for s in found.subjects:
+        assert s.image_path.endswith(endings[0].replace("*", s.name))
+        assert s.label_path.endswith(endings[1].replace("*", s.name))
+
+
+def test_a_pattern_finds_series_and_follows_links(tmp_path):
+    task = write_task(tmp_path / "t.toml", PATTERNS.format("cases/*/mr", "cases/*/seg.nii.gz"))
+    for number, name in enumerate(NAMES):
+        image, labels = subject(number)
+        write_series(tmp_path / "real" / name / "mr", image.astype(np.float32), AFFINE)
+        write(tmp_path / "real" / name / "seg.nii.gz", labels)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cases").symlink_to(tmp_path / "real")
+    subjects = prepared(task, "folder", tmp_path / "data")
+    np.testing.assert_array_equal(subjects["a1"].class_index_map, np.flip(subject(0)[1], (0, 1)))
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_the_pattern(tmp_path):
+    task = write_task(tmp_path / "t.toml", PATTERNS.format("imgs/*_t2.nii.gz", "segs/*.nii.gz"))
+    folder = write_as(tmp_path / "data", "imgs/{}_t1.nii.gz", "other/{}.nii.gz")
+    message = refused(find_subjects, task, "folder", folder)
+    assert "Give a folder with imgs/*_t2.nii.gz (scans)" in message
+
+
+def test_folders_that_are_named_like_scans_are_opened(task, tmp_path):
+    """Kaggle unpacks s1.nii.gz as s1.nii/s1.nii, or with another name inside."""
+    folder = tmp_path / "data"
+    for number, name in enumerate(NAMES):
+        image, labels = subject(number)
+        write(folder / "images" / f"{name}.nii" / f"{name}.nii", image)
+        write(folder / "labels" / f"{name}.nii" / "W39_segmentation.nii", labels)
+    subjects = prepared(task, "folder", folder)
+    np.testing.assert_array_equal(subjects["a2"].class_index_map, np.flip(subject(1)[1], (0, 1)))
+
+
+@pytest.mark.parametrize("layout", ["imagecas", "asoca"])
+def test_linked_folders_are_followed_once(task, tmp_path, layout):
+    real = WRITERS[layout](tmp_path / "real")
+    (tmp_path / "links").mkdir()
+    for sub in real.iterdir():
+        (tmp_path / "links" / sub.name).symlink_to(sub)
+    (real / sub.name / "loop").symlink_to(real)
+    found = find_subjects(task, layout, tmp_path / "links").require_sound()
+    assert len(found.subjects) == len(NAMES)
 
 
 def test_more_than_one_channel_is_refused(task, tmp_path):

@@ -99,6 +99,17 @@ def test_a_single_person_cannot_be_divided(task, tmp_path):
     assert "second person" in message
 
 
+def test_scans_that_are_one_person_through_others_stay_together(tmp_path):
+    """a1 is a2, a2 is a3: the three are one person, wherever the pairs are listed."""
+    pairs = 'same_person = [["a2", "a1"], ["a4", "a5"], ["a3", "a2"]]\n'
+    task = write_task(tmp_path / "t.toml", f"[sources.folder.split]\n{pairs}")
+    folder = write_folder(tmp_path / "data")
+    sides = {s.name: s.split for s in find_subjects(task, "folder", folder).subjects}
+    assert sides["a1"] == sides["a2"] == sides["a3"] != sides["a4"] == sides["a5"]
+    (folder / "split.csv").write_text("subject,split\na1,train\na4,train\na3,test\n")
+    assert "are one person" in refused(list_subjects, task, "folder", folder)
+
+
 def test_the_share_of_test_subjects_may_be_chosen(tmp_path):
     task = write_task(tmp_path / "t.toml", "[sources.folder]\nsplit = { test_share = 0.4 }\n")
     found = find_subjects(task, "folder", write_folder(tmp_path / "data"))

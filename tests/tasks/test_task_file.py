@@ -5,6 +5,7 @@ import pytest
 
 from mtseg.phantoms.scanner import CLASS_LABELS
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.task import IGNORED
 from mtseg.tasks.task_file import read_task, shipped_path, shipped_tasks
 from tests.tasks.kidney_task import KIDNEY, refused
 
@@ -174,7 +175,8 @@ def test_no_label_of_freesurfer_is_without_a_structure():
         ("cyst = [5]", "cyst = [5]\nignore = [5]", ["labels.ignore: 5 is listed twice", "cyst"]),
         ('name = "cyst"', 'name = "ignore"', ["classes: 'ignore'"]),
         ("cyst = [5]", "cyst = [5.0]", ["labels.cyst: 5.0 is not a label"]),
-        ("cyst = [5]", "cyst = [-5]", ["labels.cyst: -5 is not a label"]),
+        ("cyst = [5]", "cyst = [-5]", ["labels.cyst: -5 is not a label", "from 0 to"]),
+        ("[0, ", "[-99999, ", ["labels.background: -99999 is not a label", "from -32768 to"]),
         ("cyst = [5]", "cyst = [true]", ["labels.cyst: True is not a label"]),
         ("cyst = [5]", 'cyst = ["5-99999999999"]', ["labels.cyst", "65535"]),
         ("background =", "backgroud =", ["labels.backgroud", "did you mean background?"]),
@@ -196,6 +198,50 @@ def test_a_faulty_task_file_is_refused_by_file_and_key(write_task, old, new, wor
     message = refused(read_task, path)
     assert message.startswith(f"{path}: ")
     assert all(word in message for word in words), message
+
+
+def test_voxels_without_a_class_may_be_below_0(write_task):
+    """Some programs write -1 for the background, others for what was not looked at."""
+    label_map = np.array([-1, 0, 1, 5, 7])
+    for key, mapped in (("background", 0), ("ignore", IGNORED)):
+        extra = f"ignore = [-1]\nbackground = [0, {'7-9'!r}]" if key == "ignore" else ""
+        path = write_task('background = [0, "7-9"]', extra or 'background = [-1, 0, "7-9"]')
+        task = read_task(path)
+        found = task.map_labels(label_map, task.source("miccai2012"), "x")
+        assert found.tolist() == [mapped, 0, 1, 2, 0]
+    task = read_task(write_task())
+    assert "labels -1 are not listed" in refused(
+        task.map_labels, label_map, task.source("miccai2012"), "x"
+    )
+
+
+def test_a_byte_order_mark_is_left_out(write_task):
+    path = write_task()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_task(path).name == "kidney"
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ('folder]\nimages = "a/*.nii"', "images: give patterns of both, images and label_maps"),
+        ('folder]\nimages = "a.nii"\nlabel_maps = "*"', "images: 'a.nii' is not a pattern"),
+        ('folder]\nimages = "../*"\nlabel_maps = "*"', "images: '../*' is not a pattern"),
+        ('folder]\nimages = "**/a"\nlabel_maps = "*"', "images: '**/a' is not a pattern"),
+        ('folder]\nlabels = "a/*.nii"', "labels: is the table of label values"),
+        ('msd]\nimages = "*"\nlabel_maps = "*"', "images: is for the layout folder, not msd"),
+        ('msd]\nfilter = { run = "1" }', "filter: is for the layout bids, not msd"),
+        ("bids]\nfilter = { run = 1 }", 'filter.run: write the value in quotes: run = "1"'),
+        ('bids]\nfilter = { "run-1" = "1" }', "filter: run-1 = '1' is not an entity"),
+        ('bids]\nfilter = "run=1"', "filter: must be a table"),
+    ],
+)
+def test_a_choice_of_files_that_cannot_be_meant_is_refused(write_task, source, words):
+    path = write_task()
+    path.write_text(f"{KIDNEY}\n[sources.{source}\n")
+    assert f"{path}: sources." in refused(read_task, path)
+    assert words in refused(read_task, path)
 
 
 def test_a_phantom_split_is_two_numbers(write_task):

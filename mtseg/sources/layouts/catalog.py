@@ -6,20 +6,24 @@ subjects are complete, and `mtseg.sources.checks` whether their voxels are usabl
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from mtseg.errors import InputError
+from mtseg.sources.layouts.bids import find_bids
 from mtseg.sources.layouts.dataset_files import DatasetFiles
 from mtseg.sources.layouts.decathlon import find_msd, find_nnunet
 from mtseg.sources.layouts.folders import (
     find_asoca,
+    find_by_patterns,
     find_folder,
+    find_freesurfer,
     find_imagecas,
     find_miccai2012,
 )
-from mtseg.sources.layouts.neuroimaging import find_bids, find_freesurfer
+from mtseg.tasks.task import LabelSource
 
 
 class Layout(NamedTuple):
@@ -60,18 +64,25 @@ LAYOUTS = {
 """Name of a layout, as in a task file -> the layout."""
 
 
-def find_files(layout: str, folder: Path, where: str) -> DatasetFiles:
+def find_files(labels: LabelSource, folder: Path, where: str) -> DatasetFiles:
     """Finds the files of every subject in the folder of a data set.
 
     Args:
-        layout: one of `LAYOUTS`.
+        labels: the source, with one of `LAYOUTS`, and with its patterns or filter if it has any.
         folder: the folder of the data set.
         where: the task and source, for messages.
 
     Raises:
         InputError: if the folder cannot be listed, does not have this layout, or has no scan.
     """
-    find, expected = LAYOUTS[layout]
+    find, expected = LAYOUTS[labels.layout]
+    if labels.images:
+        find = functools.partial(
+            find_by_patterns, images=labels.images, label_maps=labels.label_maps
+        )
+        expected = f"{labels.images} (scans) and {labels.label_maps} (label maps)"
+    elif labels.entity_filter:
+        find = functools.partial(find_bids, entity_filter=dict(labels.entity_filter))
     try:
         next(folder.iterdir(), None)
         found = find(folder)

@@ -1,15 +1,12 @@
-"""Layouts with a `dataset.json`: nnU-Net v2 and the Medical Segmentation Decathlon.
+"""Layouts with a `dataset.json`: nnU-Net and the Medical Segmentation Decathlon.
 
-References: nnU-Net, `documentation/dataset_format.md`; Antonelli et al., "The Medical Segmentation
-Decathlon", Nature Communications 2022.
+`mtseg.sources.layouts.dataset_json` reads that file; here its scans and label maps are found.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 from mtseg.errors import InputError
 from mtseg.scans.reading import scan_stem
@@ -20,6 +17,16 @@ from mtseg.sources.layouts.dataset_files import (
     list_scan_files,
     pair_files,
 )
+from mtseg.sources.layouts.dataset_json import (
+    read_dataset_json,
+    read_file_ending,
+    read_label_names,
+    read_region_order,
+    require_one_channel,
+)
+
+_CHANNEL = "_0000"
+"""End of the names of nnU-Net's scans: the number of the channel."""
 
 
 def find_nnunet(folder: Path) -> DatasetFiles:
@@ -29,27 +36,25 @@ def find_nnunet(folder: Path) -> DatasetFiles:
     if they have no label maps: the organisers of a challenge keep those.
 
     Raises:
-        InputError: if `dataset.json` is missing or of another kind, or scans have several channels.
+        InputError: if `dataset.json` is missing or of another kind, scans have several channels, or
+            the scans are named as the Decathlon names them.
     """
     path = folder / "dataset.json"
-    dataset = _read_dataset_json(path)
-    if "channel_names" not in dataset or "file_ending" not in dataset:
-        hint = " It looks like one of the Decathlon: name the source msd." * ("modality" in dataset)
+    dataset = read_dataset_json(path)
+    key = "channel_names" if "channel_names" in dataset else "modality"
+    if key not in dataset or (key == "channel_names" and "file_ending" not in dataset):
         raise InputError(
-            f"{path}: lacks channel_names and file_ending, which nnU-Net's second version has."
-            f"{hint or ' Convert the data set, or use the layout folder.'}"
+            f"{path}: lacks channel_names and file_ending, which nnU-Net's second version has. "
+            "Convert the data set, or use the layout folder."
         )
-    _require_one_channel(path, dataset["channel_names"])
-    try:
-        label_names = {
-            str(name): tuple(int(value) for value in (v if isinstance(v, list) else [v]))
-            for name, v in dataset.get("labels", {}).items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
+    require_one_channel(path, key, dataset[key])
+    label_names = read_label_names(path, dataset)
+    ending = read_file_ending(path, dataset)
+    if "dataset" in dataset and not (folder / "imagesTr").is_dir():
         raise InputError(
-            f"{path}: labels are not as nnU-Net writes them ({error}). Correct it."
-        ) from error
-    ending = str(dataset["file_ending"])
+            f"{path}: lists its files one by one under dataset, which is not supported. Link the "
+            "files into imagesTr and labelsTr."
+        )
     subjects = []
     for images, labels, split in (
         ("imagesTr", "labelsTr", "train"),
@@ -57,9 +62,15 @@ def find_nnunet(folder: Path) -> DatasetFiles:
     ):
         if split == "train" or (folder / labels).is_dir():
             scans = _list_names(folder / images, ending)
-            named_scans = ((name.removesuffix("_0000"), scan) for name, scan in scans)
+            if key == "modality" and not any(name.endswith(_CHANNEL) for name, _ in scans):
+                raise InputError(
+                    f"{folder / images}: has no NAME{_CHANNEL}{ending}, as nnU-Net names scans. If "
+                    "the data set is the Decathlon's, name the source msd."
+                )
+            named_scans = ((name.removesuffix(_CHANNEL), scan) for name, scan in scans)
             subjects += pair_files(named_scans, _list_names(folder / labels, ending), split)
-    return DatasetFiles(tuple(subjects), label_names)
+    is_ordered = read_region_order(path, dataset, label_names)
+    return DatasetFiles(tuple(subjects), label_names, has_region_order=is_ordered)
 
 
 def _list_names(folder: Path, ending: str) -> list[tuple[str, Path]]:
@@ -71,6 +82,13 @@ def _list_names(folder: Path, ending: str) -> list[tuple[str, Path]]:
     ]
 
 
+def _is_nnunets(path: Path) -> bool:
+    """Whether a scan that `dataset.json` lists is there under the name that nnU-Net gives it."""
+    name = scan_stem(path)
+    ending = path.name.removeprefix(name)
+    return not path.exists() and path.with_name(f"{name}{_CHANNEL}{ending}").exists()
+
+
 def find_msd(folder: Path) -> DatasetFiles:
     """The pairs of scan and label map that `dataset.json` lists under `training`.
 
@@ -79,7 +97,7 @@ def find_msd(folder: Path) -> DatasetFiles:
             folder, or scans have several channels.
     """
     path = folder / "dataset.json"
-    dataset = _read_dataset_json(path)
+    dataset = read_dataset_json(path)
     if "modality" not in dataset or "training" not in dataset:
         hint = " It looks like one of nnU-Net: name the source nnunet." * (
             "channel_names" in dataset
@@ -88,20 +106,23 @@ def find_msd(folder: Path) -> DatasetFiles:
             f"{path}: lacks modality and training, which a data set of the Medical Segmentation "
             f"Decathlon has.{hint or ' Use the layout folder.'}"
         )
-    _require_one_channel(path, dataset["modality"])
+    require_one_channel(path, "modality", dataset["modality"])
+    label_names = read_label_names(path, dataset)
     try:
-        label_names: dict[str, tuple[int, ...]] = {
-            str(name): (int(value),) for value, name in dataset["labels"].items()
-        }
         listed = [(Path(e["image"]), Path(e["label"])) for e in dataset["training"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: labels or training are not as the Decathlon writes them ({error!r}). Correct "
-            "it."
+            f"{path}: training is not as the Decathlon writes it ({error!r}). Correct it: a list "
+            'of {"image": ..., "label": ...}.'
         ) from error
     for file in (file for pair in listed for file in pair):
         if file.is_absolute() or os.path.normpath(file).startswith(".."):
             raise InputError(f"{path}: names {file}, which is outside of its folder. Correct it.")
+    if listed and all(_is_nnunets(folder / image) for image, _ in listed):
+        raise InputError(
+            f"{folder}: its scans are named NAME{_CHANNEL}, as nnU-Net names them. Name the source "
+            "nnunet."
+        )
     subjects = []
     used: set[Path] = set()
     for image, label_map in listed:
@@ -119,29 +140,3 @@ def find_msd(folder: Path) -> DatasetFiles:
     return DatasetFiles(
         tuple(sorted(subjects, key=lambda files: files.name)), label_names, tuple(unused)
     )
-
-
-def _read_dataset_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is not a JSON object")
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path.parent}: has no dataset.json. Give the data set's own folder."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not a dataset.json: {error}. Correct it.") from error
-    return content
-
-
-def _require_one_channel(path: Path, channels: Any) -> None:
-    """Refuses a data set whose scans have several channels, such as T1 and FLAIR."""
-    if not isinstance(channels, dict | list):
-        raise InputError(f"{path}: does not list the channels of its scans. Correct it.")
-    if len(channels) != 1:
-        names = ", ".join(map(str, channels.values() if isinstance(channels, dict) else channels))
-        raise InputError(
-            f"{path}: its scans have {len(channels)} channels ({names}). The network takes one "
-            "scan at a time: make a data set of one of them."
-        )
