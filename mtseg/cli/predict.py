@@ -88,6 +88,11 @@ def make_parser() -> argparse.ArgumentParser:
         "network decides)",
     )
     parser.add_argument(
+        "--no-postprocessing",
+        action="store_true",
+        help="leave out the post-processing that the task file of a class asks for",
+    )
+    parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
@@ -193,6 +198,7 @@ def _segment(
         spacing_mm=arguments.spacing_mm,
         is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
         task=arguments.task,
+        use_postprocessing=not arguments.no_postprocessing,
         use_probabilities=arguments.probabilities,
         use_dicom_seg=arguments.dicom_seg,
         memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,

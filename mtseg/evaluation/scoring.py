@@ -25,6 +25,7 @@ from mtseg.evaluation.results import Evaluation, Row, join
 from mtseg.evaluation.stored_scan import StoredScan, StoredSlice
 from mtseg.evaluation.surfaces import surface_figures
 from mtseg.inference.dense import DenseNetwork
+from mtseg.inference.postprocessing import class_rules, postprocess
 from mtseg.records.reading import read_selection
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace
@@ -73,6 +74,11 @@ def evaluate_task(
         - If complete, also `hd95_mm`, `surface_dice`, `volume_reference_ml` and
           `volume_predicted_ml`, by the decision rule at the operating points. The predicted volume
           is defined also for a class that the scan does not have; the others are then None.
+        - If complete, for a class that the task file has post-processed also
+          `dice_postprocessed`, `precision_postprocessed`, `recall_postprocessed`,
+          `hd95_mm_postprocessed`, `surface_dice_postprocessed` and
+          `volume_predicted_ml_postprocessed`. All other figures are without post-processing, as in
+          the paper.
         - Per scan `alien_share`, the cross-task error: the share of foreground voxels whose most
           probable class is one of another task, whatever the thresholds. Voxels with the ignore
           label do not count.
@@ -80,6 +86,7 @@ def evaluate_task(
     to_combined = label_space.to_combined(task.name)
     is_thresholded = [rule == "operating_point" for rule in label_space.decisions]
     at_threshold = [c for c in label_space.class_indices(task.name) if is_thresholded[c]]
+    rules = class_rules([selection.task for selection in label_space.selections])
     counted: dict[str, ScanCounts] = {}
     surface_rows: list[Row] = []
     waiting: list[StoredScan] = []
@@ -91,6 +98,13 @@ def evaluate_task(
             labels = scan.labels(points)
             surface_rows.extend(_surface_rows(label_space, task, scan, labels))
             on_labels(scan, labels)
+            own_rules = [r.class_index for r in rules if r.class_index in to_combined[1:]]
+            if own_rules:
+                changed = labels.copy()  # `on_labels` may have kept the others
+                postprocess(changed, rules)
+                surface_rows.extend(
+                    _postprocessed_rows(label_space, task, scan, changed, own_rules)
+                )
 
     for subject in subjects:
         observers: list[TileObserver] = []
@@ -175,28 +189,49 @@ def _count_rows(
 def _surface_rows(
     label_space: LabelSpace, task: Task, scan: StoredScan, labels: npt.NDArray[np.uint8]
 ) -> list[Row]:
-    """The figures that need a whole label map: surface distances and volumes.
-
-    Voxels with the ignore label count in the predicted volume alone.
-    """
+    """The figures that need a whole label map: surface distances and volumes."""
     rows = []
     voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
-    is_known = scan.reference != IGNORED
     for c in label_space.class_indices(task.name):
-        reference, predicted = np.asarray(scan.reference == c), labels == c
-        num_predicted = int(np.count_nonzero(predicted))
-        predicted &= is_known
-        hd95_mm, surface_dice = surface_figures(reference, predicted, scan.spacing_mm)
-        has_class = bool(reference.any())
-        figures = {
-            "hd95_mm": hd95_mm,
-            "surface_dice": surface_dice,
-            "volume_reference_ml": float(reference.sum() * voxel_ml) if has_class else None,
-            "volume_predicted_ml": num_predicted * voxel_ml,
-        }
+        figures = _label_figures(scan, labels, c)
+        reference = np.count_nonzero(scan.reference == c)
+        figures["volume_reference_ml"] = reference * voxel_ml if reference else None
+        names = ("hd95_mm", "surface_dice", "volume_reference_ml", "volume_predicted_ml")
         class_name = label_space.class_names[c]
-        rows += [Row(task.name, class_name, scan.name, *figure) for figure in figures.items()]
+        rows += [Row(task.name, class_name, scan.name, name, figures[name]) for name in names]
     return rows
+
+
+def _postprocessed_rows(
+    label_space: LabelSpace,
+    task: Task,
+    scan: StoredScan,
+    labels: npt.NDArray[np.uint8],
+    class_indices: Sequence[int],
+) -> list[Row]:
+    """All figures of the classes that are post-processed, of labels after it."""
+    return [
+        Row(task.name, label_space.class_names[c], scan.name, f"{name}_postprocessed", value)
+        for c in class_indices
+        for name, value in _label_figures(scan, labels, c).items()
+    ]
+
+
+def _label_figures(
+    scan: StoredScan, labels: npt.NDArray[np.uint8], class_index: int
+) -> dict[str, float | None]:
+    """Figures of a class in a label map; voxels with the ignore label count in the volume alone."""
+    reference, predicted = np.asarray(scan.reference == class_index), labels == class_index
+    volume_ml = np.count_nonzero(predicted) * float(np.prod(scan.spacing_mm)) / 1000
+    predicted &= scan.reference != IGNORED
+    counts = (np.count_nonzero(mask) for mask in (predicted, predicted & reference, reference))
+    hd95_mm, surface_dice = surface_figures(reference, predicted, scan.spacing_mm)
+    figures = metrics.overlap_figures(*(int(count) for count in counts))
+    return figures | {
+        "hd95_mm": hd95_mm,
+        "surface_dice": surface_dice,
+        "volume_predicted_ml": volume_ml,
+    }
 
 
 def evaluate_model(

@@ -68,7 +68,26 @@ def complete_table(evaluation: Evaluation) -> str:
             f"{task}: cross-task error {100 * np.median(shares):.4f} % of the voxels in the median "
             f"scan, at most {100 * max(shares):.4f} %."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_postprocessing_lines(evaluation)])
+
+
+def _postprocessing_lines(evaluation: Evaluation) -> list[str]:
+    """What post-processing changes, one line per class that has it."""
+    lines = []
+    for task, class_name in evaluation.classes:
+        changed = known_values(evaluation, task, class_name, "dice_postprocessed")
+        if not changed:
+            continue
+        before = known_values(evaluation, task, class_name, "dice")
+        distances = [
+            format_median(evaluation, task, class_name, metric, 2)
+            for metric in ("hd95_mm", "hd95_mm_postprocessed")
+        ]
+        lines.append(
+            f"{task} {class_name}: with post-processing Dice {np.mean(changed):.3f} (without "
+            f"{np.mean(before):.3f}), HD95 {distances[1]} mm (without {distances[0]} mm)."
+        )
+    return lines
 
 
 def format_median(

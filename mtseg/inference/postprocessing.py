@@ -71,6 +71,15 @@ class Change:
     num_removed: int
     num_filled: int
 
+    def describe(self) -> str:
+        """What was done, in words."""
+        done = []
+        if self.rule.largest_component:
+            done.append(f"{self.num_removed} voxels outside its largest component removed")
+        if self.rule.fill_holes:
+            done.append(f"{self.num_filled} voxels of holes filled")
+        return f"post-processing of {self.rule.name}: {', '.join(done)}"
+
     def to_json(self) -> dict[str, Any]:
         """The values as the verdict file stores them."""
         return {

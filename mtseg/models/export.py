@@ -19,6 +19,7 @@ Weights only, without TensorFlow's graphs, take 10 % of the space and serve `mts
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -28,11 +29,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
+from mtseg.inference.postprocessing import class_rules
 from mtseg.inference.verdict import calibrate
 from mtseg.models.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
 from mtseg.models.signatures import add_signatures
@@ -184,7 +185,7 @@ def _make_manifest(trained: TrainedModel, evaluation: Evaluation, which: str) ->
     check = calibrate(scans, label_space.class_task)
     return {
         "schema": MANIFEST_SCHEMA,
-        "model_id": _model_id(trained.model.get_weights(), evaluation.operating_points),
+        "model_id": _model_id(trained, evaluation.operating_points),
         "mtseg_version": importlib.metadata.version("mtseg"),
         "weights": which,
         "label_space": label_space.to_json(),
@@ -204,9 +205,12 @@ def _make_manifest(trained: TrainedModel, evaluation: Evaluation, which: str) ->
     }
 
 
-def _model_id(weights: list[npt.NDArray[np.float32]], operating_points: dict[str, float]) -> str:
+def _model_id(trained: TrainedModel, operating_points: dict[str, float]) -> str:
     """A checksum of everything that decides a label, so that it identifies the model."""
     checksum = hashlib.sha256(json.dumps(operating_points, sort_keys=True).encode())
-    for array in weights:
+    for array in trained.model.get_weights():
         checksum.update(array.tobytes())
+    rules = class_rules([selection.task for selection in trained.label_space.selections])
+    if rules:  # a model without keeps the identifier that earlier versions gave it
+        checksum.update(json.dumps([dataclasses.astuple(rule) for rule in rules]).encode())
     return checksum.hexdigest()[:16]

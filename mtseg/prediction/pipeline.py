@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from mtseg.errors import InputError
+from mtseg.inference.postprocessing import postprocessing_bytes
 from mtseg.inference.tiling import Plan
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction import results
@@ -25,6 +26,7 @@ from mtseg.prediction.scan import (
     load_scan,
     loading_bytes,
     plan_scan,
+    postprocessing_rules,
     segment_scan,
 )
 from mtseg.scans.reading import scan_stem
@@ -101,6 +103,9 @@ def segment_files(
                     load_scan(model, path, options, budget) if reading is None else reading.result()
                 )
                 left = budget - scan.held_bytes
+                # The memory of the tiles is still in use when the label map is post-processed.
+                shape = scan.prepared.source.array.shape
+                left -= postprocessing_bytes(shape, postprocessing_rules(model, options))
                 bytes_ahead = loading_bytes(model, following, options)
                 if following is not None and 0 < bytes_ahead < _AHEAD_SHARE * left:
                     ahead = reader.submit(load_scan, model, following, options, left)
@@ -115,8 +120,8 @@ def segment_files(
                 excluded = excluded_classes(model, options)
                 on_start(path, work)
                 try:
-                    labels, statistics = segment_scan(
-                        model, scan, plan, to_write, excluded, on_flop
+                    segmented = segment_scan(
+                        model, scan, plan, options, to_write, excluded, on_flop
                     )
                 except ModelGoneError:
                     if model.load_newest is None:
@@ -125,12 +130,10 @@ def segment_files(
                     # newest one.
                     model = model.load_newest()
                     on_start(path, work)
-                    labels, statistics = segment_scan(
-                        model, scan, plan, to_write, excluded, on_flop
+                    segmented = segment_scan(
+                        model, scan, plan, options, to_write, excluded, on_flop
                     )
-                outcome = writer.submit(
-                    write_results, model, scan, labels, statistics, stem, options
-                )
+                outcome = writer.submit(write_results, model, scan, segmented, stem, options)
             except ServerError:
                 for done, future in pending:
                     yield done, _outcome_of(future)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import write_json, writing_to
@@ -22,7 +21,7 @@ from mtseg.system.atomic_files import write_json, writing_to
 if TYPE_CHECKING:
     from mtseg.inference.verdict import Assessment, ScanStatistics
     from mtseg.models.loading import ExportedModel
-    from mtseg.prediction.scan import LoadedScan, Options
+    from mtseg.prediction.scan import LoadedScan, Options, SegmentedScan
 
 WRITE_REMEDY = "Make room or use another folder for the results."
 """What to do if a result file cannot be written."""
@@ -38,7 +37,8 @@ class Segmentation:
         volumes_ml: class name -> volume, for the classes that were found.
         statistics: sums over the scan's voxels, from which the verdict was made.
         verdict: whether to trust the labels.
-        notes: what was decided about the scan: its voxel size, and unusual intensities.
+        notes: what was decided about the scan: its voxel size, unusual intensities, and what
+            post-processing changed.
     """
 
     label_path: Path
@@ -133,8 +133,7 @@ def is_done(stem: Path, wanted: Mapping[str, Any]) -> bool:
 def write_results(
     model: ExportedModel,
     scan: LoadedScan,
-    labels: npt.NDArray[np.uint8],
-    statistics: ScanStatistics,
+    segmented: SegmentedScan,
     stem: Path,
     options: Options,
 ) -> Segmentation:
@@ -143,8 +142,7 @@ def write_results(
     Args:
         model: the model that made the labels.
         scan: the scan.
-        labels: uint8 combined class index, in the shape of the source.
-        statistics: of the scan.
+        segmented: its labels and what else was computed of it.
         stem: as for `label_path`; its folder exists.
         options: how the scan was segmented.
 
@@ -158,7 +156,7 @@ def write_results(
     from mtseg.inference.verdict import assess
     from mtseg.scans.label_files import write_label_map
 
-    source = scan.prepared.source
+    source, labels = scan.prepared.source, segmented.labels
     voxel_ml = source.voxel_ml
     counts = np.bincount(labels.ravel(), minlength=len(model.class_names)).tolist()
     volumes_ml = {
@@ -166,9 +164,10 @@ def write_results(
         for name, count in zip(model.class_names[1:], counts[1:], strict=True)
         if count
     }
-    verdict = assess(statistics, model.class_task, model.out_of_distribution_check)
+    verdict = assess(segmented.statistics, model.class_task, model.out_of_distribution_check)
     content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
     content |= {"volumes_ml": volumes_ml} | verdict.to_json()
+    content["postprocessing"] = [change.to_json() for change in segmented.changes]
     content["computed"] = scan.recognition.reason
     content["spacing_mm"] = scan.prepared.volume.spacing_mm[0]
     content["modality"] = "CT" if scan.prepared.is_ct else "MR"
@@ -185,7 +184,13 @@ def write_results(
 
             write_dicom_seg(dicom_seg_path(stem), labels, scan.path, model.class_names)
         write_json(verdict_path(stem), content)
-    notes = tuple(note for note in (scan.recognition.reason, scan.prepared.note) if note)
+    postprocessing = "; ".join(change.describe() for change in segmented.changes)
+    notes = (scan.recognition.reason, scan.prepared.note, postprocessing)
     return Segmentation(
-        label_path(stem), verdict_path(stem), volumes_ml, statistics, verdict, notes
+        label_path(stem),
+        verdict_path(stem),
+        volumes_ml,
+        segmented.statistics,
+        verdict,
+        tuple(note for note in notes if note),
     )

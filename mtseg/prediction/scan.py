@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.decision import decide
+from mtseg.inference.postprocessing import Change, ClassRule, class_rules, postprocess
 from mtseg.inference.recognition import (
     Recognition,
     candidate_spacings,
@@ -51,6 +52,8 @@ class Options:
             given, classes of tasks of the other modality are excluded.
         task: name of the task that the scan is for; classes of all others are excluded. None lets
             the network decide.
+        use_postprocessing: whether label maps are post-processed as the model's tasks ask for (see
+            `mtseg.inference.postprocessing`).
         use_probabilities: whether to write the class probabilities too.
         use_dicom_seg: whether to write a DICOM segmentation too; the scan must be a DICOM series.
         memory_bytes: memory that may be used in total; None is half of what is free.
@@ -59,6 +62,7 @@ class Options:
     spacing_mm: float | None = None
     is_ct: bool | None = None
     task: str | None = None
+    use_postprocessing: bool = True
     use_probabilities: bool = False
     use_dicom_seg: bool = False
     memory_bytes: float | None = None
@@ -68,6 +72,22 @@ class Options:
         fields = dataclasses.asdict(self)
         del fields["memory_bytes"]
         return fields
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentedScan:
+    """What was computed of a scan.
+
+    Attributes:
+        labels: uint8 combined class index, in the shape of the source, 0 outside the foreground;
+            after post-processing, which may fill holes there.
+        statistics: sums over the prepared scan's foreground.
+        changes: what post-processing did.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    statistics: ScanStatistics
+    changes: tuple[Change, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,6 +268,11 @@ def excluded_classes(model: ExportedModel, options: Options) -> list[int]:
     ]
 
 
+def postprocessing_rules(model: ExportedModel, options: Options) -> tuple[ClassRule, ...]:
+    """The classes of a model whose label maps are post-processed."""
+    return class_rules(model.tasks) if options.use_postprocessing else ()
+
+
 def plan_scan(model: ExportedModel, scan: LoadedScan, memory_bytes: float) -> Plan:
     """Divides a scan into tiles.
 
@@ -274,23 +299,21 @@ def segment_scan(
     model: ExportedModel,
     scan: LoadedScan,
     plan: Plan,
+    options: Options,
     probabilities_path: Path | None = None,
     excluded: Sequence[int] = (),
     on_flop: Callable[[int], None] = lambda flop: None,
-) -> tuple[npt.NDArray[np.uint8], ScanStatistics]:
+) -> SegmentedScan:
     """Computes the labels of a scan on its own grid.
 
     Args:
         model: the model.
         scan: the scan.
         plan: its tiles, from `plan_scan`.
+        options: how it is segmented.
         probabilities_path: file to write the class probabilities to; None writes none.
         excluded: combined class indices that no voxel may get; their probabilities are set to 0.
         on_flop: called after every tile with its number of floating-point operations.
-
-    Returns:
-        uint8 combined class index, in the shape of the source, 0 outside the foreground; and sums
-        over the prepared scan's foreground.
 
     Raises:
         InputError: if the probabilities are not finite or cannot be written.
@@ -323,8 +346,8 @@ def segment_scan(
             on_flop(tile.flop)
         if file is not None:
             file.finish()
-    on_source: npt.NDArray[np.uint8] = from_ras(labels, scan.prepared.source.affine)
-    return on_source, statistics
+    changes = postprocess(labels, postprocessing_rules(model, options))
+    return SegmentedScan(from_ras(labels, scan.prepared.source.affine), statistics, changes)
 
 
 def _restore_classes(

@@ -16,7 +16,7 @@ from mtseg.evaluation.scoring import evaluate_task
 from mtseg.evaluation.tables import complete_table, dice_table
 from mtseg.inference.dense import DenseNetwork
 from mtseg.sources.reading import PreparedSubject
-from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.label_space import LabelSpace, parse_tasks
 
 LABEL_SPACE = parse_tasks("breast,cta")  # background, pectoral_muscle, coronary_arteries
 
@@ -128,6 +128,35 @@ def test_a_complete_evaluation_measures_surfaces_and_volumes_at_the_operating_po
     ((stored, labels),) = kept
     assert stored.name == "a"
     np.testing.assert_array_equal(labels.ravel(), shifted)
+
+
+def test_post_processing_is_scored_beside_the_figures_without_it():
+    (selection,) = parse_tasks("breast").selections
+    options = dataclasses.replace(selection.task.classes[0], largest_component=True)
+    task = dataclasses.replace(selection.task, classes=(options,))
+    label_space = LabelSpace((dataclasses.replace(selection, task=task),))
+    subjects = [subject("a", [1, 1, 1, 0, 0, 0]), subject("b", [0, 1, 0, 255, 0, 0])]
+    muscle = [np.array(row, np.float32) for row in ([1, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0])]
+    network = network_that_answers([np.stack([1 - row, row], axis=-1) for row in muscle])
+    kept = []
+    evaluation = evaluate_task(
+        network, label_space, task, subjects, is_complete=True,
+        on_labels=lambda scan, labels: kept.append(labels),
+    )  # fmt: skip
+    of_a = {r.metric: r.value for r in evaluation.rows if r.subject == "a"}
+    assert (of_a["dice"], of_a["dice_postprocessed"]) == (pytest.approx(4 / 6), 0.8)
+    assert (of_a["precision"], of_a["precision_postprocessed"]) == (pytest.approx(2 / 3), 1)
+    assert of_a["recall"] == of_a["recall_postprocessed"]
+    assert of_a["volume_predicted_ml_postprocessed"] == pytest.approx(0.002)
+    assert of_a["hd95_mm_postprocessed"] < of_a["hd95_mm"]
+    assert "volume_reference_ml_postprocessed" not in of_a
+    of_b = {r.metric: r.value for r in evaluation.rows if r.subject == "b"}
+    assert of_b["dice_postprocessed"] == of_b["dice"] == 1
+    # The label maps are those of the other figures.
+    assert [labels.ravel().tolist() for labels in kept] == [[1, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]]
+    table = complete_table(evaluation)
+    assert "breast pectoral_muscle: with post-processing Dice 0.900 (without 0.833)" in table
+    assert Evaluation.from_json(evaluation.to_json(model="m", command="c")) == evaluation
 
 
 def test_a_class_that_a_scan_does_not_have_is_undefined_but_for_its_predicted_volume():
