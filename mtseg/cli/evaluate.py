@@ -1,4 +1,4 @@
-"""mtseg-evaluate: evaluation of a trained network on its test scans."""
+"""mtseg-evaluate: evaluation of a trained network on its test scans, or its validation scans."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mtseg.cli.command import DONE, command_line, run
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, write_json, writing_to
 from mtseg.system.quiet_tensorflow import import_tensorflow
+from mtseg.tasks.label_space import LabelSpace
 
 _WRITE_REMEDY = "Make room, or give another file."
 
@@ -32,8 +33,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--weights",
         choices=("last", "best"),
         default="last",
-        help="which weights of a run: last, or best mean Dice on the test scans (default: "
-        "%(default)s)",
+        help="which weights of a run: last, or best mean Dice on the scans of its learning curve "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="which scans (default: %(default)s)",
     )
     parser.add_argument(
         "--data-dir",
@@ -64,11 +71,10 @@ def _evaluate(argv: list[str]) -> int:
             raise InputError(f"{Path(file).parent}: no such folder. Make it, or give another file.")
     import_tensorflow()
     from mtseg.evaluation.scoring import evaluate_model
-    from mtseg.evaluation.tables import complete_table, dice_table
+    from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
     from mtseg.inference.dense import make_dense_network
     from mtseg.models import weights
     from mtseg.models.manifest import PACKAGED, WEIGHTS
-    from mtseg.records.reading import require_scans
     from mtseg.system.progress import Progress
 
     path = Path(arguments.model or PACKAGED)
@@ -82,7 +88,7 @@ def _evaluate(argv: list[str]) -> int:
         name = "the model that comes with mtseg"
         print(f"No model given: evaluating {name}.", flush=True)
     data_dir = arguments.data_dir or trained.config.data_dir
-    total = require_scans(data_dir, trained.label_space, "test")
+    total = _count_scans(data_dir, trained.label_space, arguments.split)
     network = make_dense_network(
         trained.model, None if arguments.precision == "auto" else arguments.precision
     )
@@ -91,9 +97,13 @@ def _evaluate(argv: list[str]) -> int:
             network,
             trained.label_space,
             data_dir,
+            split=arguments.split,
+            operating_points=trained.operating_points,
+            points_from=trained.points_from,
             is_complete=True,
             on_scan=lambda name: progress.advance(note=name),
         )
+    print(f"{describe_scans(evaluation)}\n")
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
     if arguments.json:
@@ -104,3 +114,23 @@ def _evaluate(argv: list[str]) -> int:
         with writing_to(path, _WRITE_REMEDY), atomic_write(path) as temporary:
             temporary.write_text(evaluation.to_csv())
     return DONE
+
+
+def _count_scans(data_dir: str, label_space: LabelSpace, split: str) -> int:
+    """The number of scans to score; prints which tasks have none.
+
+    Raises:
+        InputError: if no task has one.
+    """
+    from mtseg.records.reading import count_scans
+
+    counts = count_scans(data_dir, label_space, split)
+    without = [task for task, count in counts.items() if not count]
+    if len(without) == len(counts):
+        raise InputError(
+            f"{data_dir}: there is no {split} set: {', '.join(without)} were prepared without "
+            f"{split} scans. Prepare scans for it in another --data-dir, or use another --split."
+        )
+    if without:
+        print(f"Not evaluated, because without {split} scans: {', '.join(without)}.", flush=True)
+    return sum(counts.values())

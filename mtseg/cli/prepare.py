@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from mtseg.cli.command import (
     DONE,
@@ -73,6 +74,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing records")
     add_beam_flags(parser, "prepare")
+    validation = parser.add_argument_group("validation: training subjects that are set aside")
+    validation.add_argument(
+        "--validation-share",
+        type=float,
+        metavar="X",
+        help="share of the training persons to set aside (default: those that the split lists)",
+    )
+    validation.add_argument(
+        "--fold",
+        metavar="K/N",
+        help="set aside part K of N of them, or fold K of nnU-Net's splits_final.json",
+    )
+    validation.add_argument(
+        "--split-seed",
+        type=int,
+        metavar="N",
+        help="random seed of who is set aside (default: 0)",
+    )
     phantoms = parser.add_argument_group("for phantoms")
     phantoms.add_argument(
         "--size",
@@ -80,10 +99,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="largest extent in voxels, at least 32 (default: about that of the paper's scans)",
     )
-    for split, name in (("train", "training"), ("test", "test")):
+    for split, name, kind in (("train", "training", positive), ("test", "test", int)):
         phantoms.add_argument(
             f"--num-{split}",
-            type=positive,
+            type=kind,
             metavar="N",
             help=f"number of {name} subjects (default: that in the task file)",
         )
@@ -113,6 +132,7 @@ def _prepare(argv: list[str]) -> int:
                 f"{GENERATED}. Leave it out."
             )
     check_beam_flags(arguments)
+    validation = _read_validation(arguments)
     if arguments.num_processes != 1:
         begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()
@@ -139,8 +159,22 @@ def _prepare(argv: list[str]) -> int:
                 size=arguments.size if is_phantom else None,
                 num_train=arguments.num_train if is_phantom else None,
                 num_test=arguments.num_test if is_phantom else None,
+                **validation,
             )
     return DONE
+
+
+def _read_validation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of records that the flags of the group `validation` ask for."""
+    from mtseg.sources.splits import ValidationRule
+
+    share, fold, seed = arguments.validation_share, arguments.fold, arguments.split_seed
+    ValidationRule(share or 0.0, fold or "", seed or 0)  # refuses what cannot be used
+    if not share and not fold:
+        if seed is not None:
+            raise InputError("--split-seed: needs --validation-share or --fold. Leave it out.")
+        return {}
+    return {"validation_share": share, "fold": fold, "split_seed": seed or 0}
 
 
 def _folders(given: list[str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ class Row:
     Attributes:
         task: name of the task.
         class_name: name of the class; `all` for a figure of a whole scan.
-        subject: name of the test scan.
+        subject: name of the scan.
         metric: what was measured; `mtseg.evaluation.scoring.evaluate_task` lists the metrics.
         value: the figure; None if it is undefined.
     """
@@ -48,12 +48,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The figures of a test set.
+    """The figures of the scans of one split, most often the test scans.
 
     Attributes:
         rows: one per figure.
         operating_points: class name -> threshold, for the classes of `operating_point` tasks that
-            the test set has.
+            the scans have on which they were chosen.
         curves: class name -> counts over the test set, for all classes of `operating_point` tasks:
             lists `num_predicted` and `num_overlap`, at each of `metrics.THRESHOLDS`, and the
             integer `num_reference`. `metrics.precision_recall` takes them.
@@ -61,6 +61,9 @@ class Evaluation:
             lists: foreground voxels by class in the reference and by most probable class of all,
             whatever the thresholds. Voxels with the ignore label do not count.
         statistics: task name -> subject -> `ScanStatistics` of the scan.
+        split: of which scans the figures are: `test`, `validation` or `train`.
+        points_from: on which scans the operating points were chosen, likewise. Files from before
+            there were validation scans do not say: they are of test scans, as in the paper.
     """
 
     rows: tuple[Row, ...]
@@ -70,6 +73,8 @@ class Evaluation:
     statistics: dict[str, dict[str, ScanStatistics]] = dataclasses.field(
         default_factory=dict, compare=False
     )
+    split: str = "test"
+    points_from: str = "test"
 
     def values(self, task: str, class_name: str, metric: str) -> dict[str, float | None]:
         """The figures of one metric and class: subject -> value, None if undefined."""
@@ -101,7 +106,7 @@ class Evaluation:
         return {name: float(np.mean(v)) if v else None for name, v in values.items()}
 
     def overall_dice(self) -> float:
-        """Mean of `mean_dice` over the classes that the test scans have; 0 without such a class."""
+        """Mean of `mean_dice` over the classes that the scans have; 0 without such a class."""
         known = [value for value in self.mean_dice().values() if value is not None]
         return float(np.mean(known)) if known else 0.0
 
@@ -116,6 +121,8 @@ class Evaluation:
             "schema": SCHEMA,
             "model": model,
             "command": command,
+            "split": self.split,
+            "operating_points_from": self.points_from,
             "surface_tolerance_mm": SURFACE_TOLERANCE_MM,
             "operating_points": self.operating_points,
             "curves": self.curves,
@@ -143,6 +150,8 @@ class Evaluation:
                 task: {subject: ScanStatistics.from_json(of) for subject, of in scans.items()}
                 for task, scans in stored.get("statistics", {}).items()
             },
+            stored.get("split", "test"),
+            stored.get("operating_points_from", "test"),
         )
 
     def to_csv(self) -> str:
@@ -155,8 +164,10 @@ class Evaluation:
         return text.getvalue()
 
 
-def join(evaluations: Iterable[Evaluation]) -> Evaluation:
-    """Joins the evaluations of several tasks into one."""
+def join(
+    evaluations: Iterable[Evaluation], split: str = "test", points_from: str = "test"
+) -> Evaluation:
+    """Joins the evaluations of several tasks, on the same split, into one."""
     rows: tuple[Row, ...] = ()
     points: dict[str, float] = {}
     curves: dict[str, dict[str, Any]] = {}
@@ -168,4 +179,4 @@ def join(evaluations: Iterable[Evaluation]) -> Evaluation:
         curves |= part.curves
         confusion |= part.confusion
         statistics |= part.statistics
-    return Evaluation(rows, points, curves, confusion, statistics)
+    return Evaluation(rows, points, curves, confusion, statistics, split, points_from)

@@ -1,11 +1,11 @@
-"""Scores of a network on the test scans of its tasks: the way from a network to an `Evaluation`.
+"""Scores of a network on scans of its tasks: the way from a network to an `Evaluation`.
 
 `evaluate_model` scores all tasks of a network, `evaluate_task` one. A class of an `argmax` task is
 scored where it is the most probable of all classes. A class of an `operating_point` task is scored
-by the rule of `mtseg.inference.decision`, at the threshold with the highest Dice over its whole
-test set. That threshold is found from counts, so no probabilities are kept, and one scan is in
-memory at a time. During training only counts are scored; a complete evaluation also measures
-surfaces and volumes.
+by the rule of `mtseg.inference.decision`, at a threshold that was chosen on other scans, or at that
+with the highest Dice over all scans that are scored, as in the paper. That threshold is found from
+counts, so no probabilities are kept, and one scan is in memory at a time. During training only
+counts are scored; a complete evaluation also measures surfaces and volumes.
 
 Reference: Moeskops et al., MICCAI 2016, section 4.
 """
@@ -46,18 +46,21 @@ def evaluate_task(
     task: Task,
     subjects: Iterable[PreparedSubject],
     *,
+    operating_points: Mapping[str, float] | None = None,
     is_complete: bool = False,
     on_picture: Callable[[npt.NDArray[np.uint8]], None] = lambda picture: None,
     on_scan: Callable[[str], None] = lambda name: None,
     on_labels: Callable[[StoredScan, npt.NDArray[np.uint8]], None] = lambda scan, labels: None,
 ) -> Evaluation:
-    """Scores a network on the test scans of one task.
+    """Scores a network on scans of one task.
 
     Args:
         network: computes the scans tile by tile.
         label_space: the network's classes.
         task: one of its tasks.
-        subjects: the task's test scans.
+        subjects: the task's scans.
+        operating_points: class name -> threshold, from `metrics.THRESHOLDS`, chosen on other scans;
+            None chooses them on these scans.
         is_complete: whether to measure surfaces and volumes as well, which takes longer.
         on_picture: called with a picture of the first scan, uint8 RGB, when all are computed.
         on_scan: called with the name of each scan when it has been computed.
@@ -119,7 +122,12 @@ def evaluate_task(
         if not at_threshold:  # nothing to wait for
             score_waiting({})
     curves = {c: _sum_curve(list(counted.values()), c) for c in at_threshold}
-    points = {c: t for c, curve in curves.items() if (t := _best_threshold(curve)) is not None}
+    names = label_space.class_names
+    if operating_points is None:
+        chosen = {c: _best_threshold(curve) for c, curve in curves.items()}
+    else:
+        chosen = {c: operating_points.get(names[c]) for c in curves}
+    points = {c: point for c, point in chosen.items() if point is not None}
     score_waiting(points)
     if shown is not None:
         on_picture(shown.picture(points))
@@ -127,7 +135,6 @@ def evaluate_task(
     others = label_space.indices_of_other_tasks(task.name)
     for name, counts in counted.items():
         rows.append(Row(task.name, "all", name, "alien_share", counts.argmax_share(others)))
-    names = label_space.class_names
     confusion = np.zeros((len(names), len(names)), np.int64)
     for counts in counted.values():
         confusion += counts.confusion
@@ -168,7 +175,8 @@ def _count_rows(
 ) -> list[Row]:
     """The figures that follow from counts.
 
-    If no scan has a class, it has no operating point, and all its figures are None.
+    A class without an operating point, because no scan had it on which it would have been chosen,
+    is scored where it is the most probable of all classes.
     """
     rows = []
     for c in label_space.class_indices(task.name):
@@ -239,6 +247,9 @@ def evaluate_model(
     label_space: LabelSpace,
     data_dir: str,
     *,
+    split: str = "test",
+    operating_points: Mapping[str, float] | None = None,
+    points_from: str = "",
     is_complete: bool = False,
     on_picture: Callable[[str, npt.NDArray[np.uint8]], None] = lambda task_name, picture: None,
     on_scan: Callable[[str], None] = lambda name: None,
@@ -246,14 +257,19 @@ def evaluate_model(
         lambda task_name, scan, labels: None
     ),
 ) -> Evaluation:
-    """Scores a network on the prepared test scans of every task of its label space.
+    """Scores a network on the prepared scans of every task of its label space.
+
+    A task without a scan of the split has no figures.
 
     Args:
         network: computes the scans, from `mtseg.inference.dense.make_dense_network`.
         label_space: its classes, and the sources of each task's scans.
         data_dir: folder of prepared records.
+        split: which scans: `test`, `validation` or `train`.
+        operating_points: class name -> threshold chosen on other scans; None chooses them on these.
+        points_from: the split of those scans.
         is_complete: whether to measure surfaces and volumes as well.
-        on_picture: called with a task's name and a picture of its first test scan.
+        on_picture: called with a task's name and a picture of its first scan.
         on_scan: called with the name of each scan when it has been computed.
         on_labels: called with a task's name, a scan and its label map, if complete.
 
@@ -263,12 +279,13 @@ def evaluate_model(
     Raises:
         InputError: if records are missing or damaged, or there is no room for temporary files.
     """
-    return join(
+    evaluations = (
         evaluate_task(
             network,
             label_space,
             selection.task,
-            read_selection(data_dir, selection, "test"),
+            read_selection(data_dir, selection, split),
+            operating_points=operating_points,
             is_complete=is_complete,
             on_picture=functools.partial(on_picture, selection.task.name),
             on_scan=on_scan,
@@ -276,3 +293,4 @@ def evaluate_model(
         )
         for selection in label_space.selections
     )
+    return join(evaluations, split, split if operating_points is None else points_from)

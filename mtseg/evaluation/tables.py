@@ -16,7 +16,7 @@ def known_values(evaluation: Evaluation, task: str, class_name: str, metric: str
 
 
 def dice_table(evaluation: Evaluation) -> str:
-    """Mean and range of Dice over the test scans, class by class, and how each class is decided."""
+    """Mean and range of Dice over the scans, class by class, and how each class is decided."""
     rows = []
     for task, class_name in evaluation.classes:
         values = known_values(evaluation, task, class_name, "dice")
@@ -26,6 +26,19 @@ def dice_table(evaluation: Evaluation) -> str:
         rows.append([task, class_name, *shown, str(len(values)), rule])
     header = ("task", "class", "Dice", "min", "max", "scans", "decision")
     return format_table(header, rows, left=("task", "class", "decision"))
+
+
+def describe_scans(evaluation: Evaluation) -> str:
+    """Of which scans the figures are, and on which the operating points were chosen, in a line."""
+    text = f"Figures of the {evaluation.split} scans"
+    if evaluation.operating_points:
+        text += f"; operating points chosen on: {describe_points(evaluation.points_from)}"
+    return text + "."
+
+
+def describe_points(points_from: str) -> str:
+    """The scans on which operating points are chosen, such as `test scans (the paper's way)`."""
+    return f"{points_from} scans" + " (the paper's way)" * (points_from == "test")
 
 
 def describe_decision(evaluation: Evaluation, class_name: str) -> str:

@@ -21,7 +21,12 @@ from mtseg.system.checksums import verify_checksums
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.training.building import build_model
 from mtseg.training.config import TrainConfig
-from mtseg.training.workdir import have_matching_weights, read_config, weights_path
+from mtseg.training.workdir import (
+    have_matching_weights,
+    read_config,
+    read_evaluation,
+    weights_path,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +37,16 @@ class TrainedModel:
         config: what it was trained with.
         label_space: its tasks and combined classes.
         model: the patch model, from `mtseg.network.model.build_patch_model`, with float32 weights.
+        operating_points: class name -> threshold, if they were chosen on other scans than test
+            scans; None if they are to be chosen on the scans that are scored, as in the paper.
+        points_from: the split of those scans.
     """
 
     config: TrainConfig
     label_space: LabelSpace
     model: keras.Model
+    operating_points: dict[str, float] | None = None
+    points_from: str = "test"
 
 
 def load_trained(path: Path, which: str = "last") -> TrainedModel:
@@ -44,14 +54,16 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
 
     Args:
         path: folder of a run, or one that `mtseg.models.export.export_weights` wrote.
-        which: for a run, `last` (as the paper reports) or `best` (chosen on the test scans, so its
-            figures are slightly optimistic).
+        which: for a run, `last` (as the paper reports) or `best` (chosen on the scans of the
+            learning curve, so their figures are slightly optimistic).
 
     Raises:
         InputError: if the folder is neither, has no such weights yet, or they are damaged.
     """
     is_exported = (path / WEIGHTS).is_file()
     config, label_space, weights = _read_exported(path) if is_exported else _read_run(path, which)
+    described = read_manifest(path) if is_exported else (read_evaluation(path, which) or {})
+    points_from = described.get("operating_points_from", "test")
     model = build_model(config, label_space)
     try:
         with warnings.catch_warnings():
@@ -69,7 +81,8 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             f"{remedy}"
         ) from error
     require_finite(model.get_weights(), weights)
-    return TrainedModel(config, label_space, model)
+    points = None if points_from == "test" else described["operating_points"]
+    return TrainedModel(config, label_space, model, points, points_from)
 
 
 def _read_exported(path: Path) -> tuple[TrainConfig, LabelSpace, Path]:
@@ -87,7 +100,8 @@ def _read_run(path: Path, which: str) -> tuple[TrainConfig, LabelSpace, Path]:
     if not weights.is_file():
         raise InputError(
             f"{path}: has no {which} weights yet; they are written at every evaluation. "
-            "Rerun the mtseg-train command until it reaches one."
+            "Rerun the mtseg-train command until it reaches one. A run without validation and test "
+            "scans has no best weights: use the last."
         )
     if not have_matching_weights(path, which):
         remedy = (

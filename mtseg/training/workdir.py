@@ -41,6 +41,9 @@ EVALUATION = "evaluation.json"
 BEST_EVALUATION = "best_evaluation.json"
 LABELS = "labels"
 
+_EVALUATION_OF = {"last": EVALUATION, "best": BEST_EVALUATION}
+"""Which weights of a run -> the file with their evaluation."""
+
 
 def weights_path(workdir: Path, which: str) -> Path:
     """The file of the `last` or `best` weights."""
@@ -92,13 +95,13 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def read_evaluation(workdir: Path) -> dict[str, Any] | None:
-    """The contents of `evaluation.json`, the latest evaluation; None if there is none.
+def read_evaluation(workdir: Path, which: str = "last") -> dict[str, Any] | None:
+    """The contents of the evaluation of the `last` or `best` weights; None if there is none.
 
     Raises:
         InputError: if the file cannot be read.
     """
-    path = workdir / EVALUATION
+    path = workdir / _EVALUATION_OF[which]
     try:
         evaluation: dict[str, Any] = json.loads(path.read_text())
         return evaluation
@@ -117,7 +120,7 @@ def have_matching_weights(workdir: Path, which: str) -> bool:
     They do not if one of the files is damaged, or the run was killed between writing the two.
     """
     try:
-        text = (workdir / {"last": EVALUATION, "best": BEST_EVALUATION}[which]).read_text()
+        text = (workdir / _EVALUATION_OF[which]).read_text()
         checksum = json.loads(text).get("weights_sha256")
     except FileNotFoundError:
         checksum = None

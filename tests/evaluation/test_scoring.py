@@ -13,7 +13,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.metrics import precision_recall
 from mtseg.evaluation.results import Evaluation, Row, join
 from mtseg.evaluation.scoring import evaluate_task
-from mtseg.evaluation.tables import complete_table, dice_table
+from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
 from mtseg.inference.dense import DenseNetwork
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
@@ -60,6 +60,37 @@ def test_one_threshold_is_found_for_the_whole_test_set_and_applied_to_each_scan(
     assert evaluation.operating_points == {"pectoral_muscle": pytest.approx(0.56)}
     dice = {row.subject: row.value for row in evaluation.rows if row.metric == "dice"}
     assert dice == {"a": 1.0, "b": 1.0}
+
+
+def test_operating_points_that_were_chosen_on_other_scans_are_applied_as_they_are():
+    subjects = [subject("a", [1, 1, 0, 0])]
+    predicted = [probabilities([0.9, 0.6, 0.2, 0.1], [0, 0, 0, 0])]
+    evaluation = evaluate("breast", subjects, predicted, operating_points={"pectoral_muscle": 0.7})
+    assert evaluation.operating_points == {"pectoral_muscle": 0.7}
+    assert evaluation.values("breast", "pectoral_muscle", "recall") == {"a": 0.5}
+    # A class that no scan had on which points were chosen is found where it is the most probable.
+    evaluation = evaluate("breast", subjects, predicted, operating_points={})
+    assert evaluation.operating_points == {}
+    assert evaluation.values("breast", "pectoral_muscle", "recall") == {"a": 1}
+
+
+def test_an_evaluation_says_of_which_scans_it_is(tmp_path):
+    rows = (Row("breast", "pectoral_muscle", "a", "dice", 0.5),)
+    points = {"pectoral_muscle": 0.7}
+    one = join([Evaluation(rows, points)], "test", "validation")
+    stored = one.to_json(model="m", command="c")
+    assert (stored["split"], stored["operating_points_from"]) == ("test", "validation")
+    assert Evaluation.from_json(stored) == one
+    assert describe_scans(one) == (
+        "Figures of the test scans; operating points chosen on: validation scans."
+    )
+    del stored["split"], stored["operating_points_from"]  # as files were before
+    assert describe_scans(Evaluation.from_json(stored)) == (
+        "Figures of the test scans; operating points chosen on: test scans (the paper's way)."
+    )
+    assert describe_scans(Evaluation(rows, {}, split="validation")) == (
+        "Figures of the validation scans."
+    )
 
 
 def test_a_scan_without_the_class_is_undefined_not_zero():
