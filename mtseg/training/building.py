@@ -23,6 +23,10 @@ ADAM_SHARE_OF_RATE = 0.6
 """With Muon, the weights that are not kernels are moved by Adam at this share of the learning rate
 (this project's choice: 3e-3 for Muon's 5e-3)."""
 
+MUON_RULE = 2
+"""Version of Muon's momentum rule, stored with checkpoints. Rule 1 added the gradient unscaled to
+the average, and had almost no momentum."""
+
 
 def build_model(
     config: TrainConfig, label_space: LabelSpace, *, precision: str = "float32", replicas: int = 1
@@ -105,6 +109,11 @@ class KernelMuon(keras.optimizers.Muon):  # Keras's class has no types
     outputs). Its update is replaced by a nearly orthogonal matrix with the same singular
     directions. Adam moves the first layer (one input), the last layer (logits) and all weights
     that are not kernels.
+
+    As in Jordan's Muon: momentum 0.95, Nesterov's look-ahead over an average of the gradients, and
+    five Newton-Schulz iterations with his coefficients. Otherwise than there: a step is
+    0.2 * sqrt(max(rows, columns)) times the rate long, after Liu et al., where Jordan has
+    sqrt(max(1, rows / columns)); so one rate serves kernels of all shapes. No weights decay.
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:
@@ -114,7 +123,9 @@ class KernelMuon(keras.optimizers.Muon):  # Keras's class has no types
     def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
         lr = ops.cast(lr, variable.dtype)
         self.assign_add(m, ops.multiply(ops.subtract(gradient, m), 1 - self.momentum))
-        ahead = ops.add(gradient, ops.multiply(m, self.momentum))  # Nesterov momentum
+        # Nesterov momentum over an average: both terms have the scale of one gradient.
+        fresh = ops.multiply(gradient, 1 - self.momentum)
+        ahead = ops.add(fresh, ops.multiply(m, self.momentum))
         matrix = ops.reshape(ahead, (-1, variable.shape[-1]))
         update = self.zeropower_via_newtonschulz5(matrix, self.ns_steps)
         # As long as Adam's steps (Liu et al., 2025). Keras's own scaling works in float32 only.

@@ -6,9 +6,11 @@ complete. If one is damaged nevertheless, the run resumes from the one before.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write
 
 _FILE = "state"
+
+_RULES = "rules.json"
+"""In each checkpoint: version of each rule of training that has had several."""
 
 _HIDDEN = "."
 """Names of folders that are being written or deleted begin so; a restore ignores them."""
@@ -29,11 +34,14 @@ class Checkpoints:
     Args:
         folder: where they are; made with the first checkpoint.
         keep: how many to keep.
+        rules: version of each rule of training that has had several, by name.
         **state: everything that a run needs to resume, by name: TensorFlow trackables.
     """
 
-    def __init__(self, folder: Path, keep: int, **state: Any) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(
+        self, folder: Path, keep: int, *, rules: Mapping[str, int] | None = None, **state: Any
+    ) -> None:
+        self._folder, self._keep, self._rules = folder, keep, dict(rules or {})
         self._checkpoint = tf.train.Checkpoint(**state)
 
     def steps(self) -> list[int]:
@@ -41,14 +49,24 @@ class Checkpoints:
         found = [re.fullmatch(r"step-(\d+)", path.name) for path in self._folder.glob("step-*")]
         return sorted(int(name[1]) for name in found if name)
 
-    def restore_latest(self) -> int:
-        """Restores the latest checkpoint that can be read, and warns of damaged ones.
+    def stored_rule(self, step: int, name: str) -> int:
+        """The version of a rule by which a checkpoint was trained; 1 if it does not say."""
+        try:
+            return int(json.loads((self._path(step) / _RULES).read_text())[name])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 1
+
+    def restore_latest(self, is_usable: Callable[[], bool] = lambda: True) -> int:
+        """Restores the latest checkpoint that can be used, and warns of the others.
+
+        Args:
+            is_usable: whether what was restored can be trained further; called after a restore.
 
         Returns:
             The number of mini-batches at that checkpoint; 0 if there is none.
 
         Raises:
-            InputError: if there are checkpoints but none can be read.
+            InputError: if there are checkpoints but none can be used.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -62,10 +80,15 @@ class Checkpoints:
                     flush=True,
                 )
                 continue
-            return step
+            if is_usable():
+                return step
+            print(
+                f"warning: {path}: its weights are not finite; resuming from the one before.",
+                flush=True,
+            )
         if steps:
             raise InputError(
-                f"{self._folder}: none of its {len(steps)} checkpoints can be read. Delete the "
+                f"{self._folder}: none of its {len(steps)} checkpoints can be used. Delete the "
                 "folder to start over, or use another one for the run."
             )
         return 0
@@ -80,6 +103,7 @@ class Checkpoints:
         with atomic_write(self._path(step)) as temporary:
             temporary.mkdir()
             self._checkpoint.write(str(temporary / _FILE))
+            (temporary / _RULES).write_text(json.dumps(self._rules))
             for path in temporary.iterdir():
                 _flush(path)
             # A run that resumed from an earlier checkpoint may find a damaged one here.

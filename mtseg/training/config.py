@@ -87,7 +87,8 @@ class TrainConfig:
             none.
         strategy: devices: one (default), all of this machine (mirrored) or, in mtseg-train,
             those of several machines (multiworker).
-        steps_per_call: mini-batches that TensorFlow computes per call from Python.
+        steps_per_call: mini-batches that TensorFlow computes per call from Python. A call ends
+            earlier where a checkpoint or an evaluation is due.
         is_deterministic: make the same run give the same weights, bit for bit. This also fixes
             the number of threads.
         num_threads: threads of an operation; 0 lets TensorFlow choose.

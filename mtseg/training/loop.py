@@ -18,35 +18,26 @@ import tensorflow as tf
 
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
-from mtseg.errors import WorkerLostError
 from mtseg.evaluation.results import Evaluation
 from mtseg.records.reading import require_scans
 from mtseg.system.atomic_files import lock_folder
 from mtseg.system.progress import Progress
 from mtseg.system.signals import Stopped, StopRequest, catch_sigterm
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.training.building import MUON_RULE
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.config import TrainConfig
+from mtseg.training.failures import DivergedError, explain_divergence, explain_error
 from mtseg.training.reporting import Evaluator, TrainingFigures, writing_run
 from mtseg.training.strategies import Replicas, configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
-from mtseg.training.workdir import write_config
+from mtseg.training.workdir import write_config, write_diverged
 
 _STEPS_BETWEEN_FIGURES = 10
-"""Mini-batches between two points of the loss curve."""
+"""Mini-batches between two points of the loss curve, or a few more or less: whole calls."""
 
 _PROFILED_CALLS = range(5, 10)
 """The calls of the training step that `is_profiling` records, counted from the start or resume."""
-
-_LOST_WORKER = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-)
-"""What TensorFlow raises in the remaining workers when one dies."""
-
 
 def train_and_evaluate(
     config: TrainConfig,
@@ -76,13 +67,16 @@ def train_and_evaluate(
 
     Raises:
         InputError: if data is not prepared, the folder holds a run of another configuration or
-            cannot be written, or the loss is not finite.
+            cannot be written, or a mini-batch does not fit into a device's memory.
+        DivergedError: if the loss or the weights are not finite. The last good checkpoint stays,
+            and the run may be resumed with another learning rate.
         WorkerLostError: if another worker has died.
+        RuntimeError: if a device of this worker has failed.
     """
     workdir = Path(workdir)
     configure_devices(config.is_deterministic, config.num_threads)
     replicas = make_replicas(config.strategy)
-    replicas.per_replica_batch_size(config.global_batch_size)  # refuses what cannot be divided
+    replicas.check(config)
     with contextlib.ExitStack() as stack, catch_sigterm() as stop:
         run = _Run(config, workdir, replicas, command, is_complete, stack)
         try:
@@ -90,13 +84,11 @@ def train_and_evaluate(
         except Stopped:
             run.say("Stopped. Rerun the command to resume.")
             return None
-        except _LOST_WORKER as error:
-            if config.strategy != "multiworker":
+        except tf.errors.OpError as error:
+            explained = explain_error(error, workdir, config, replicas)
+            if explained is None:
                 raise
-            raise WorkerLostError(
-                f"{workdir}: another worker was lost ({type(error).__name__}). Rerun the command "
-                "on every worker to resume from the last checkpoint."
-            ) from error
+            raise explained from error
 
 
 def plan_calls(start: int, total: int, steps_per_call: int, *every: int) -> list[tuple[int, int]]:
@@ -168,14 +160,20 @@ class _Run:
                         workdir, f"{workdir}: another command is training here. Wait for its end."
                     )
                 )
-                write_config(workdir, config, label_space)
+                if changed := write_config(workdir, config, label_space):
+                    self.say(changed)
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
         self._step = TrainingStep(config, label_space, replicas)
         self._seconds = tf.Variable(0.0, dtype=tf.float64)
         self._checkpoints = Checkpoints(
-            workdir / "checkpoints", config.keep, seconds=self._seconds, **self._step.state()
+            workdir / "checkpoints",
+            config.keep,
+            rules={"muon": MUON_RULE},
+            seconds=self._seconds,
+            **self._step.state(),
         )
+        self._num_saved = 0
         self._writer = tf.summary.create_noop_writer()
         self._evaluator: Evaluator | None = None
         if replicas.is_chief:
@@ -217,16 +215,32 @@ class _Run:
 
         Raises:
             Stopped: if the run was asked to stop; it is saved.
+            DivergedError: if the loss or the weights are not finite.
         """
+        try:
+            return self._train(stop, on_step, is_profiling=is_profiling)
+        except DivergedError as error:
+            if self._replicas.is_chief:
+                with writing_run(self._workdir):
+                    write_diverged(self._workdir, error.minibatch, self._num_saved)
+            raise explain_divergence(error, self._workdir, self._config, self._num_saved) from None
+
+    def _train(
+        self, stop: StopRequest, on_step: Callable[[int], None], *, is_profiling: bool
+    ) -> Evaluation | None:
         start, evaluation = self._resume(stop, on_step)
         config, is_chief = self._config, self._replicas.is_chief
+        # Whole calls, so that these points cut none of them short.
+        figures_every = config.steps_per_call * max(
+            1, _STEPS_BETWEEN_FIGURES // config.steps_per_call
+        )
         calls = plan_calls(
             start,
             self._total,
             config.steps_per_call,
             config.checkpoint_every,
             self._evaluate_every,
-            _STEPS_BETWEEN_FIGURES,
+            figures_every,
         )
         batches = self._replicas.distribute(
             lambda shares: make_dataset(
@@ -249,7 +263,7 @@ class _Run:
                 profiler.after(number)
                 is_evaluation = self._is_evaluation(step)
                 is_saved = is_stopping or is_evaluation or step % config.checkpoint_every == 0
-                if is_saved or step % _STEPS_BETWEEN_FIGURES == 0:
+                if is_saved or step % figures_every == 0:
                     self._log(step, figures.take(step))
                     self._seconds.assign_add(figures.seconds)
                 if is_saved:
@@ -271,7 +285,8 @@ class _Run:
         Returns:
             The number of mini-batches done, and the evaluation after them.
         """
-        start = self._checkpoints.restore_latest()
+        start = self._num_saved = self._checkpoints.restore_latest(self._step.is_finite)
+        self._step.set_learning_rate()
         on_step(start)
         if self._replicas.is_chief:
             self._checkpoints.clean(start)
@@ -280,6 +295,13 @@ class _Run:
                 tf.summary.text("configuration", f"```\n{self._config.to_json()}```")
         else:
             self.say(f"Resuming after mini-batch {start} of {self._total}.")
+            rule = self._checkpoints.stored_rule(start, "muon")
+            if self._config.optimizer == "muon" and rule != MUON_RULE:
+                self.say(
+                    f"Its first {start} mini-batches were trained by an earlier version, in which "
+                    "Muon had almost no momentum. The rest is trained with momentum: figures of "
+                    "this run are of neither. For comparisons, start over in another folder."
+                )
         evaluation = None
         if self._evaluator is not None:
             evaluation = self._evaluator.stored(start, is_last=start == self._total)
@@ -304,9 +326,17 @@ class _Run:
             raise
 
     def _save(self, step: int) -> None:
+        """Writes a checkpoint, by the first worker.
+
+        Raises:
+            DivergedError: if the weights are not finite; nothing is written then.
+        """
+        if not self._step.is_finite():
+            raise DivergedError(f"the weights are not finite after mini-batch {step}.", step)
         if self._replicas.is_chief:
             with writing_run(self._workdir):
                 self._checkpoints.save(step)
+        self._num_saved = step
 
     def _log(self, step: int, figures: dict[str, float]) -> None:
         with writing_run(self._workdir), self._writer.as_default(step=step):

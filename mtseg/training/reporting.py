@@ -30,6 +30,7 @@ from mtseg.system.signals import StopRequest
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.training.building import build_model
 from mtseg.training.config import TrainConfig
+from mtseg.training.failures import DivergedError
 from mtseg.training.workdir import read_finished_evaluation, write_evaluation, write_labels
 
 
@@ -101,14 +102,15 @@ class TrainingFigures:
             `share_waiting_for_input`.
 
         Raises:
-            InputError: if the loss is not finite.
+            DivergedError: if the loss of a mini-batch is not finite.
         """
         loss, count = float(np.mean(self._losses)), len(self._losses)
-        if not np.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} in the {count} mini-batches before number {step}. Training "
-                "has stopped; the last checkpoint is kept. Lower --learning-rate, or raise "
-                "--warmup-minibatches."
+        (diverged,) = np.nonzero(~np.isfinite(self._losses))
+        if diverged.size:
+            first = int(diverged[0])
+            number = step - count + first + 1
+            raise DivergedError(
+                f"the loss is {self._losses[first]} at mini-batch {number}.", minibatch=number
             )
         self._losses = []
         elapsed = time.monotonic() - self._since

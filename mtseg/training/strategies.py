@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from mtseg.errors import InputError
+from mtseg.training.config import TrainConfig
 
 _SLURM_PORTS = 10_000
 """The first port of a Slurm job's workers is this plus the last four digits of the job's number."""
@@ -38,6 +39,22 @@ class Replicas:
     first_local: int
     is_chief: bool
 
+    def check(self, config: TrainConfig) -> None:
+        """Refuses a configuration that these replicas cannot compute.
+
+        Raises:
+            InputError: if the mini-batch cannot be divided equally, or several replicas would each
+                scale the loss of float16 by themselves.
+        """
+        self.per_replica_batch_size(config.global_batch_size)
+        if config.precision == "mixed_float16" and self.num_replicas > 1:
+            # Each replica would decide for itself whether to skip an update: weights become NaN or
+            # the replicas wait for each other.
+            raise InputError(
+                f"precision: mixed_float16 trains on one device only, not on {self.num_replicas}. "
+                "Give --precision mixed_bfloat16, which needs no scaling of the loss."
+            )
+
     def per_replica_batch_size(self, global_batch_size: int) -> int:
         """Number of samples of a mini-batch that each replica computes.
 
@@ -46,11 +63,12 @@ class Replicas:
         """
         size, rest = divmod(global_batch_size, self.num_replicas)
         if rest:
-            divisors = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
+            fewer = range(1, self.num_replicas)
+            divisors = [str(n) for n in fewer if global_batch_size % n == 0]
             raise InputError(
                 f"global_batch_size: {global_batch_size} samples cannot be shared equally by "
-                f"{self.num_replicas} replicas. Use {', '.join(map(str, divisors))} of them, or "
-                f"give --global-batch-size a multiple of {self.num_replicas}."
+                f"{self.num_replicas} devices. Use {', '.join(divisors)} of them (--devices "
+                f"{divisors[-1]}), or give --global-batch-size a multiple of {self.num_replicas}."
             )
         return size
 

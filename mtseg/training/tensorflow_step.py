@@ -35,13 +35,13 @@ class TrainingStep:
         self._config, self._strategy = config, replicas.strategy
         self._dtype = "float64" if config.precision == "float64" else "float32"
         keras.utils.set_random_seed(config.seed)
-        total = config.minibatches_per_task * len(label_space.selections)
+        self._total = config.minibatches_per_task * len(label_space.selections)
         with self._strategy.scope():
             self.model = build_model(
                 config, label_space, precision=config.precision, replicas=replicas.num_replicas
             )
             self._logits = patch_logits_model(self.model)
-            optimizer = make_optimizer(config, make_learning_rate(config, total))
+            optimizer = make_optimizer(config, make_learning_rate(config, self._total))
             if config.precision == "mixed_float16":
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             self.optimizer = optimizer
@@ -54,6 +54,21 @@ class TrainingStep:
         weights = {weight.path for weight in self.model.weights}
         dropout = [v.value for v in self.model.variables if v.path not in weights]
         return {"model": self.model, "optimizer": self.optimizer, "dropout": dropout}
+
+    def set_learning_rate(self) -> None:
+        """Gives a constant learning rate the configuration's value, in place of a checkpoint's."""
+        if isinstance(rate := make_learning_rate(self._config, self._total), float):
+            self.optimizer.learning_rate = rate
+
+    def is_finite(self) -> bool:
+        """Whether all weights, moving statistics and moments of the optimiser are finite."""
+        values = [*self.model.variables, *self.optimizer.variables]
+        checks = [
+            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))
+            for variable in values
+            if "float" in variable.dtype
+        ]
+        return bool(tf.reduce_all(tf.stack(checks)))
 
     def __call__(
         self, patches: Any, score_index: Any, is_stopping: bool = False

@@ -1,6 +1,7 @@
 """The files in the folder of a training run, and how they are read and written.
 
 config.json               the configuration
+diverged.json             where the run became not finite, if it did
 label_space.json          tasks and classes, so that the task files are not needed again
 checkpoints/              what is needed to resume: weights, optimiser, step
 last.weights.h5           weights after the latest evaluation
@@ -14,6 +15,7 @@ tensorboard/              event files
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     import keras
 
 CONFIG = "config.json"
+DIVERGED = "diverged.json"
 LABEL_SPACE = "label_space.json"
 LEARNING_CURVE = "learning_curve.json"
 EVALUATION = "evaluation.json"
@@ -141,25 +144,66 @@ def read_curve(workdir: Path) -> list[dict[str, Any]]:
     return read_json(path) if path.is_file() else []
 
 
-def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> None:
+def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> str:
     """Writes the configuration into a new folder, or compares it with that of the run there.
+
+    A run that diverged may be resumed with another learning rate, and with another warm-up if it
+    has no checkpoint yet.
+
+    Returns:
+        A line that says which settings were changed; empty if none.
 
     Raises:
         InputError: if the folder holds a run of another configuration.
         OSError: if the folder cannot be written.
     """
+    changed = ""
     if (workdir / CONFIG).is_file():
         stored, _ = read_config(workdir)
-        if differences := stored.differences(config):
+        differences = stored.differences(config)
+        if not differences:
+            return ""
+        diverged = _read_diverged(workdir)
+        may_change = _MAY_CHANGE_AFTER[diverged["checkpoint"] > 0] if diverged else ()
+        kept = dataclasses.replace(stored, **{name: getattr(config, name) for name in may_change})
+        if kept.differences(config):
+            remedy = f" {' and '.join(may_change)} may differ." if may_change else ""
             raise InputError(
                 f"{workdir}: holds a run of another configuration (there / now: "
                 f"{'; '.join(differences)}). Give the same flags to resume it, or use "
-                "another folder."
+                f"another folder.{remedy}"
             )
-        return
+        changed = (
+            f"The run diverged at mini-batch {diverged['minibatch']}. It is resumed with other "
+            f"settings (before / now: {'; '.join(differences)})."
+        )
     write_json(workdir / LABEL_SPACE, label_space.to_json())
     with atomic_write(workdir / CONFIG) as temporary:
         temporary.write_text(config.to_json())
+    return changed
+
+
+_MAY_CHANGE_AFTER = {
+    # With a checkpoint, the schedule must keep its kind: an optimiser without one stores its rate.
+    True: ("learning_rate",),
+    False: ("learning_rate", "warmup_minibatches"),
+}
+"""Settings that may change after a run diverged, by whether it has a checkpoint."""
+
+
+def write_diverged(workdir: Path, minibatch: int, checkpoint: int) -> None:
+    """Notes that a run diverged, so that it may be resumed with another learning rate.
+
+    Args:
+        workdir: folder of the run.
+        minibatch: the mini-batch at which that was found.
+        checkpoint: mini-batches done at the last good checkpoint; 0 if there is none.
+    """
+    write_json(workdir / DIVERGED, {"minibatch": minibatch, "checkpoint": checkpoint})
+
+
+def _read_diverged(workdir: Path) -> dict[str, int] | None:
+    return read_json(workdir / DIVERGED) if (workdir / DIVERGED).is_file() else None
 
 
 def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:

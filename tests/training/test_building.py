@@ -27,8 +27,8 @@ def orthogonalised(matrix):
 
 
 def direction(average, gradient):
-    """The momentum rule: what is orthogonalised, given the average after this gradient."""
-    return gradient + MOMENTUM * average
+    """Jordan's momentum rule: what is orthogonalised, given the average after this gradient."""
+    return (1 - MOMENTUM) * gradient + MOMENTUM * average
 
 
 def reference_run(start, gradients, rate):
@@ -70,16 +70,34 @@ def test_sixty_noisy_steps_of_muon_are_those_of_the_reference(shape):
 
 
 def test_the_reference_tells_momentum_rules_apart(monkeypatch):
-    """Jordan's rule takes another path from these gradients, by far more than the tolerance."""
+    """Adding the unscaled gradient takes another path, by far more than the tolerance."""
     shape = (3, 3, 8, 4)
     start, gradients = np.zeros(shape), noisy_gradients(shape, 60)
-    as_it_is = reference_run(start, gradients, 0.01)
+    jordans = reference_run(start, gradients, 0.01)
 
-    def jordans(average, gradient):
-        return (1 - MOMENTUM) * gradient + MOMENTUM * average
+    def unscaled(average, gradient):
+        return gradient + MOMENTUM * average
 
-    monkeypatch.setitem(globals(), "direction", jordans)
-    assert np.abs(reference_run(start, gradients, 0.01) - as_it_is).max() > 0.01
+    monkeypatch.setitem(globals(), "direction", unscaled)
+    assert np.abs(reference_run(start, gradients, 0.01) - jordans).max() > 0.01
+
+
+def test_momentum_averages_the_noise_of_mini_batches_away():
+    """The sixtieth step is along the signal, although one gradient is mostly noise."""
+    shape = (3, 3, 8, 4)
+    gradients = noisy_gradients(shape, 60)
+    signal = np.random.default_rng(0).normal(size=shape)  # as `noisy_gradients` draws it
+    kernel, optimizer = keras.Variable(np.zeros(shape, np.float32), name="kernel"), muon(0.01)
+    last = kernel.numpy()
+    for gradient in gradients:
+        last = kernel.numpy()
+        optimizer.apply_gradients([(tf.constant(gradient), kernel)])
+    step = last - kernel.numpy()
+    cosine = (step * signal).sum() / np.linalg.norm(step) / np.linalg.norm(signal)
+    without = orthogonalised(gradients[-1].reshape(72, 4).astype(np.float64)).reshape(shape)
+    alone = (without * signal).sum() / np.linalg.norm(without) / np.linalg.norm(signal)
+    assert cosine > 0.8
+    assert alone < 0.4
 
 
 def test_kernels_but_the_first_and_the_last_are_muons():

@@ -125,3 +125,22 @@ def test_a_write_that_fails_leaves_the_ones_before(saved, monkeypatch):
         checkpoints.save(40)
     assert sorted(path.name for path in folder.iterdir()) == ["step-10", "step-20", "step-30"]
     assert checkpoints.restore_latest() == 30
+
+
+def test_the_one_before_one_that_cannot_be_used_is_restored(saved, capsys):
+    value, checkpoints, _ = saved
+    assert checkpoints.restore_latest(lambda: value[0] < 30) == 20
+    assert value[0] == 20
+    assert "step-30: its weights are not finite" in capsys.readouterr().out
+    with pytest.raises(InputError, match="none of its 3 checkpoints can be used"):
+        checkpoints.restore_latest(lambda: False)
+
+
+def test_a_checkpoint_says_by_which_rule_it_was_trained(tmp_path):
+    Checkpoints(tmp_path, 2, value=tf.Variable(1.0)).save(10)
+    checkpoints = Checkpoints(tmp_path, 2, rules={"muon": 2}, value=tf.Variable(1.0))
+    checkpoints.save(20)
+    assert [checkpoints.stored_rule(step, "muon") for step in (10, 20)] == [1, 2]
+    (tmp_path / "step-20" / "rules.json").unlink()  # as those of earlier versions
+    assert checkpoints.restore_latest() == 20
+    assert checkpoints.stored_rule(20, "muon") == 1

@@ -192,7 +192,7 @@ def test_two_replicas_are_one_device(
 @pytest.mark.promise("defined numerics")
 def test_a_batch_that_replicas_cannot_share_is_refused(tiny_data, tmp_path, without_evaluation):
     config = make_config(tiny_data, strategy="mirrored", global_batch_size=15)
-    with pytest.raises(InputError, match=r"Use 1, 3, 5, 15 of them.* multiple of 2"):
+    with pytest.raises(InputError, match=r"Use 1 of them.*--devices 1.* multiple of 2"):
         train_and_evaluate(config, tmp_path)
 
 
@@ -204,6 +204,27 @@ def test_several_steps_a_call_are_the_same_steps(tiny_data, tmp_path, without_ev
     assert list(one) == list(three) == [5, 7]
     for a, b in zip(weights_of(tmp_path / "one"), weights_of(tmp_path / "three"), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "points"), [(4, [8, 16, 24]), (25, [25]), (1, [10, 20, 25])])
+def test_any_number_of_steps_a_call_is_obeyed(
+    tiny_data, tmp_path, without_evaluation, monkeypatch, steps, points
+):
+    total = 24 if steps == 4 else 25
+    config = make_config(
+        tiny_data, minibatches_per_task=total, evaluate_every=total, checkpoint_every=total,
+        steps_per_call=steps,
+    )  # fmt: skip
+    lengths, call = [], TrainingStep.__call__
+
+    def compute(self, patches, *others):
+        lengths.append(len(patches))
+        return call(self, patches, *others)
+
+    monkeypatch.setattr(TrainingStep, "__call__", compute)
+    train_and_evaluate(config, tmp_path)
+    assert lengths == [steps] * (total // steps)
+    assert list(scalars_of(tmp_path, "loss")) == points
 
 
 def test_backgrounds_by_task_are_one_class_of_the_exported_model(tiny_data, tmp_path):
@@ -268,11 +289,88 @@ def test_a_full_disk_is_one_clear_line_and_the_run_resumes_when_there_is_room(
     assert train_and_evaluate(config, tmp_path) is not None
 
 
+def poison_after(monkeypatch, step, what="kernel"):
+    """Makes one weight infinite in the call of the training step that ends with this one."""
+    done = []
+
+    def compute(self, *arguments):
+        result = call(self, *arguments)
+        done.append(1)
+        if len(done) == step:
+            variables = [*self.model.variables, *self.optimizer.variables]
+            poisoned = next(v for v in variables if what in v.path)
+            poisoned.assign(poisoned + np.inf)
+        return result
+
+    call = TrainingStep.__call__
+    monkeypatch.setattr(TrainingStep, "__call__", compute)
+
+
 @pytest.mark.promise("defined numerics")
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, without_evaluation):
+def test_a_loss_that_is_not_finite_stops_the_run_and_another_rate_is_taken(
+    tiny_data, tmp_path, without_evaluation, capsys
+):
     config = make_config(tiny_data, learning_rate=1e30, warmup_minibatches=0, schedule="constant")
-    with pytest.raises(InputError, match="learning-rate"):
+    with pytest.raises(InputError, match=r"mini-batch [12]\b.*lower --learning-rate.*1e\+30"):
         train_and_evaluate(config, tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+    # Other settings still make it another run.
+    with pytest.raises(InputError, match=r"dropout_rate.*learning_rate and warmup_minib"):
+        train_and_evaluate(dataclasses.replace(config, dropout_rate=0.1), tmp_path)
+    mended = dataclasses.replace(config, learning_rate=1e-3, warmup_minibatches=2)
+    assert train_and_evaluate(mended, tmp_path) is not None
+    assert "diverged at mini-batch" in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 1e-3
+
+
+@pytest.mark.promise("defined numerics")
+@pytest.mark.parametrize("what", ["kernel", "moving_variance", "velocity"])
+def test_weights_that_are_not_finite_are_never_saved(
+    tiny_data, tmp_path, without_evaluation, capsys, what
+):
+    """The loss of the mini-batch itself is still finite."""
+    config = make_config(tiny_data, schedule="constant", warmup_minibatches=0)
+    with pytest.MonkeyPatch.context() as patch:
+        poison_after(patch, 4, what)
+        with pytest.raises(InputError, match=r"not finite after mini-batch 4.*after mini-batch 2\."):
+            train_and_evaluate(config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]
+    assert not weights_path(tmp_path, "last").exists()
+    # The rate of the checkpoint does not come back.
+    slower = dataclasses.replace(config, learning_rate=0.0005)
+    assert train_and_evaluate(slower, tmp_path) is not None
+    assert "learning_rate: 0.001 / 0.0005" in capsys.readouterr().out
+    assert list(scalars_of(tmp_path, "learning_rate").values())[-1] == pytest.approx(0.0005)
+
+
+@pytest.mark.promise("damage is noticed")
+def test_a_checkpoint_that_is_not_finite_is_skipped(
+    tiny_data, tmp_path, without_evaluation, capsys
+):
+    """As earlier versions wrote them."""
+    config = make_config(tiny_data, schedule="constant", warmup_minibatches=0)
+    with pytest.MonkeyPatch.context() as patch:
+        poison_after(patch, 4)
+        patch.setattr(TrainingStep, "is_finite", lambda self: True)
+        train_and_evaluate(config, tmp_path)
+    assert train_and_evaluate(config, tmp_path) is not None
+    assert "step-4: its weights are not finite" in capsys.readouterr().out
+    assert all(np.isfinite(weight).all() for weight in weights_of(tmp_path))
+
+
+def test_a_run_of_the_earlier_rule_of_muon_says_so_when_it_is_resumed(
+    tiny_data, tmp_path, without_evaluation, capsys
+):
+    config = make_config(tiny_data, optimizer="muon")
+    train_and_evaluate(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-4")
+    train_and_evaluate(config, tmp_path)
+    assert "had almost no momentum" not in capsys.readouterr().out
+    for path in (tmp_path / "checkpoints").glob("*/rules.json"):
+        path.unlink()
+    train_and_evaluate(config, tmp_path)
+    assert "first 4 mini-batches" in (out := capsys.readouterr().out)
+    assert "had almost no momentum" in out
 
 
 def test_best_and_last_weights_each_with_its_evaluation_and_the_learning_curve(

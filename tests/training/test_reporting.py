@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
 from mtseg.training.config import TrainConfig
+from mtseg.training.failures import DivergedError
 from mtseg.training.reporting import TrainingFigures, log_evaluation
 
 
@@ -96,8 +96,9 @@ def test_loss_speed_and_waiting_are_those_since_the_last_point(monkeypatch):
 
 @pytest.mark.promise("defined numerics")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_is_refused(value):
+def test_the_first_loss_that_is_not_finite_is_named(value):
     figures = TrainingFigures(TrainConfig("breast:phantom", "data"), 100, Lines())
-    figures.add(np.float32([0.5, value]))
-    with pytest.raises(InputError, match=r"before number 20\. .*--learning-rate"):
-        figures.take(20)
+    figures.add(np.float32([0.5, value, value]))
+    with pytest.raises(DivergedError, match=r"the loss is \w+ at mini-batch 19\.") as error:
+        figures.take(20)  # mini-batches 18, 19 and 20
+    assert error.value.minibatch == 19
