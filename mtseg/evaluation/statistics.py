@@ -2,15 +2,18 @@
 
 The paper reports that one network for several tasks performs as well as one network per task
 (section 5), without a statistical test. The test here is this project's: a non-inferiority
-comparison, paired over the test scans.
+comparison, paired over the test scans. Its intervals are those of Student's t: with four scans, a
+percentile bootstrap that claims 95 % covers the true mean in 80 % of cases.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 MARGIN = 0.02
@@ -20,37 +23,40 @@ MARGIN = 0.02
 CONFIDENCE = 0.95
 """Confidence level of the intervals."""
 
-NUM_RESAMPLES = 9_999
-"""Resamples of each bootstrap."""
+MIN_SCANS = 6
+"""With fewer scans a comparison is undecided: a few scans cannot show how much scans differ (this
+project's choice)."""
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """95 % interval of the mean, by the percentile bootstrap.
-
-    With few scans such an interval is too narrow: resampling cannot show scans that differ from
-    those of the test set.
+def mean_interval(
+    values: Sequence[float], limits: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float] | None:
+    """95 % interval of the mean, by Student's t.
 
     Args:
         values: one figure per scan.
-        seed: seed of the resampling.
+        limits: the lowest and highest possible figure; the interval is cut there.
 
     Returns:
-        `(low, high)`; None for fewer than two values.
+        `(low, high)`; None for fewer than two values, and for fewer than `MIN_SCANS` that are all
+        the same, which do not show how much scans differ.
+
+    Example:
+        >>> low, high = mean_interval([0.8, 0.9])
+        >>> round(low, 2), round(high, 2)  # 12.7 standard errors of 0.05 to each side
+        (0.21, 1.49)
     """
-    if len(values) < 2:
+    if len(values) < 2 or (len(values) < MIN_SCANS and len(set(values)) == 1):
         return None
-    if len(set(values)) == 1:
-        return float(values[0]), float(values[0])
-    result = stats.bootstrap(
-        (np.asarray(values, float),),
-        np.mean,
-        n_resamples=NUM_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
-    return float(low), float(high)
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    low, high = _t_interval(float(np.mean(values)), error, len(values) - 1)
+    return max(low, limits[0]), min(high, limits[1])
+
+
+def _t_interval(mean: float, error: float, freedom: float) -> tuple[float, float]:
+    """The interval of a mean with this standard error and these degrees of freedom."""
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return mean - half, mean + half
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,48 +64,84 @@ class Comparison:
     """A multi-task network against a single-task network, on the scans that both were tested on.
 
     Attributes:
-        num_scans: scans that have a figure from both networks.
+        num_scans: scans that have a figure from every run of both networks.
+        num_runs: runs of both networks with different seeds, added up; 2 if each was trained once.
         difference: mean over scans of the multi-task figure minus the single-task figure; None
             without a scan.
         interval: 95 % interval of that mean; None for fewer than two scans.
         verdict: `not inferior` if the whole interval is above `-MARGIN`, `inferior` if the whole
-            interval is below it, else `undecided`.
+            interval is below it, else `undecided`. Always `undecided` below `MIN_SCANS` scans.
     """
 
     num_scans: int
+    num_runs: int
     difference: float | None
     interval: tuple[float, float] | None
     verdict: str
 
 
-def compare(single: Mapping[str, float | None], multiple: Mapping[str, float | None]) -> Comparison:
+_Figures = Mapping[str, float | None]
+"""Scan -> figure; larger is better, None if undefined."""
+
+
+def compare(single: Sequence[_Figures], multiple: Sequence[_Figures]) -> Comparison:
     """Compares two networks, paired over scans.
 
-    Scans without a figure from both networks are left out.
+    Scans without a figure from every run are left out. If a network was trained several times with
+    other seeds, its figures are averaged over the runs, and what differs between runs enters the
+    interval beside what differs between scans. If not, the interval is that of these two runs: it
+    says nothing of how much another seed would change.
 
     Args:
-        single: scan -> figure of the single-task network; larger is better, None if undefined.
+        single: the figures of the single-task network, one mapping for each run.
         multiple: the same for the multi-task network.
 
     Example:
-        >>> compare({"a": 0.8, "b": 0.9}, {"a": 0.81, "b": 0.91}).verdict
+        >>> scans = {"a": 0.8, "b": 0.9, "c": 0.7, "d": 0.8, "e": 0.9, "f": 0.7}
+        >>> compare([scans], [{scan: dice + 0.01 for scan, dice in scans.items()}]).verdict
         'not inferior'
     """
-    differences = [
-        second - first
-        for scan, first in single.items()
-        if first is not None and (second := multiple.get(scan)) is not None
-    ]
-    if not differences:
-        return Comparison(0, None, None, "undecided")
-    interval = bootstrap_interval(differences)
-    if interval is None:
-        verdict = "undecided"
-    elif interval[0] > -MARGIN:
-        verdict = "not inferior"
-    else:
-        verdict = "inferior" if interval[1] < -MARGIN else "undecided"
-    return Comparison(len(differences), float(np.mean(differences)), interval, verdict)
+    runs = [*single, *multiple]
+    names = [scan for scan in runs[0] if all(run.get(scan) is not None for run in runs)]
+    if not names:
+        return Comparison(0, len(runs), None, None, "undecided")
+    first, second = (np.array([[run[n] for n in names] for run in of]) for of in (single, multiple))
+    differences = second.mean(axis=0) - first.mean(axis=0)
+    interval = _interval_of_difference(differences, [first.mean(axis=1), second.mean(axis=1)])
+    verdict = "undecided"
+    if interval is not None and len(names) >= MIN_SCANS:
+        if interval[0] > -MARGIN:
+            verdict = "not inferior"
+        elif interval[1] < -MARGIN:
+            verdict = "inferior"
+    return Comparison(len(names), len(runs), float(differences.mean()), interval, verdict)
+
+
+def _interval_of_difference(
+    differences: npt.NDArray[np.float64], run_means: Sequence[npt.NDArray[np.float64]]
+) -> tuple[float, float] | None:
+    """95 % interval of a mean difference, over scans and over runs.
+
+    Args:
+        differences: (scans,), of the networks' figures, averaged over runs.
+        run_means: for each network (runs,), the mean over scans of each run.
+
+    Returns:
+        `(low, high)`, with degrees of freedom by Satterthwaite if runs were repeated; None as for
+        `mean_interval`.
+    """
+    freedom = sum(len(means) - 1 for means in run_means)
+    by_scans = mean_interval(differences.tolist())
+    if not freedom or by_scans is None:
+        return by_scans
+    between_runs = sum(((means - means.mean()) ** 2).sum() for means in run_means) / freedom
+    of_runs = float(between_runs) * sum(1 / len(means) for means in run_means)
+    of_scans = float(differences.var(ddof=1)) / len(differences)
+    variance = of_scans + of_runs
+    if variance == 0:
+        return by_scans
+    joint = variance**2 / (of_scans**2 / (len(differences) - 1) + of_runs**2 / freedom)
+    return _t_interval(float(differences.mean()), math.sqrt(variance), joint)
 
 
 def mean_over_classes(

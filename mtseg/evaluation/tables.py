@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtseg.evaluation.results import Evaluation
-from mtseg.evaluation.statistics import bootstrap_interval
+from mtseg.evaluation.statistics import mean_interval
 from mtseg.system.text_table import format_table
 
 
@@ -61,7 +61,7 @@ def complete_table(evaluation: Evaluation) -> str:
     rows = []
     for task, class_name in evaluation.classes:
         dice = known_values(evaluation, task, class_name, "dice")
-        interval = bootstrap_interval(dice)
+        interval = mean_interval(dice, limits=(0, 1))
         shown = f"{np.mean(dice):.3f}" if dice else "absent"
         if interval is not None:
             shown += " ({:.3f} to {:.3f})".format(*interval)
@@ -72,7 +72,7 @@ def complete_table(evaluation: Evaluation) -> str:
         rows.append([task, class_name, shown, *medians])
     header = ("task", "class", "Dice, 95 % interval", *(title for title, _, _ in columns))
     lines = [format_table(header, rows, left=("task", "class"))]
-    lines.append("Dice is the mean over scans with its interval; the other figures are medians.")
+    lines.append("Dice is the mean over scans with its t interval; the other figures are medians.")
     for task in dict.fromkeys(task for task, _ in evaluation.classes):
         shares = known_values(evaluation, task, "all", "alien_share")
         if not shares:

@@ -3,13 +3,13 @@
 `compare_networks` makes the contents of `comparison.json`; `comparison_table` prints them.
 
 Reference: Moeskops et al., MICCAI 2016, section 4. The paper shows Dice in figures only; the margin
-and the bootstrap intervals are this project's choice.
+and the intervals are this project's choice.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mtseg.evaluation.statistics import CONFIDENCE, MARGIN, compare, mean_over_classes
@@ -31,7 +31,7 @@ def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
         One JSON object: `margin`, `confidence`, and `rows` with `task`, `class` (`all` is the mean
         over the classes of a task), `network` (name of the experiment that is compared), `single`
         and `multiple` (mean Dice of the single-task network and of `network`; None if undefined),
-        and `num_scans`, `difference`, `interval` and `verdict` as in
+        and `num_scans`, `num_runs`, `difference`, `interval` and `verdict` as in
         `mtseg.evaluation.statistics.Comparison`.
     """
     rows = [
@@ -40,34 +40,51 @@ def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
         if len(single.experiment.task_names) == 1 and not single.experiment.is_repeat
         for other in results
         if single.experiment.task_names[0] in other.experiment.task_names and other is not single
-        for row in _compare_pair(single, other)
+        for row in _compare_pair(_runs_of(single, other, results), _runs_of(other, single, results))
     ]
     return {"schema": SCHEMA, "margin": MARGIN, "confidence": CONFIDENCE, "rows": rows}
 
 
-def _compare_pair(single: Result, other: Result) -> Iterator[dict[str, Any]]:
-    """Yields a row for each class of the task, and one for their mean."""
-    (task,) = single.experiment.task_names
-    names = [name for class_task, name in single.evaluation.classes if class_task == task]
+def _runs_of(network: Result, other: Result, results: Sequence[Result]) -> list[Result]:
+    """A network and its repeats with other seeds, unless a repeat is what it is compared with."""
+    if network.experiment.is_repeat or other.experiment.is_repeat:
+        return [network]
+    names = network.experiment.task_names
+    repeats = [r for r in results if r.experiment.is_repeat and r.experiment.task_names == names]
+    return [network, *repeats]
+
+
+def _compare_pair(single: Sequence[Result], other: Sequence[Result]) -> Iterator[dict[str, Any]]:
+    """Yields a row for each class of the task, and one for their mean.
+
+    Args:
+        single: the runs of the single-task network.
+        other: the runs of the network that is compared with it.
+    """
+    (task,) = single[0].experiment.task_names
+    names = [name for class_task, name in single[0].evaluation.classes if class_task == task]
     dice_single, dice_other = (
-        [result.evaluation.values(task, name, "dice") for name in names]
-        for result in (single, other)
+        [[run.evaluation.values(task, name, "dice") for name in names] for run in runs]
+        for runs in (single, other)
     )
-    pairs = list(zip(names, dice_single, dice_other, strict=True))
-    pairs.append(("all", mean_over_classes(dice_single), mean_over_classes(dice_other)))
-    for name, first, second in pairs:
+    for place, name in enumerate([*names, "all"]):
+        first, second = (
+            [mean_over_classes(of) if name == "all" else of[place] for of in dice]
+            for dice in (dice_single, dice_other)
+        )
         yield {
             "task": task,
             "class": name,
-            "network": other.experiment.name,
+            "network": other[0].experiment.name,
             "single": _mean(first),
             "multiple": _mean(second),
             **dataclasses.asdict(compare(first, second)),
         }
 
 
-def _mean(values: dict[str, float | None]) -> float | None:
-    known = [value for value in values.values() if value is not None]
+def _mean(runs: Sequence[Mapping[str, float | None]]) -> float | None:
+    """Mean over the scans of all runs; None if there is no figure."""
+    known = [value for run in runs for value in run.values() if value is not None]
     return sum(known) / len(known) if known else None
 
 

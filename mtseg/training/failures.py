@@ -29,7 +29,7 @@ _WORDS_OF_ANOTHER_WORKER = re.compile(
     r"|coordination service",
     re.IGNORECASE,
 )
-"""What an `InternalError` speaks of if another worker is its cause, and not a device of this one."""
+"""What an `InternalError` speaks of if another worker, and no device of this one, is its cause."""
 
 
 class DivergedError(InputError):

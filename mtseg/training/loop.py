@@ -39,6 +39,7 @@ _STEPS_BETWEEN_FIGURES = 10
 _PROFILED_CALLS = range(5, 10)
 """The calls of the training step that `is_profiling` records, counted from the start or resume."""
 
+
 def train_and_evaluate(
     config: TrainConfig,
     workdir: str | Path,

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
-from mtseg.errors import InputError
 from mtseg.evaluation.metrics import THRESHOLDS, precision_recall
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model

@@ -163,7 +163,7 @@ def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) ->
         differences = stored.differences(config)
         if not differences:
             return ""
-        diverged = _read_diverged(workdir)
+        diverged = read_json(workdir / DIVERGED) if (workdir / DIVERGED).is_file() else {}
         may_change = _MAY_CHANGE_AFTER[diverged["checkpoint"] > 0] if diverged else ()
         kept = dataclasses.replace(stored, **{name: getattr(config, name) for name in may_change})
         if kept.differences(config):
@@ -200,10 +200,6 @@ def write_diverged(workdir: Path, minibatch: int, checkpoint: int) -> None:
         checkpoint: mini-batches done at the last good checkpoint; 0 if there is none.
     """
     write_json(workdir / DIVERGED, {"minibatch": minibatch, "checkpoint": checkpoint})
-
-
-def _read_diverged(workdir: Path) -> dict[str, int] | None:
-    return read_json(workdir / DIVERGED) if (workdir / DIVERGED).is_file() else None
 
 
 def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:

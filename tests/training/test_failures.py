@@ -64,9 +64,7 @@ def test_on_one_machine_an_internal_error_stays_what_it_is():
 
 @pytest.mark.parametrize("strategy", ["default", "multiworker"])
 def test_memory_that_is_too_small_is_one_line_with_the_samples_of_a_device(strategy):
-    error = explain(
-        tf.errors.ResourceExhaustedError, "OOM when allocating", strategy=strategy
-    )
+    error = explain(tf.errors.ResourceExhaustedError, "OOM when allocating", strategy=strategy)
     assert type(error) is InputError
     assert "too small for 105 samples" in str(error)  # half of 210
 

@@ -332,7 +332,9 @@ def test_weights_that_are_not_finite_are_never_saved(
     config = make_config(tiny_data, schedule="constant", warmup_minibatches=0)
     with pytest.MonkeyPatch.context() as patch:
         poison_after(patch, 4, what)
-        with pytest.raises(InputError, match=r"not finite after mini-batch 4.*after mini-batch 2\."):
+        with pytest.raises(
+            InputError, match=r"not finite after mini-batch 4.*after mini-batch 2\."
+        ):
             train_and_evaluate(config, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]
     assert not weights_path(tmp_path, "last").exists()

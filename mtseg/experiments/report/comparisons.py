@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.evaluation.statistics import MARGIN
+from mtseg.evaluation.statistics import MARGIN, MIN_SCANS
 from mtseg.evaluation.tables import known_values
 from mtseg.experiments.compare import format_dice, format_difference
 from mtseg.experiments.report.figures import (
@@ -36,11 +36,13 @@ def comparison_section(comparison: dict[str, Any]) -> list[Block]:
         heading,
         Paragraph(
             "Each network is compared with the single-task network, paired over the test scans. "
-            "The tables show mean Dice of both, and the mean difference with its 95 % percentile "
-            "bootstrap interval. **Not inferior** means that the whole interval is above "
-            f"-{MARGIN}, **inferior** that it is below, **undecided** everything else. The repeat "
-            "of the first experiment, with another seed, shows how much chance alone varies. With "
-            "few scans such an interval is too narrow."
+            "The tables show mean Dice of both, and the mean difference with its 95 % t interval. "
+            f"**Not inferior** means that the whole interval is above -{MARGIN}, **inferior** that "
+            f"it is below, **undecided** everything else, and any comparison on fewer than "
+            f"{MIN_SCANS} scans. Where a network was repeated with another seed, its figures are "
+            "means over both runs, and the difference between the runs widens the interval. The "
+            "rows of the repeat itself compare the two runs: they show how much chance alone "
+            "varies."
         ),
         Table(
             "Mean over the classes of a task.",

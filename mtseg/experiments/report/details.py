@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtseg.evaluation.statistics import bootstrap_interval
+from mtseg.evaluation.statistics import mean_interval
 from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
 from mtseg.evaluation.tables import describe_decision, format_median, known_values
 from mtseg.experiments.plan import read_plan
@@ -48,7 +48,7 @@ def class_section(largest: Result) -> list[Block]:
     rows = []
     for task, name in evaluation.classes:
         dice = known_values(evaluation, task, name, "dice")
-        interval = bootstrap_interval(dice)
+        interval = mean_interval(dice, limits=(0, 1))
         mean = f"{np.mean(dice):.3f}" if dice else "absent"
         if interval:
             mean += " ({:.3f} to {:.3f})".format(*interval)
@@ -58,7 +58,7 @@ def class_section(largest: Result) -> list[Block]:
     return [
         Heading("All results of the network for all tasks"),
         Table(
-            "Mean Dice with its 95 % bootstrap interval over scans; the other values are medians "
+            "Mean Dice with its 95 % t interval over scans; the other values are medians "
             "over scans. HD95: 95th percentile of the Hausdorff distance. Surface Dice: tolerance "
             f"{SURFACE_TOLERANCE_MM:g} mm. In a scan where a class was not found at all, precision "
             "and HD95 are undefined; the table then says for how many scans they are defined.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.evaluation.statistics import MARGIN
+from mtseg.evaluation.statistics import MARGIN, MIN_SCANS
 from mtseg.experiments.report.cross_task import median_cross_task_percent
 from mtseg.experiments.report.page import Block, Heading, Paragraph, Table
 from mtseg.experiments.results import Result
@@ -92,7 +92,7 @@ def _comparison_sentence(results: Sequence[Result], comparison: dict[str, Any]) 
     return (
         f"A multi-task network was compared with the single-task network of a task {len(rows)} "
         f"times: in {num_within} of them it loses at most {MARGIN} Dice on average, and in "
-        f"{num_proven} the whole 95 % interval lies above -{MARGIN}."
+        f"{num_proven} the whole 95 % interval, on {MIN_SCANS} scans or more, lies above -{MARGIN}."
     )
 
 
