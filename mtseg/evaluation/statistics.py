@@ -27,6 +27,9 @@ MIN_SCANS = 6
 """With fewer scans a comparison is undecided: a few scans cannot show how much scans differ (this
 project's choice)."""
 
+_ROUNDING = 1e-9
+"""Figures that differ by less are the same."""
+
 
 def mean_interval(
     values: Sequence[float], limits: tuple[float, float] = (-math.inf, math.inf)
@@ -46,7 +49,8 @@ def mean_interval(
         >>> round(low, 2), round(high, 2)  # 12.7 standard errors of 0.05 to each side
         (0.21, 1.49)
     """
-    if len(values) < 2 or (len(values) < MIN_SCANS and len(set(values)) == 1):
+    is_equal = len(values) > 0 and float(np.ptp(values)) < _ROUNDING
+    if len(values) < 2 or (len(values) < MIN_SCANS and is_equal):
         return None
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     low, high = _t_interval(float(np.mean(values)), error, len(values) - 1)
