@@ -43,9 +43,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    from mtseg.sources.checks import check_reports, check_subject, format_issues
+    from mtseg.sources.checks import (
+        SubjectReport,
+        check_reports,
+        check_subject,
+        format_issues,
+    )
     from mtseg.sources.find import find_subjects
     from mtseg.sources.subject import Issue
+    from mtseg.sources.summary import format_summary, summary_values
     from mtseg.system.hardware import num_cores
     from mtseg.system.processes import run_all
     from mtseg.tasks.label_space import filter_bids, parse_tasks
@@ -61,28 +67,33 @@ def _check(argv: list[str]) -> int:
     if source == GENERATED:
         raise InputError(f"{arguments.source}: phantoms need no check: they are generated.")
     issues: tuple[Issue, ...]
-    num_subjects = 0
+    ordered: list[SubjectReport] = []
     try:
         found = find_subjects(task, source, Path(arguments.folder))
     except InputError as error:
         issues = (Issue(error.kind or "missing", "", str(error)),)
     else:
-        num_subjects = len(found.subjects)
         reports = {}
         read = functools.partial(check_subject, task, found.labels)
-        with Progress("Checking", num_subjects, "subjects", is_quiet=arguments.json) as progress:
+        with Progress(
+            "Checking", len(found.subjects), "subjects", is_quiet=arguments.json
+        ) as progress:
             processes = arguments.num_processes or num_cores()
             for report in run_all(read, found.subjects, processes, "mtseg.sources.checks"):
                 reports[report.subject] = report
                 progress.advance(note=report.subject.name)
-        issues = check_reports(task, found, [reports[s] for s in found.subjects])
+        ordered = [reports[subject] for subject in found.subjects]
+        issues = check_reports(task, found, ordered)
     num_errors = sum(issue.is_error for issue in issues)
     if arguments.json:
         listed = [dataclasses.asdict(issue) for issue in issues]
-        print(json.dumps({"schema": 1, "subjects": num_subjects, "flaws": listed}, indent=2))
+        result = {"schema": 1, "subjects": len(ordered), "flaws": listed}
+        print(json.dumps(result | {"figures": summary_values(task, ordered)}, indent=2))
     else:
         if issues:
-            print(format_issues(issues))
+            print(format_issues(issues), end="\n\n")
+        if ordered:
+            print(f"{task.name}:{source}, {format_summary(task, found, ordered)}\n")
         warnings = len(issues) - num_errors
-        print(f"{num_subjects} subjects read: {num_errors} errors, {warnings} warnings.")
+        print(f"{len(ordered)} subjects read: {num_errors} errors, {warnings} warnings.")
     return BAD_INPUT if num_errors else DONE

@@ -21,6 +21,7 @@ from mtseg.scans.intensities import AIR_HU, is_ct
 from mtseg.scans.label_files import whole_labels
 from mtseg.scans.reading import read_voxels, require_finite
 from mtseg.scans.volume import Volume, match_grid
+from mtseg.sources.scan_figures import ScanFigures, measure_scan
 from mtseg.sources.subject import FoundSubjects, Issue, Subject
 from mtseg.system.text_table import format_table
 from mtseg.tasks.task import LabelSource, Task, first_ten
@@ -30,6 +31,13 @@ SPACING_MM = (0.05, 20.0)
 
 LARGEST_ANISOTROPY = 6.0
 """If a voxel is more than this many times longer than wide, there is a warning."""
+
+OUTSIDE_WARNED, OUTSIDE_REFUSED = 0.001, 0.05
+"""Shares of the labelled voxels outside the foreground: above the first there is a warning, above
+the second an error."""
+
+_MOST_WARNINGS = 3
+"""So many warnings of one kind are listed one by one; more become one row."""
 
 ISSUE_KINDS = {
     "missing": "a subject without a scan or label map",
@@ -42,6 +50,7 @@ ISSUE_KINDS = {
     "labels": "labels that are not whole numbers, not listed, or of several classes",
     "empty": "a label map without any class of the task",
     "absent": "a class that a subject, or every training subject, does not have",
+    "outside": "labelled voxels outside the foreground of the scan",
     "spacing": "an implausible voxel size",
     "anisotropy": "slices much thicker than the pixels in them",
     "duplicate": "the same scan twice",
@@ -58,12 +67,14 @@ class SubjectReport:
         issues: of its files.
         checksum: of the scan's shape and voxels, equal for equal scans; empty if it is unreadable.
         num_voxels: of each of the task's classes in the label map; empty if it is unreadable.
+        figures: of the scan, for the summary; None if it is unreadable or was not measured.
     """
 
     subject: Subject
     issues: tuple[Issue, ...]
     checksum: str = ""
     num_voxels: tuple[int, ...] = ()
+    figures: ScanFigures | None = None
 
 
 def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectReport:
@@ -77,18 +88,22 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
     if subject.image_path is None or subject.label_path is None:
         raise ValueError(f"subject {subject.name} has no files to check")
     issues: list[Issue] = []
-    image = label_map = None
+    image = label_map = class_index_map = None
     checksum = ""
     num_voxels: tuple[int, ...] = ()
     try:
         image = read_voxels(subject.image_path, np.float32)
         issues += _check_image(image, subject.name, subject.image_path)
+        is_measurable = not any(issue.kind in ("not_finite", "blank") for issue in issues)
         checksum = _checksum(image.array)
     except InputError as error:
         issues.append(Issue("unreadable", subject.name, str(error)))
     try:
         label_map = read_voxels(subject.label_path)
-        num_voxels = _count_voxels(task, labels, label_map, subject.label_path)
+        class_index_map = task.map_labels(
+            whole_labels(label_map.array, subject.label_path), labels, subject.label_path
+        )
+        num_voxels = _count_voxels(class_index_map, task.num_classes)
         if absent := _absent_classes(task, labels, num_voxels):
             message = (
                 f"{subject.label_path}: has no voxel of {', '.join(absent)}. Correct the label map "
@@ -100,10 +115,31 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
         issues.append(Issue(kind, subject.name, str(error)))
     if image is not None and label_map is not None:
         try:
-            match_grid(image, label_map, subject.image_path, subject.label_path)
+            known = label_map.array if class_index_map is None else class_index_map
+            on_grid = match_grid(
+                image, Volume(known, label_map.affine), subject.image_path, subject.label_path
+            )
+            class_index_map = None if class_index_map is None else on_grid.array
         except InputError as error:
+            class_index_map = None
             issues.append(Issue("grid", subject.name, str(error)))
-    return SubjectReport(subject, tuple(issues), checksum, num_voxels)
+    figures = None
+    if image is not None and is_measurable:
+        figures = measure_scan(image, class_index_map)
+        issues += _check_outside(figures, subject)
+    return SubjectReport(subject, tuple(issues), checksum, num_voxels, figures)
+
+
+def _check_outside(figures: ScanFigures | None, subject: Subject) -> Iterator[Issue]:
+    """Reports labelled voxels where the scan has no foreground: no class is learnt there."""
+    share = 0.0 if figures is None or figures.outside_share is None else figures.outside_share
+    if share > OUTSIDE_WARNED:
+        message = (
+            f"{subject.label_path}: {100 * share:.3g} % of its labelled voxels are outside the "
+            f"foreground of {subject.image_path}, where nothing is learnt. Correct the label map, "
+            "or the scan if its background was set by a mask."
+        )
+        yield Issue("outside", subject.name, message, is_error=share > OUTSIDE_REFUSED)
 
 
 def _check_image(image: Volume, subject: str, path: str) -> Iterator[Issue]:
@@ -140,18 +176,13 @@ def _checksum(array: npt.NDArray[Any]) -> str:
     return hashlib.sha256(header + hashlib.sha256(voxels.data).digest()).hexdigest()
 
 
-def _count_voxels(task: Task, labels: LabelSource, label_map: Volume, path: str) -> tuple[int, ...]:
-    """The number of voxels of each of the task's classes, background first.
-
-    Raises:
-        InputError: if a label is not a whole number or not listed, or no voxel has a class.
-    """
-    class_indices = task.map_labels(whole_labels(label_map.array, path), labels, path)
+def _count_voxels(class_index_map: npt.NDArray[np.uint8], num_classes: int) -> tuple[int, ...]:
+    """The number of voxels of each of a task's classes, background first."""
     # Slice by slice, because bincount turns its input into 64-bit numbers.
     counts = np.zeros(256, np.int64)
-    for plane in np.moveaxis(class_indices, -1, 0):
+    for plane in np.moveaxis(class_index_map, -1, 0):
         counts += np.bincount(plane.ravel(), minlength=256)
-    return tuple(counts[: task.num_classes].tolist())
+    return tuple(counts[:num_classes].tolist())
 
 
 def _absent_classes(task: Task, labels: LabelSource, num_voxels: Sequence[int]) -> list[str]:
@@ -208,10 +239,23 @@ def _find_duplicates(reports: Iterable[SubjectReport]) -> Iterator[Issue]:
 
 
 def format_issues(issues: Iterable[Issue]) -> str:
-    """The issues as a table for people, errors first."""
+    """The issues as a table for people, errors first.
+
+    A warning that more than `_MOST_WARNINGS` subjects have stands there once, with their names.
+    """
+    issues = list(issues)
     rows = [
-        ["error" if issue.is_error else "warning", issue.kind, issue.subject, issue.message]
-        for issue in sorted(issues, key=lambda issue: not issue.is_error)
+        ["error", issue.kind, issue.subject, issue.message] for issue in issues if issue.is_error
     ]
+    warnings: dict[str, list[Issue]] = defaultdict(list)
+    for issue in (issue for issue in issues if not issue.is_error):
+        warnings[issue.kind if issue.subject else issue.message].append(issue)
+    for alike in warnings.values():
+        if len(alike) <= _MOST_WARNINGS:
+            rows += [["warning", each.kind, each.subject, each.message] for each in alike]
+        else:
+            others = first_ten(each.subject for each in alike[1:])
+            message = f"{alike[0].message} The same: {others}."
+            rows.append(["warning", alike[0].kind, f"{len(alike)} subjects", message])
     header = ("", "kind", "subject", "issue")
     return format_table(header, rows, left=header)

@@ -54,7 +54,7 @@ def test_a_sound_data_set_has_no_issue(task, data, capsys):
     assert (code, issues, result["subjects"]) == (0, set(), 30)
 
 
-def test_twenty_planted_issues_are_all_reported(task, data, capsys):
+def test_planted_issues_are_all_reported(task, data, capsys):
     """One issue of every kind, each in another subject."""
 
     def image(n):
@@ -75,6 +75,12 @@ def test_twenty_planted_issues_are_all_reported(task, data, capsys):
             return array
 
         return change
+
+    def dark(array, label_map):
+        """The scan with three labelled voxels set to 0: 0.5 % of those with a class."""
+        places = np.argwhere(label_map > 0)[:3]
+        array[tuple(places.T)] = 0
+        return array
 
     moved = AFFINE.copy()
     moved[0, 3] = 2
@@ -106,6 +112,8 @@ def test_twenty_planted_issues_are_all_reported(task, data, capsys):
     write_split(
         data, [*TRAIN, "s26", "ghost"], TEST
     )  # 20 a subject on both sides, 21 one without files
+    set_image(19, lambda a: np.where(subject(19)[1] == 1, 0, a))  # 22 a class outside the scan
+    set_image(20, lambda a: dark(a, subject(20)[1]))  # 23 a few voxels outside it
 
     code, issues, result = issues_of(capsys, task, data)
     assert code == 2
@@ -131,6 +139,8 @@ def test_twenty_planted_issues_are_all_reported(task, data, capsys):
         ("duplicate", "s18", True),
         ("split", "", True),
         ("missing", "", True),
+        ("outside", "s19", True),
+        ("outside", "s20", False),
     }
     assert {kind for kind, _, _ in issues} == set(ISSUE_KINDS)
     by_subject = {f["subject"]: f["message"] for f in result["flaws"]}
