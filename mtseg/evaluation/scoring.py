@@ -89,6 +89,10 @@ def evaluate_task(
     to_combined = label_space.to_combined(task.name)
     is_thresholded = [rule == "operating_point" for rule in label_space.decisions]
     at_threshold = [c for c in label_space.class_indices(task.name) if is_thresholded[c]]
+    if not at_threshold:
+        # Without an operating point of this task, a voxel's label is its most probable class:
+        # thresholds of other tasks' classes are unknown here and need not be counted.
+        is_thresholded = [False] * len(is_thresholded)
     rules = class_rules([selection.task for selection in label_space.selections])
     counted: dict[str, ScanCounts] = {}
     surface_rows: list[Row] = []

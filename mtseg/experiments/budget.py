@@ -22,6 +22,7 @@ from mtseg.records.reading import read_selection, require_scans
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.building import build_model
 from mtseg.training.config import TrainConfig
+from mtseg.training.failures import next_call
 from mtseg.training.strategies import configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
 
@@ -53,7 +54,8 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
 
     Args:
         config: configuration of the network for all tasks.
-        num_steps: number of steps to time, after a first step that compiles.
+        num_steps: number of mini-batches to time, or a few more that fill the last call of the
+            training step; after a first call, which compiles.
 
     Raises:
         InputError: if the data is not prepared.
@@ -68,31 +70,35 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
 
 
 def _time_minibatch(config: TrainConfig, label_space: LabelSpace, num_steps: int) -> float:
-    """Seconds of a training step, with reading and cutting its patches."""
+    """Seconds of a mini-batch, with reading and cutting its patches, in calls as the run's."""
     replicas = make_replicas(config.strategy)
+    replicas.check(config)
     samples = open_balanced_samples(
         config.data_dir,
         label_space,
         config.seed,
         kind=config.input,
         augmentations=config.augmentations,
+        backgrounds=config.backgrounds,
     )
+    per_call = config.steps_per_call
+    num_calls = math.ceil(num_steps / per_call)
     batches = replicas.distribute(
         lambda shares: make_dataset(
             samples,
             config.global_batch_size,
-            [(n, n + 1) for n in range(num_steps + 1)],
+            [(n * per_call, (n + 1) * per_call) for n in range(num_calls + 1)],
             shares=shares,
         ),
         config.global_batch_size,
     )
-    step = TrainingStep(dataclasses.replace(config, steps_per_call=1), label_space, replicas)
-    step(*next(batches))  # compiles
+    step = TrainingStep(config, label_space, replicas)
+    step(*next_call(batches, samples))  # compiles
     started = time.monotonic()
-    for _ in range(num_steps):
-        losses, _ = step(*next(batches))
+    for _ in range(num_calls):
+        losses, _ = step(*next_call(batches, samples))
         losses.numpy()
-    return (time.monotonic() - started) / num_steps
+    return (time.monotonic() - started) / (num_calls * per_call)
 
 
 def _time_evaluations(config: TrainConfig, label_space: LabelSpace) -> dict[str, float]:

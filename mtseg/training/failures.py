@@ -1,16 +1,20 @@
 """What can end a run before its last mini-batch, and what the user is told to do then.
 
-A run can diverge, another worker can be lost, a device of this machine can fail, or its memory can
-be too small. TensorFlow reports the last three by errors that this module tells apart.
+A run can diverge, a shard can be damaged, another worker can be lost, a device of this machine can
+fail, or its memory can be too small. TensorFlow reports the last four by errors that this module
+tells apart.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
+from mtseg.batches.balance import BalancedSamples
 from mtseg.errors import InputError, WorkerLostError
 from mtseg.training.config import TrainConfig
 from mtseg.training.strategies import Replicas
@@ -43,6 +47,26 @@ class DivergedError(InputError):
     def __init__(self, message: str, minibatch: int) -> None:
         super().__init__(message)
         self.minibatch = minibatch
+
+
+def next_call(batches: Iterator[Any], samples: BalancedSamples) -> Any:
+    """The mini-batches of the next call of the training step.
+
+    TensorFlow hides the error of a damaged shard, so the samples remember it.
+
+    Args:
+        batches: from `mtseg.training.strategies.Replicas.distribute`.
+        samples: what they are drawn from.
+
+    Raises:
+        InputError: if a shard cannot be read.
+    """
+    try:
+        return next(batches)
+    except tf.errors.OpError:
+        if samples.read_error is not None:
+            raise samples.read_error from None
+        raise
 
 
 def explain_divergence(

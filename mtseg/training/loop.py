@@ -9,9 +9,8 @@ Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +26,12 @@ from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.building import MUON_RULE
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.config import TrainConfig
-from mtseg.training.failures import DivergedError, explain_divergence, explain_error
+from mtseg.training.failures import (
+    DivergedError,
+    explain_divergence,
+    explain_error,
+    next_call,
+)
 from mtseg.training.reporting import Evaluator, TrainingFigures, writing_run
 from mtseg.training.strategies import Replicas, configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
@@ -257,7 +261,7 @@ class _Run:
             for number, (_, step) in enumerate(calls):
                 profiler.before(number)
                 with figures.waiting():
-                    patches, score_index = self._next(batches)
+                    patches, score_index = next_call(batches, self._samples)
                 losses, is_stopping = self._step(patches, score_index, stop.is_made)
                 figures.add(losses.numpy())
                 on_step(step)
@@ -313,18 +317,6 @@ class _Run:
 
     def _is_evaluation(self, step: int) -> bool:
         return step == self._total or step % self._evaluate_every == 0
-
-    def _next(self, batches: Iterator[Any]) -> Any:
-        """The mini-batches of the next call.
-
-        TensorFlow hides the error of a damaged shard, so the samples remember it.
-        """
-        try:
-            return next(batches)
-        except tf.errors.OpError:
-            if self._samples.read_error is not None:
-                raise self._samples.read_error from None
-            raise
 
     def _save(self, step: int) -> None:
         """Writes a checkpoint, by the first worker.

@@ -230,6 +230,8 @@ class Evaluator:
             f"{len(evaluation.mean_dice())} classes (evaluated in "
             f"{format_duration(time.monotonic() - started)})."
         )
+        if is_last and (line := describe_missed(evaluation)):
+            say(line)
         return evaluation
 
     def stored(self, step: int, *, is_last: bool) -> Evaluation | None:
@@ -237,6 +239,28 @@ class Evaluator:
         evaluation = read_finished_evaluation(self._workdir, step)
         is_short = evaluation is not None and self._is_complete and not evaluation.is_complete
         return None if is_short and is_last else evaluation
+
+
+_MISSED_DICE = 0.0005
+"""A mean Dice below this is shown as 0.000."""
+
+
+def describe_missed(evaluation: Evaluation) -> str:
+    """A warning that names the classes that a network does not find; empty if it finds all."""
+    missed = [
+        name
+        for name, dice in evaluation.mean_dice().items()
+        if dice is not None and dice < _MISSED_DICE
+    ]
+    if not missed:
+        return ""
+    return (
+        f"warning: Dice is 0 for {', '.join(missed)}: the network does not find "
+        f"{'it' if len(missed) == 1 else 'them'}. Compare scan, reference and prediction in "
+        "TensorBoard. Then look at the reference labels (mtseg-check), at the loss, which a "
+        "longer run or a lower --learning-rate may still bring down, and for a rare class at "
+        "--class-priors drawn."
+    )
 
 
 def log_evaluation(evaluation: Evaluation) -> None:

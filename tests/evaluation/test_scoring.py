@@ -219,6 +219,32 @@ def test_an_argmax_task_is_scored_at_the_most_probable_class():
     assert mean["brain/cerebellum"] is None
 
 
+def test_no_threshold_is_counted_for_a_task_that_uses_none(monkeypatch):
+    """In a network that has other tasks with operating points."""
+
+    def refuse(*_):
+        raise AssertionError("thresholds were counted")
+
+    label_space = parse_tasks("brain,breast")
+    task = label_space.selections[0].task
+    # Background, white matter, four voxels of the pectoral muscle that is the most probable or not.
+    rows = np.zeros((4, label_space.num_classes), np.float32)
+    rows[:, label_space.class_names.index("pectoral_muscle")] = [0.1, 0.3, 0.45, 0.8]
+    rows[:, 1] = [0.3, 0.6, 0.4, 0.1]
+    rows[:, 0] = 1 - rows.sum(axis=1)
+    labels = []
+    for name in ("thresholds_reached", "count_above_thresholds"):
+        monkeypatch.setattr(f"mtseg.evaluation.metrics.{name}", refuse)
+    evaluation = evaluate_task(
+        network_that_answers([rows]), label_space, task, [subject("a", [0, 1, 1, 0])],
+        is_complete=True, on_labels=lambda scan, found: labels.append(found.ravel().tolist()),
+    )  # fmt: skip
+    muscle = label_space.class_names.index("pectoral_muscle")
+    assert labels == [[0, 1, muscle, muscle]]
+    assert evaluation.mean_dice()["brain/white_matter"] == pytest.approx(2 / 3)
+    assert evaluation.values("brain", "all", "alien_share") == {"a": 0.5}
+
+
 def small_evaluation():
     rows = (
         Row("brain", "white_matter", "1", "dice", 0.5),
@@ -256,7 +282,7 @@ def test_a_complete_table_has_intervals_surfaces_and_cross_task_error():
         Row("brain", "white_matter", "2", "surface_dice", 0.8),
     )
     table = complete_table(join([small_evaluation(), Evaluation(rows, {})])).splitlines()
-    assert "0.600 (0.500 to 0.700)" in table[1]
+    assert "0.600 (0.000 to 1.000)" in table[1]  # two scans say little
     assert "0.850" in table[1]
     assert "absent" in table[2]
     assert "brain: cross-task error 0.0000 % of the voxels in the median scan" in table[-1]

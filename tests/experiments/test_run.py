@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
-from mtseg.experiments import run
+from mtseg.experiments import budget, run
 from mtseg.experiments.budget import Costs, fit_budget
 from mtseg.experiments.compare import compare_networks, comparison_table
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan, write_plan
@@ -149,6 +151,51 @@ def test_networks_are_compared_with_the_single_task_network():
     table = comparison_table(comparison)
     assert "inferior" in table
     assert "-0.095" in table
+
+
+class Timed:
+    """In place of the training step: how many mini-batches each call had."""
+
+    lengths: list[int]
+
+    def __init__(self, *_):
+        Timed.lengths = []
+
+    def __call__(self, patches, score_index):
+        Timed.lengths.append(len(patches))
+        return tf.zeros(len(patches)), False
+
+
+@pytest.mark.parametrize(("steps_per_call", "calls"), [(1, [1] * 11), (4, [4] * 4), (25, [25] * 2)])
+def test_a_budget_times_calls_as_long_as_those_of_the_run(
+    tiny_data, monkeypatch, steps_per_call, calls
+):
+    """The first call compiles; ten mini-batches or more are timed after it."""
+    monkeypatch.setattr(budget, "TrainingStep", Timed)
+    config = configure(
+        "demo",
+        "breast",
+        str(tiny_data.data_dir),
+        steps_per_call=steps_per_call,
+        precision="float32",
+    )
+    budget._time_minibatch(config, tiny_data.label_space, 10)
+    assert Timed.lengths == calls
+
+
+def test_a_damaged_shard_is_named_while_a_budget_is_measured(tiny_data, tmp_path, monkeypatch):
+    data_dir = shutil.copytree(tiny_data.data_dir, tmp_path / "data")
+    shard, *_ = data_dir.glob("mtseg_breast/phantom_patches/*/*.tfrecord-*")
+
+    class Truncates(Timed):
+        def __call__(self, *batch):
+            os.truncate(shard, 1000)
+            return super().__call__(*batch)
+
+    monkeypatch.setattr(budget, "TrainingStep", Truncates)
+    config = configure("demo", "breast", str(data_dir), precision="float32")
+    with pytest.raises(InputError, match="was changed while it was in use"):
+        budget._time_minibatch(config, tiny_data.label_space, 50)
 
 
 def test_minutes_become_minibatches():

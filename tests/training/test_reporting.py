@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mtseg.evaluation.results import Evaluation, Row
 from mtseg.training.config import TrainConfig
 from mtseg.training.failures import DivergedError
-from mtseg.training.reporting import TrainingFigures, log_evaluation
+from mtseg.training.reporting import TrainingFigures, describe_missed, log_evaluation
 
 
 def test_precision_recall_is_a_curve_of_the_pr_plugin(tmp_path):
@@ -60,6 +60,25 @@ def test_a_class_that_no_test_scan_has_gives_no_curve(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Tags()["tensors"] == []
+
+
+def dice_row(name, subject, value):
+    return Row("brain", name, subject, "dice", value)
+
+
+def test_classes_that_are_not_found_are_named():
+    rows = (
+        dice_row("white_matter", "a", 0.0),
+        dice_row("white_matter", "b", 0.0002),
+        dice_row("brain_stem", "a", 0.0),
+        dice_row("brain_stem", "b", 0.3),
+        dice_row("cerebellum", "a", None),  # absent from the test scans
+    )
+    line = describe_missed(Evaluation(rows, {}))
+    assert line.startswith("warning: Dice is 0 for brain/white_matter: the network does not find")
+    assert "mtseg-check" in line
+    assert "\n" not in line
+    assert describe_missed(Evaluation(rows[2:], {})) == ""
 
 
 class Lines:
