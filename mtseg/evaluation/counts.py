@@ -17,7 +17,7 @@ from mtseg.evaluation import metrics
 from mtseg.inference.decision import Ranking, is_argmax_class, rank
 from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.tiling import Tile
-from mtseg.inference.verdict import ScanStatistics
+from mtseg.inference.verdict import ScanStatistics, intensity_percentiles
 from mtseg.scans.volume import Volume
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import IGNORED
@@ -106,6 +106,7 @@ def count_scan(
     overlap = {c: np.zeros(len(metrics.THRESHOLDS), np.int64) for c in own_thresholded}
     statistics = ScanStatistics(num_classes)
     statistics.spacing_mm = Volume(subject.image, subject.affine).spacing_mm[0]
+    statistics.intensities = intensity_percentiles(subject.image)
     for tile, probabilities in network.run_all(subject.image, network.plan(subject.image)):
         mask = subject.image[tile.core] != 0
         statistics.add(probabilities)

@@ -19,7 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.inference.tiling import Block, Plan, Tile
-from mtseg.inference.verdict import OutOfDistributionCheck, ScanStatistics, scan_features
+from mtseg.inference.verdict import (
+    LIKE_TRAINED,
+    OutOfDistributionCheck,
+    ScanStatistics,
+    scan_features,
+)
 from mtseg.tasks.task import Task
 
 NUM_BLOCKS = 32
@@ -34,9 +39,6 @@ _INDEPENDENT_VOXELS = 3
 
 _LARGEST_DEVIATION = 4.0
 """Deviations beyond this count alike: one structure that is out of view must not decide."""
-
-_LIKE_TRAINED = 0.25
-"""How far a scan's in-plane voxel size may be from that of training, relative to the latter."""
 
 
 class TileNetwork(Protocol):
@@ -92,7 +94,7 @@ def candidate_spacings(
     for task in alike:
         own = task.target_spacing_mm(scan_spacing_mm)
         typical = (trained_mm or {}).get(task.name, own)
-        wanted = own if abs(typical - own) <= _LIKE_TRAINED * typical else typical
+        wanted = own if abs(typical - own) <= LIKE_TRAINED * typical else typical
         # Sizes that differ by a rounding error of a header are one.
         same = next((mm for mm in found if abs(mm - wanted) < 0.005 * mm), wanted)
         found[same] = (*found.get(same, ()), task.name)
@@ -160,14 +162,16 @@ def mismatch(
     of_others = np.array([name not in (None, task) for name in class_task])
     if check is None or task not in check.tasks:
         return float(1 - shares[of_task].sum() + shares[of_others].sum())
-    reference = check.tasks[task]
+    reference = check.tasks[task].features
     features = scan_features(statistics, class_task, task)
+    names = [name for name in reference if name in features]
+    means, standard_deviations = np.array([reference[name] for name in names]).T
     count = max(statistics.num_voxels.sum() / BLOCK_EDGE**3 * _INDEPENDENT_VOXELS, 1)
-    expected = 10.0 ** np.array(reference.mean)
+    expected = 10.0**means
     # The logarithm to base 10 of a share p in n voxels has the variance (1 - p) / (p n ln(10)^2).
     sampling = (1 - expected) / (expected * count) / np.log(10) ** 2
-    variance = np.square(reference.deviation) + np.maximum(sampling, 0)
-    deviations = np.abs(features - reference.mean) / np.sqrt(variance)
+    variance = np.square(standard_deviations) + np.maximum(sampling, 0)
+    deviations = np.abs([features[name] for name in names] - means) / np.sqrt(variance)
     return float(np.minimum(deviations, _LARGEST_DEVIATION).mean())
 
 
@@ -181,10 +185,14 @@ def choose_spacing(
     """
     best = min(mismatches, key=lambda mm: min(mismatches[mm].values()))
     task = min(mismatches[best], key=lambda name: mismatches[best][name])
-    others = ", ".join(f"{mm:.3g} mm" for mm in mismatches if mm != best)
+    others = " and ".join(
+        f"at {mm:.3g} mm ({min(of_tasks.values()):.2f})"
+        for mm, of_tasks in mismatches.items()
+        if mm != best
+    )
     return Recognition(
         best,
         tuple(mismatches[best]),
         f"segmented at {best:.3g} mm, the voxel size of {task}: sampled voxels look more like its "
-        f"scans than at {others}",
+        f"test scans (mismatch {mismatches[best][task]:.2f}) than {others}",
     )

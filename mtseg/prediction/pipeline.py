@@ -1,7 +1,7 @@
 """From scan files to label files, for many scans in turn.
 
 While one scan is computed, the next is read and the previous one is written.
-`mtseg.prediction.scan` has the steps for one scan.
+`mtseg.prediction.scan` and `mtseg.prediction.segmentation` have the steps for one scan.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from mtseg.prediction.scan import (
     excluded_classes,
     load_scan,
     loading_bytes,
-    plan_scan,
-    postprocessing_rules,
-    segment_scan,
 )
+from mtseg.prediction.segmentation import plan_scan, postprocessing_rules, segment_scan
 from mtseg.scans.reading import scan_stem
 from mtseg.serving.connection import ModelGoneError, ServerError
 from mtseg.system.atomic_files import writing_to

@@ -21,7 +21,8 @@ from mtseg.system.atomic_files import write_json, writing_to
 if TYPE_CHECKING:
     from mtseg.inference.verdict import Assessment, ScanStatistics
     from mtseg.models.loading import ExportedModel
-    from mtseg.prediction.scan import LoadedScan, Options, SegmentedScan
+    from mtseg.prediction.scan import LoadedScan, Options
+    from mtseg.prediction.segmentation import SegmentedScan
 
 WRITE_REMEDY = "Make room or use another folder for the results."
 """What to do if a result file cannot be written."""
@@ -153,7 +154,6 @@ def write_results(
         InputError: if a file cannot be written. Then there is no verdict file, so the scan does not
             count as done.
     """
-    from mtseg.inference.verdict import assess
     from mtseg.scans.label_files import write_label_map
 
     source, labels = scan.prepared.source, segmented.labels
@@ -164,7 +164,7 @@ def write_results(
         for name, count in zip(model.class_names[1:], counts[1:], strict=True)
         if count
     }
-    verdict = assess(segmented.statistics, model.class_task, model.out_of_distribution_check)
+    verdict = segmented.verdict
     content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
     content |= {"volumes_ml": volumes_ml} | verdict.to_json()
     content["postprocessing"] = [change.to_json() for change in segmented.changes]

@@ -1,24 +1,16 @@
-"""The steps for one scan: load it, plan its tiles, compute its labels.
+"""Loading a scan for a network: reading it, and preparing it at the voxel size of its task.
 
-Every tile is restored to the scan's own grid and turned into labels at once, so the probabilities
-of the whole scan are never in memory. `mtseg.prediction.results` writes the labels.
+`mtseg.prediction.segmentation` computes its labels.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mtseg.errors import InputError
-from mtseg.inference.decision import decide
-from mtseg.inference.postprocessing import Change, ClassRule, class_rules, postprocess
 from mtseg.inference.recognition import (
     Recognition,
     candidate_spacings,
@@ -27,16 +19,13 @@ from mtseg.inference.recognition import (
     sample_statistics,
 )
 from mtseg.inference.restoration import Restoration
-from mtseg.inference.tiling import Block, Plan, Tile
-from mtseg.inference.verdict import ScanStatistics
 from mtseg.models.loading import ExportedModel
-from mtseg.prediction.probability_file import ProbabilityFile
 from mtseg.scans import preprocessing
 from mtseg.scans.intensities import is_ct
 from mtseg.scans.preprocessing import PreparedScan
 from mtseg.scans.reading import is_dicom, open_scan, read_scan
 from mtseg.scans.resampling import resampled_shape
-from mtseg.scans.volume import Volume, from_ras
+from mtseg.scans.volume import Volume
 from mtseg.serving.connection import ServerError
 from mtseg.tasks.task import Task
 
@@ -56,6 +45,7 @@ class Options:
             `mtseg.inference.postprocessing`).
         use_probabilities: whether to write the class probabilities too.
         use_dicom_seg: whether to write a DICOM segmentation too; the scan must be a DICOM series.
+        is_strict: whether the labels of a scan with a warning are withheld.
         memory_bytes: memory that may be used in total; None is half of what is free.
     """
 
@@ -65,29 +55,15 @@ class Options:
     use_postprocessing: bool = True
     use_probabilities: bool = False
     use_dicom_seg: bool = False
+    is_strict: bool = False
     memory_bytes: float | None = None
 
     def deciding(self) -> dict[str, Any]:
-        """The options that decide what is written, as plain values."""
+        """The options that decide what the labels are, as plain values."""
         fields = dataclasses.asdict(self)
-        del fields["memory_bytes"]
+        # Whether labels were withheld is in the verdict file.
+        del fields["memory_bytes"], fields["is_strict"]
         return fields
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SegmentedScan:
-    """What was computed of a scan.
-
-    Attributes:
-        labels: uint8 combined class index, in the shape of the source, 0 outside the foreground;
-            after post-processing, which may fill holes there.
-        statistics: sums over the prepared scan's foreground.
-        changes: what post-processing did.
-    """
-
-    labels: npt.NDArray[np.uint8]
-    statistics: ScanStatistics
-    changes: tuple[Change, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -266,119 +242,3 @@ def excluded_classes(model: ExportedModel, options: Options) -> list[int]:
         for index, task in enumerate(model.class_task)
         if task is not None and task not in allowed
     ]
-
-
-def postprocessing_rules(model: ExportedModel, options: Options) -> tuple[ClassRule, ...]:
-    """The classes of a model whose label maps are post-processed."""
-    return class_rules(model.tasks) if options.use_postprocessing else ()
-
-
-def plan_scan(model: ExportedModel, scan: LoadedScan, memory_bytes: float) -> Plan:
-    """Divides a scan into tiles.
-
-    Args:
-        model: the model that computes them.
-        scan: the scan.
-        memory_bytes: memory that computing a tile may use.
-
-    Raises:
-        InputError: if not even the smallest tiles fit, into memory or into a server's messages.
-    """
-    try:
-        return model.network.plan(
-            scan.prepared.volume.array,
-            memory_bytes,
-            is_interpolated=not scan.restoration.is_identity,
-            target_voxels_per_voxel=scan.restoration.voxels_per_voxel,
-        )
-    except InputError as error:
-        raise InputError(f"{scan.path}: {error}") from error
-
-
-def segment_scan(
-    model: ExportedModel,
-    scan: LoadedScan,
-    plan: Plan,
-    options: Options,
-    probabilities_path: Path | None = None,
-    excluded: Sequence[int] = (),
-    on_flop: Callable[[int], None] = lambda flop: None,
-) -> SegmentedScan:
-    """Computes the labels of a scan on its own grid.
-
-    Args:
-        model: the model.
-        scan: the scan.
-        plan: its tiles, from `plan_scan`.
-        options: how it is segmented.
-        probabilities_path: file to write the class probabilities to; None writes none.
-        excluded: combined class indices that no voxel may get; their probabilities are set to 0.
-        on_flop: called after every tile with its number of floating-point operations.
-
-    Raises:
-        InputError: if the probabilities are not finite or cannot be written.
-        mtseg.serving.connection.ServerError: if a server does not compute a tile.
-    """
-    volume, restoration = scan.prepared.volume.array, scan.restoration
-    labels = np.zeros(restoration.foreground.shape, np.uint8)
-    statistics = ScanStatistics(model.network.num_classes)
-    with contextlib.ExitStack() as stack:
-        file = None
-        if probabilities_path is not None:
-            num_classes = model.network.num_classes
-            file = stack.enter_context(
-                ProbabilityFile(probabilities_path, scan.prepared.source, num_classes)
-            )
-        for tile, rows in model.network.run_all(volume, plan):
-            if not np.isfinite(rows).all():
-                raise InputError(
-                    f"{scan.path}: the network's probabilities of it are not finite. Look at its "
-                    "intensities, or use another model."
-                )
-            statistics.add(rows[_is_in_core(volume, tile)])
-            if excluded:
-                rows = rows.copy()
-                rows[:, list(excluded)] = 0
-            targets = restoration.targets(tile.core)
-            restored = _restore_classes(scan, tile, rows, targets, file)
-            of_tile = decide(restored, model.thresholds)
-            labels[targets] = np.where(restoration.foreground[targets], of_tile, 0)
-            on_flop(tile.flop)
-        if file is not None:
-            file.finish()
-    changes = postprocess(labels, postprocessing_rules(model, options))
-    return SegmentedScan(from_ras(labels, scan.prepared.source.affine), statistics, changes)
-
-
-def _restore_classes(
-    scan: LoadedScan,
-    tile: Tile,
-    rows: npt.NDArray[np.float32],
-    targets: Block,
-    file: ProbabilityFile | None,
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Restores a tile's probabilities to the source's grid, and writes them to the file.
-
-    One class at a time: all of them on a fine source grid would not fit into memory.
-
-    Yields:
-        For each class float32 in the shape of `targets`; background is 1 outside the foreground.
-    """
-    mask = scan.prepared.volume.array[tile.computed] != 0
-    outside = ~scan.restoration.foreground[targets]
-    for class_index in range(rows.shape[1]):
-        block = np.full(mask.shape, class_index == 0, np.float32)
-        block[mask] = rows[:, class_index]
-        restored = scan.restoration.interpolate(block, tile.computed, targets)
-        restored[outside] = class_index == 0
-        if file is not None:
-            file.put(class_index, targets, restored)
-        yield restored
-
-
-def _is_in_core(volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.bool_]:
-    """Whether each foreground voxel of `tile.computed` is in the tile's core; shape (voxels,)."""
-    is_core = np.zeros([s.stop - s.start for s in tile.computed], bool)
-    is_core[tuple(slice(s.stop - s.start) for s in tile.core)] = True
-    of_foreground: npt.NDArray[np.bool_] = is_core[volume[tile.computed] != 0]
-    return of_foreground

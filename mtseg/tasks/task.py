@@ -211,21 +211,15 @@ class Task:
     def target_spacing_mm(self, spacing_mm: tuple[float, float, float]) -> float:
         """The isotropic voxel size to resample a scan to.
 
-        The paper resamples breast MR to its in-plane voxel size (section 2). How to find the plane
-        is this project's choice: a header does not say along which axis slices were stacked, so
-        the two axes whose voxel sizes are most alike count as the plane.
+        The paper resamples breast MR to its in-plane voxel size (section 2).
 
         Args:
             spacing_mm: the scan's voxel size along its three axes, in any order.
 
         Returns:
-            The `spacing_mm` of the task for the rule `fixed`. For `in_plane`, the mean of the two
-            sizes that are most alike; of two pairs that are equally alike, the finer one.
+            The `spacing_mm` of the task for the rule `fixed`; `in_plane_mm` for `in_plane`.
         """
-        if self.spacing_mm is not None:
-            return self.spacing_mm
-        fine, middle, coarse = sorted(float(size) for size in spacing_mm)
-        return (fine + middle) / 2 if middle - fine <= coarse - middle else (middle + coarse) / 2
+        return in_plane_mm(spacing_mm) if self.spacing_mm is None else self.spacing_mm
 
     def source(self, name: str) -> LabelSource:
         """Finds a source by its name: an entry of the task file, or one of `ANY_TASK_LAYOUTS`.
@@ -314,6 +308,23 @@ def _join_groups(groups: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]
         joined = [other for other in joined if other not in touched]
         joined.append(tuple(dict.fromkeys(names)))
     return tuple(joined)
+
+
+def in_plane_mm(spacing_mm: tuple[float, float, float]) -> float:
+    """The voxel size in the plane of a scan's slices.
+
+    How to find the plane is this project's choice: a header does not say along which axis slices
+    were stacked, so the two axes whose voxel sizes are most alike count as the plane.
+
+    Args:
+        spacing_mm: the scan's voxel size along its three axes, in any order.
+
+    Returns:
+        The mean of the two sizes that are most alike; of two pairs that are equally alike, of the
+        finer one.
+    """
+    fine, middle, coarse = sorted(float(size) for size in spacing_mm)
+    return (fine + middle) / 2 if middle - fine <= coarse - middle else (middle + coarse) / 2
 
 
 def first_ten(items: Iterable[object]) -> str:

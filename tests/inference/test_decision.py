@@ -10,7 +10,13 @@ from mtseg.evaluation.counts import count_scan
 from mtseg.evaluation.metrics import THRESHOLDS
 from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference import decision
-from mtseg.inference.decision import apply_thresholds, decide, decide_in_graph, rank
+from mtseg.inference.decision import (
+    apply_thresholds,
+    decide,
+    decide_in_graph,
+    decide_rows,
+    rank,
+)
 from mtseg.inference.dense import DenseNetwork
 from mtseg.sources.reading import PreparedSubject
 
@@ -127,6 +133,9 @@ def test_arrays_graph_counts_and_stored_scans_agree(thresholds):
 
     in_graph = decide_in_graph(tf.constant(probabilities), thresholds)
     np.testing.assert_array_equal(in_graph, labels)
+    of_voxels = probabilities.reshape(-1, num_classes)
+    by_rows = decide_rows(of_voxels, of_voxels.argmax(axis=-1), thresholds)
+    np.testing.assert_array_equal(by_rows.reshape(shape), labels)
 
     # One task has all the classes, and the network answers with these probabilities.
     points = {c: t for c, t in enumerate(thresholds) if t is not None}

@@ -1,7 +1,5 @@
 """The voxel size that a scan is segmented at is that of the task it looks like."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -106,4 +104,4 @@ def test_the_voxel_size_with_the_best_match_is_chosen_and_said():
     found = choose_spacing({1.0: {"brain": 0.4}, 0.5: {"breast": 9.0, "knee": 7.0}})
     assert (found.spacing_mm, found.tasks) == (1.0, ("brain",))
     assert found.reason.startswith("segmented at 1 mm, the voxel size of brain")
-    assert dataclasses.asdict(found)["reason"].endswith("than at 0.5 mm")
+    assert found.reason.endswith("more like its test scans (mismatch 0.40) than at 0.5 mm (7.00)")

@@ -1,5 +1,7 @@
 """The out-of-distribution check, on sums that a person can add up."""
 
+import dataclasses
+import json
 from unittest.mock import ANY
 
 import numpy as np
@@ -12,6 +14,7 @@ from mtseg.inference.verdict import (
     assess,
     calibrate,
     fit_reference,
+    intensity_percentiles,
     scan_features,
 )
 
@@ -63,23 +66,138 @@ def test_a_scan_like_the_test_scans_of_a_task_gets_no_warning():
     verdict = assess(statistics(0.1, 0.48, 0.42, 0), CLASS_TASK, make_check())
     assert verdict.closest_task == "brain"
     assert verdict.score < 1
+    assert verdict.status == "ok"
     assert verdict.warning is None
 
 
 @pytest.mark.parametrize(
-    "scan",
+    ("scan", "unusual"),
     [
-        statistics(0.1, 0.45, 0.4, 0.05),  # 5 % of voxels have a class of another task
-        statistics(0.1, 0.48, 0.42, 0, confidence=0.5),  # low confidence
-        statistics(1.0, 0, 0, 0),  # background alone
-        statistics(0.1, 0.9, 0, 0),  # a brain of one tissue
+        (
+            statistics(0.1, 0.45, 0.4, 0.05),
+            "5 % of voxels with a class of another task (usual up to 0.025 %)",
+        ),
+        (
+            statistics(0.1, 0.48, 0.42, 0, confidence=0.5),
+            "confidence 0.50 (usual 0.75 to 0.96)",
+        ),
+        (statistics(1.0, 0, 0, 0), "background 100 % of the scan (usual 93 % to 100 %)"),
+        (statistics(0.1, 0.9, 0, 0), "grey at most 0.1 % of the scan (usual 17 % to 100 %)"),
     ],
 )
-def test_a_scan_unlike_the_test_scans_of_every_task_gets_a_warning(scan):
-    verdict = assess(scan, CLASS_TASK, make_check())
+def test_a_scan_unlike_the_test_scans_of_every_task_gets_a_warning(scan, unusual):
+    names = ("background", "white", "grey", "artery")
+    verdict = assess(scan, CLASS_TASK, make_check(), class_names=names)
+    assert verdict.status == "warning"
     assert verdict.score > 4
-    assert f"closest known task: {verdict.closest_task}" in verdict.warning
+    assert f"unlike the test scans of {verdict.closest_task}, which it is" in verdict.warning
+    described = [feature.describe() for feature in verdict.features if feature.is_unusual]
+    assert unusual in " ".join(described) or verdict.closest_task == "vessels"
     assert verdict.to_json()["warning"] == verdict.warning
+
+
+def test_the_score_grows_with_how_unusual_a_scan_is_and_in_how_many_ways():
+    scans = [
+        statistics(0.1, 0.48, 0.42, 0),
+        statistics(0.1, 0.47, 0.42, 0.01),
+        statistics(0.1, 0.45, 0.4, 0.05),
+        statistics(0.1, 0.45, 0.4, 0.05, confidence=0.5),
+        statistics(0.01, 0.69, 0, 0.3, confidence=0.3),
+    ]
+    scores = [assess(scan, CLASS_TASK, make_check()).score for scan in scans]
+    assert scores == sorted(scores)
+    assert scores[0] < 4 < scores[1]
+    assert scores[2] - scores[1] > 5
+    assert scores[4] - scores[3] > 5
+
+
+def test_confidence_is_given_for_each_structure_that_was_found():
+    decided = ScanStatistics(len(CLASS_TASK))
+    rows = np.array([[0.4, 0.6, 0, 0], [0.2, 0.8, 0, 0], [0.6, 0, 0, 0.4]], np.float32)
+    decided.add(rows, np.array([1, 1, 3], np.uint8))  # the artery by its operating point
+    names = ("background", "white", "grey", "artery")
+    verdict = assess(statistics(0.5, 0.5), CLASS_TASK, class_names=names, decided=decided)
+    assert verdict.confidence == pytest.approx({"white": 0.7, "artery": 0.4})
+    assert verdict.describe_confidence() == "confidence: white 0.70, artery 0.40"
+
+
+@pytest.mark.parametrize(
+    ("scan", "how", "reason"),
+    [
+        (statistics(0.1, 0.5, 0.4, 0), {"check": None}, "evaluated on too few scans"),
+        (statistics(0, 0.01), {}, "it has 10 foreground voxels, and 1000 are needed"),
+        (statistics(0.1, 0.5, 0.4, 0), {"given_task": "knee"}, "no test scans of knee"),
+    ],
+)
+def test_what_could_not_be_compared_is_not_assessed_which_is_not_ok(scan, how, reason):
+    verdict = assess(scan, CLASS_TASK, **{"check": make_check(), **how})
+    assert verdict.status == "not assessed"
+    assert reason in verdict.not_assessed
+    assert verdict.warning is None
+    assert verdict.score is None
+    assert verdict.to_json()["not_assessed"] == verdict.not_assessed
+
+
+def test_a_scan_is_compared_with_test_scans_of_the_voxel_size_that_it_was_computed_at():
+    scan, trained = statistics(0.97, 0, 0, 0.03), {"brain": 1.0, "vessels": 0.5}
+    for mm, task in ((0.5, "vessels"), (0.6, "vessels"), (1.0, "brain"), (1.25, "brain")):
+        scan.spacing_mm = mm
+        verdict = assess(scan, CLASS_TASK, make_check(), trained_mm=trained)
+        assert verdict.closest_task == task
+        assert verdict.status == ("ok" if task == "vessels" else "warning")
+    scan.spacing_mm = 2.0
+    verdict = assess(scan, CLASS_TASK, make_check(), trained_mm=trained)
+    assert verdict.not_assessed == (
+        "it was computed at 2 mm, the test scans at 1 mm (brain), 0.5 mm (vessels)"
+    )
+
+
+def test_a_task_that_was_named_is_the_one_to_be_like():
+    scan = statistics(0.97, 0, 0, 0.03)
+    assert assess(scan, CLASS_TASK, make_check()).status == "ok"
+    verdict = assess(scan, CLASS_TASK, make_check(), given_task="brain")
+    assert (verdict.status, verdict.closest_task) == ("warning", "brain")
+    assert verdict.describe().endswith(", but --task brain was given")
+
+
+@pytest.mark.parametrize(
+    ("own_mm", "is_unusual"), [(0.39, True), (0.4, False), (1, False), (2.5, False), (3, True)]
+)
+def test_a_voxel_size_far_from_that_of_the_test_scans_is_unusual(own_mm, is_unusual):
+    verdict = assess(
+        statistics(0.1, 0.48, 0.42, 0), CLASS_TASK, make_check(),
+        trained_mm={"brain": 1.0}, in_plane_mm=own_mm,
+    )  # fmt: skip
+    assert verdict.status == ("warning" if is_unusual else "ok")
+    text = f"voxel size {own_mm:.3g} mm (usual 0.4 to 2.5 mm)"
+    assert (text in str(verdict.warning)) == is_unusual
+
+
+def test_intensities_are_compared_where_the_reference_has_them():
+    def scan(*intensities):
+        found = statistics(0.1, 0.48, 0.42, 0)
+        found.intensities = intensities or None
+        return found
+
+    check = calibrate({"brain": [scan(0.4, 0.6, 0.9)] * 4}, CLASS_TASK)
+    check = dataclasses.replace(check, threshold=3.0)
+    assert assess(scan(0.42, 0.62, 0.9), CLASS_TASK, check).status == "ok"
+    exchanged = assess(scan(0.1, 0.35, 0.6), CLASS_TASK, check)
+    assert "intensities: 10 % of voxels are below 0.10 of the brightest (usual 0.28 to 0.57)" in (
+        exchanged.warning
+    )
+    assert assess(scan(), CLASS_TASK, check).status == "ok"
+    assert {f.name for f in exchanged.features} - {
+        f.name for f in assess(scan(), CLASS_TASK, check).features
+    } == {"intensity_10", "intensity_50", "intensity_90"}
+
+
+def test_intensity_percentiles_are_those_of_the_foreground():
+    volume = np.arange(11, dtype=np.float32).reshape(11, 1, 1)  # 0 is background, 1 to 10 are not
+    assert intensity_percentiles(volume) == pytest.approx((1.9, 5.5, 9.1))
+    large = np.linspace(0, 1, 8_000_000, dtype=np.float32).reshape(200, 200, 200)
+    assert intensity_percentiles(large) == pytest.approx((0.1, 0.5, 0.9), abs=0.005)
+    assert intensity_percentiles(np.zeros((2, 3, 4), np.float32)) is None
 
 
 def test_the_threshold_follows_from_how_much_the_test_scans_differ():
@@ -92,9 +210,30 @@ def test_the_threshold_follows_from_how_much_the_test_scans_differ():
     assert assess(statistics(0.1, 0.9, 0, 0), CLASS_TASK, found).warning
 
 
-def test_a_test_scan_unlike_the_others_counts_as_a_false_alarm():
+def test_false_alarms_are_counted_on_scans_that_had_no_part_in_the_check():
     brains = [statistics(0.1, 0.5, 0.4, 0)] * 3 + [statistics(0.1, 0.05, 0.85, 0)]
-    assert calibrate({"brain": brains}, CLASS_TASK).false_alarms == 1
+    found = calibrate({"brain": brains}, CLASS_TASK)
+    # Without the fourth, the others are all alike, so the threshold is 0 and it is far above.
+    assert (found.num_scans, found.false_alarms) == (4, 1)
+    for number, scan in enumerate(brains):
+        others = [*brains[:number], *brains[number + 1 :]]
+        check = calibrate({"brain": others}, CLASS_TASK)
+        assert (assess(scan, CLASS_TASK, check).status == "warning") == (number == 3)
+
+
+def test_few_reference_scans_are_said():
+    brains = [statistics(0.1, 0.5 - n / 100, 0.4 + n / 100, 0) for n in range(12)]
+    few, many = (calibrate({"brain": scans}, CLASS_TASK) for scans in (brains[:4], brains))
+    assert few.describe() == (
+        "Out-of-distribution check: made from 4 test scans of brain; 2 of them would be warned of "
+        "if left out. So few scans give rough usual ranges."
+    )
+    assert "So few" not in many.describe()
+    of_earlier_version = dataclasses.replace(make_check(), num_scans=19)
+    for reference in of_earlier_version.tasks.values():
+        object.__setattr__(reference, "num_scans", None)
+    assert "So few" in of_earlier_version.describe()
+    assert "So few" not in dataclasses.replace(of_earlier_version, num_scans=20).describe()
 
 
 def test_too_few_scans_give_no_check():
@@ -104,25 +243,69 @@ def test_too_few_scans_give_no_check():
 
 def test_features_are_logarithms_by_hand():
     features = scan_features(statistics(0.9, 0, 0, 0.1), CLASS_TASK, "vessels")
-    np.testing.assert_allclose(features, [-1, -4, np.log10(0.9), -1], atol=1e-6)
+    assert features == pytest.approx(
+        {"missing_confidence": -1, "other_tasks": -4, "share_0": np.log10(0.9), "share_1": -1}
+    )
+
+
+def test_fewer_voxels_of_other_tasks_than_usual_are_not_unusual():
+    scans = {"brain": [statistics(0.1, 0.46, 0.4, 0.04)] * 3}
+    check = dataclasses.replace(calibrate(scans, CLASS_TASK), threshold=4.0)
+    assert assess(statistics(0.1, 0.5, 0.4, 0), CLASS_TASK, check).status == "ok"
+    assert assess(statistics(0.1, 0.3, 0.4, 0.2), CLASS_TASK, check).status == "warning"
 
 
 def test_a_stored_check_is_the_same_and_a_damaged_one_names_its_model():
-    assert OutOfDistributionCheck.from_json(make_check().to_json(), "model") == make_check()
+    stored = json.loads(json.dumps(make_check().to_json()))
+    assert OutOfDistributionCheck.from_json(stored, "model") == make_check()
     for damaged in ({}, {"tasks": 3}, {"tasks": {}, "of_another_version": 1}):
         with pytest.raises(InputError, match=r"^model/1: .*Export the model again"):
             OutOfDistributionCheck.from_json(damaged, "model/1")
 
 
+def test_a_check_of_an_earlier_version_is_read():
+    stored = {
+        "tasks": {"vessels": {"mean": [-1, -4, -0.05, -1], "deviation": [0.1, 0.2, 0.3, 0.4]}},
+        "threshold": 4.0,
+        "num_scans": 8,
+        "false_alarms": 1,
+    }
+    check = OutOfDistributionCheck.from_json(stored, "model")
+    assert check.tasks["vessels"].features == {
+        "missing_confidence": (-1, 0.1),
+        "other_tasks": (-4, 0.2),
+        "share_0": (-0.05, 0.3),
+        "share_1": (-1, 0.4),
+    }
+    assert assess(statistics(0.9, 0, 0, 0.1), CLASS_TASK, check).status == "ok"
+
+
 def test_verdict_files_keep_their_names():
     """Programs read these files; fields of the class may have other names."""
-    assert assess(statistics(0.5, 0.3, 0.15, 0.05), CLASS_TASK, make_check()).to_json() == {
+    stored = assess(statistics(0.5, 0.3, 0.15, 0.05), CLASS_TASK, make_check()).to_json()
+    features = stored.pop("features")
+    assert stored == {
+        "status": "warning",
+        "warning": ANY,
+        "not_assessed": None,
         "task": "brain",
+        "given_task": None,
         "task_shares": pytest.approx({"brain": 0.45, "vessels": 0.05}),
         "mean_confidence": pytest.approx(0.9),
+        "confidence": {},
         "mixture_share": pytest.approx(0.05),
-        "score": pytest.approx(26.99, abs=0.01),
+        "score": pytest.approx(np.hypot(np.hypot(26.99, 6.99), 4.51), abs=0.01),
         "threshold": 4.0,
         "resembles": "brain",
-        "warning": ANY,
     }
+    assert features[0] == {
+        "feature": "other_tasks",
+        "class": None,
+        "value": pytest.approx(0.05),
+        "usual_low": pytest.approx(10**-4.4),
+        "usual_high": pytest.approx(10**-3.6),
+        "unusual": True,
+    }
+    assert [(f["feature"], f["class"]) for f in features if f["feature"] == "share"] == [
+        ("share", "background"), ("share", "class 2"), ("share", "class 1"),
+    ]  # fmt: skip

@@ -1,10 +1,12 @@
-"""The verdict on a scan's labels: the out-of-distribution check and what it is made of.
+"""The verdict on a scan's labels, in words.
 
-A network labels any scan, even one unlike everything that it was trained on. Such a scan can be
-told by sums over its voxels: how confident the network is, the share of each class, and the share
-of voxels with a class of another task than the rest. The check compares these features with those
-of the test scans, task by task. `calibrate` makes it when a model is exported; `assess` applies it
-to a scan when a prediction is written.
+A network labels any scan, even one unlike everything that it was trained on. `assess` says as what
+a scan was recognised, how confident the network is in each structure, and which features are
+unusual for the test scans of the task that the scan is most like. The state of a scan is one of
+
+- `ok`: it was compared with the test scans, and nothing is unusual;
+- `warning`: something is unusual, so look at the labels before you use them;
+- `not assessed`: it could not be compared, which is not the same as ok.
 
 The check is this project's; the paper has none.
 """
@@ -12,192 +14,29 @@ The check is this project's; the paper has none.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from mtseg.errors import InputError
+from mtseg.inference.verdict.features import VOXEL_SIZE, Feature, scan_features
+from mtseg.inference.verdict.reference import OutOfDistributionCheck
 from mtseg.inference.verdict.scan_statistics import ScanStatistics
 
-SMALLEST_SHARE = 1e-3
-"""Shares are compared as logarithms; a smaller share of a class, or of missing confidence, counts
-as this much."""
+OK, WARNING, NOT_ASSESSED = "ok", "warning", "not assessed"
 
-SMALLEST_OTHER_TASKS_SHARE = 1e-4
-"""The same for the share of voxels with a class of another task."""
+FEWEST_VOXELS = 1000
+"""Foreground voxels that a scan needs; shares of fewer depend on chance."""
 
-SMALLEST_DEVIATION = 0.1
-"""Lower limit of a feature's standard deviation, in its logarithm to base 10, so a factor of 1.26.
-A few test scans may by chance be more alike than later scans will be."""
+VOXEL_SIZE_FACTOR = 2.5
+"""A scan whose in-plane voxels are larger or smaller than those of the test scans by more than this
+is unusual: resampling cannot bring back what it does not show."""
 
-FEWEST_SCANS = 3
-"""Test scans that each task needs for the check."""
+LIKE_TRAINED = 0.25
+"""How far the voxel size of a computation may be from that of the test scans, relative to the
+latter; a network sees other structures at other voxel sizes."""
 
-SAFETY_FACTOR = 1.25
-"""The threshold over the highest score of a test scan."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """How the test scans of a task look to a network.
-
-    Attributes:
-        mean: of each feature (see `scan_features`).
-        deviation: standard deviation of each feature, at least `SMALLEST_DEVIATION`.
-    """
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class OutOfDistributionCheck:
-    """Detects scans that are unlike the test scans of all tasks.
-
-    Attributes:
-        tasks: task name -> the reference of its test scans.
-        threshold: a scan with a higher score gets a warning.
-        num_scans: number of test scans that the threshold was chosen from.
-        false_alarms: how many of them would get a warning if they had been left out.
-    """
-
-    tasks: dict[str, Reference]
-    threshold: float
-    num_scans: int = 0
-    false_alarms: int = 0
-
-    def score(
-        self, statistics: ScanStatistics, class_task: Sequence[str | None]
-    ) -> tuple[float, str]:
-        """Compares a scan with the test scans of each task.
-
-        Args:
-            statistics: of the scan.
-            class_task: the task of each combined class; None for background.
-
-        Returns:
-            `(score, task)`: the closest task, and the scan's distance from it. A distance is the
-            largest deviation of a feature from its mean, in standard deviations.
-        """
-        distances = {}
-        for task, reference in self.tasks.items():
-            deviation = np.abs(scan_features(statistics, class_task, task) - reference.mean)
-            distances[task] = float((deviation / reference.deviation).max())
-        closest = min(distances, key=lambda task: distances[task])
-        return distances[closest], closest
-
-    def to_json(self) -> dict[str, Any]:
-        """The values as the manifest stores them."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any], path: Path | str) -> OutOfDistributionCheck:
-        """The check that `to_json` wrote.
-
-        Args:
-            stored: the values.
-            path: the model that they are of, named in an error.
-
-        Raises:
-            InputError: if the values are not those of a check.
-        """
-        try:
-            fields = dict(stored)
-            tasks = {
-                name: Reference(tuple(of_task["mean"]), tuple(of_task["deviation"]))
-                for name, of_task in fields.pop("tasks").items()
-            }
-            return cls(tasks=tasks, **fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: this version of mtseg cannot read the out-of-distribution check in its "
-                "manifest. Export the model again."
-            ) from error
-
-
-def scan_features(
-    statistics: ScanStatistics, class_task: Sequence[str | None], task: str
-) -> npt.NDArray[np.float64]:
-    """The features of a scan that are compared with the test scans of one task.
-
-    Args:
-        statistics: of the scan.
-        class_task: the task of each combined class; None for background.
-        task: name of the task.
-
-    Returns:
-        float64 (num_features,), logarithms to base 10: of 1 minus the mean confidence, of the share
-        of voxels with a class of another task, and of the share of background and of each class of
-        the task.
-    """
-    shares = statistics.shares
-    is_own = np.array([name in (None, task) for name in class_task])
-    missing_confidence = max(1 - statistics.mean_confidence, SMALLEST_SHARE)
-    other_tasks_share = max(float(shares[~is_own].sum()), SMALLEST_OTHER_TASKS_SHARE)
-    own_shares = np.maximum(shares[is_own], SMALLEST_SHARE)
-    return np.log10([missing_confidence, other_tasks_share, *own_shares])
-
-
-def fit_reference(
-    scans: Mapping[str, Sequence[ScanStatistics]], class_task: Sequence[str | None]
-) -> dict[str, Reference]:
-    """Mean and standard deviation of the features of each task's scans.
-
-    Args:
-        scans: task name -> its scans, at least one.
-        class_task: the task of each combined class; None for background.
-
-    Returns:
-        Task name -> its reference.
-    """
-    references = {}
-    for task, of_task in scans.items():
-        features = np.array([scan_features(scan, class_task, task) for scan in of_task])
-        deviation = np.maximum(features.std(axis=0), SMALLEST_DEVIATION)
-        references[task] = Reference(
-            tuple(features.mean(axis=0).tolist()), tuple(deviation.tolist())
-        )
-    return references
-
-
-def calibrate(
-    scans: Mapping[str, Sequence[ScanStatistics]], class_task: Sequence[str | None]
-) -> OutOfDistributionCheck | None:
-    """Makes the check from test scans.
-
-    Each scan is scored with itself left out of the reference, as a new scan will be. The threshold
-    is `SAFETY_FACTOR` times the highest such score.
-
-    Args:
-        scans: task name -> its test scans.
-        class_task: the task of each combined class; None for background.
-
-    Returns:
-        The check; None if there is no task or a task has fewer than `FEWEST_SCANS` scans.
-    """
-    if not scans or min(map(len, scans.values())) < FEWEST_SCANS:
-        return None
-    references = fit_reference(scans, class_task)
-    scores = []
-    for task, of_task in scans.items():
-        for number, scan in enumerate(of_task):
-            others = [*of_task[:number], *of_task[number + 1 :]]
-            without = references | fit_reference({task: others}, class_task)
-            scores.append(OutOfDistributionCheck(without, 0.0).score(scan, class_task)[0])
-    return OutOfDistributionCheck(
-        references, SAFETY_FACTOR * max(scores), len(scores), _count_false_alarms(scores)
-    )
-
-
-def _count_false_alarms(scores: Sequence[float]) -> int:
-    """How many scans score above the threshold that follows from the others."""
-    *_, second, highest = sorted(scores)
-    return sum(
-        score > SAFETY_FACTOR * (second if score == highest else highest) for score in scores
-    )
+_MOST_NAMED = 4
+"""Unusual features that the line of a warning names; the verdict file has all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,77 +48,202 @@ class Assessment:
         task_shares: task name -> share of the foreground voxels with one of its classes.
         mean_confidence: mean probability of the most probable class over the foreground voxels.
         other_tasks_share: share of the foreground voxels with a class of another task than `task`.
-        score: distance from the closest task's test scans; None if the model has no check.
+        confidence: class name -> mean probability of the class over the voxels that the decision
+            rule gives it, for the classes that were found.
+        given_task: the task that the user named; None if the network decided.
+        not_assessed: why the scan could not be compared; empty if it was.
+        score: see `mtseg.inference.verdict.reference`; None if the scan was not assessed.
         threshold: a higher score is a warning; None likewise.
         closest_task: the task whose test scans are most like this one; None likewise.
+        features: all that was compared, the most unusual first.
     """
 
     task: str | None
     task_shares: dict[str, float]
     mean_confidence: float
     other_tasks_share: float
+    confidence: dict[str, float] = dataclasses.field(default_factory=dict)
+    given_task: str | None = None
+    not_assessed: str = ""
     score: float | None = None
     threshold: float | None = None
     closest_task: str | None = None
+    features: tuple[Feature, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """`ok`, `warning` or `not assessed`."""
+        if self.not_assessed:
+            return NOT_ASSESSED
+        return WARNING if any(feature.is_unusual for feature in self.features) else OK
 
     @property
     def warning(self) -> str | None:
         """A sentence that warns of the labels; None if there is no reason to."""
-        if self.score is None or self.threshold is None or self.score <= self.threshold:
+        unusual = [feature.describe() for feature in self.features if feature.is_unusual]
+        if self.status != WARNING:
             return None
+        more = len(unusual) - _MOST_NAMED
+        named = "; ".join(unusual[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
         return (
-            "this scan does not resemble the test scans of any task of the model (score "
-            f"{self.score:.1f}, threshold {self.threshold:.1f}; closest known task: "
-            f"{self.closest_task}). Check its labels before you use them."
+            f"unlike the test scans of {self.closest_task}, which it is closest to: {named}. Check "
+            "the labels before you use them."
         )
+
+    def describe(self) -> str:
+        """As what the scan was recognised, and how sure that is."""
+        confidence = f"confidence {self.mean_confidence:.2f}"
+        if self.task is None:
+            return f"background only, {confidence}"
+        labelled = sum(self.task_shares.values())
+        share = 100 * self.task_shares[self.task] / labelled
+        shown = "100" if share == 100 else f"{min(share, 99.9):.1f}"
+        found = f"recognised as {self.task} ({shown} % of labelled voxels, {confidence})"
+        is_other = self.given_task not in (None, self.task)
+        return f"{found}, but --task {self.given_task} was given" if is_other else found
+
+    def describe_confidence(self) -> str:
+        """The confidence of each structure that was found; empty if none was."""
+        found = ", ".join(f"{name} {value:.2f}" for name, value in self.confidence.items())
+        return f"confidence: {found}" if found else ""
 
     def to_json(self) -> dict[str, Any]:
         """The values of the verdict file, under the names that its format has."""
         return {
+            "status": self.status,
+            "warning": self.warning,
+            "not_assessed": self.not_assessed or None,
             "task": self.task,
+            "given_task": self.given_task,
             "task_shares": self.task_shares,
             "mean_confidence": self.mean_confidence,
+            "confidence": {name: round(value, 4) for name, value in self.confidence.items()},
             "mixture_share": self.other_tasks_share,
             "score": self.score,
             "threshold": self.threshold,
             "resembles": self.closest_task,
-            "warning": self.warning,
+            "features": [feature.to_json() for feature in self.features],
         }
-
-    def describe(self) -> str:
-        """The verdict in a few words."""
-        if self.task is None:
-            return f"background only, confidence {self.mean_confidence:.2f}"
-        return (
-            f"recognised as {self.task}, confidence {self.mean_confidence:.2f}, "
-            f"{100 * self.other_tasks_share:.3f} % of voxels with classes of other tasks"
-        )
 
 
 def assess(
     statistics: ScanStatistics,
     class_task: Sequence[str | None],
     check: OutOfDistributionCheck | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    decided: ScanStatistics | None = None,
+    trained_mm: Mapping[str, float] | None = None,
+    in_plane_mm: float | None = None,
+    given_task: str | None = None,
 ) -> Assessment:
     """Makes the verdict on a scan.
 
     Args:
         statistics: of the scan.
         class_task: the task of each combined class; None for background.
-        check: the model's; None if it has none, and then there is no score and no warning.
+        check: the model's; None if it has none, and then the scan is not assessed.
+        class_names: the name of each combined class; empty if `class_task` alone is known.
+        decided: sums over the voxels that the decision rule gives to each class; None if they are
+            not known.
+        trained_mm: task name -> typical voxel size of its prepared test scans.
+        in_plane_mm: the scan's own voxel size, the mean of the two axes that are most alike; None
+            if it is not known.
+        given_task: the task that the user named, which alone the scan is compared with.
     """
+    names = list(class_names)
+    if not names:
+        names = ["background", *(f"class {number}" for number in range(1, len(class_task)))]
     task_shares: dict[str, float] = {}
     for name, share in zip(class_task, statistics.shares, strict=True):
         if name is not None:
             task_shares[name] = task_shares.get(name, 0.0) + float(share)
     task = max(task_shares, key=lambda name: task_shares[name])
-    score, closest_task = (None, None) if check is None else check.score(statistics, class_task)
-    return Assessment(
+    of_classes = [] if decided is None else decided.class_confidence
+    verdict = Assessment(
         task=task if task_shares[task] > 0 else None,
         task_shares=task_shares,
         mean_confidence=statistics.mean_confidence,
         other_tasks_share=sum(share for name, share in task_shares.items() if name != task),
-        score=score,
-        threshold=None if check is None else check.threshold,
-        closest_task=closest_task,
+        confidence={
+            name: value
+            for name, value in zip(names[1:], of_classes[1:], strict=False)
+            if value is not None
+        },
+        given_task=given_task,
+    )
+    if check is None:
+        reason = "the model has no check, because it was evaluated on too few scans"
+        return dataclasses.replace(verdict, not_assessed=reason)
+    num_voxels = int(statistics.num_voxels.sum())
+    if num_voxels < FEWEST_VOXELS:
+        reason = f"it has {num_voxels} foreground voxels, and {FEWEST_VOXELS} are needed"
+        return dataclasses.replace(verdict, not_assessed=reason)
+    tasks = [name for name in check.tasks if given_task in (None, name)]
+    if not tasks:
+        reason = f"the model's check has no test scans of {given_task}"
+        return dataclasses.replace(verdict, not_assessed=reason)
+    comparable = [
+        name
+        for name in tasks
+        if _is_like_trained(statistics.spacing_mm, (trained_mm or {}).get(name))
+    ]
+    if not comparable:
+        sizes = ", ".join(f"{mm:.3g} mm ({name})" for name, mm in (trained_mm or {}).items())
+        reason = f"it was computed at {statistics.spacing_mm:.3g} mm, the test scans at {sizes}"
+        return dataclasses.replace(verdict, not_assessed=reason)
+    _, closest = check.score(statistics, class_task, comparable)
+    features = _compare(statistics, class_task, check, closest, names)
+    if in_plane_mm is not None and trained_mm and closest in trained_mm:
+        features.append(_voxel_size(in_plane_mm, trained_mm[closest], check.threshold))
+    features.sort(key=lambda feature: -feature.deviation)
+    return dataclasses.replace(
+        verdict,
+        score=check.score_of(feature.deviation for feature in features),
+        threshold=check.threshold,
+        closest_task=closest,
+        features=tuple(features),
+    )
+
+
+def _is_like_trained(spacing_mm: float | None, trained_mm: float | None) -> bool:
+    """Whether a scan was computed at about the voxel size of test scans; True if not known."""
+    if spacing_mm is None or trained_mm is None:
+        return True
+    # Sizes that differ by a rounding error of a header count as one in the recognition.
+    return abs(spacing_mm - trained_mm) <= (LIKE_TRAINED + 0.01) * trained_mm
+
+
+def _compare(
+    statistics: ScanStatistics,
+    class_task: Sequence[str | None],
+    check: OutOfDistributionCheck,
+    task: str,
+    class_names: Sequence[str],
+) -> list[Feature]:
+    """The features of a scan beside the usual ranges of a task."""
+    values = scan_features(statistics, class_task, task)
+    own = [name for name, of in zip(class_names, class_task, strict=True) if of in (None, task)]
+    found = []
+    for name, deviation in check.tasks[task].deviations(values).items():
+        mean, standard_deviation = check.tasks[task].features[name]
+        reach = check.threshold * standard_deviation
+        class_name = own[int(name.removeprefix("share_"))] if name.startswith("share_") else ""
+        is_unusual = deviation > check.threshold
+        found.append(
+            Feature(
+                name, values[name], mean - reach, mean + reach, deviation, is_unusual, class_name
+            )
+        )
+    return found
+
+
+def _voxel_size(own_mm: float, trained_mm: float, threshold: float) -> Feature:
+    """The scan's own voxel size, whose usual range is that of the test scans times a factor."""
+    reach = math.log10(VOXEL_SIZE_FACTOR)
+    value, middle = math.log10(own_mm), math.log10(trained_mm)
+    # A size that was rounded in a header is not unusual at the very end of the range.
+    deviation = threshold * abs(value - middle) / (reach + 1e-6)
+    return Feature(
+        VOXEL_SIZE, value, middle - reach, middle + reach, deviation, deviation > threshold
     )

@@ -1,0 +1,176 @@
+"""From a loaded scan to its labels: plan its tiles, compute them, decide and assess.
+
+Every tile is restored to the scan's own grid and turned into labels at once, so the probabilities
+of the whole scan are never in memory. `mtseg.prediction.results` writes the labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mtseg.errors import InputError
+from mtseg.inference.decision import decide, decide_rows
+from mtseg.inference.postprocessing import Change, ClassRule, class_rules, postprocess
+from mtseg.inference.tiling import Block, Plan, Tile
+from mtseg.inference.verdict import Assessment, ScanStatistics, assess, intensity_percentiles
+from mtseg.models.loading import ExportedModel
+from mtseg.prediction.probability_file import ProbabilityFile
+from mtseg.prediction.scan import LoadedScan, Options
+from mtseg.scans.volume import from_ras
+from mtseg.tasks.task import in_plane_mm
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentedScan:
+    """What was computed of a scan.
+
+    Attributes:
+        labels: uint8 combined class index, in the shape of the source, 0 outside the foreground;
+            after post-processing, which may fill holes there.
+        statistics: sums over the prepared scan's foreground.
+        verdict: whether to trust the labels.
+        changes: what post-processing did.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    statistics: ScanStatistics
+    verdict: Assessment
+    changes: tuple[Change, ...]
+
+
+def postprocessing_rules(model: ExportedModel, options: Options) -> tuple[ClassRule, ...]:
+    """The classes of a model whose label maps are post-processed."""
+    return class_rules(model.tasks) if options.use_postprocessing else ()
+
+
+def plan_scan(model: ExportedModel, scan: LoadedScan, memory_bytes: float) -> Plan:
+    """Divides a scan into tiles.
+
+    Args:
+        model: the model that computes them.
+        scan: the scan.
+        memory_bytes: memory that computing a tile may use.
+
+    Raises:
+        InputError: if not even the smallest tiles fit, into memory or into a server's messages.
+    """
+    try:
+        return model.network.plan(
+            scan.prepared.volume.array,
+            memory_bytes,
+            is_interpolated=not scan.restoration.is_identity,
+            target_voxels_per_voxel=scan.restoration.voxels_per_voxel,
+        )
+    except InputError as error:
+        raise InputError(f"{scan.path}: {error}") from error
+
+
+def segment_scan(
+    model: ExportedModel,
+    scan: LoadedScan,
+    plan: Plan,
+    options: Options,
+    probabilities_path: Path | None = None,
+    excluded: Sequence[int] = (),
+    on_flop: Callable[[int], None] = lambda flop: None,
+) -> SegmentedScan:
+    """Computes the labels of a scan on its own grid.
+
+    Args:
+        model: the model.
+        scan: the scan.
+        plan: its tiles, from `plan_scan`.
+        options: how it is segmented.
+        probabilities_path: file to write the class probabilities to; None writes none.
+        excluded: combined class indices that no voxel may get; their probabilities are set to 0.
+        on_flop: called after every tile with its number of floating-point operations.
+
+    Raises:
+        InputError: if the probabilities are not finite or cannot be written.
+        mtseg.serving.connection.ServerError: if a server does not compute a tile.
+    """
+    volume, restoration = scan.prepared.volume.array, scan.restoration
+    labels = np.zeros(restoration.foreground.shape, np.uint8)
+    statistics, decided = (ScanStatistics(model.network.num_classes) for _ in range(2))
+    statistics.spacing_mm = scan.prepared.volume.spacing_mm[0]
+    statistics.intensities = intensity_percentiles(volume)
+    with contextlib.ExitStack() as stack:
+        file = None
+        if probabilities_path is not None:
+            num_classes = model.network.num_classes
+            file = stack.enter_context(
+                ProbabilityFile(probabilities_path, scan.prepared.source, num_classes)
+            )
+        for tile, rows in model.network.run_all(volume, plan):
+            if not np.isfinite(rows).all():
+                raise InputError(
+                    f"{scan.path}: the network's probabilities of it are not finite. Look at its "
+                    "intensities, or use another model."
+                )
+            is_in_core, most_probable = _is_in_core(volume, tile), rows.argmax(axis=-1)
+            statistics.add(rows, most_probable, is_in_core)
+            if excluded:
+                rows = rows.copy()
+                rows[:, list(excluded)] = 0
+                most_probable = rows.argmax(axis=-1)
+            decided.add(rows, decide_rows(rows, most_probable, model.thresholds), is_in_core)
+            targets = restoration.targets(tile.core)
+            restored = _restore_classes(scan, tile, rows, targets, file)
+            of_tile = decide(restored, model.thresholds)
+            labels[targets] = np.where(restoration.foreground[targets], of_tile, 0)
+            on_flop(tile.flop)
+        verdict = assess(
+            statistics,
+            model.class_task,
+            model.out_of_distribution_check,
+            class_names=model.class_names,
+            decided=decided,
+            trained_mm=model.trained_spacing_mm,
+            in_plane_mm=in_plane_mm(scan.prepared.source.spacing_mm),
+            given_task=options.task,
+        )
+        if file is not None and not (options.is_strict and verdict.warning):
+            file.finish()
+    changes = postprocess(labels, postprocessing_rules(model, options))
+    on_source = from_ras(labels, scan.prepared.source.affine)
+    return SegmentedScan(on_source, statistics, verdict, changes)
+
+
+def _restore_classes(
+    scan: LoadedScan,
+    tile: Tile,
+    rows: npt.NDArray[np.float32],
+    targets: Block,
+    file: ProbabilityFile | None,
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Restores a tile's probabilities to the source's grid, and writes them to the file.
+
+    One class at a time: all of them on a fine source grid would not fit into memory.
+
+    Yields:
+        For each class float32 in the shape of `targets`; background is 1 outside the foreground.
+    """
+    mask = scan.prepared.volume.array[tile.computed] != 0
+    outside = ~scan.restoration.foreground[targets]
+    for class_index in range(rows.shape[1]):
+        block = np.full(mask.shape, class_index == 0, np.float32)
+        block[mask] = rows[:, class_index]
+        restored = scan.restoration.interpolate(block, tile.computed, targets)
+        restored[outside] = class_index == 0
+        if file is not None:
+            file.put(class_index, targets, restored)
+        yield restored
+
+
+def _is_in_core(volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.bool_]:
+    """Whether each foreground voxel of `tile.computed` is in the tile's core; shape (voxels,)."""
+    is_core = np.zeros([s.stop - s.start for s in tile.computed], bool)
+    is_core[tuple(slice(s.stop - s.start) for s in tile.core)] = True
+    of_foreground: npt.NDArray[np.bool_] = is_core[volume[tile.computed] != 0]
+    return of_foreground
