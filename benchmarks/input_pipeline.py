@@ -1,6 +1,6 @@
 """Measures how many patches per second the input pipeline delivers, from patches and volumes.
 
-    mtseg-prepare brain:miccai2012 --manual-dir SCANS --data-dir mtseg_data
+    mtseg-prepare brain:miccai2012 --manual-dir SCANS --data-dir mtseg_data --kinds patches,volumes
     python benchmarks/input_pipeline.py --data-dir mtseg_data --tasks brain:miccai2012
 
 It compares balanced mini-batches of 210 with TFDS's `as_dataset` over the patch records of the

@@ -85,7 +85,8 @@ def prepare(scans: Path, folder: Path, per_class: int, processes: int) -> float:
     """Seconds of `mtseg-prepare`; prepared files are removed before, or it would skip them."""
     code = "import sys; from mtseg.cli.prepare import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "brain:miccai2012", "--manual-dir", str(scans)]
-    command += ["--data-dir", str(folder / "data"), "--patches-per-class", str(per_class)]
+    command += ["--data-dir", str(folder / "data"), "--kinds", "patches,volumes"]
+    command += ["--patches-per-class", str(per_class)]
     command += ["--num-processes", str(processes)]
     shutil.rmtree(folder / "data", ignore_errors=True)
     return seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))

@@ -37,8 +37,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dropout 0.1, Muon, rate 0.005": {
         "dropout-rate": 0.1, "optimizer": "muon", "learning-rate": 5e-3,
     },
-    "whole volumes": {"input": "volumes"},
-    "whole volumes, flipped": {"input": "volumes", "augment": "flip"},
+    "stored patches": {"input": "patches"},
+    "flipped": {"augment": "flip"},
 }  # fmt: skip
 
 

@@ -18,13 +18,14 @@ project's way to balance them exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mtseg.batches.augmentation import augment
+from mtseg.batches.draws import describe_draws, order_sources
 from mtseg.errors import InputError
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
@@ -39,6 +40,10 @@ class PatchStore(Protocol):
 
         Classes after the last one that the source shows may be left out.
         """
+
+    @property
+    def num_scans(self) -> npt.NDArray[np.int64]:
+        """Number of scans that show each of these classes."""
 
     def take(
         self,
@@ -90,7 +95,7 @@ def assign_classes(
 class BalancedSamples:
     """The mini-batches of a run, which can be read in any order by their numbers.
 
-    If a task has several sources, those that show a class take turns with its samples.
+    If a task has several sources, its samples come from all of them (see `mtseg.batches.draws`).
 
     Args:
         label_space: the tasks.
@@ -98,6 +103,8 @@ class BalancedSamples:
         seed: seed of the order of samples.
         augmentations: names of `mtseg.batches.augmentation`.
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+        weights: `(task, source)` -> weight; without one, the weight of a source is the number of
+            its scans that show the class.
 
     Attributes:
         num_samples: for each task, the number of different samples of each of its classes.
@@ -114,8 +121,10 @@ class BalancedSamples:
         seed: int,
         augmentations: tuple[str, ...] = (),
         backgrounds: str = "shared",
+        weights: Mapping[tuple[str, str], int] | None = None,
     ) -> None:
         tasks = [selection.task for selection in label_space.selections]
+        self._tasks = tasks
         self._stores, self._seed, self._augmentations = stores, seed, augmentations
         self._num_classes = tuple(task.num_classes for task in tasks)
         self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
@@ -124,6 +133,16 @@ class BalancedSamples:
             np.stack([_pad(store.num_samples, count) for store in of_task])
             for of_task, count in zip(stores, self._num_classes, strict=True)
         ]  # for each task, int64 (sources, classes)
+        self._orders = []  # for each task and class, of its sources
+        for selection, of_task, sizes in zip(
+            label_space.selections, stores, self._sizes, strict=True
+        ):
+            weighed = np.stack([_pad(s.num_scans, selection.task.num_classes) for s in of_task])
+            for row, source in zip(weighed, selection.sources, strict=True):
+                row[:] = (weights or {}).get((selection.task.name, source), row)
+            weighed[sizes == 0] = 0
+            orders = [order_sources(tuple(of_class)) for of_class in weighed.T.tolist()]
+            self._orders.append(orders)
         self.num_samples: list[list[int]] = [sizes.sum(axis=0).tolist() for sizes in self._sizes]
 
     def read_minibatch(
@@ -153,7 +172,10 @@ class BalancedSamples:
         for t, of_task in enumerate(self._stores):
             of_this = np.flatnonzero(task == t)
             score_index[of_this] = self._to_scores[t][class_index[of_this]]
-            source, turn = self._take_turns(t, class_index[of_this], ordinal[of_this])
+            source, turn = np.empty((2, len(of_this)), np.int64)
+            for c in np.unique(class_index[of_this]):
+                mine = class_index[of_this] == c
+                source[mine], turn[mine] = self._orders[t][c].find(ordinal[of_this][mine])
             for s, store in enumerate(of_task):
                 mine, turns = of_this[source == s], turn[source == s]
                 out = [patches[sample] for sample in mine]
@@ -163,22 +185,21 @@ class BalancedSamples:
             augment(patches, is_symmetric, rows, self._augmentations, rng)
         return patches, score_index
 
-    def _take_turns(
-        self, task: int, class_index: npt.NDArray[np.int64], ordinal: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Distributes samples of a task among its sources.
+    def describe_draws(self, num_minibatches: int, global_batch_size: int, kind: str) -> list[str]:
+        """Says of each task how often a run draws its samples.
 
-        Returns:
-            `(source, turn)`, int64 (n,) each: the source of each sample, and how many samples of
-            its class that source has given before.
+        Args:
+            num_minibatches: length of the run.
+            global_batch_size: samples in a mini-batch.
+            kind: what the samples are, `patches` or `volumes`.
         """
-        source, turn = np.zeros((2, len(ordinal)), np.int64)
-        for c in np.unique(class_index):
-            showing = np.flatnonzero(self._sizes[task][:, c])
-            mine = class_index == c
-            turn[mine], which = np.divmod(ordinal[mine], len(showing))
-            source[mine] = showing[which]
-        return source, turn
+        lines = []
+        num_draws = num_minibatches * global_batch_size / len(self._sizes)
+        for task, sizes, orders in zip(self._tasks, self._sizes, self._orders, strict=True):
+            shares = np.stack([order.per_cycle / len(order.source) for order in orders], axis=1)
+            said = describe_draws(task.class_names, sizes, shares, num_draws, kind)
+            lines.append(f"{task.name}: {said}.")
+        return lines
 
 
 def _pad(counts: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:

@@ -26,6 +26,7 @@ from mtseg.records.reading import (
     damaged_records,
     find_shards,
     index_patches,
+    prepare_again,
     prepare_command,
     prepared_dir,
 )
@@ -43,6 +44,7 @@ class PatchRecords:
         folder: folder of the shards, for messages.
         shards: descriptors of the open shard files.
         class_index: int64 (n,), the task's own class of every record.
+        scan: int64 (n,), the number of the scan that every record was cut from.
         shard: int64 (n,), the shard of every record.
         offset: int64 (n,), where the bytes of its patches begin in that shard.
     """
@@ -50,6 +52,7 @@ class PatchRecords:
     folder: Path
     shards: tuple[int, ...]
     class_index: npt.NDArray[np.int64]
+    scan: npt.NDArray[np.int64]
     shard: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
 
@@ -62,6 +65,12 @@ class PatchRecords:
     def num_samples(self) -> npt.NDArray[np.int64]:
         """Number of records of each class."""
         return np.array([rows.size for rows in self._rows_of_class], np.int64)
+
+    @property
+    def num_scans(self) -> npt.NDArray[np.int64]:
+        """Number of scans that have a record of each class."""
+        shown = [np.unique(self.scan[rows]).size for rows in self._rows_of_class]
+        return np.array(shown, np.int64)
 
     def take(
         self,
@@ -100,8 +109,8 @@ class PatchRecords:
             shard = self.shards[self.shard[row]]
             if os.preadv(shard, [patches.data], self.offset[row]) != patches.nbytes:
                 raise InputError(
-                    f"{self.folder}: a shard of records was changed while it was in use. Prepare "
-                    "it again: mtseg-prepare with --overwrite."
+                    f"{self.folder}: a shard of records was changed while it was in use. "
+                    f"{prepare_again(self.folder)}"
                 )
 
 
@@ -136,9 +145,14 @@ def open_patches(
     folder = prepared_dir(data_dir, task_name, source, "patches", task_file)
     files = find_shards(folder).get("train", SplitFiles(TFRECORD))
     columns: list[npt.NDArray[np.int64]] = []
+    scans: dict[bytes, int] = {}
     for number, path in enumerate(files.paths):
         try:
-            of_shard = [np.insert(c, 1, number, axis=0) for c in index_patches(path)]
+            of_shard = []
+            for class_index, subject, offset in index_patches(path):
+                scan = [scans.setdefault(name, len(scans)) for name in subject]
+                shard = np.full(len(scan), number)
+                of_shard.append(np.stack([class_index, scan, shard, offset]))
         except tf.errors.OpError as error:
             raise damaged_records(path) from error
         if sum(c.shape[1] for c in of_shard) != files.num_records[number]:
@@ -147,12 +161,12 @@ def open_patches(
     if not columns:
         raise InputError(
             f"{folder}: has no patch. Prepare it again: "
-            f"{prepare_command(data_dir, task_name, source, task_file)} --overwrite"
+            f"{prepare_command(data_dir, task_name, source, 'patches', task_file)} --overwrite"
         )
-    class_index, shard, offset = np.concatenate(columns, axis=1)
+    class_index, scan, shard, offset = np.concatenate(columns, axis=1)
     _allow_open_files(len(files.paths), folder)
     shards = tuple(os.open(path, os.O_RDONLY) for path in files.paths)
-    records = PatchRecords(folder, shards, class_index, shard, offset)
+    records = PatchRecords(folder, shards, class_index, scan, shard, offset)
     weakref.finalize(records, _close_all, shards)
     return records
 
@@ -168,7 +182,8 @@ def _allow_open_files(count: int, folder: Path) -> None:
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise InputError(
             f"{folder}: has {count} shards, but only {hard} files may be open at once. Prepare "
-            "it again: mtseg-prepare with --num-shards. Or raise the limit (ulimit -Hn)."
+            "it again: mtseg-prepare with --kinds patches --num-shards N. Or raise the limit "
+            "(ulimit -Hn)."
         )
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

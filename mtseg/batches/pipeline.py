@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.batches.balance import BalancedSamples, PatchStore
+from mtseg.batches.draws import read_source_weights
 from mtseg.batches.patch_records import open_patches
 from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
@@ -27,9 +28,10 @@ def open_balanced_samples(
     label_space: LabelSpace,
     seed: int,
     *,
-    kind: str = "patches",
+    kind: str = "volumes",
     augmentations: tuple[str, ...] = (),
     backgrounds: str = "shared",
+    source_weights: str = "",
 ) -> BalancedSamples:
     """Opens the prepared training data of every task of a label space.
 
@@ -37,9 +39,10 @@ def open_balanced_samples(
         data_dir: folder of prepared records.
         label_space: the tasks.
         seed: seed of the order of samples.
-        kind: `patches` draws from the stored patches, `volumes` from all voxels as the paper does.
+        kind: `volumes` draws from all voxels as the paper does, `patches` from stored patches.
         augmentations: names of `mtseg.batches.augmentation`.
         backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+        source_weights: as `mtseg.batches.draws.read_source_weights` reads them.
 
     Raises:
         InputError: if a task is not prepared, a shard is damaged, a class has no sample, or the
@@ -49,7 +52,7 @@ def open_balanced_samples(
         "patches": open_patches,
         "volumes": open_volumes,
     }
-    open_store = openers[kind]
+    open_store, weights = openers[kind], read_source_weights(source_weights, label_space)
     for selection in label_space.selections:
         for source in selection.sources:
             require_same_classes(data_dir, selection.task, source)
@@ -57,7 +60,7 @@ def open_balanced_samples(
         [open_store(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
         for s in label_space.selections
     ]
-    samples = BalancedSamples(label_space, stores, seed, augmentations, backgrounds)
+    samples = BalancedSamples(label_space, stores, seed, augmentations, backgrounds, weights)
     for selection, counts in zip(label_space.selections, samples.num_samples, strict=True):
         for name, count in zip(selection.task.class_names, counts, strict=True):
             if count == 0:

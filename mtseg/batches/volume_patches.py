@@ -45,6 +45,12 @@ class VolumePatches:
         """Number of foreground voxels of each class in all volumes."""
         return np.array([ends[-1] for ends in self.ends], np.int64)
 
+    @property
+    def num_scans(self) -> npt.NDArray[np.int64]:
+        """Number of volumes that show each class."""
+        shown = [sum(voxels.size > 0 for voxels in of_class) for of_class in self.voxels]
+        return np.array(shown, np.int64)
+
     def take(
         self,
         class_index: npt.NDArray[np.int64],
@@ -119,7 +125,7 @@ def open_volumes(
     if not padded:
         raise InputError(
             f"{data_dir}: has no training scan of {task_name}:{source}. Prepare it again: "
-            f"{prepare_command(data_dir, task_name, source, task_file)} --overwrite"
+            f"{prepare_command(data_dir, task_name, source, 'volumes', task_file)} --overwrite"
         )
     by_class = list(zip(*of_scans, strict=True))
     shown = [c for c, voxels in enumerate(by_class) if any(v.size for v in voxels)]

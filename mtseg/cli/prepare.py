@@ -48,23 +48,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_bids_filter(parser)
     parser.add_argument(
-        "--patches-per-class",
-        type=positive,
-        metavar="N",
-        help="patches per class and subject (default: 1000)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=not_negative,
-        metavar="N",
-        default=0,
-        help="random seed of the choice of patches (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--num-shards",
-        type=positive,
-        metavar="N",
-        help="number of shard files for the patches (default: one per subject)",
+        "--kinds",
+        metavar="KINDS",
+        help="volumes, patches or both, separated by a comma; patches are for mtseg-train "
+        "--input patches (default: volumes)",
     )
     parser.add_argument(
         "--num-processes",
@@ -88,9 +75,28 @@ def make_parser() -> argparse.ArgumentParser:
     )
     validation.add_argument(
         "--split-seed",
-        type=int,
+        type=not_negative,
         metavar="N",
         help="random seed of who is set aside (default: 0)",
+    )
+    patches = parser.add_argument_group("for patches")
+    patches.add_argument(
+        "--patches-per-class",
+        type=positive,
+        metavar="N",
+        help="patches per class and subject (default: 1000)",
+    )
+    patches.add_argument(
+        "--seed",
+        type=not_negative,
+        metavar="N",
+        help="random seed of the choice of patches (default: 0)",
+    )
+    patches.add_argument(
+        "--num-shards",
+        type=positive,
+        metavar="N",
+        help="number of shard files for the patches (default: one per subject)",
     )
     phantoms = parser.add_argument_group("for phantoms")
     phantoms.add_argument(
@@ -133,12 +139,23 @@ def _prepare(argv: list[str]) -> int:
             )
     check_beam_flags(arguments)
     validation = _read_validation(arguments)
+    kinds = [kind.strip() for kind in (arguments.kinds or "").split(",") if kind.strip()]
+    if "patches" not in kinds:
+        for name in ("patches_per_class", "seed", "num_shards"):
+            if getattr(arguments, name) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')}: is for patches, and none are prepared. Add "
+                    "--kinds patches,volumes, or leave it out."
+                )
     if arguments.num_processes != 1:
         begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()
-    from mtseg.records.schema import PATCHES_PER_CLASS
+    from mtseg.records.schema import DEFAULT_KINDS, KINDS, PATCHES_PER_CLASS
     from mtseg.records.writing import prepare
 
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"--kinds: {kind!r} is not one of {', '.join(KINDS)}.")
     folders = _folders(arguments.manual_dir)
     for selection in label_space.selections:
         for source in selection.sources:
@@ -148,13 +165,14 @@ def _prepare(argv: list[str]) -> int:
                 source,
                 arguments.data_dir,
                 manual_dir=folders.get(source, folders.get("")),
+                kinds=tuple(dict.fromkeys(kinds)) or DEFAULT_KINDS,
                 num_shards=arguments.num_shards,
                 num_processes=arguments.num_processes,
                 beam_runner=arguments.beam_runner,
                 beam_options=arguments.beam_option,
                 is_overwrite=arguments.overwrite,
                 patches_per_class=arguments.patches_per_class or PATCHES_PER_CLASS,
-                seed=arguments.seed,
+                seed=arguments.seed or 0,
                 # Of several sources, these are for the phantoms.
                 size=arguments.size if is_phantom else None,
                 num_train=arguments.num_train if is_phantom else None,

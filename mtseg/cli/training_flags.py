@@ -113,16 +113,20 @@ def announce_kind(config: TrainConfig) -> None:
 
 
 def prepare_phantoms(config: TrainConfig) -> None:
-    """Makes the phantoms that a run without --data-dir needs and does not find."""
+    """Makes the phantoms that a run without --data-dir needs and does not find.
+
+    Evaluation needs volumes, whatever the run draws from.
+    """
     from mtseg.records.reading import prepared_dir
     from mtseg.records.writing import prepare
     from mtseg.tasks.label_space import parse_tasks
 
+    kinds = ("volumes",) if config.input == "volumes" else (config.input, "volumes")
     settings = DEMO_PHANTOMS if config.preset == "demo" else {}
     for selection in parse_tasks(config.tasks).selections:
         for source in selection.sources:
             if source == "phantom":
-                prepare(selection.task, source, config.data_dir, **settings)
+                prepare(selection.task, source, config.data_dir, kinds=kinds, **settings)
             else:
                 task = selection.task
-                prepared_dir(config.data_dir, task.name, source, "patches", task.own_file)
+                prepared_dir(config.data_dir, task.name, source, config.input, task.own_file)

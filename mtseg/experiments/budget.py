@@ -80,6 +80,7 @@ def _time_minibatch(config: TrainConfig, label_space: LabelSpace, num_steps: int
         kind=config.input,
         augmentations=config.augmentations,
         backgrounds=config.backgrounds,
+        source_weights=config.source_weights,
     )
     per_call = config.steps_per_call
     num_calls = math.ceil(num_steps / per_call)

@@ -157,10 +157,11 @@ def require_room(plan: Plan, num_shards: int | None) -> None:
         flush=True,
     )
     if needed_bytes > free:
+        has_patches = any(config.kind == "patches" for config in plan.configs)
+        fewer = ", or run mtseg-prepare with fewer --patches-per-class" if has_patches else ""
         raise InputError(
             f"{plan.data_dir}: has {free / 1e9:.1f} GB free, but preparing {plan.spec} takes "
-            f"{needed_bytes / 1e9:.1f} GB. Make room, give another --data-dir, or run "
-            "mtseg-prepare with fewer --patches-per-class."
+            f"{needed_bytes / 1e9:.1f} GB. Make room, or give another --data-dir{fewer}."
         )
 
 

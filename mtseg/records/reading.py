@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.records.schema import (
     CLASS_NAMES_FILE,
+    DEFAULT_KINDS,
     VERSION,
     parse_patch_records,
     parse_volume_record,
@@ -28,8 +29,6 @@ from mtseg.tasks.label_space import LabelSpace, TaskSelection
 from mtseg.tasks.task import Task
 from mtseg.tasks.task_file import GENERATED, shipped_tasks
 
-_PREPARE_AGAIN = "Prepare the task again: mtseg-prepare with --overwrite."
-
 _INDEX_BATCH = 512
 """Records that `index_patches` parses at once."""
 
@@ -39,18 +38,30 @@ _INDEX_BUFFER_BYTES = 2**23
 # Finding what has been prepared.
 
 
-def prepare_command(data_dir: str | Path, task_name: str, source: str, task_file: str = "") -> str:
-    """The command that prepares a task's source, for a message.
+def prepare_command(
+    data_dir: str | Path, task_name: str, source: str, kind: str, task_file: str = ""
+) -> str:
+    """The command that prepares one kind of records of a task's source, for a message.
 
     Args:
         data_dir: folder of prepared records.
         task_name: the task.
         source: name of the source.
+        kind: `patches` or `volumes`.
         task_file: path of the task's file, if it is known and does not come with mtseg.
     """
     task = task_file or (task_name if task_name in shipped_tasks() else "TASK_FILE.toml")
     manual_dir = "" if source == GENERATED else " --manual-dir FOLDER"
-    return f"mtseg-prepare {task}:{source} --data-dir {data_dir}{manual_dir}"
+    # Patches are of no use alone: evaluation needs volumes.
+    kinds = "" if kind in DEFAULT_KINDS else f" --kinds {kind},volumes"
+    return f"mtseg-prepare {task}:{source} --data-dir {data_dir}{manual_dir}{kinds}"
+
+
+def prepare_again(path: Path) -> str:
+    """A sentence that says how to replace records; `path` is their folder or a file in it."""
+    is_patches = any(part.endswith("_patches") for part in path.parts)
+    kinds = " --kinds patches" if is_patches else ""
+    return f"Prepare the task again: mtseg-prepare with --overwrite{kinds}."
 
 
 def records_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -> Path:
@@ -80,7 +91,7 @@ def prepared_dir(
     if not (path / "dataset_info.json").is_file():
         raise InputError(
             f"{data_dir}: has no prepared {kind} of {task_name}:{source}. "
-            f"Run: {prepare_command(data_dir, task_name, source, task_file)}"
+            f"Run: {prepare_command(data_dir, task_name, source, kind, task_file)}"
         )
     return path
 
@@ -100,6 +111,17 @@ class SplitFiles:
     paths: tuple[Path, ...] = ()
     num_records: tuple[int, ...] = ()
     num_bytes: int = 0
+
+
+def require_prepared(data_dir: str | Path, label_space: LabelSpace, kind: str) -> None:
+    """Refuses tasks of which one kind of records is not prepared.
+
+    Raises:
+        InputError: with the command that prepares the first that is missing.
+    """
+    for selection in label_space.selections:
+        for source in selection.sources:
+            prepared_dir(data_dir, selection.task.name, source, kind, selection.task.own_file)
 
 
 def find_shards(path: Path) -> dict[str, SplitFiles]:
@@ -126,11 +148,11 @@ def find_shards(path: Path) -> dict[str, SplitFiles]:
     described = {shard for split in splits.values() for shard in split.paths}
     found = {file for kind in (TFRECORD, ARRAY_RECORD) for file in path.glob(f"*.{kind}*")}
     if missing := sorted(described - found):
-        raise InputError(f"{missing[0]}: this shard of records is missing. {_PREPARE_AGAIN}")
+        raise InputError(f"{missing[0]}: this shard of records is missing. {prepare_again(path)}")
     if unknown := sorted(found - described):
         raise InputError(
             f"{unknown[0]}: this shard is not listed in dataset_info.json, so its records belong "
-            f"to other data. Remove it. Or: {_PREPARE_AGAIN}"
+            f"to other data. Remove it. Or: {prepare_again(path)}"
         )
     return splits
 
@@ -148,7 +170,7 @@ def _describe_split(path: Path, info: dict[str, Any], split: dict[str, Any]) -> 
 
 def damaged_records(path: Path) -> InputError:
     """The error for records, or files that describe them, that cannot be read."""
-    return InputError(f"{path}: these records are damaged. {_PREPARE_AGAIN}")
+    return InputError(f"{path}: these records are damaged. {prepare_again(path)}")
 
 
 def prepared_settings(path: Path) -> dict[str, Any]:
@@ -186,7 +208,7 @@ def require_same_classes(data_dir: str | Path, task: Task, source: str) -> None:
     if stored != list(task.class_names):
         raise InputError(
             f"{folder}: was prepared with the classes {', '.join(stored)}, but the task has "
-            f"{', '.join(task.class_names)}. {_PREPARE_AGAIN}"
+            f"{', '.join(task.class_names)}. {prepare_again(folder)}"
         )
 
 
@@ -323,16 +345,18 @@ def read_selection(
 # Patches.
 
 
-def index_patches(shard: Path) -> Iterator[npt.NDArray[np.int64]]:
+def index_patches(
+    shard: Path,
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.object_], npt.NDArray[np.int64]]]:
     """Reads a shard of patch records once, and notes the class and the place of each sample.
 
     Args:
         shard: a TFRecord file of patch records.
 
     Yields:
-        int64 (2, n) for the next n records: the task's own class index of each sample, and the
-        offset in the file at which the bytes of its patches begin. They can be read from there
-        without parsing the record.
+        `(class_index, subject, offset)` of the next n records: int64 (n,), the task's own class
+        index of each sample; n names of subjects, as bytes; int64 (n,), where in the file the
+        bytes of its patches begin. They can be read from there without parsing the record.
 
     Raises:
         tf.errors.OpError: if a checksum is wrong, the file ends inside a record, or a record is
@@ -344,9 +368,9 @@ def index_patches(shard: Path) -> Iterator[npt.NDArray[np.int64]]:
     for records in tf.data.TFRecordDataset(str(shard), buffer_size=_INDEX_BUFFER_BYTES).batch(
         _INDEX_BATCH
     ):
-        class_index, patches = parse_patch_records(records)
+        class_index, subject, patches = parse_patch_records(records)
         encoded = records.numpy()
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         inside = np.fromiter(map(bytes.find, encoded, patches), np.int64, len(encoded))
         offsets, start = data_offsets(lengths, start)
-        yield np.stack([class_index, offsets + inside])
+        yield class_index, subject, offsets + inside

@@ -32,6 +32,9 @@ VERSION = "1.0.0"
 KINDS = ("patches", "volumes")
 """The two kinds of records: triplanar training samples, and whole prepared scans."""
 
+DEFAULT_KINDS = ("volumes",)
+"""What `mtseg-prepare` writes if it is not told more: every preset trains on volumes."""
+
 SPLITS = {"patches": ("train",), "volumes": ("train", "validation", "test")}
 """The splits that each kind may have. Evaluation needs whole scans, so only training has patches. A
 split without subjects is left out."""
@@ -82,15 +85,16 @@ def make_patch_record(
 
 def parse_patch_records(
     records: tf.Tensor,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_], npt.NDArray[np.object_]]:
     """Parses encoded patch records without TFDS, several times faster.
 
     Args:
         records: strings (n,), from `encode_record`.
 
     Returns:
-        `(class_index, patches)`: int64 (n,), and n objects of type bytes, each the bytes of a
-        float16 (3, 51, 51) array in C order. An encoded record contains these bytes unchanged.
+        `(class_index, subject, patches)`: int64 (n,), then n objects of type bytes each: the name
+        of the subject, and the bytes of a float16 (3, 51, 51) array in C order. An encoded record
+        contains the latter unchanged.
 
     Raises:
         tf.errors.InvalidArgumentError: if one of them is not a patch record.
@@ -102,9 +106,12 @@ def parse_patch_records(
         {
             "patches": tf.io.FixedLenFeature([], tf.string),
             "class_index": tf.io.FixedLenFeature([], tf.int64),
+            "subject": tf.io.FixedLenFeature([], tf.string),
         },
     )
-    return fields["class_index"].numpy(), fields["patches"].numpy()
+    names = ("class_index", "subject", "patches")
+    class_index, subject, patches = (fields[name].numpy() for name in names)
+    return class_index, subject, patches
 
 
 def _patch_features(task: Task) -> tfds.features.FeaturesDict:

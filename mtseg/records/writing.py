@@ -49,6 +49,7 @@ def prepare(
     data_dir: str | Path,
     *,
     manual_dir: str | Path | None = None,
+    kinds: Sequence[str] = KINDS,
     num_shards: int | None = None,
     num_processes: int | None = None,
     beam_runner: str | None = None,
@@ -56,7 +57,7 @@ def prepare(
     is_overwrite: bool = False,
     **settings: Any,
 ) -> None:
-    """Writes the patch and volume records of one source of a task.
+    """Writes the records of one source of a task: volumes, patches, or both.
 
     Records that exist already and have the same settings are kept. A preparation that was stopped
     resumes with the remaining subjects.
@@ -66,6 +67,7 @@ def prepare(
         source: name of one of its sources.
         data_dir: folder of prepared records.
         manual_dir: folder of the scans; every source needs it, except for the generated phantoms.
+        kinds: the kinds of records to write, of `KINDS`.
         num_shards: number of patch shards, among which the records are shuffled; None makes one
             shard for each subject.
         num_processes: number of subjects to prepare at once; None is as many as there are cores,
@@ -82,7 +84,7 @@ def prepare(
     """
     configs = [
         RecordConfig(name=f"{source}_{kind}", source=source, kind=kind, **settings)
-        for kind in KINDS
+        for kind in kinds
     ]
     missing = find_missing(task, data_dir, configs, is_overwrite)
     folder = staging_dir(data_dir, task.name, source)

@@ -72,8 +72,11 @@ class TrainConfig:
         backgrounds: one background output shared by all tasks, as in the paper, or one by-task.
             By task, the outputs are summed after the softmax. The network then also learns whose
             background a voxel is, and natural class priors are exact for each task.
-        input: draw from prepared patches, or from all voxels of whole volumes in memory. The
-            paper draws from all voxels.
+        input: draw from all voxels of whole volumes in memory, as in the paper, or from patches
+            prepared before. Patches are streamed from disk, and each is drawn again and again.
+        source_weights: TASK:SOURCE=N for all sources of a task, with commas; empty for weights in
+            proportion to scans. The paper draws from all training images; of several sources,
+            each then counts as many times as it has scans that show the class.
         augment: comma list of flip and intensity; empty for none, as in the paper. `flip`
             exchanges left and right if the task's anatomy allows it, `intensity` multiplies each
             sample by a factor.
@@ -112,7 +115,8 @@ class TrainConfig:
     batch_norm_momentum: float = 0.99
     class_priors: Literal["drawn", "natural"] = "drawn"
     backgrounds: Literal["shared", "by-task"] = "shared"
-    input: Literal["patches", "volumes"] = "patches"
+    input: Literal["volumes", "patches"] = "volumes"
+    source_weights: str = ""
     augment: str = ""
     evaluate_every: int = 1_000
     checkpoint_every: int = 500

@@ -18,7 +18,7 @@ import tensorflow as tf
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
 from mtseg.evaluation.results import Evaluation
-from mtseg.records.reading import require_scans
+from mtseg.records.reading import require_prepared, require_scans
 from mtseg.system.atomic_files import lock_folder
 from mtseg.system.progress import Progress
 from mtseg.system.signals import Stopped, StopRequest, catch_sigterm
@@ -145,6 +145,7 @@ class _Run:
         self._config, self._workdir, self._replicas = config, workdir, replicas
         label_space = parse_tasks(config.tasks)
         # Read before the folder is made, so that data that is not prepared leaves no folder.
+        require_prepared(config.data_dir, label_space, config.input)
         num_test_scans = require_scans(config.data_dir, label_space, "test")
         self._samples = open_balanced_samples(
             config.data_dir,
@@ -153,9 +154,14 @@ class _Run:
             kind=config.input,
             augmentations=config.augmentations,
             backgrounds=config.backgrounds,
+            source_weights=config.source_weights,
         )
         num_tasks = len(label_space.selections)
         self._total = config.minibatches_per_task * num_tasks
+        for line in self._samples.describe_draws(
+            self._total, config.global_batch_size, config.input
+        ):
+            self.say(line)
         self._evaluate_every = config.evaluate_every * num_tasks
         if replicas.is_chief:
             with writing_run(workdir):

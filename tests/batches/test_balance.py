@@ -10,8 +10,9 @@ from mtseg.tasks.label_space import parse_tasks
 class NumberedStore:
     """A store whose patches say what they are: the source, the class and the turn."""
 
-    def __init__(self, number, num_samples):
+    def __init__(self, number, num_samples, num_scans=1):
         self.number, self.num_samples = number, np.array(num_samples)
+        self.num_scans = np.minimum(self.num_samples, num_scans)
 
     def take(self, class_index, turn, draw, key, out):
         self.draw, self.key = draw, key
@@ -75,12 +76,44 @@ def test_samples_of_a_class_are_counted_without_a_gap():
 def test_sources_that_show_a_class_take_turns():
     """Both sources have background; only the second has muscle."""
     stores = [NumberedStore(0, [5]), NumberedStore(1, [5, 5])]
-    samples = BalancedSamples(parse_tasks("breast"), [stores], 0)
+    samples = BalancedSamples(parse_tasks("breast:phantom+folder"), [stores], 0)
     assert samples.num_samples == [[10, 5]]
     taken, _ = read(samples, 0, 8)
     background, muscle = taken[0::2], taken[1::2]
     assert background == [[0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1]]
     assert muscle == [[1, 1, 0], [1, 1, 1], [1, 1, 2], [1, 1, 3]]
+
+
+def test_sources_are_drawn_in_proportion_to_their_scans():
+    """Three scans of background against one, and one of muscle against one."""
+    stores = [NumberedStore(0, [9, 9], [3, 1]), NumberedStore(1, [9, 9], [1, 1])]
+    samples = BalancedSamples(parse_tasks("breast:phantom+folder"), [stores], 0)
+    taken, _ = read(samples, 0, 16)
+    background, muscle = taken[0::2], taken[1::2]
+    assert [source for source, _, _ in background] == [0, 0, 1, 0, 0, 0, 1, 0]
+    assert [source for source, _, _ in muscle] == [0, 1, 0, 1, 0, 1, 0, 1]
+    for source in (0, 1):  # The turns of a source have no gap.
+        turns = [turn for s, _, turn in background if s == source]
+        assert turns == list(range(len(turns)))
+
+
+def test_sources_are_drawn_by_their_weights():
+    stores = [NumberedStore(0, [9, 9], [3, 1]), NumberedStore(1, [9, 9], [1, 1])]
+    weights = {("breast", "phantom"): 1, ("breast", "folder"): 2}
+    samples = BalancedSamples(parse_tasks("breast:phantom+folder"), [stores], 0, weights=weights)
+    taken, _ = read(samples, 0, 12)
+    assert [source for source, _, _ in taken[0::2]] == [1, 0, 1, 1, 0, 1]
+    assert [source for source, _, _ in taken[1::2]] == [1, 0, 1, 1, 0, 1]
+
+
+def test_a_run_says_how_often_it_draws_a_sample():
+    """480 samples of two classes from 3 of 4 scans: the 5 muscle voxels of one scan come most."""
+    stores = [NumberedStore(0, [60, 5], [3, 1]), NumberedStore(1, [20, 15], [1, 3])]
+    samples = BalancedSamples(parse_tasks("breast:phantom+folder"), [stores], 0)
+    assert samples.describe_draws(40, 12, "patches") == [
+        "breast: each of 100 stored patches is drawn 4.8 times on average, of pectoral_muscle 12 "
+        "times."
+    ]
 
 
 def test_each_tasks_background_may_have_an_output_of_its_own():

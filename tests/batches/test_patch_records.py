@@ -28,7 +28,8 @@ def records(tmp_path):
     offset = np.arange(7) * numbered[0].nbytes
     with path.open("rb") as file:
         class_index = np.array([0, 1, 1, 0, 1, 0, 1])
-        yield PatchRecords(tmp_path, (file.fileno(),), class_index, np.zeros(7, int), offset)
+        scan = np.array([0, 0, 0, 0, 0, 1, 1])
+        yield PatchRecords(tmp_path, (file.fileno(),), class_index, scan, np.zeros(7, int), offset)
 
 
 def take(store, class_index, turns, key=(0, 0, 0)):
@@ -41,6 +42,7 @@ def take(store, class_index, turns, key=(0, 0, 0)):
 
 def test_records_of_each_class_are_counted(records):
     assert records.num_samples.tolist() == [3, 4]
+    assert records.num_scans.tolist() == [2, 2]
 
 
 def test_a_pass_reads_every_record_of_a_class_once(records):

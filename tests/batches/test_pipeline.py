@@ -98,7 +98,9 @@ def test_a_class_without_a_patch_is_refused_by_name(tiny_data, monkeypatch):
     only_background = dataclasses.replace(records, class_index=np.zeros_like(records.class_index))
     monkeypatch.setattr("mtseg.batches.pipeline.open_patches", lambda *_: only_background)
     with pytest.raises(InputError, match="pectoral_muscle"):
-        open_balanced_samples(str(tiny_data.data_dir), parse_tasks("breast"), seed=0)
+        open_balanced_samples(
+            str(tiny_data.data_dir), parse_tasks("breast"), seed=0, kind="patches"
+        )
 
 
 def test_an_error_while_reading_is_kept_for_the_training_loop(tiny_data, monkeypatch):

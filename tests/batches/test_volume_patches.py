@@ -30,6 +30,7 @@ def volumes(monkeypatch):
 
 def test_foreground_voxels_of_each_class_are_counted(volumes):
     assert volumes.num_samples.tolist() == [2, 3]  # 1 and 6, then 2, 4 and 5
+    assert volumes.num_scans.tolist() == [2, 2]
 
 
 def test_samples_are_numbered_volume_by_volume(volumes):

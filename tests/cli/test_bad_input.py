@@ -139,6 +139,13 @@ def test_a_data_dir_without_prepared_data_names_the_command(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("flag", ["--seed", "--split-seed"])
+def test_a_negative_seed(tmp_path, capsys, flag):
+    code, lines = run(prepare, capsys, "breast", "--data-dir", tmp_path, flag, -1)
+    assert code == 2
+    assert lines[-1].endswith(f"argument {flag}: must be at least 0, not -1")
+
+
 def test_other_settings_of_prepared_data_are_shown(tiny_data, capsys):
     outcome = run(prepare, capsys, "breast", "--data-dir", tiny_data.data_dir, "--size", 48)
     expect_refusal(outcome, "size: 32 / 48", "--overwrite")

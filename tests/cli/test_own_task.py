@@ -42,7 +42,8 @@ def test_a_task_file_is_prepared_like_a_shipped_task(tmp_path):
     write_challenge_folder(tmp_path / "scans")
     (tmp_path / "mine.toml").write_text(TASK_FILE)
     flags = ["--manual-dir", tmp_path / "scans", "--data-dir", tmp_path / "data"]
-    arguments = [f"{tmp_path}/mine.toml:miccai2012", "--patches-per-class", 6, *flags]
+    arguments = [f"{tmp_path}/mine.toml:miccai2012", *flags]
+    arguments += ["--kinds", "patches,volumes", "--patches-per-class", 6]
     assert prepare.main([str(a) for a in arguments]) == 0
 
     records = open_patches(tmp_path / "data", "cerebellum", "miccai2012")
@@ -65,7 +66,7 @@ def test_a_task_of_ones_own_from_scans_to_labels(tmp_path):
     task = f"{tmp_path}/mine.toml:miccai2012"
     assert run(check, task, scans, "--num-processes", 1) == 0
     flags = ["--manual-dir", scans, "--data-dir", data, "--num-processes", 1]
-    assert run(prepare, task, *flags, "--patches-per-class", 6) == 0
+    assert run(prepare, task, *flags) == 0
     flags = ["--preset", "demo", "--data-dir", data, "--workdir", workdir]
     length = ["--minibatches-per-task", 2, "--global-batch-size", 4]
     assert run(train, "--tasks", task, *flags, *length) == 0

@@ -83,7 +83,8 @@ def test_a_task_file_is_named_in_the_command_that_prepares_it(tmp_path, capsys):
             train, capsys, "--tasks", task, "--data-dir", tmp_path / "data", "--input", kind,
             "--workdir", tmp_path / "run",
         )  # fmt: skip
-        assert f"mtseg-prepare {task} --data-dir {tmp_path}/data --manual-dir FOLDER" in line
+        command = f"mtseg-prepare {task} --data-dir {tmp_path}/data --manual-dir FOLDER"
+        assert line.endswith(command + (" --kinds patches,volumes" if kind == "patches" else ""))
 
 
 def test_the_file_of_a_task_that_comes_with_the_package_is_to_be_copied(tmp_path, capsys):

@@ -36,7 +36,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("end_to_end")
     mtseg(
         "prepare", "brain", "breast", "cta", "--data-dir", folder / "data", "--size", 32,
-        "--num-train", 2, "--num-test", 1, "--patches-per-class", 20, "--num-shards", 2,
+        "--num-train", 2, "--num-test", 1, "--kinds", "patches,volumes",
+        "--patches-per-class", 20, "--num-shards", 2,
     )  # fmt: skip
     trained = mtseg("train", *train_flags(folder))
     mtseg("export", folder / "run", folder / "model")

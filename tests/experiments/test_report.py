@@ -97,7 +97,8 @@ def test_the_paper_is_compared_only_for_its_three_tasks(recorded, results, block
 def test_the_commands_prepare_and_run_everything_again(blocks, recorded):
     commands = next(block.text for block in blocks if isinstance(block, Code)).splitlines()
     data_dir = recorded[1].data_dir
-    assert commands[0].startswith(f"mtseg-prepare brain:phantom --data-dir {data_dir} --size 32")
+    prepare = f"mtseg-prepare brain:phantom --data-dir {data_dir} --kinds patches,volumes --size 32"
+    assert commands[0].startswith(prepare)
     assert commands[3:] == ["mtseg-experiments --preset demo"]
 
 

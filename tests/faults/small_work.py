@@ -7,7 +7,8 @@ import pytest
 
 from mtseg.phantoms.scanner import make_phantom
 
-SMALL = "--size 32 --num-train 2 --num-test 1 --patches-per-class 12 --num-processes 2"
+SMALL = "--size 32 --num-train 2 --num-test 1 --num-processes 2 "
+SMALL += "--kinds patches,volumes --patches-per-class 12"
 SHORT = "--global-batch-size 4 --keep 1 --checkpoint-every 1 --evaluate-every 2 --deterministic"
 
 COMMANDS = {

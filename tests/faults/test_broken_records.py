@@ -176,7 +176,7 @@ def test_training_counts_on_both_kinds(data_dir):
     shard, *_ = sorted(folder_of(data_dir, "patches").glob("*record-*"))
     shard.unlink()
     with pytest.raises(InputError, match=shard.name):
-        open_balanced_samples(str(data_dir), parse_tasks("breast"), 0)
+        open_balanced_samples(str(data_dir), parse_tasks("breast"), 0, kind="patches")
 
 
 def test_a_number_of_examples_that_is_not_there(data_dir):

@@ -107,7 +107,7 @@ def test_the_commands_of_the_card_made_this_network():
     experiments = dict(parsed)["mtseg-experiments"]
     for name in (
         *("preset", "optimizer", "learning_rate", "dropout_rate", "backgrounds"),
-        *("minibatches_per_task", "evaluate_every", "data_dir"),
+        *("minibatches_per_task", "evaluate_every", "data_dir", "input"),
     ):
         assert experiments[name] == TRAINING[name], name
     specs = [spec.partition(":") for spec in experiments["tasks"].split(",")]

@@ -238,8 +238,8 @@ def test_backgrounds_by_task_are_one_class_of_the_exported_model(tiny_data, tmp_
     assert trained.model.output.shape[-1] == len(trained.label_space.class_names) == 3
 
 
-def test_whole_volumes_and_augmentation_train_too(tiny_data, tmp_path, without_evaluation):
-    config = make_config(tiny_data, input="volumes", augment="flip,intensity")
+def test_augmented_samples_train_too(tiny_data, tmp_path, without_evaluation):
+    config = make_config(tiny_data, augment="flip,intensity")
     train_and_evaluate(config, tmp_path)
     assert np.isfinite(list(scalars_of(tmp_path, "loss").values())).all()
     waiting = scalars_of(tmp_path, "share_waiting_for_input")
@@ -267,7 +267,7 @@ def test_a_shard_that_shrinks_during_training_is_one_clear_line(
         os.truncate(shard, 1000)
 
     save = Checkpoints.save
-    config = make_config(tiny_data, minibatches_per_task=60, evaluate_every=60)
+    config = make_config(tiny_data, input="patches", minibatches_per_task=60, evaluate_every=60)
     config = dataclasses.replace(config, data_dir=str(data_dir))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_and_truncate)

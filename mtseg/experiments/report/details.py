@@ -18,7 +18,7 @@ from mtseg.experiments.report.figures import label_of
 from mtseg.experiments.report.page import Block, Code, Heading, Paragraph, Table
 from mtseg.experiments.report.summary import count_scans
 from mtseg.experiments.results import Result, largest_network
-from mtseg.records.reading import prepared_dir, prepared_settings
+from mtseg.records.reading import prepared_dir, prepared_settings, records_dir
 from mtseg.system.hardware import format_machine
 from mtseg.system.progress import format_duration
 from mtseg.tasks.label_space import TaskSelection, parse_tasks
@@ -153,15 +153,21 @@ def _prepare_commands(tasks: str, data_dir: str) -> list[str]:
     commands = []
     for selection in parse_tasks(tasks).selections:
         for source in selection.sources:
-            directory = prepared_dir(
-                data_dir, selection.task.name, source, "patches", selection.task.own_file
+            task = selection.task
+            settings = prepared_settings(
+                prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
             )
+            patches = records_dir(data_dir, task.name, source, "patches")
+            has_patches = (patches / "dataset_info.json").is_file()
+            if has_patches:
+                settings |= prepared_settings(patches)
             # A task that comes with mtseg is given by name, another by the path of its file.
             spec = dataclasses.replace(selection, sources=(source,)).spec
             command = ["mtseg-prepare", spec, "--data-dir", data_dir]
             if source != GENERATED:
                 command += ["--manual-dir", "SCANS"]
-            settings = prepared_settings(directory)
+            if has_patches:
+                command += ["--kinds", "patches,volumes"]
             for name in ("size", "num_train", "num_test", "patches_per_class", "seed"):
                 if settings.get(name) is not None:
                     command += [f"--{name.replace('_', '-')}", str(settings[name])]
