@@ -47,6 +47,33 @@ def tiny_data(tmp_path_factory):
     return data
 
 
+ONE_OF_THREE = {"validation_share": 0.34, "split_seed": 0}
+"""Sets one of three training phantoms aside for validation."""
+
+
+def prepare_breast(data_dir, **settings):
+    """Prepares small breast phantoms, three of them for training."""
+    from mtseg.records.writing import prepare
+    from mtseg.tasks.label_space import parse_tasks
+
+    (selection,) = parse_tasks("breast").selections
+    small = TINY | {"num_train": 3, "num_processes": 1}
+    prepare(selection.task, "phantom", data_dir, **(small | settings))
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def three_splits(tmp_path_factory):
+    """The folder of breast phantoms: 2 for training, 1 for validation, 2 for testing."""
+    return prepare_breast(tmp_path_factory.mktemp("three_splits"), num_test=2, **ONE_OF_THREE)
+
+
+@pytest.fixture(scope="session")
+def only_training(tmp_path_factory):
+    """The folder of three breast phantoms, all of them for training."""
+    return prepare_breast(tmp_path_factory.mktemp("only_training"), num_test=0)
+
+
 @pytest.fixture(scope="session")
 def random_run(tmp_path_factory):
     """The folder of a run whose weights and moving statistics are random, and its patch model."""

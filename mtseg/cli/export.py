@@ -25,8 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--weights",
         choices=("last", "best"),
         default="last",
-        help="which weights of the run: last, or best mean Dice on the test scans (default: "
-        "%(default)s)",
+        help="which weights of the run: last, or best mean Dice on the scans of its "
+        "learning curve (default: %(default)s)",
     )
     parser.add_argument(
         "--format",

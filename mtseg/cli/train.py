@@ -68,7 +68,7 @@ def _train(argv: list[str]) -> int:
     if may_prepare and config.strategy != "multiworker":
         prepare_phantoms(config)
 
-    from mtseg.evaluation.tables import dice_table
+    from mtseg.evaluation.tables import describe_scans, dice_table
     from mtseg.training.loop import train_and_evaluate
 
     evaluation = train_and_evaluate(
@@ -76,7 +76,9 @@ def _train(argv: list[str]) -> int:
     )
     if evaluation is None:
         return DONE
-    print(f"\nDice on scans that were not trained on:\n\n{dice_table(evaluation)}\n")
+    kind = "were" if evaluation.split == "train" else "were not"
+    print(f"\nDice on scans that {kind} trained on:\n\n{dice_table(evaluation)}\n")
+    print(describe_scans(evaluation))
     print(f"Curves and pictures:  tensorboard --logdir {workdir}")
     print(f"A model to use:       mtseg-export {workdir} mtseg_model")
     return DONE

@@ -15,10 +15,11 @@ import numpy as np
 
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
 from mtseg.errors import InputError
+from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.scoring import evaluate_task
 from mtseg.experiments.plan import plan_experiments
 from mtseg.inference.dense import dense_probabilities, make_dense_network
-from mtseg.records.reading import read_selection, require_scans
+from mtseg.records.reading import count_scans, read_selection
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.building import build_model
 from mtseg.training.config import TrainConfig
@@ -42,7 +43,8 @@ class Costs:
 
     Attributes:
         minibatch_seconds: one training step.
-        evaluation_seconds: task name -> a complete evaluation of all its test scans.
+        evaluation_seconds: task name -> a complete evaluation of all its scans of the learning
+            curves, or of its test scans if these are more.
     """
 
     minibatch_seconds: float
@@ -50,7 +52,7 @@ class Costs:
 
 
 def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
-    """Times a few training steps, and the evaluation of one test scan of each task.
+    """Times a few training steps, and the evaluation of one scan of each task.
 
     Args:
         config: configuration of the network for all tasks.
@@ -103,13 +105,16 @@ def _time_minibatch(config: TrainConfig, label_space: LabelSpace, num_steps: int
 
 
 def _time_evaluations(config: TrainConfig, label_space: LabelSpace) -> dict[str, float]:
-    """Seconds of a complete evaluation of each task: those of its first test scan, times scans."""
+    """Seconds of a complete evaluation of each task: those of its first scan, times scans."""
     network = make_dense_network(build_model(config, label_space))
     dense_probabilities(network, np.ones((8, 8, 8), np.float32))  # compiles
+    held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
+    # Only descriptions are read of the test scans, unless the learning curves are theirs.
+    counts = [count_scans(config.data_dir, label_space, s) for s in (held_out.curves, "test")]
     seconds = {}
     for selection in label_space.selections:
-        scan = next(read_selection(config.data_dir, selection, "test"))
-        num_scans = require_scans(config.data_dir, LabelSpace((selection,)), "test")
+        scan = next(read_selection(config.data_dir, selection, held_out.curves))
+        num_scans = max(of_split[selection.task.name] for of_split in counts)
         started = time.monotonic()
         evaluate_task(network, label_space, selection.task, [scan], is_complete=True)
         seconds[selection.task.name] = num_scans * (time.monotonic() - started)

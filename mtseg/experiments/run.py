@@ -20,9 +20,11 @@ from mtseg.experiments.plan import (
     write_plan,
 )
 from mtseg.experiments.results import Result, read_results
+from mtseg.records.reading import require_scans
 from mtseg.system.atomic_files import lock_folder, write_json, writing_to
 from mtseg.system.progress import Progress
 from mtseg.system.signals import catch_sigterm
+from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.config import TrainConfig
 from mtseg.training.loop import train_and_evaluate
 
@@ -41,10 +43,12 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
         All results. None if a SIGTERM stopped the work; what was done is saved.
 
     Raises:
-        InputError: as `mtseg.training.loop.train_and_evaluate`, or if the folder has experiments
+        InputError: as `mtseg.training.loop.train_and_evaluate`, or if a task has no test scan, the
+            folder has experiments
             of another configuration, is in use by another command, or cannot be written.
     """
     experiments = plan_experiments(config)
+    require_scans(config.data_dir, parse_tasks(config.tasks), "test")  # networks are compared there
     with contextlib.ExitStack() as lock:
         with writing_to(path, WRITE_REMEDY):
             path.mkdir(parents=True, exist_ok=True)

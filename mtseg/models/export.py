@@ -41,7 +41,7 @@ from mtseg.models.weights import TrainedModel, load_trained
 from mtseg.network.model import HALO
 from mtseg.system.atomic_files import atomic_write, lock_folder, write_json, writing_to
 from mtseg.system.checksums import CHECKSUMS, list_checksums
-from mtseg.training.workdir import BEST_EVALUATION, EVALUATION
+from mtseg.training.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
 
 INTENSITY_RULE = (
     "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "
@@ -77,12 +77,11 @@ def export_model(
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    evaluation = _read_evaluation(workdir, which)
+    manifest = _make_manifest(trained, workdir, which)
     with exporting_to(out):
         if (out / WEIGHTS).exists():
             raise InputError(f"{out}: has the weights of a model only. Give another folder.")
         final = out / str(max(versions(out), default=0) + 1)
-        manifest = _make_manifest(trained, evaluation, which)
         with atomic_write(final) as temporary:
             _write_saved_model(trained, manifest, temporary)
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -126,7 +125,7 @@ def export_file(
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    manifest = _make_manifest(trained, _read_evaluation(workdir, which), which)
+    manifest = _make_manifest(trained, workdir, which)
     with exporting_to(out):
         others = [path for path in out.iterdir() if not path.name.startswith(".")]
         if others and not (out / name).is_file():
@@ -158,9 +157,8 @@ def exporting_to(out: Path) -> Iterator[None]:
             yield
 
 
-def _read_evaluation(workdir: Path, which: str) -> Evaluation:
-    """The evaluation of the `last` or `best` weights."""
-    name = {"last": EVALUATION, "best": BEST_EVALUATION}[which]
+def _read_evaluation(workdir: Path, name: str) -> Evaluation:
+    """The evaluation in one of a run's files."""
     try:
         return Evaluation.from_json(json.loads((workdir / name).read_text()))
     except (OSError, json.JSONDecodeError, KeyError) as error:
@@ -179,9 +177,13 @@ def _write_saved_model(trained: TrainedModel, manifest: dict[str, Any], path: Pa
     archive.write_out(str(path), verbose=False)
 
 
-def _make_manifest(trained: TrainedModel, evaluation: Evaluation, which: str) -> dict[str, Any]:
+def _make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str, Any]:
     label_space = trained.label_space
-    scans = {task: list(of_task.values()) for task, of_task in evaluation.statistics.items()}
+    evaluation = _read_evaluation(workdir, {"last": EVALUATION, "best": BEST_EVALUATION}[which])
+    chosen_on = evaluation
+    if evaluation.points_from != evaluation.split:  # test scans calibrate nothing then
+        chosen_on = _read_evaluation(workdir, VALIDATION)
+    scans = {task: list(of_task.values()) for task, of_task in chosen_on.statistics.items()}
     check = calibrate(scans, label_space.class_task)
     return {
         "schema": MANIFEST_SCHEMA,
@@ -191,10 +193,11 @@ def _make_manifest(trained: TrainedModel, evaluation: Evaluation, which: str) ->
         "label_space": label_space.to_json(),
         "classes": list(label_space.class_names),
         "operating_points": evaluation.operating_points,
+        "operating_points_from": evaluation.points_from,
         "spacing_rule": SPACING_RULE,
         "intensity_rule": INTENSITY_RULE,
         "halo_voxels": HALO,
-        "mean_dice_on_test_scans": evaluation.mean_dice(),
+        f"mean_dice_on_{evaluation.split}_scans": evaluation.mean_dice(),
         "trained_spacing_mm": {
             task: float(np.median(known))
             for task, of_task in scans.items()

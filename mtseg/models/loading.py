@@ -70,8 +70,8 @@ class ExportedModel:
         kept_alive: owner of the network's variables or connection, which must live as long as the
             network does.
         tasks: the tasks that the network was trained for.
-        trained_spacing_mm: name of a task -> median voxel size of its prepared test scans; empty
-            for models that do not know it.
+        trained_spacing_mm: name of a task -> median voxel size of its prepared test or validation
+            scans; empty for models that do not know it.
         model_id: identifies the weights and operating points; None if the manifest has no such
             field, so that results of different models cannot be told apart.
         out_of_distribution_check: detects scans that are unlike those of training; None if the

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,14 +80,7 @@ class FoundSubjects:
 
     def describe_split(self) -> str:
         """Sizes of the splits, how they came about, and who is held out, in one line."""
-        sides = {side: self.names_of_split(side) for side in _SIDES}
-        sizes = ", ".join(f"{len(names) or 'no'} {side}" for side, names in sides.items())
-        held_out = [
-            f" {side.capitalize()}: {first_ten(names)}."
-            for side, names in sides.items()
-            if names and side != "train"
-        ]
-        return f"{sizes} subjects ({self.split_origin}).{''.join(held_out)}"
+        return describe_members(self.split_members())
 
     def require_sound(self) -> FoundSubjects:
         """Refuses a source with an error.
@@ -98,3 +92,18 @@ class FoundSubjects:
             if issue.is_error:
                 raise InputError(issue.message)
         return self
+
+
+def describe_members(members: Mapping[str, Any]) -> str:
+    """Sizes of the splits, how they came about, and who is held out, in one line.
+
+    Args:
+        members: from `FoundSubjects.split_members`.
+    """
+    sizes = ", ".join(f"{len(members[side]) or 'no'} {side}" for side in _SIDES)
+    held_out = [
+        f" {side.capitalize()}: {first_ten(members[side])}."
+        for side in _SIDES
+        if members[side] and side != "train"
+    ]
+    return f"{sizes} subjects ({members['origin']}).{''.join(held_out)}"

@@ -24,6 +24,7 @@ from mtseg.system.hardware import fastest_precision, num_cores
 from mtseg.training.presets import PRESETS
 
 Strategy = Literal["default", "mirrored", "multiworker"]
+CurvesOn = Literal["test", "validation", "auto"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16", "float64"]
 
 AUGMENTATIONS = ("flip", "intensity")
@@ -80,7 +81,10 @@ class TrainConfig:
         augment: comma list of flip and intensity; empty for none, as in the paper. `flip`
             exchanges left and right if the task's anatomy allows it, `intensity` multiplies each
             sample by a factor.
-        evaluate_every: mini-batches per task between evaluations on the test scans.
+        evaluate_every: mini-batches per task between evaluations.
+        curves_on: scans of learning curves, best weights and operating points: test, as in the
+            paper, validation, or auto (validation if there are such scans). A run's configuration
+            holds what becomes of `auto`. Unless it is `test`, test scans are read once, at the end.
         checkpoint_every: mini-batches between checkpoints.
         keep: number of checkpoints to keep.
         precision: type of the convolutions; auto is mixed_bfloat16 if the processor has such
@@ -119,6 +123,7 @@ class TrainConfig:
     source_weights: str = ""
     augment: str = ""
     evaluate_every: int = 1_000
+    curves_on: CurvesOn = "test"
     checkpoint_every: int = 500
     keep: int = 2
     precision: Precision = "float32"

@@ -9,6 +9,7 @@ Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +18,14 @@ import tensorflow as tf
 
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
+from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
-from mtseg.records.reading import require_prepared, require_scans
-from mtseg.system.atomic_files import lock_folder
+from mtseg.records.reading import read_members, require_prepared
+from mtseg.sources.subject import describe_members
+from mtseg.system.atomic_files import lock_folder, write_json
 from mtseg.system.progress import Progress
 from mtseg.system.signals import Stopped, StopRequest, catch_sigterm
-from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.building import MUON_RULE
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.config import TrainConfig
@@ -35,7 +38,7 @@ from mtseg.training.failures import (
 from mtseg.training.reporting import Evaluator, TrainingFigures, writing_run
 from mtseg.training.strategies import Replicas, configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
-from mtseg.training.workdir import write_config, write_diverged
+from mtseg.training.workdir import SPLITS, write_config, write_diverged
 
 _STEPS_BETWEEN_FIGURES = 10
 """Mini-batches between two points of the loss curve, or a few more or less: whole calls."""
@@ -53,7 +56,7 @@ def train_and_evaluate(
     is_complete: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Evaluation | None:
-    """Trains a network and evaluates it on the test scans of its tasks.
+    """Trains a network and evaluates it on the scans of its tasks that are held out.
 
     Args:
         config: what to train.
@@ -142,11 +145,12 @@ class _Run:
         is_complete: bool,
         stack: contextlib.ExitStack,
     ) -> None:
-        self._config, self._workdir, self._replicas = config, workdir, replicas
         label_space = parse_tasks(config.tasks)
         # Read before the folder is made, so that data that is not prepared leaves no folder.
         require_prepared(config.data_dir, label_space, config.input)
-        num_test_scans = require_scans(config.data_dir, label_space, "test")
+        self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
+        config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
+        self._config, self._workdir, self._replicas = config, workdir, replicas
         self._samples = open_balanced_samples(
             config.data_dir,
             label_space,
@@ -173,6 +177,7 @@ class _Run:
                 )
                 if changed := write_config(workdir, config, label_space):
                     self.say(changed)
+                self._write_splits(label_space)
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
         self._step = TrainingStep(config, label_space, replicas)
@@ -200,11 +205,20 @@ class _Run:
                 label_space,
                 workdir,
                 command=command,
-                num_scans=num_test_scans,
+                held_out=self._held_out,
                 logit_adjustment=adjustment,
                 is_complete=is_complete,
                 writer=self._writer,
             )
+
+    def _write_splits(self, label_space: LabelSpace) -> None:
+        """Prints and stores who is in which split, and which scans the run scores."""
+        members = read_members(self._config.data_dir, label_space)
+        for spec, of_source in members.items():
+            if of_source is not None:
+                self.say(f"{spec}: {describe_members(of_source)}")
+        self.say(self._held_out.describe())
+        write_json(self._workdir / SPLITS, {"curves_on": self._held_out.curves, "sources": members})
 
     def say(self, line: str) -> None:
         """Prints a line, in the first worker only."""
@@ -322,7 +336,8 @@ class _Run:
         return start, evaluation
 
     def _is_evaluation(self, step: int) -> bool:
-        return step == self._total or step % self._evaluate_every == 0
+        has_curves = self._held_out.curves != "train"
+        return step == self._total or (has_curves and step % self._evaluate_every == 0)
 
     def _save(self, step: int) -> None:
         """Writes a checkpoint, by the first worker.

@@ -1,7 +1,7 @@
 """What a run reports: loss and speed while it trains; scores, pictures and weights at evaluations.
 
-`TrainingFigures` measures the points of the loss curve. `Evaluator` scores the test scans and
-writes what belongs to an evaluation, in TensorBoard and in the folder of the run.
+`TrainingFigures` measures the points of the loss curve. `Evaluator` scores scans that are held out
+and writes what belongs to an evaluation, in TensorBoard and in the folder of the run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
+from mtseg.evaluation.held_out import HeldOut
 from mtseg.evaluation.metrics import THRESHOLDS, precision_recall
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
@@ -30,7 +31,12 @@ from mtseg.tasks.label_space import LabelSpace
 from mtseg.training.building import build_model
 from mtseg.training.config import TrainConfig
 from mtseg.training.failures import DivergedError
-from mtseg.training.workdir import read_finished_evaluation, write_evaluation, write_labels
+from mtseg.training.workdir import (
+    read_finished_evaluation,
+    write_evaluation,
+    write_final_evaluation,
+    write_labels,
+)
 
 
 def writing_run(workdir: Path) -> contextlib.AbstractContextManager[None]:
@@ -133,7 +139,7 @@ class TrainingFigures:
 
 
 class Evaluator:
-    """Scores the test scans during training, and writes what belongs to an evaluation.
+    """Scores scans during training, and writes what belongs to an evaluation.
 
     The network is evaluated as it will be used: in float32, whatever the precision of training.
 
@@ -142,7 +148,7 @@ class Evaluator:
         label_space: its tasks and classes.
         workdir: its folder.
         command: the command line, stored with the figures.
-        num_scans: number of test scans, for the progress bar.
+        held_out: which scans to score.
         logit_adjustment: float32 (logits,), or of length 1 for all; added to the logits' bias.
         is_complete: whether the last evaluation also measures surfaces and volumes, and keeps the
             label maps.
@@ -156,13 +162,13 @@ class Evaluator:
         workdir: Path,
         *,
         command: str,
-        num_scans: int,
+        held_out: HeldOut,
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
         writer: tf.summary.SummaryWriter,
     ) -> None:
         self._config, self._label_space, self._workdir = config, label_space, workdir
-        self._command, self._num_scans, self._writer = command, num_scans, writer
+        self._command, self._held_out, self._writer = command, held_out, writer
         self._logit_adjustment, self._is_complete = logit_adjustment, is_complete
         self._model = build_model(config, label_space)
         self._dense = make_dense_network(self._model)
@@ -177,7 +183,10 @@ class Evaluator:
         is_last: bool,
         say: Callable[[str], None],
     ) -> Evaluation:
-        """Scores the test scans; writes figures, pictures, weights and label maps.
+        """Scores the scans that are due; writes figures, pictures, weights and label maps.
+
+        Every evaluation scores the scans of the learning curves. With validation scans, the test
+        scans follow at the end of the run, at the operating points of the validation scans.
 
         Args:
             model: the network in training.
@@ -186,6 +195,9 @@ class Evaluator:
             stop: checked after every scan.
             is_last: whether this is the evaluation at the end of the run.
             say: prints a line.
+
+        Returns:
+            The figures; at the end, those of the test scans if there are any.
 
         Raises:
             InputError: if the folder of the run cannot be written.
@@ -196,47 +208,96 @@ class Evaluator:
         started = time.monotonic()
         self._model.set_weights(model.get_weights())
         self._model.get_layer("logits").bias.assign_add(self._logit_adjustment)
-        with Progress("Evaluating", self._num_scans, "scans") as progress:
+        held_out = self._held_out
+        evaluation = self._score(
+            held_out.curves,
+            held_out.num_curves,
+            step,
+            stop,
+            is_final=is_last and not held_out.num_test,
+        )
+        with writing_run(self._workdir):
+            write_evaluation(self._workdir, evaluation, self._model, step, seconds, self._command)
+        say(self._summarise(evaluation, step, started))
+        if is_last and held_out.num_test:
+            started, points = time.monotonic(), evaluation.operating_points
+            evaluation = self._score(
+                "test", held_out.num_test, step, stop, is_final=True, points=points
+            )
+            with writing_run(self._workdir):
+                write_final_evaluation(self._workdir, evaluation, step, self._command)
+            say(self._summarise(evaluation, step, started))
+        if is_last and (line := describe_missed(evaluation)):
+            say(line)
+        return evaluation
 
-            def advance(name: str) -> None:
-                stop.raise_if_made()
-                progress.advance(note=name)
+    def _score(
+        self,
+        split: str,
+        num_scans: int,
+        step: int,
+        stop: StopRequest,
+        *,
+        is_final: bool,
+        points: Mapping[str, float] | None = None,
+    ) -> Evaluation:
+        """Scores the scans of a split; writes pictures, points of curves and label maps.
 
-            def keep_labels(task: str, scan: StoredScan, labels: npt.NDArray[np.uint8]) -> None:
-                stop.raise_if_made()
-                with writing_run(self._workdir):
-                    write_labels(self._workdir, task, scan.name, labels)
+        Args:
+            split: which scans.
+            num_scans: how many these are, for the progress bar.
+            step: number of mini-batches done.
+            stop: checked after every scan.
+            is_final: whether these are the figures that remain of the run.
+            points: operating points that were chosen on validation scans; None chooses them here.
+        """
+        of_split = f", {split}" * (self._held_out.curves != "test")
 
-            def write_picture(task: str, picture: npt.NDArray[Any]) -> None:
-                with self._writer.as_default(step=step):
-                    tf.summary.image(f"{task}: scan, reference, prediction", picture[np.newaxis])
+        def advance(name: str) -> None:
+            stop.raise_if_made()
+            progress.advance(note=name)
 
+        def keep_labels(task: str, scan: StoredScan, labels: npt.NDArray[np.uint8]) -> None:
+            stop.raise_if_made()
+            with writing_run(self._workdir):
+                write_labels(self._workdir, task, scan.name, labels)
+
+        def write_picture(task: str, picture: npt.NDArray[Any]) -> None:
+            with self._writer.as_default(step=step):
+                name = f"{task}{of_split}: scan, reference, prediction"
+                tf.summary.image(name, picture[np.newaxis])
+
+        with Progress(f"Evaluating{of_split}", num_scans, "scans") as progress:
             evaluation = evaluate_model(
                 self._dense,
                 self._label_space,
                 self._config.data_dir,
-                is_complete=self._is_complete and is_last,
+                split=split,
+                operating_points=points,
+                points_from="validation",
+                is_complete=self._is_complete and is_final,
                 on_picture=write_picture,
                 on_scan=advance,
                 on_labels=keep_labels,
             )
         with writing_run(self._workdir):
             with self._writer.as_default(step=step):
-                log_evaluation(evaluation)
+                log_evaluation(evaluation, "" if self._held_out.curves == "test" else f"{split}/")
             self._writer.flush()
-            write_evaluation(self._workdir, evaluation, self._model, step, seconds, self._command)
-        say(
+        return evaluation
+
+    @staticmethod
+    def _summarise(evaluation: Evaluation, step: int, started: float) -> str:
+        return (
             f"After mini-batch {step}: mean Dice {evaluation.overall_dice():.3f} over "
-            f"{len(evaluation.mean_dice())} classes (evaluated in "
+            f"{len(evaluation.mean_dice())} classes of the {evaluation.split} scans (evaluated in "
             f"{format_duration(time.monotonic() - started)})."
         )
-        if is_last and (line := describe_missed(evaluation)):
-            say(line)
-        return evaluation
 
     def stored(self, step: int, *, is_last: bool) -> Evaluation | None:
         """The evaluation after so many mini-batches, if the folder has all that is wanted of it."""
-        evaluation = read_finished_evaluation(self._workdir, step)
+        split = self._held_out.final if is_last else self._held_out.curves
+        evaluation = read_finished_evaluation(self._workdir, step, split)
         is_short = evaluation is not None and self._is_complete and not evaluation.is_complete
         return None if is_short and is_last else evaluation
 
@@ -263,17 +324,23 @@ def describe_missed(evaluation: Evaluation) -> str:
     )
 
 
-def log_evaluation(evaluation: Evaluation) -> None:
-    """Writes Dice of each class and precision-recall curves to the default summary writer."""
+def log_evaluation(evaluation: Evaluation, prefix: str = "") -> None:
+    """Writes Dice of each class and precision-recall curves to the default summary writer.
+
+    Args:
+        evaluation: the figures.
+        prefix: begins the name of each figure, such as `validation/`; empty for test scans that
+            are scored throughout the run, as in the paper.
+    """
     for name, value in evaluation.mean_dice().items():
         if value is not None:
-            tf.summary.scalar(f"dice/{name}", value)
+            tf.summary.scalar(f"dice/{prefix}{name}", value)
     tasks = dict((class_name, task) for task, class_name in evaluation.classes)
     for class_name, curve in evaluation.curves.items():
         if curve["num_reference"]:
             task = tasks[class_name]
             num_voxels = int(np.sum(evaluation.confusion[task]))
-            _write_curve(f"precision_recall/{task}/{class_name}", num_voxels, curve)
+            _write_curve(f"precision_recall/{prefix}{task}/{class_name}", num_voxels, curve)
 
 
 def _write_curve(tag: str, num_voxels: int, curve: Mapping[str, Any]) -> None:

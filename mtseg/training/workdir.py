@@ -5,10 +5,12 @@ diverged.json             where the run became not finite, if it did
 label_space.json          tasks and classes, so that the task files are not needed again
 checkpoints/              what is needed to resume: weights, optimiser, step
 last.weights.h5           weights after the latest evaluation
-best.weights.h5           weights with the highest mean Dice on the test scans
-learning_curve.json       Dice of every evaluation
+splits.json               who is in which split, and which scans the learning curves are of
+best.weights.h5           weights with the highest mean Dice on the scans of the learning curves
+learning_curve.json       Dice of every evaluation on these scans
 evaluation.json           the latest evaluation in full, with operating points
 best_evaluation.json      the evaluation of the best weights
+validation.json           the latest evaluation on validation scans, if there are any
 labels/                   label maps of the test scans, after a complete evaluation
 tensorboard/              event files
 """
@@ -42,6 +44,8 @@ LABEL_SPACE = "label_space.json"
 LEARNING_CURVE = "learning_curve.json"
 EVALUATION = "evaluation.json"
 BEST_EVALUATION = "best_evaluation.json"
+VALIDATION = "validation.json"
+SPLITS = "splits.json"
 LABELS = "labels"
 
 _EVALUATION_OF = {"last": EVALUATION, "best": BEST_EVALUATION}
@@ -250,6 +254,7 @@ def write_evaluation(
         {
             "minibatch": minibatch,
             "training_seconds": seconds,
+            "split": evaluation.split,
             "mean_dice": score,
             "dice": evaluation.mean_dice(),
         }
@@ -257,22 +262,59 @@ def write_evaluation(
     last = weights_path(workdir, "last")
     with atomic_write(last) as temporary:
         model.save_weights(temporary)
+    if evaluation.split == "train":  # no figure to compare weights by
+        write_final_evaluation(workdir, evaluation, minibatch, command)
+        return
     if is_best:
         with atomic_write(weights_path(workdir, "best")) as temporary:
             shutil.copyfile(last, temporary)
-    result = evaluation.to_json(model=str(workdir), command=command)
-    result |= {"minibatch": minibatch, "weights_sha256": file_checksum(last)}
-    result["machine"] = describe_machine()
+    result = _describe_evaluation(workdir, evaluation, minibatch, command)
     if is_best:
         write_json(workdir / BEST_EVALUATION, result)
+    if evaluation.split == "validation":
+        write_json(workdir / VALIDATION, result)
     write_json(workdir / EVALUATION, result)
     write_json(workdir / LEARNING_CURVE, curve)
 
 
-def read_finished_evaluation(workdir: Path, minibatch: int) -> Evaluation | None:
-    """The evaluation after a mini-batch; None if it was not completed or its weights are lost."""
+def write_final_evaluation(
+    workdir: Path, evaluation: Evaluation, minibatch: int, command: str
+) -> None:
+    """Writes an evaluation of the last weights that is not a point of the learning curve.
+
+    Args:
+        workdir: folder of the run.
+        evaluation: the figures.
+        minibatch: number of mini-batches done.
+        command: the command line, stored with the figures.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    result = _describe_evaluation(workdir, evaluation, minibatch, command)
+    write_json(workdir / EVALUATION, result)
+
+
+def _describe_evaluation(
+    workdir: Path, evaluation: Evaluation, minibatch: int, command: str
+) -> dict[str, Any]:
+    """The contents of a file with an evaluation of the last weights."""
+    result = evaluation.to_json(model=str(workdir), command=command)
+    checksum = file_checksum(weights_path(workdir, "last"))
+    result |= {"minibatch": minibatch, "weights_sha256": checksum}
+    return result | {"machine": describe_machine()}
+
+
+def read_finished_evaluation(workdir: Path, minibatch: int, split: str) -> Evaluation | None:
+    """The evaluation after a mini-batch on the scans of a split.
+
+    Returns:
+        None if it was not completed or its weights are lost.
+    """
     stored = read_evaluation(workdir)
-    is_finished = any(point["minibatch"] == minibatch for point in read_curve(workdir))
-    if stored is None or not is_finished or stored["minibatch"] != minibatch:
+    if stored is None or (stored["minibatch"], stored.get("split", "test")) != (minibatch, split):
+        return None
+    # The point of the curve is written last. Figures of training scans are none.
+    if split != "train" and all(point["minibatch"] != minibatch for point in read_curve(workdir)):
         return None
     return Evaluation.from_json(stored) if have_matching_weights(workdir, "last") else None

@@ -193,7 +193,7 @@ def test_a_damaged_shard_is_named_while_a_budget_is_measured(tiny_data, tmp_path
             return super().__call__(*batch)
 
     monkeypatch.setattr(budget, "TrainingStep", Truncates)
-    config = configure("demo", "breast", str(data_dir), precision="float32")
+    config = configure("demo", "breast", str(data_dir), precision="float32", input="patches")
     with pytest.raises(InputError, match="was changed while it was in use"):
         budget._time_minibatch(config, tiny_data.label_space, 50)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtseg.evaluation.statistics import MARGIN, MIN_SCANS
-from mtseg.evaluation.tables import known_values
+from mtseg.evaluation.tables import describe_points, known_values
 from mtseg.experiments.compare import format_dice, format_difference
 from mtseg.experiments.report.figures import (
     dice_distributions,
@@ -74,15 +74,17 @@ def _comparison_cells(row: dict[str, Any]) -> list[str]:
 
 def learning_curve_section(results: Sequence[Result]) -> list[Block]:
     """Learning curves of all networks."""
+    # All networks are trained on the same records. Curves from before say nothing: test scans.
+    split = results[0].curve[-1].get("split", "test")
     return [
         Heading("Learning curves"),
         Picture(
             "learning_curves",
             learning_curves(results),
-            "Line charts, one for each class: Dice on the test scans against mini-batches per "
+            f"Line charts, one for each class: Dice on the {split} scans against mini-batches per "
             "task, one line for each network. The last values are in the table of classes.",
-            "Dice on the test scans during training, laid out as Fig. 2 of the paper. Open circles "
-            "are the repeat of the first experiment with another seed.",
+            f"Dice on the {split} scans during training, laid out as Fig. 2 of the paper. Open "
+            "circles are the repeat of the first experiment with another seed.",
         ),
     ]
 
@@ -106,6 +108,7 @@ def operating_point_section(results: Sequence[Result]) -> list[Block]:
     figure = precision_recall_curves(results)
     if figure is None:
         return []
+    points_from = results[0].evaluation.points_from
     rows = []
     for result in results:
         for task, name in result.evaluation.classes:
@@ -134,11 +137,12 @@ def operating_point_section(results: Sequence[Result]) -> list[Block]:
             "Precision against recall over the whole test set, one line for each network, with a "
             "mark at its operating point. The table below has the thresholds.",
             "Precision and recall over all voxels of the test set. The mark is the operating "
-            "point: the threshold with the highest Dice.",
+            f"point: the threshold with the highest Dice on the {points_from} scans.",
         ),
         Table(
-            "The threshold with the highest Dice over the whole test set, the range of the best "
-            "thresholds of single scans, and mean Dice at the threshold and by argmax.",
+            f"The threshold with the highest Dice over the whole {points_from} set, the range of "
+            "the best thresholds of single test scans, and mean Dice at the threshold and by "
+            f"argmax. Operating points chosen on: {describe_points(points_from)}.",
             ("class", "network", "threshold", "best of single scans", "Dice", "Dice by argmax"),
             rows,
             num_text_columns=2,

@@ -90,7 +90,7 @@ def paper_section(largest: Result, selections: Sequence[TaskSelection]) -> list[
             ("", "paper", "this report"),
             [
                 ["training / test scans (brain, breast, cta)", "14/20, 14/20, 6/4",
-                 ", ".join(f"{train}/{test}" for train, test in sizes)],
+                 ", ".join(f"{train}/{test}" for train, _, test in sizes)],
                 ["mini-batches per task", f"{_PAPER_MINIBATCHES:,} of {_PAPER_BATCH_SIZE}",
                  f"{config.minibatches_per_task:,} of {config.global_batch_size}"],
                 ["samples per task", f"{_PAPER_MINIBATCHES * _PAPER_BATCH_SIZE:,}",
@@ -168,7 +168,8 @@ def _prepare_commands(tasks: str, data_dir: str) -> list[str]:
                 command += ["--manual-dir", "SCANS"]
             if has_patches:
                 command += ["--kinds", "patches,volumes"]
-            for name in ("size", "num_train", "num_test", "patches_per_class", "seed"):
+            names = ["size", "num_train", "num_test", "patches_per_class", "seed"]
+            for name in (*names, "validation_share", "fold", "split_seed"):
                 if settings.get(name) is not None:
                     command += [f"--{name.replace('_', '-')}", str(settings[name])]
             commands.append(shlex.join(command))

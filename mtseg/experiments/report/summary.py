@@ -118,14 +118,14 @@ def data_section(selections: Sequence[TaskSelection], largest: Result) -> list[B
     for selection in selections:
         for source in selection.sources:
             kind = "synthetic (phantoms)" if source == GENERATED else "scans"
-            num_train, num_test = count_scans(data_dir, selection, source)
-            rows.append([selection.task.title, source, kind, str(num_train), str(num_test)])
+            counts = count_scans(data_dir, selection, source)
+            rows.append([selection.task.title, source, kind, *map(str, counts)])
         citations.append(selection.task.citation.strip())
     return [
         Heading("Data"),
         Table(
             "Number of scans of each task. Results on phantoms say nothing about real scans.",
-            ("task", "source", "kind", "training", "test"),
+            ("task", "source", "kind", "training", "validation", "test"),
             rows,
             num_text_columns=3,
         ),
@@ -133,8 +133,8 @@ def data_section(selections: Sequence[TaskSelection], largest: Result) -> list[B
     ]
 
 
-def count_scans(data_dir: str, selection: TaskSelection, source: str) -> tuple[int, int]:
-    """Number of training and test scans among the prepared records of a source.
+def count_scans(data_dir: str, selection: TaskSelection, source: str) -> tuple[int, int, int]:
+    """Number of training, validation and test scans among the prepared records of a source.
 
     Raises:
         InputError: if the records are missing or damaged.
@@ -143,4 +143,4 @@ def count_scans(data_dir: str, selection: TaskSelection, source: str) -> tuple[i
     directory = prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
     splits = read_json(directory / "dataset_info.json")["splits"]
     sizes = {split["name"]: sum(int(n) for n in split["shardLengths"]) for split in splits}
-    return sizes.get("train", 0), sizes.get("test", 0)
+    return sizes.get("train", 0), sizes.get("validation", 0), sizes.get("test", 0)
