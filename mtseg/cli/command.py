@@ -16,9 +16,9 @@ from typing import Any, TextIO
 
 from mtseg.errors import InputError, WorkerLostError
 
-DONE, DEFECT, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, DEFECT, BAD_INPUT, SOME_FAILED, WITHHELD, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes of every command: 1 is an error in mtseg itself, 3 means that some of several inputs
-failed or another machine was lost."""
+failed or another machine was lost. 4 means that `mtseg-predict --strict` withheld labels."""
 
 
 def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:

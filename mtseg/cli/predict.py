@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from mtseg.cli.command import (
     BAD_INPUT,
     DONE,
     SOME_FAILED,
+    WITHHELD,
     add_beam_flags,
     check_beam_flags,
     positive,
@@ -43,6 +45,9 @@ def make_parser() -> argparse.ArgumentParser:
         prog="mtseg-predict",
         description="Segment scans. The network recognises modality and anatomy; each label file "
         "is on the grid of its scan.",
+        epilog="Exit codes: 0 all scans are segmented; 1 a defect of mtseg; 2 wrong usage, or no "
+        "scan could be segmented; 3 some of several scans could not be segmented; 4 all were "
+        "segmented, and --strict withheld the labels of at least one; 130 interrupted.",
     )
     parser.add_argument(
         "scans",
@@ -112,6 +117,12 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="ct if intensities are Hounsfield units; auto: ct if some are below -500 (default: "
         "%(default)s)",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="withhold the labels of a scan with a warning: only its verdict file is written, and "
+        "the exit code is 4",
     )
     parser.add_argument(
         "--overwrite",
@@ -190,10 +201,18 @@ def _segment(
     model: ExportedModel, scans: list[ListedScan], out: Path, arguments: argparse.Namespace
 ) -> int:
     from mtseg.prediction.pipeline import segment_files
-    from mtseg.prediction.results import is_done, made_from, refuse_other_scan
+    from mtseg.prediction.results import is_done, is_withheld, made_from, refuse_other_scan
     from mtseg.prediction.scan import Options
     from mtseg.serving.connection import ServerError
 
+    check = model.out_of_distribution_check
+    if arguments.strict and check is None:
+        raise InputError(
+            f"--strict: {model.path} has no out-of-distribution check, so no scan would be warned "
+            "of. Leave out --strict, or export a model that was evaluated on at least 3 scans of "
+            "each task."
+        )
+    print("No out-of-distribution check in the model." if check is None else check.describe())
     options = Options(
         spacing_mm=arguments.spacing_mm,
         is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
@@ -201,6 +220,7 @@ def _segment(
         use_postprocessing=not arguments.no_postprocessing,
         use_probabilities=arguments.probabilities,
         use_dicom_seg=arguments.dicom_seg,
+        is_strict=arguments.strict,
         memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
     )
     to_do = scans
@@ -209,7 +229,10 @@ def _segment(
         to_do = [
             scan
             for scan in scans
-            if not (scan.path.exists() and is_done(out / scan.stem, made_from(scan.path, *made)))
+            if not (
+                scan.path.exists()
+                and is_done(out / scan.stem, made_from(scan.path, *made), options.is_strict)
+            )
         ]
         for scan in to_do:
             refuse_other_scan(out / scan.stem, scan.path)
@@ -219,10 +242,14 @@ def _segment(
                 "options; --overwrite segments them again.",
                 flush=True,
             )
+    tally = _Tally()
+    if options.is_strict:  # also of commands before: the exit code is that of all scans
+        done = [scan for scan in scans if scan not in to_do and is_withheld(out / scan.stem)]
+        tally.withheld.extend(str(scan.path) for scan in done)
     if arguments.beam_runner is not None:
-        return _segment_on_beam(to_do, out, options, arguments)
+        return _segment_on_beam(to_do, out, options, arguments, tally)
     bars = _Bars(len(to_do), model.network.precision)
-    num_written, failed = 0, []
+    num_written = 0
     try:
         for path, outcome in segment_files(
             model,
@@ -236,17 +263,14 @@ def _segment(
             if isinstance(outcome, InputError):
                 if len(scans) == 1:
                     raise outcome
-                failed.append(str(path))
+                tally.failed.append(str(path))
                 print_error(outcome)
                 continue
             num_written += 1
-            found = ", ".join(f"{n} {ml:.1f} ml" for n, ml in outcome.volumes_ml.items())
-            bars.say(f"{path} -> {outcome.label_path}: {found or 'background only'}")
-            bars.say(f"  {outcome.verdict.describe()}; details: {outcome.verdict_path}")
-            for note in outcome.notes:
-                bars.say(f"  {note}")
-            if outcome.verdict.warning:
-                print(f"warning: {path}: {outcome.verdict.warning}", file=sys.stderr)
+            bars.say(outcome.headline(path))
+            for line in outcome.details():
+                bars.say(f"  {line}")
+            tally.add(str(path), outcome.verdict.warning is not None, outcome.is_withheld)
     except ServerError as error:
         if len(scans) == 1:
             raise
@@ -255,25 +279,58 @@ def _segment(
             f"{error} {num_there} of {len(scans)} scans have their results. Rerun the command "
             "to resume."
         ) from error
-    return _sum_up(failed, len(scans))
+    return tally.sum_up(len(scans))
 
 
-def _sum_up(failed: list[str], num_scans: int) -> int:
-    """Prints which scans failed and chooses the exit code."""
-    if failed:
-        print(f"{len(failed)} of {num_scans} scans failed: {', '.join(failed)}", file=sys.stderr)
-    if num_scans and len(failed) == num_scans:
-        return BAD_INPUT
-    return SOME_FAILED if failed else DONE
+@dataclasses.dataclass(frozen=True)
+class _Tally:
+    """The scans that a command must name at its end, by what became of them.
+
+    Attributes:
+        failed: could not be segmented.
+        warned: have a warning.
+        withheld: have no label file because of it, by this command or one before.
+    """
+
+    failed: list[str] = dataclasses.field(default_factory=list)
+    warned: list[str] = dataclasses.field(default_factory=list)
+    withheld: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, scan: str, has_warning: bool, is_withheld: bool) -> None:
+        """Counts a scan that was segmented."""
+        if has_warning:
+            self.warned.append(scan)
+        if is_withheld:
+            self.withheld.append(scan)
+
+    def sum_up(self, num_scans: int) -> int:
+        """Prints the scans and chooses the exit code: failed scans come before withheld labels."""
+        for what, scans in (
+            ("failed", self.failed),
+            ("have a WARNING", self.warned),
+            ("have no label file, because of a warning (--strict)", self.withheld),
+        ):
+            if scans:
+                names = ", ".join(scans)
+                print(f"{len(scans)} of {num_scans} scans {what}: {names}", file=sys.stderr)
+        if num_scans and len(self.failed) == num_scans:
+            return BAD_INPUT
+        if self.failed:
+            return SOME_FAILED
+        return WITHHELD if self.withheld else DONE
 
 
 def _segment_on_beam(
-    scans: list[ListedScan], out: Path, options: Options, arguments: argparse.Namespace
+    scans: list[ListedScan],
+    out: Path,
+    options: Options,
+    arguments: argparse.Namespace,
+    tally: _Tally,
 ) -> int:
     from mtseg.prediction.beam import segment_on_beam
 
     print(f"{len(scans)} scans on {arguments.beam_runner}.", flush=True)
-    failures = segment_on_beam(
+    outcomes = segment_on_beam(
         scans,
         None if arguments.model is None else Path(arguments.model).absolute(),
         out.absolute(),
@@ -282,10 +339,16 @@ def _segment_on_beam(
         arguments.beam_runner,
         arguments.beam_option,
     )
-    for message in failures.values():
-        print_error(message)
-    print(f"{len(scans) - len(failures)} of {len(scans)} scans segmented into {out}.")
-    return _sum_up(list(failures), len(scans))
+    for outcome in outcomes:
+        if outcome.error is not None:
+            print_error(outcome.error)
+            tally.failed.append(outcome.scan)
+            continue
+        print(outcome.headline)
+        tally.add(outcome.scan, outcome.has_warning, outcome.is_withheld)
+    num_segmented = len(scans) - len(tally.failed)
+    print(f"{num_segmented} of {len(scans)} scans segmented into {out}.", flush=True)
+    return tally.sum_up(len(scans))
 
 
 class _Bars:

@@ -6,6 +6,7 @@ Each worker process loads the model once, by Beam's own RunInference, and writes
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,25 @@ else:
         from apache_beam.ml.inference.base import ModelHandler as _Handler
     except ImportError:  # `make_pipeline` tells the user what to install
         _Handler = object
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanOutcome:
+    """What a worker says of a scan.
+
+    Attributes:
+        scan: its path.
+        error: why it could not be segmented; None if it was.
+        headline: one line that begins with its state; empty after an error.
+        has_warning: whether the verdict warns of its labels.
+        is_withheld: whether the labels were withheld because of that.
+    """
+
+    scan: str
+    error: str | None
+    headline: str = ""
+    has_warning: bool = False
+    is_withheld: bool = False
 
 
 class ScanHandler(_Handler):
@@ -64,13 +84,18 @@ class ScanHandler(_Handler):
         """Segments scans.
 
         Yields:
-            For each scan a line of JSON: its path, and the error message or null.
+            For each scan a line of JSON, of a `ScanOutcome`.
         """
         folders = {scan.path: scan.folder for scan in batch}
         outcomes = segment_files(model, list(folders), self._out, self._options, folders=folders)
         for path, outcome in outcomes:
-            error = str(outcome) if isinstance(outcome, InputError) else None
-            yield json.dumps({"scan": str(path), "error": error})
+            if isinstance(outcome, InputError):
+                of_scan = ScanOutcome(str(path), str(outcome))
+            else:
+                has_warning = outcome.verdict.warning is not None
+                line = outcome.headline(path)
+                of_scan = ScanOutcome(str(path), None, line, has_warning, outcome.is_withheld)
+            yield json.dumps(dataclasses.asdict(of_scan))
 
 
 def segment_on_beam(
@@ -81,7 +106,7 @@ def segment_on_beam(
     precision: str | None,
     runner: str,
     runner_options: Sequence[str] = (),
-) -> dict[str, str]:
+) -> list[ScanOutcome]:
     """Segments scans on the workers of a Beam runner.
 
     Args:
@@ -94,7 +119,7 @@ def segment_on_beam(
         runner_options: options of the runner, as on Beam's command line.
 
     Returns:
-        Scan path -> error message, for each scan that failed.
+        What the workers say of each scan, in the order in which they finished.
 
     Raises:
         InputError: if Beam is not installed, the runner is unknown, or there is no model.
@@ -106,7 +131,7 @@ def segment_on_beam(
     out.mkdir(parents=True, exist_ok=True)
     outcomes = temporary_path(out / "outcomes")
     absolute = [ListedScan(scan.path.absolute(), scan.folder) for scan in scans]
-    failures: dict[str, str] = {}
+    found: list[ScanOutcome] = []
     try:
         with pipeline:
             _ = (
@@ -117,10 +142,7 @@ def segment_on_beam(
                 | beam.io.WriteToText(str(outcomes / "outcomes"))
             )
         for shard in sorted(outcomes.iterdir()):
-            for line in shard.read_text().splitlines():
-                outcome = json.loads(line)
-                if outcome["error"] is not None:
-                    failures[outcome["scan"]] = outcome["error"]
+            found += [ScanOutcome(**json.loads(line)) for line in shard.read_text().splitlines()]
     finally:
         remove_path(outcomes)
-    return failures
+    return found

@@ -33,7 +33,7 @@ class Segmentation:
     """The results of a scan that were written.
 
     Attributes:
-        label_path: the label file.
+        label_path: the label file; None if the labels were withheld.
         verdict_path: the verdict on the labels, as JSON.
         volumes_ml: class name -> volume, for the classes that were found.
         statistics: sums over the scan's voxels, from which the verdict was made.
@@ -42,12 +42,40 @@ class Segmentation:
             post-processing changed.
     """
 
-    label_path: Path
+    label_path: Path | None
     verdict_path: Path
     volumes_ml: dict[str, float]
     statistics: ScanStatistics
     verdict: Assessment
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether there is no label file, because of a warning."""
+        return self.label_path is None
+
+    def headline(self, path: Path) -> str:
+        """One line on a scan that begins with its state.
+
+        Args:
+            path: the scan.
+        """
+        verdict = self.verdict
+        if self.label_path is None:
+            return f"WARNING {path}: labels withheld (--strict): {verdict.warning}"
+        place = f"{path} -> {self.label_path}"
+        if verdict.warning:
+            return f"WARNING {place}: {verdict.warning}"
+        if verdict.not_assessed:
+            return f"not assessed {place}: {verdict.not_assessed}; {verdict.describe()}"
+        return f"ok {place}: {verdict.describe()}"
+
+    def details(self) -> list[str]:
+        """The lines that follow the first one."""
+        volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in self.volumes_ml.items() if ml)
+        lines = [self.verdict.describe()] if self.verdict.warning else []
+        lines += [volumes, self.verdict.describe_confidence(), *self.notes]
+        return [line for line in [*lines, f"details: {self.verdict_path}"] if line]
 
 
 def label_path(stem: Path) -> Path:
@@ -116,19 +144,35 @@ def refuse_other_scan(stem: Path, path: Path) -> None:
         )
 
 
-def is_done(stem: Path, wanted: Mapping[str, Any]) -> bool:
+def is_done(stem: Path, wanted: Mapping[str, Any], is_strict: bool = False) -> bool:
     """Whether a scan's results exist and were made from the same scan, model and options.
 
     Args:
         stem: as for `label_path`.
         wanted: from `made_from`. Results of a model without an identifier are never done.
+        is_strict: whether labels with a warning are withheld. Withheld labels are done only then,
+            and labels with a warning only if not.
     """
-    if wanted["model_id"] is None or not label_path(stem).is_file():
+    stored = _read_verdict(stem)
+    if wanted["model_id"] is None or stored.get("made_from") != wanted:
         return False
+    if stored.get("labels_withheld"):
+        return is_strict
+    return label_path(stem).is_file() and not (is_strict and stored.get("warning"))
+
+
+def is_withheld(stem: Path) -> bool:
+    """Whether the labels of a scan were withheld, because of a warning."""
+    return bool(_read_verdict(stem).get("labels_withheld"))
+
+
+def _read_verdict(stem: Path) -> dict[str, Any]:
+    """What the verdict file of a scan has; empty if there is none that can be read."""
     try:
-        return bool(json.loads(verdict_path(stem).read_text())["made_from"] == wanted)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        stored = json.loads(verdict_path(stem).read_text())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def write_results(
@@ -139,6 +183,9 @@ def write_results(
     options: Options,
 ) -> Segmentation:
     """Writes the label file, the DICOM segmentation if asked for, and the verdict.
+
+    If the options are strict and there is a warning, only the verdict is written, and what earlier
+    commands wrote of the scan is removed.
 
     Args:
         model: the model that made the labels.
@@ -165,8 +212,14 @@ def write_results(
         if count
     }
     verdict = segmented.verdict
+    is_withheld = options.is_strict and verdict.warning is not None
+    if is_withheld:
+        volumes_ml = {}
     content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
     content |= {"volumes_ml": volumes_ml} | verdict.to_json()
+    content["labels_withheld"] = f"--strict: {verdict.warning}" if is_withheld else None
+    check = model.out_of_distribution_check
+    content["out_of_distribution_check"] = None if check is None else check.describe()
     content["postprocessing"] = [change.to_json() for change in segmented.changes]
     content["computed"] = scan.recognition.reason
     content["spacing_mm"] = scan.prepared.volume.spacing_mm[0]
@@ -178,8 +231,12 @@ def write_results(
     with writing_to(stem, WRITE_REMEDY):
         # The verdict is removed first and written last: it says that all other files are complete.
         verdict_path(stem).unlink(missing_ok=True)
-        write_label_map(label_path(stem), labels, source)
-        if options.use_dicom_seg:
+        if is_withheld:
+            for path in (label_path(stem), probabilities_path(stem), dicom_seg_path(stem)):
+                path.unlink(missing_ok=True)
+        else:
+            write_label_map(label_path(stem), labels, source)
+        if options.use_dicom_seg and not is_withheld:
             from mtseg.scans.dicom_seg import write_dicom_seg
 
             write_dicom_seg(dicom_seg_path(stem), labels, scan.path, model.class_names)
@@ -187,7 +244,7 @@ def write_results(
     postprocessing = "; ".join(change.describe() for change in segmented.changes)
     notes = (scan.recognition.reason, scan.prepared.note, postprocessing)
     return Segmentation(
-        label_path(stem),
+        None if is_withheld else label_path(stem),
         verdict_path(stem),
         volumes_ml,
         segmented.statistics,

@@ -202,8 +202,8 @@ def test_a_scan_of_nothing_it_knows_is_warned_of(tmp_path):
     noise = np.random.default_rng(0).integers(1, 1000, (48, 48, 32)).astype(np.int16)
     nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "noise.nii")
     result = mtseg("predict", tmp_path / "noise.nii", "-o", tmp_path)
-    assert "warning:" in result.stderr
-    assert "does not resemble" in result.stderr
+    assert re.search(r"^WARNING .*noise\.nii -> .*: unlike the test scans of", result.stdout, re.M)
+    assert "1 of 1 scans have a WARNING" in result.stderr
 
 
 def test_memory_that_does_not_suffice_is_one_line(run, tmp_path):

@@ -213,7 +213,7 @@ def test_the_threshold_follows_from_how_much_the_test_scans_differ():
 def test_false_alarms_are_counted_on_scans_that_had_no_part_in_the_check():
     brains = [statistics(0.1, 0.5, 0.4, 0)] * 3 + [statistics(0.1, 0.05, 0.85, 0)]
     found = calibrate({"brain": brains}, CLASS_TASK)
-    # Without the fourth, the others are all alike, so the threshold is 0 and it is far above.
+    # Without the fourth, the others are all alike, and it is far from them.
     assert (found.num_scans, found.false_alarms) == (4, 1)
     for number, scan in enumerate(brains):
         others = [*brains[:number], *brains[number + 1 :]]
@@ -225,7 +225,7 @@ def test_few_reference_scans_are_said():
     brains = [statistics(0.1, 0.5 - n / 100, 0.4 + n / 100, 0) for n in range(12)]
     few, many = (calibrate({"brain": scans}, CLASS_TASK) for scans in (brains[:4], brains))
     assert few.describe() == (
-        "Out-of-distribution check: made from 4 test scans of brain; 2 of them would be warned of "
+        "Out-of-distribution check: made from 4 test scans of brain; 0 of them would be warned of "
         "if left out. So few scans give rough usual ranges."
     )
     assert "So few" not in many.describe()

@@ -58,6 +58,21 @@ def test_without_labels_nothing_is_done(stem, tmp_path):
     assert not is_done(stem, wanted(tmp_path / "scan.nii"))
 
 
+def test_withheld_labels_are_done_for_a_strict_command_alone(stem, tmp_path):
+    label_path(stem).unlink()
+    stored = {"made_from": wanted(tmp_path / "scan.nii"), "warning": "w", "labels_withheld": "w"}
+    verdict_path(stem).write_text(json.dumps(stored))
+    assert is_done(stem, wanted(tmp_path / "scan.nii"), is_strict=True)
+    assert not is_done(stem, wanted(tmp_path / "scan.nii"))
+
+
+def test_labels_with_a_warning_are_not_done_for_a_strict_command(stem, tmp_path):
+    stored = {"made_from": wanted(tmp_path / "scan.nii"), "warning": "w"}
+    verdict_path(stem).write_text(json.dumps(stored))
+    assert is_done(stem, wanted(tmp_path / "scan.nii"))
+    assert not is_done(stem, wanted(tmp_path / "scan.nii"), is_strict=True)
+
+
 def test_a_model_that_cannot_be_told_from_others_never_is(stem, tmp_path):
     scan = tmp_path / "scan.nii"
     verdict_path(stem).write_text(json.dumps({"made_from": wanted(scan, model_id=None)}))

@@ -97,7 +97,7 @@ class Assessment:
             return f"background only, {confidence}"
         labelled = sum(self.task_shares.values())
         share = 100 * self.task_shares[self.task] / labelled
-        shown = "100" if share == 100 else f"{min(share, 99.9):.1f}"
+        shown = f"{min(share, 99.9):.1f}" if self.other_tasks_share else "100"
         found = f"recognised as {self.task} ({shown} % of labelled voxels, {confidence})"
         is_other = self.given_task not in (None, self.task)
         return f"{found}, but --task {self.given_task} was given" if is_other else found

@@ -27,6 +27,9 @@ _SMALLEST_DEVIATION, _SMALLEST_INTENSITY_DEVIATION = 0.1, 0.05
 """Lower limits of a feature's standard deviation, in its logarithm to base 10: factors of 1.26 and
 1.12. A few test scans may by chance be more alike than later scans will be."""
 
+_SMALLEST_THRESHOLD = 2.0
+"""Lower limit of the threshold, for the same reason."""
+
 _Array = npt.NDArray[np.float64]
 
 
@@ -94,7 +97,7 @@ def _threshold(tables: Mapping[str, _Table]) -> float:
             for task, table in tables.items()
         ]
         largest = max(largest, float(np.min(distances, axis=0).max()))
-    return SAFETY_FACTOR * largest
+    return max(SAFETY_FACTOR * largest, _SMALLEST_THRESHOLD)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
