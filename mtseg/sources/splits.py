@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.sources.layouts.dataset_files import DatasetFiles
-from mtseg.tasks.task import LabelSource, Split
+from mtseg.tasks.task import LabelSource, Split, join_groups
 
 SPLIT_FILE = "split.csv"
 """Name of the file in the folder of a data set that replaces every other split."""
@@ -178,9 +178,12 @@ def hold_out_test_subjects(names: Sequence[str], split: Split, folder: Path) -> 
 
 
 def group_persons(names: Sequence[str], same_person: Sequence[Sequence[str]]) -> dict[str, str]:
-    """The person of each subject: the first name of its group, or its own name."""
+    """The person of each subject: the first name of its group, or its own name.
+
+    Groups that share a subject are one person.
+    """
     person_of = {name: name for name in names}
-    for group in same_person:
+    for group in join_groups(same_person):
         person_of.update(dict.fromkeys((n for n in group if n in person_of), min(group)))
     return person_of
 

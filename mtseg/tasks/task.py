@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ class Split:
                     "one side.",
                     kind="split",
                 )
-        for group in self.same_person:
+        for group in join_groups(self.same_person):
             on = [name for name, side in sides.items() if set(group) & set(side)]
             if len(on) > 1:
                 raise InputError(
@@ -110,6 +110,21 @@ class Split:
                     "Keep them on one side.",
                     kind="split",
                 )
+
+
+def join_groups(groups: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """Joins groups that share a name, each sorted.
+
+    Example:
+        >>> join_groups([("a", "b"), ("d", "e"), ("b", "c")])
+        (('a', 'b', 'c'), ('d', 'e'))
+    """
+    joined: list[set[str]] = []
+    for group in groups:
+        touching = [other for other in joined if not other.isdisjoint(group)]
+        joined = [other for other in joined if other.isdisjoint(group)]
+        joined.append(set(group).union(*touching))
+    return tuple(sorted(tuple(sorted(group)) for group in joined))
 
 
 @dataclass(frozen=True)

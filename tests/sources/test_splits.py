@@ -8,7 +8,7 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.sources.find import find_subjects, list_subjects
 from mtseg.sources.splits import ValidationRule, hold_out_test_subjects, set_validation_aside
-from mtseg.tasks.task import Split
+from mtseg.tasks.task import Split, join_groups
 from tests.layout_files import NAMES, write_folder, write_task
 from tests.sources.test_find import refused, write_three
 
@@ -171,6 +171,23 @@ def test_who_is_set_aside_depends_on_names_and_seed_alone():
         first.validation
     )
     assert set_aside(share=0.3, seed=1).validation != first.validation
+
+
+CHAIN = (("a", "b"), ("c", "d"), ("b", "c"), ("e", "f"))
+"""Pairs of one person; a, b, c and d are one."""
+
+
+def test_pairs_that_share_a_subject_are_one_person():
+    assert join_groups(CHAIN) == (("a", "b", "c", "d"), ("e", "f"))
+    for seed in range(10):
+        names = Split(tuple("abcdefgh"), (), CHAIN)
+        aside = set(set_aside(names, share=0.5, seed=seed).validation)
+        assert set("abcd") <= aside or not set("abcd") & aside
+    # No pair is on both sides, but the person is.
+    with pytest.raises(InputError, match="a, b, c, d are one person, in train and test"):
+        Split(("a",), ("d",), CHAIN).check("data")
+    held_out = hold_out_test_subjects(tuple("abcdef"), Split(same_person=CHAIN), Path("data"))
+    assert sorted(held_out.test) in (list("abcd"), list("ef"))
 
 
 def test_every_person_is_in_one_fold():
