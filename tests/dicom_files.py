@@ -1,15 +1,19 @@
 """DICOM series, written by pydicom: one file for each CT slice, or one multi-frame file."""
 
+import gc
+import warnings
+
 import numpy as np
 import pydicom
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 SLOPE, INTERCEPT = 0.5, -1024.0
 
 
-def write_series(folder, array, affine, series_uid=None, order=None):
-    """Writes a volume as a series of CT slices.
+def write_series(folder, array, affine, series_uid=None, order=None, modality="CT"):
+    """Writes a volume as a series of slices.
 
     Args:
         folder: made if missing.
@@ -17,6 +21,7 @@ def write_series(folder, array, affine, series_uid=None, order=None):
         affine: voxel index to RAS+ world in mm.
         series_uid: of the series; None makes a new one.
         order: the slices k in the order of the file names; None is ascending.
+        modality: as the header names it. The storage class is that of CT.
     """
     folder.mkdir(parents=True, exist_ok=True)
     series_uid, study_uid, frame_uid = series_uid or generate_uid(), generate_uid(), generate_uid()
@@ -27,7 +32,7 @@ def write_series(folder, array, affine, series_uid=None, order=None):
         dataset.ImageOrientationPatient = place["axes"]
         dataset.PixelSpacing = place["spacing"]
         dataset.SliceThickness = float(np.linalg.norm(place["step"]))
-        dataset.InstanceNumber = name + 1
+        dataset.InstanceNumber, dataset.Modality = name + 1, modality
         dataset.RescaleSlope, dataset.RescaleIntercept = SLOPE, INTERCEPT
         dataset.save_as(folder / f"{name:04d}.dcm", enforce_file_format=True)
     return folder
@@ -104,3 +109,57 @@ def change(path, **fields):
     for name, value in fields.items():
         setattr(dataset, name, value)
     dataset.save_as(path)
+
+
+def encode(folder, encoder):
+    """Compresses the files of a series.
+
+    Args:
+        folder: of the series; the files are replaced.
+        encoder: a transfer syntax that pydicom encodes; `JPEG` for JPEG Lossless, or `JPEG2000`, by
+            ITK.
+    """
+    for path in sorted(folder.iterdir()):
+        if encoder in ("JPEG", "JPEG2000"):
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.LoadPrivateTagsOn()
+            image = reader.Execute()
+            writer = sitk.ImageFileWriter()
+            writer.KeepOriginalImageUIDOn()
+            writer.UseCompressionOn()
+            writer.SetCompressor(encoder)
+            writer.SetFileName(str(path))
+            writer.Execute(image)
+        else:
+            dataset = pydicom.dcmread(path)
+            dataset.compress(encoder, generate_instance_uid=False)
+            dataset.save_as(path)
+
+
+def without_meta(path, *, is_implicit=True):
+    """Rewrites a file as its data set alone: no preamble and no file meta information."""
+    dataset = pydicom.dcmread(path)
+    del dataset.file_meta
+    dataset.save_as(path, implicit_vr=is_implicit, little_endian=True)
+
+
+def write_disc(folder, series):
+    """Writes a disc: a DICOMDIR and its folders, with the files of several series.
+
+    Args:
+        folder: of the disc.
+        series: folders of series.
+    """
+    from pydicom.fileset import FileSet
+
+    disc = FileSet()
+    for path in series:
+        for file in sorted(path.iterdir()):
+            disc.add(file)
+    disc.write(folder)
+    with warnings.catch_warnings():  # pydicom leaves its temporary folder to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        del disc
+        gc.collect()
+    return folder

@@ -89,7 +89,7 @@ def candidate_spacings(
         Isotropic voxel size in mm -> names of the tasks that ask for it. Tasks of another modality
         are left out, unless the network has no other.
     """
-    alike = [task for task in tasks if (task.modality.upper() == "CT") == is_ct] or list(tasks)
+    alike = [task for task in tasks if task.is_ct in (None, is_ct)] or list(tasks)
     found: dict[float, tuple[str, ...]] = {}
     for task in alike:
         own = task.target_spacing_mm(scan_spacing_mm)

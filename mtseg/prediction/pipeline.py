@@ -115,7 +115,7 @@ def segment_files(
                     stem.parent.mkdir(parents=True, exist_ok=True)
                 probabilities = results.probabilities_path(stem)
                 to_write = probabilities if options.use_probabilities else None
-                excluded = excluded_classes(model, options)
+                excluded = excluded_classes(model, scan, options)
                 on_start(path, work)
                 try:
                     segmented = segment_scan(

@@ -38,7 +38,7 @@ class Segmentation:
         volumes_ml: class name -> volume, for the classes that were found.
         statistics: sums over the scan's voxels, from which the verdict was made.
         verdict: whether to trust the labels.
-        notes: what was decided about the scan: its voxel size, unusual intensities, and what
+        notes: what was decided about the scan: its voxel size, its intensities, and what
             post-processing changed.
     """
 
@@ -224,7 +224,7 @@ def write_results(
     content["computed"] = scan.recognition.reason
     content["spacing_mm"] = scan.prepared.volume.spacing_mm[0]
     content["modality"] = "CT" if scan.prepared.is_ct else "MR"
-    content["intensities"] = scan.prepared.note or "as scanners write them"
+    content["intensities"] = scan.prepared.intensities
     content["made_from"] = made_from(
         scan.path, model.model_id, model.network.precision, options.deciding()
     )
@@ -242,7 +242,7 @@ def write_results(
             write_dicom_seg(dicom_seg_path(stem), labels, scan.path, model.class_names)
         write_json(verdict_path(stem), content)
     postprocessing = "; ".join(change.describe() for change in segmented.changes)
-    notes = (scan.recognition.reason, scan.prepared.note, postprocessing)
+    notes = (scan.recognition.reason, scan.prepared.intensities, postprocessing)
     return Segmentation(
         None if is_withheld else label_path(stem),
         verdict_path(stem),

@@ -37,8 +37,9 @@ class Options:
     Attributes:
         spacing_mm: isotropic voxel size to compute at; None is that of the task, which is
             recognised if the network has several (see `mtseg.inference.recognition`).
-        is_ct: whether intensities are Hounsfield units; None lets the values decide. If it is
-            given, classes of tasks of the other modality are excluded.
+        is_ct: whether the scan is CT, in Hounsfield units, or MR; None lets the Modality of a DICOM
+            series decide, or the values of other scans. If it is given or in the DICOM header,
+            classes of tasks of the other modality are excluded.
         task: name of the task that the scan is for; classes of all others are excluded. None lets
             the network decide.
         use_postprocessing: whether label maps are post-processed as the model's tasks ask for (see
@@ -105,7 +106,8 @@ def _preparation_bytes(model: ExportedModel, path: Path, options: Options) -> in
     scan = open_scan(path)
     tasks = _wanted_tasks(model, options)
     needed = []
-    for reads_as_ct in (False, True) if options.is_ct is None else (options.is_ct,):
+    known = scan.is_ct if options.is_ct is None else options.is_ct
+    for reads_as_ct in (False, True) if known is None else (known,):
         spacings: list[float | None] = [
             *candidate_spacings(tasks, scan.spacing_mm, reads_as_ct, model.trained_spacing_mm)
         ]
@@ -189,7 +191,8 @@ def _prepare(
         )
         return prepared, recognition
     tasks = _wanted_tasks(model, options)
-    reads_as_ct = is_ct(scans[0].array) if options.is_ct is None else options.is_ct
+    known = scans[0].is_ct if options.is_ct is None else options.is_ct
+    reads_as_ct = is_ct(scans[0].array) if known is None else known
     candidates = candidate_spacings(
         tasks, scans[0].spacing_mm, reads_as_ct, model.trained_spacing_mm
     )
@@ -227,12 +230,13 @@ def _describe(spacing_mm: float | None, tasks: tuple[str, ...]) -> str:
     return f"at {spacing_mm:.3g} mm, the voxel size of {' and '.join(tasks)}"
 
 
-def excluded_classes(model: ExportedModel, options: Options) -> list[int]:
-    """Combined class indices that a scan cannot have, since its task or its modality is given."""
+def excluded_classes(model: ExportedModel, scan: LoadedScan, options: Options) -> list[int]:
+    """Combined class indices that a scan cannot have, since its task or its modality is known."""
+    known = scan.prepared.source.is_ct if options.is_ct is None else options.is_ct
     allowed = {
         task.name
         for task in _wanted_tasks(model, options)
-        if options.is_ct is None or (task.modality.upper() == "CT") == options.is_ct
+        if known is None or task.is_ct in (None, known)
     }
     # A network without a task of that modality keeps its classes; the check warns of the scan.
     if not allowed:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import mtseg
 from mtseg.errors import InputError
 from mtseg.scans.formats.dicom import open_series
+from mtseg.scans.formats.dicom_files import read_header
 from mtseg.system.atomic_files import atomic_write, writing_to
 
 _CODING_SCHEME = "99MTSEG"
@@ -40,7 +41,6 @@ def write_dicom_seg(
     """
     try:
         import highdicom as hd
-        import pydicom
         from pydicom.sr.codedict import codes
     except ImportError as error:
         raise InputError(
@@ -48,7 +48,7 @@ def write_dicom_seg(
         ) from error
     series = open_series(series_path)
     sources = list(dict.fromkeys(frame.path for frame in series.frames))
-    datasets = [pydicom.dcmread(source, stop_before_pixels=True) for source in sources]
+    datasets = [read_header(source) for source in sources]
     found = [n for n in range(1, len(class_names)) if (labels == n).any()]
     found = found or list(range(1, len(class_names)))
     masks = np.stack([labels == n for n in found], axis=-1).astype(np.uint8)

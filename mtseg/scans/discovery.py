@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtseg.errors import InputError
-from mtseg.scans.formats.dicom import DICOM_ENDING, has_dicom_prefix
+from mtseg.scans.formats.dicom_files import DICOM_ENDING, DISC_INDEX, is_dicom_file
 from mtseg.scans.reading import ENDINGS, scan_stem
 
 LIST_ENDING = ".txt"
 """Ending of the name of a list."""
-
-_NUM_OPENED = 10
-"""How many files of a folder are opened to see whether they are DICOM."""
 
 _RESULT_ENDINGS = ("_labels.nii.gz", "_probabilities.nii.gz", "_labels.dcm")
 """Endings of the names of result files. Beside a verdict file, such a file is not a scan."""
@@ -177,15 +174,15 @@ def _is_series(folder: Path) -> bool:
         files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     except OSError:
         return False
-    # A DICOMDIR is the list of a disc; the images are in folders beside it.
+    # The list of a disc is no image; the images are in folders beside it.
     others = [
         path
         for path in files
         if not path.name.lower().endswith(ENDINGS)
         and not path.name.startswith(".")
-        and path.name.upper() != "DICOMDIR"
+        and path.name.upper() != DISC_INDEX
     ]
-    return any(
-        path.name.lower().endswith(DICOM_ENDING) or has_dicom_prefix(path)
-        for path in others[:_NUM_OPENED]
+    # Names decide before files are opened.
+    return any(path.name.lower().endswith(DICOM_ENDING) for path in others) or any(
+        is_dicom_file(path) for path in others
     )

@@ -55,8 +55,19 @@ class Foreground:
 
 
 def is_ct(array: npt.NDArray[Any]) -> bool:
-    """Whether intensities look like Hounsfield units: enough of them are of air or lung."""
-    return bool(np.count_nonzero(array < CT_BELOW_HU) > CT_SHARE * array.size)
+    """Whether intensities look like Hounsfield units.
+
+    They do if enough of them are of air or lung, or, after air was clipped or cropped away, if
+    there are fat, soft tissue and bone. Padding is not counted.
+
+    Args:
+        array: (i, j, k), as stored.
+    """
+    padding = _find_padding(array)
+    is_image: Any = True
+    if padding:
+        is_image = ~np.isin(array, padding)
+    return _has_air(array, is_image) or _is_clipped_ct(array, padding, is_image)
 
 
 def shift_to_positive(array: npt.NDArray[np.float32], is_told_ct: bool | None = None) -> Foreground:
@@ -71,38 +82,54 @@ def shift_to_positive(array: npt.NDArray[np.float32], is_told_ct: bool | None = 
     """
     note = _remove_padding(array)
     lowest = float(array.min())
-    told = is_told_ct is not None
-    reads_as_ct = is_ct(array)
-    if not told and not reads_as_ct and _is_clipped_ct(array, lowest):
-        reads_as_ct = True
+    reads_as_ct = is_ct(array) if is_told_ct is None else is_told_ct
+    if not reads_as_ct:
+        return _shift_mr(array, lowest, note)
+    if is_told_ct is None and not _has_air(array):
         note = _join(note, "read as CT without air (--modality mr if it is MR)")
-    if is_told_ct if told else reads_as_ct:
-        return _shift_ct(array, lowest, note)
-    return _shift_mr(array, lowest, note)
+    return _shift_ct(array, lowest, note)
+
+
+def _find_padding(array: npt.NDArray[Any]) -> list[float]:
+    """Values of `_PADDING` at the edges that are far from all others.
+
+    A CT may reach -2048 and an MR may be saturated; these are no padding.
+    """
+    edges = array[tuple(slice(None, None, max(size - 1, 1)) for size in array.shape[:2])]
+    found = []
+    for value in _PADDING:
+        if not np.any(edges == value):
+            continue
+        others = array[array != value]
+        if others.size and (value < others.min() - 500 or value > 1.5 * others.max()):
+            found.append(value)
+    return found
 
 
 def _remove_padding(array: npt.NDArray[np.float32]) -> str:
     """Replaces padding values by the lowest other value, or 0; returns a note of it."""
-    edges = array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1)]
     found = ""
-    for value in _PADDING:
-        if not np.any(edges == value):
-            continue
+    for value in _find_padding(array):
         is_padding = array == value
-        others = array[~is_padding]
-        # Only if it is far from all other values: a CT may reach -2048, an MR may be saturated.
-        if others.size and (value < others.min() - 500 or value > 1.5 * others.max()):
-            array[is_padding] = min(float(others.min()), 0.0)
-            found = f"padding value {value:g} is read as background"
+        array[is_padding] = min(float(array[~is_padding].min()), 0.0)
+        found = f"padding value {value:g} is read as background"
     return found
 
 
-def _is_clipped_ct(array: npt.NDArray[np.float32], lowest: float) -> bool:
+def _has_air(array: npt.NDArray[Any], is_image: Any = True) -> bool:
+    """Whether more than `CT_SHARE` of the voxels are of air or lung in Hounsfield units."""
+    num_low = np.count_nonzero((array < CT_BELOW_HU) & is_image)
+    return bool(num_low > CT_SHARE * array.size)
+
+
+def _is_clipped_ct(array: npt.NDArray[Any], padding: list[float], is_image: Any) -> bool:
     """Whether whole numbers with fat below 0, soft tissue and bone look like a CT without air."""
+    lowest = float(array.min(where=is_image, initial=np.inf))
     if not AIR_HU <= lowest <= -100:
         return False
     sample = array[tuple(slice(None, None, max(size // 64, 1)) for size in array.shape)]
-    if not np.array_equal(sample, np.rint(sample)):
+    sample = sample[~np.isin(sample, padding)]
+    if not sample.size or not np.array_equal(sample, np.rint(sample)):
         return False
 
     def share(low: float, high: float) -> float:

@@ -40,13 +40,13 @@ class PreparedScan:
             0 outside.
         source: the grid and the header of the scan itself, with its foreground as booleans.
         is_ct: whether the intensities were read as Hounsfield units.
-        note: one line on what is unusual about the intensities; empty if nothing is.
+        intensities: one line for people: as what they were read, why, and what is unusual.
     """
 
     volume: Volume
     source: Volume
     is_ct: bool = False
-    note: str = ""
+    intensities: str = ""
 
     @property
     def source_foreground(self) -> npt.NDArray[np.bool_]:
@@ -93,8 +93,8 @@ def prepare_scan(
     Args:
         scan: from `mtseg.scans.reading.read_scan`.
         spacing_mm: isotropic voxel size of the result; None is the smallest of the scan's.
-        is_ct: whether intensities are Hounsfield units; None lets the values decide (see
-            `mtseg.scans.intensities`).
+        is_ct: whether intensities are Hounsfield units; None lets the file of the scan decide, or
+            its values if the file does not say it (see `mtseg.scans.intensities`).
         may_overwrite: whether the array of the scan may be changed. This saves a copy if its axes
             are RAS+ already.
 
@@ -102,12 +102,12 @@ def prepare_scan(
         InputError: if no voxel is > 0, or the voxel size cannot be used. The message does not name
             the file; the caller adds it.
     """
-    canonical, affine, header = to_ras(scan), scan.affine, scan.header
+    canonical, affine, header, of_file = to_ras(scan), scan.affine, scan.header, scan.is_ct
     array = canonical.array.astype(np.float32, order="C", copy=not may_overwrite)
     # Memory for large scans: the array of the scan is freed here if the caller does not keep it.
     canonical = Volume(array, canonical.affine)
     del scan
-    found = shift_to_positive(array, is_ct)
+    found = shift_to_positive(array, of_file if is_ct is None else is_ct)
     foreground = found.mask
     if not foreground.any():
         raise InputError("every voxel is background: nothing to segment. Check the scan.")
@@ -125,8 +125,14 @@ def prepare_scan(
         scale = np.percentile(values[inside], NORMALISING_PERCENTILE, overwrite_input=True)
         values /= scale.astype(np.float32)
         np.clip(values, SMALLEST_INTENSITY, LARGEST_INTENSITY, out=values, where=inside)
-    source = Volume(from_ras(foreground, affine), affine, header)
-    return PreparedScan(Volume(values, image.affine), source, found.is_ct, found.note)
+    source = Volume(from_ras(foreground, affine), affine, header, of_file)
+    why = "as given" if is_ct is not None else "by its values"
+    if is_ct is None and of_file is not None:
+        why = "by its DICOM Modality"
+    said = f"read as {'CT' if found.is_ct else 'MR'}, {why}"
+    if found.note:
+        said += f"; {found.note}"
+    return PreparedScan(Volume(values, image.affine), source, found.is_ct, said)
 
 
 def prepare_label_map(label_map: Volume, prepared: PreparedScan) -> npt.NDArray[Any]:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.scans.formats.dicom import DICOM_ENDING, open_series
+from mtseg.scans.formats.dicom import open_series
+from mtseg.scans.formats.dicom_files import DICOM_ENDING, is_dicom_file
 from mtseg.scans.formats.headers import ScanFile, check_header
 from mtseg.scans.formats.itk import ITK_ENDINGS, open_itk
 from mtseg.scans.formats.nifti import MGH_ENDINGS, NIFTI_ENDINGS, open_mgh, open_nifti
@@ -43,8 +44,14 @@ def scan_stem(path: Path) -> str:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is read as DICOM: every folder, and files that end in .dcm."""
-    return path.is_dir() or path.name.lower().endswith(DICOM_ENDING)
+    """Whether a path is read as DICOM: every folder, and files that end in .dcm.
+
+    Files that do not have the ending of another format are DICOM by their content.
+    """
+    name = path.name.lower()
+    if path.is_dir() or name.endswith(DICOM_ENDING):
+        return True
+    return not name.endswith(ENDINGS) and path.is_file() and is_dicom_file(path)
 
 
 def read_scan(path: str | Path) -> Volume:
@@ -96,7 +103,7 @@ def read_voxels(path: str | Path, dtype: npt.DTypeLike | None = None) -> Volume:
         raise
     except _UNREADABLE as error:
         raise InputError(f"{path}: is truncated or damaged. Copy or convert it again.") from error
-    return Volume(array.reshape(array.shape[:3]), scan.affine, scan.header)
+    return Volume(array.reshape(array.shape[:3]), scan.affine, scan.header, scan.is_ct)
 
 
 def open_scan(path: str | Path) -> ScanFile:
@@ -109,7 +116,7 @@ def open_scan(path: str | Path) -> ScanFile:
     if is_dicom(path):
         series = open_series(path)
         check_header(path, series.shape, np.dtype(np.float32), series.affine)
-        return ScanFile(path, series.shape, series.affine, None, series.read_array)
+        return ScanFile(path, series.shape, series.affine, None, series.read_array, series.is_ct)
     name = path.name.lower()
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever

@@ -35,11 +35,13 @@ class Volume:
         affine: float64 (4, 4), voxel index to RAS+ world in mm.
         header: of the NIfTI file it was read from, so that a file written on the same grid gets
             its qform, sform and codes; else None.
+        is_ct: whether its file says that it is CT (True) or MR (False); None if it says neither.
     """
 
     array: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
     header: nib.Nifti1Header | None = None
+    is_ct: bool | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -66,7 +68,8 @@ def to_ras(volume: Volume) -> Volume:
     """
     orientation = orientations.io_orientation(volume.affine)
     affine = volume.affine @ orientations.inv_ornt_aff(orientation, volume.array.shape)
-    return Volume(orientations.apply_orientation(volume.array, orientation), affine)
+    array = orientations.apply_orientation(volume.array, orientation)
+    return Volume(array, affine, is_ct=volume.is_ct)
 
 
 def from_ras(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> npt.NDArray[Any]:

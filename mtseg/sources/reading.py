@@ -98,7 +98,9 @@ def prepare_subject(
     image = to_ras(image)
     image = dataclasses.replace(image, array=np.ascontiguousarray(image.array, np.float32))
     try:
-        prepared = prepare_scan(image, task.target_spacing_mm(image.spacing_mm), may_overwrite=True)
+        prepared = prepare_scan(
+            image, task.target_spacing_mm(image.spacing_mm), task.is_ct, may_overwrite=True
+        )
     except InputError as error:
         raise InputError(f"{subject.image_path or subject.name}: {error}") from error
     return PreparedSubject(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ TASK_FILES = Path(__file__).parent / "files"
 
 ANY_TASK_LAYOUTS = ("bids", "folder", "msd", "nnunet")
 """Sources that every task has without an entry in its file; each has the layout of its name."""
+
+_CT_WORDS = {"CT", "CTA", "CCTA", "NCCT"}
+_MR_WORDS = {"MR", "MRI", "MRA", "CMR"}
+"""Words of a task's modality by which its scans are CT, in Hounsfield units, or MR."""
 
 _UNLISTED = -1
 """Class index of a label that is not listed, while a label map is turned into class indices."""
@@ -167,7 +172,8 @@ class Task:
     Attributes:
         name: matches `[a-z][a-z0-9_]*`.
         title: for readers.
-        modality: such as `MR`, for readers: the network is never told.
+        modality: such as `MR`. The network is never told, but it decides how intensities are read
+            (see `is_ct`).
         classes: without background.
         spacing_rule: `fixed` or `in_plane`.
         spacing_mm: isotropic voxel size of the rule `fixed`, else None.
@@ -195,6 +201,20 @@ class Task:
     sources: tuple[LabelSource, ...] = ()
     path: str = ""
     is_symmetric: bool = False
+
+    @property
+    def is_ct(self) -> bool | None:
+        """Whether the task's scans are CT (True) or MR (False); None for another modality.
+
+        Example:
+            >>> from mtseg.tasks.task_file import read_task, shipped_path
+            >>> read_task(shipped_path("cta")).is_ct
+            True
+        """
+        words = set(re.findall("[A-Z]+", self.modality.upper()))
+        if words & _MR_WORDS:
+            return None if words & _CT_WORDS else False
+        return True if words & _CT_WORDS else None
 
     @property
     def is_shipped(self) -> bool:

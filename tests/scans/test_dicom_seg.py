@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
 def test_a_series_is_segmented_like_the_same_scan_in_nifti(model, tmp_path):  # noqa: F811
     affine = np.diag([-1.0, -1.5, 1.2, 1.0])
     array = np.random.default_rng(0).integers(1, 500, (30, 12, 14)).astype(np.float32)
-    series = write_series(tmp_path / "series", array, affine)
+    series = write_series(tmp_path / "series", array, affine, modality="MR")
     nib.save(nib.Nifti1Image(array, affine), tmp_path / "scan.nii")
     outcomes = segment(
         model, [series, tmp_path / "scan.nii"], tmp_path / "out", Options(use_dicom_seg=True)

@@ -1,5 +1,6 @@
 """A task: its voxel size, and labels to classes, on arrays small enough to check by eye."""
 
+import dataclasses
 import doctest
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from mtseg.tasks import label_space, task, task_file
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.task import IGNORED, did_you_mean, first_ten
-from mtseg.tasks.task_file import read_task
+from mtseg.tasks.task_file import read_task, shipped_path
 from tests.tasks.kidney_task import refused
 
 
@@ -112,3 +113,20 @@ def test_examples_in_docstrings_are_right(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("modality", "expected"),
+    [
+        ("CT", True),
+        ("CT angiography", True),
+        ("Cardiac CTA", True),
+        ("MR", False),
+        ("T1-weighted MRI", False),
+        ("ultrasound", None),
+        ("PET/CT and MR", None),
+    ],
+)
+def test_the_words_of_a_modality_say_whether_it_is_ct(modality, expected):
+    task = read_task(shipped_path("brain"))
+    assert dataclasses.replace(task, modality=modality).is_ct is expected

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.scans.formats.dicom_files import Pixels, read_headers, read_pixels
 from mtseg.scans.formats.headers import RAS_OF_LPS
+from mtseg.scans.intensities import AIR_HU
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-DICOM_ENDING = ".dcm"
 
 _SAME_PLACE = 0.01
 """Two slices nearer than this share of the usual distance are at the same place."""
@@ -47,8 +47,9 @@ class Frame:
         row_direction: (3,), unit vector along a row, in which column numbers grow.
         column_direction: (3,), unit vector along a column, in which row numbers grow.
         spacing_mm: distance between rows, and between columns.
-        slope: an intensity is the stored value times `slope` plus `intercept`.
-        intercept: see `slope`.
+        slope: an intensity is the stored value times `slope` plus `intercept`; 1 if the file does
+            not say it.
+        intercept: see `slope`; None if the file does not say it.
     """
 
     path: Path
@@ -58,7 +59,7 @@ class Frame:
     column_direction: npt.NDArray[np.float64]
     spacing_mm: tuple[float, float]
     slope: float
-    intercept: float
+    intercept: float | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,17 +67,23 @@ class Series:
     """The slices of one series in the order of their places.
 
     Attributes:
+        path: the folder or file.
         frames: from the first to the last along the normal of the slices.
         shape: (columns, rows, slices).
         affine: float64 (4, 4), voxel index to RAS+ world in mm.
+        is_ct: True for CT, False for MR, by the Modality of the series; None for others.
     """
 
+    path: Path
     frames: tuple[Frame, ...]
     shape: tuple[int, int, int]
     affine: npt.NDArray[np.float64]
+    is_ct: bool | None
 
     def read_array(self, dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
         """Reads the voxels and rescales them to intensities.
+
+        Padding outside the field of view becomes air.
 
         Args:
             dtype: of the result; None is float32.
@@ -85,17 +92,65 @@ class Series:
             (columns, rows, slices).
 
         Raises:
-            InputError: if the pixels of a slice cannot be decoded.
+            InputError: if the pixels of a slice cannot be decoded, or those of a CT cannot be
+                turned into Hounsfield units.
         """
-        array = np.empty(self.shape, dtype or np.float32)
-        pixels: npt.NDArray[Any] = np.empty(0)
+        array = np.empty(self.shape, np.float32)
+        pixels: Pixels | None = None
         opened: Path | None = None
+        padded: list[tuple[int, npt.NDArray[np.bool_]]] = []
         for place, frame in enumerate(self.frames):
-            if frame.path != opened:
-                pixels, opened = _read_pixels(frame.path), frame.path
-            values = pixels[frame.number].T.astype(np.float64)
-            array[..., place] = values * frame.slope + frame.intercept
-        return array
+            if pixels is None or frame.path != opened:
+                pixels, opened = read_pixels(frame.path), frame.path
+                self._check_size(frame.path, pixels)
+            values = pixels.intensities(frame.number, frame.slope, frame.intercept or 0.0)
+            array[..., place] = values.T
+            is_padding = pixels.is_padding(frame.number)
+            if is_padding is not None and is_padding.any():
+                padded.append((place, is_padding.T))
+        self._replace_padding(array, padded)
+        self._require_hounsfield_units(array, pixels)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def _check_size(self, path: Path, pixels: Pixels) -> None:
+        of_file = [frame.number for frame in self.frames if frame.path == path]
+        expected = (max(of_file) + 1, self.shape[1], self.shape[0])
+        if pixels.stored.shape != expected:
+            raise InputError(
+                f"{path}: has pixels of shape {pixels.stored.shape}, but its header says "
+                f"{expected}. Copy it again."
+            )
+
+    def _replace_padding(
+        self, array: npt.NDArray[np.float32], padded: list[tuple[int, npt.NDArray[np.bool_]]]
+    ) -> None:
+        """Makes padding air, if it is below or above all other values of the series.
+
+        A padding value among the others is left as it is, because some headers name one that the
+        scan itself has too.
+        """
+        if not padded:
+            return
+        is_padding = np.zeros(array.shape, bool)
+        for place, mask in padded:
+            is_padding[..., place] = mask
+        lowest = float(array.min(where=~is_padding, initial=np.inf))
+        highest = float(array.max(where=~is_padding, initial=-np.inf))
+        air = min(lowest, AIR_HU if self.is_ct else 0.0)
+        is_padding &= (array < lowest) | (array > highest)
+        array[is_padding] = air
+
+    def _require_hounsfield_units(
+        self, array: npt.NDArray[np.float32], pixels: Pixels | None
+    ) -> None:
+        has_table = pixels is not None and pixels.modality_lut is not None
+        if not self.is_ct or has_table or all(f.intercept is not None for f in self.frames):
+            return
+        if array.min() >= 0:
+            raise InputError(
+                f"{self.path}: is a CT without RescaleIntercept, so its values are not Hounsfield "
+                "units. Give the series as the scanner wrote it."
+            )
 
 
 def open_series(path: Path) -> Series:
@@ -108,13 +163,8 @@ def open_series(path: Path) -> Series:
         InputError: if there is no series or more than one; slices differ in size, spacing or
             orientation; two are at the same place, or one is missing; the gantry was tilted.
     """
-    datasets = _read_headers(path)
-    series = Counter(str(d.get("SeriesInstanceUID", "")) for _, d in datasets)
-    if len(series) > 1:
-        found = "; ".join(f"{uid or 'without number'}, {n} files" for uid, n in series.items())
-        raise InputError(
-            f"{path}: has {len(series)} series ({found}). Give a folder with the files of one."
-        )
+    datasets = read_headers(path)
+    _require_one_series(path, [dataset for _, dataset in datasets])
     frames = [frame for file, dataset in datasets for frame in _frames(file, dataset)]
     (rows, columns), *others = {(d.Rows, d.Columns) for _, d in datasets}
     if others:
@@ -132,16 +182,29 @@ def open_series(path: Path) -> Series:
     lps[:3, 2] = _step_mm(path, frames, normal)
     lps[:3, 3] = frames[0].position_mm
     shape = (int(columns), int(rows), len(frames))
-    return Series(tuple(frames), shape, RAS_OF_LPS @ lps)
+    is_ct = {"CT": True, "MR": False}.get(str(datasets[0][1].get("Modality")))
+    return Series(path, tuple(frames), shape, RAS_OF_LPS @ lps, is_ct)
 
 
-def has_dicom_prefix(path: Path) -> bool:
-    """Whether a file has the letters DICM after a preamble of 128 bytes, as DICOM files have."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+def _require_one_series(path: Path, datasets: list[Dataset]) -> None:
+    """Refuses files of several series, and describes each as the scanner's console does."""
+    series = Counter(str(dataset.get("SeriesInstanceUID", "")) for dataset in datasets)
+    if len(series) == 1:
+        return
+    descriptions = {str(d.get("SeriesInstanceUID", "")): _describe(d) for d in datasets}
+    found = "; ".join(
+        f"{descriptions[uid]}{uid or 'without number'}, {n} files" for uid, n in series.items()
+    )
+    raise InputError(
+        f"{path}: has {len(series)} series ({found}). Give a folder with the files of one."
+    )
+
+
+def _describe(dataset: Dataset) -> str:
+    """Such as `MR T1 axial, `; "" if the header does not say it."""
+    words = (str(dataset.get(name) or "") for name in ("Modality", "SeriesDescription"))
+    text = " ".join(" ".join(words).split())
+    return f"{text}, " if text else ""
 
 
 def _check_alike(first: Frame, frame: Frame) -> None:
@@ -163,6 +226,13 @@ def _step_mm(
 ) -> npt.NDArray[np.float64]:
     """The step from a slice to the next, (3,), LPS; refuses slices that are not evenly stacked."""
     distances = np.diff([float(frame.position_mm @ normal) for frame in frames])
+    starts = np.flatnonzero(np.append(True, distances >= 1e-4))
+    counts = np.diff(np.append(starts, len(frames)))
+    if counts[0] > 1 and np.all(counts == counts[0]):
+        raise InputError(
+            f"{path}: has {counts[0]} slices at each place, as of several phases, echoes or "
+            "repetitions. Give a folder with one of them."
+        )
     usual = float(np.median(distances))
     for (one, other), distance in zip(itertools.pairwise(frames), distances, strict=True):
         if distance <= _SAME_PLACE * usual or distance < 1e-4:
@@ -191,53 +261,30 @@ def _name(frame: Frame, other: Frame) -> str:
     return f"frame {frame.number + 1}" if is_same_file else frame.path.name
 
 
-def _read_headers(path: Path) -> list[tuple[Path, Dataset]]:
-    """The headers of all DICOM files with an image, in a folder or one file."""
-    try:
-        import pydicom
-    except ImportError as error:
-        raise InputError(
-            f"{path}: reading DICOM needs pydicom. Install it: pip install 'mtseg[dicom]'"
-        ) from error
-    try:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be listed ({error.strerror}). Ask for the right to read it."
-        ) from error
-    headers: list[tuple[Path, Dataset]] = []
-    for file in files:
-        # Some series lack the preamble; then their files end in .dcm.
-        if not has_dicom_prefix(file) and file.suffix != ".dcm":
-            continue
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, force=file.suffix == ".dcm")
-        except (OSError, ValueError, EOFError, pydicom.errors.InvalidDicomError) as error:
-            raise InputError(f"{file}: is a damaged DICOM file. Copy it again.") from error
-        if "Rows" in header and "Columns" in header:
-            headers.append((file, header))
-    if not headers:
-        what = "no DICOM image" if path.is_dir() else "no image"
-        raise InputError(f"{path}: has {what}. Give a scan file, or the folder of a series.")
-    return headers
-
-
 def _frames(path: Path, dataset: Dataset) -> list[Frame]:
     """The slices of a file: one, or those of a multi-frame file."""
+    num_frames = int(dataset.get("NumberOfFrames") or 1)
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    if num_frames != (1 if groups is None else len(groups)):
+        said = "no place" if groups is None else f"the places of {len(groups)}"
+        raise InputError(
+            f"{path}: has {num_frames} frames, but its header has {said}. Give the series as the "
+            "scanner wrote it."
+        )
     try:
-        if "PerFrameFunctionalGroupsSequence" not in dataset:
+        if groups is None:
             return [_frame(path, 0, dataset, dataset, dataset, dataset)]
         shared = dataset.SharedFunctionalGroupsSequence[0]
         names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
         frames = []
-        for number, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        for number, own in enumerate(groups):
             position, orientation, measures = (
                 (own[name] if name in own else shared[name])[0] for name in names
             )
             rescaling = dataset
-            for groups in (shared, own):
-                if "PixelValueTransformationSequence" in groups:
-                    rescaling = groups["PixelValueTransformationSequence"][0]
+            for group in (shared, own):
+                if "PixelValueTransformationSequence" in group:
+                    rescaling = group["PixelValueTransformationSequence"][0]
             frames.append(_frame(path, number, position, orientation, measures, rescaling))
         return frames
     except (AttributeError, KeyError, ValueError, TypeError, IndexError) as error:
@@ -258,6 +305,7 @@ def _frame(
     """A slice from the parts of a header that have its position, orientation, and so on."""
     axes = np.array(orientation.ImageOrientationPatient, np.float64)
     row_mm, column_mm = (float(mm) for mm in measures.PixelSpacing)
+    slope = _number(rescaling, "RescaleSlope")
     return Frame(
         path,
         number,
@@ -265,23 +313,12 @@ def _frame(
         axes[:3].reshape(3),
         axes[3:].reshape(3),
         (row_mm, column_mm),
-        float(rescaling.get("RescaleSlope", 1)),
-        float(rescaling.get("RescaleIntercept", 0)),
+        1.0 if slope is None else slope,
+        _number(rescaling, "RescaleIntercept"),
     )
 
 
-def _read_pixels(path: Path) -> npt.NDArray[Any]:
-    """The stored values of a file, (frames, rows, columns)."""
-    import pydicom
-
-    try:
-        dataset = pydicom.dcmread(path, force=True)
-        pixels = dataset.pixel_array
-    except Exception as error:  # the decoders of pydicom raise errors of any type
-        raise InputError(
-            f"{path}: its pixels cannot be decoded ({type(error).__name__}). Copy it again, or "
-            "convert it to uncompressed DICOM."
-        ) from error
-    if dataset.SamplesPerPixel != 1:
-        raise InputError(f"{path}: is a colour picture. Give a scan.")
-    return pixels if pixels.ndim == 3 else pixels[np.newaxis]
+def _number(dataset: Dataset, name: str) -> float | None:
+    """A number of a header; None if it is missing or was emptied by an anonymiser."""
+    value = dataset.get(name)
+    return None if value is None or value == "" else float(value)

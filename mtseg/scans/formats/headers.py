@@ -46,6 +46,8 @@ class ScanFile:
         affine: float64 (4, 4), voxel index to RAS+ world in mm.
         header: the header of a NIfTI file in mm; None for others.
         read_array: reads the voxels as the given type; None keeps the type of the file.
+        is_ct: whether the file says that it is CT (True) or MR (False); None if it says neither, as
+            all formats but DICOM.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class ScanFile:
     affine: npt.NDArray[np.float64]
     header: nib.Nifti1Header | None
     read_array: Callable[[npt.DTypeLike | None], npt.NDArray[Any]]
+    is_ct: bool | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
