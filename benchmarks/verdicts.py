@@ -72,10 +72,11 @@ def main() -> None:
                 if isinstance(outcome, InputError):
                     raise outcome
                 verdict = outcome.verdict
+                score = np.nan if verdict.score is None else verdict.score
                 warned[kind] += verdict.warning is not None
                 mark = "warned of" if verdict.warning else ""
-                rows.append([kind, scan.name, f"{verdict.score:.1f}", mark, verdict.describe()])
-                print(f"{scan.name}: score {verdict.score:.1f} {mark}", flush=True)
+                rows.append([kind, scan.name, f"{score:.1f}", mark, verdict.describe()])
+                print(f"{scan.name}: score {score:.1f} {mark}", flush=True)
     header = ("kind", "scan", "score", "warning", "verdict")
     print("\n" + format_table(header, rows, left=("kind", "scan", "warning", "verdict")))
     threshold = model.out_of_distribution_check.threshold

@@ -2,8 +2,8 @@
 
 A network learns each task at that task's voxel size, and finds little at another. The task of a
 scan is unknown, so small blocks at random places of the foreground are computed at every voxel size
-that the network's tasks ask for. The size is chosen whose blocks look most like the test scans of
-its task. The rest of the network, and the choice of classes, are not told what was recognised.
+that the network's tasks ask for. The size is chosen whose blocks look most like the reference scans
+of its task. The rest of the network, and the choice of classes, are not told what was recognised.
 
 The paper evaluates each task at its own voxel size and does not treat this question; the rule is
 this project's.
@@ -81,9 +81,9 @@ def candidate_spacings(
         tasks: the network's tasks.
         scan_spacing_mm: the scan's voxel size along its axes.
         is_ct: whether its intensities are Hounsfield units.
-        trained_mm: name of a task -> typical voxel size of its test scans. A task that works at a
-            scan's own in-plane size was trained at such sizes only. A scan of a very different size
-            is resampled to the typical one.
+        trained_mm: name of a task -> typical voxel size of its reference scans. A task that works
+            at a scan's own in-plane size was trained at such sizes only. A scan of a very different
+            size is resampled to the typical one.
 
     Returns:
         Isotropic voxel size in mm -> names of the tasks that ask for it. Tasks of another modality
@@ -147,15 +147,15 @@ def mismatch(
     """How little sampled voxels look like a scan of a task; smaller is better.
 
     With a calibrated network it is the mean deviation of the features of
-    `mtseg.inference.verdict.scan_features` from those of the task's test scans, in units of their
-    standard deviation and that of sampling few voxels. Otherwise it is 1 less the share of voxels
-    that get a class of the task, plus the share that get a class of another.
+    `mtseg.inference.verdict.scan_features` from those of the task's reference scans, in units of
+    their standard deviation and that of sampling few voxels. Otherwise it is 1 less the share of
+    voxels that get a class of the task, plus the share that get a class of another.
 
     Args:
         statistics: of the sampled voxels.
         class_task: the task of each combined class; None for background.
         task: name of the task.
-        check: what the network knows of its test scans; None if it was not calibrated.
+        check: what the network knows of its reference scans; None if it was not calibrated.
     """
     shares = statistics.shares
     of_task = np.array([name == task for name in class_task])
@@ -194,5 +194,5 @@ def choose_spacing(
         best,
         tuple(mismatches[best]),
         f"segmented at {best:.3g} mm, the voxel size of {task}: sampled voxels look more like its "
-        f"test scans (mismatch {mismatches[best][task]:.2f}) than {others}",
+        f"reference scans (mismatch {mismatches[best][task]:.2f}) than {others}",
     )

@@ -35,7 +35,7 @@ def save_scan(path, num_bright, spacing_mm=1.0):
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    """A model whose test scans have three to five bright slices, which commands load."""
+    """A model whose reference scans have three to five bright slices, which commands load."""
     (task,) = (selection.task for selection in parse_tasks("breast").selections)
     task = dataclasses.replace(task, decision="argmax")
     model = ExportedModel(
@@ -71,7 +71,7 @@ def test_the_first_words_of_a_scans_line_say_its_state_and_what_is_unusual(
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     (of_check,) = (line for line in lines if line.startswith("Out-of-distribution check: "))
-    assert "made from 3 test scans of breast; " in of_check
+    assert "made from 3 reference scans of breast; " in of_check
     assert of_check.endswith("So few scans give rough usual ranges.")
     (of_good,) = (line for line in lines if line.startswith("ok "))
     assert of_good == (
@@ -103,7 +103,7 @@ def test_strict_withholds_what_is_warned_of_and_exits_with_4(model, tmp_path, ca
     strict = [*command, "--strict"]
     assert predict.main(strict) == 4
     printed = capsys.readouterr()
-    assert f"WARNING {odd}: labels withheld (--strict): unlike the test scans" in printed.out
+    assert f"WARNING {odd}: labels withheld (--strict): unlike the reference scans" in printed.out
     assert f"1 of 2 scans have no label file, because of a warning (--strict): {odd}" in printed.err
     assert files_of(out, "odd") == ["odd_verdict.json"]
     written = ["good_labels.nii.gz", "good_probabilities.nii.gz", "good_verdict.json"]
@@ -160,7 +160,8 @@ def test_a_voxel_size_that_was_given_is_not_assessed_if_it_is_not_that_of_the_te
 ):
     scan = save_scan(tmp_path / "scan.nii", 4)
     assert predict.main([scan, "-o", str(tmp_path / "out"), "--spacing-mm", "0.7"]) == 0
-    assert "it was computed at 0.7 mm, the test scans at 1 mm (breast)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "it was computed at 0.7 mm, the reference scans at 1 mm (breast)" in printed
 
 
 def test_all_exit_codes_are_in_the_help():

@@ -174,7 +174,7 @@ def test_weights_alone_are_a_model_too(run, tmp_path):
               "--precision", "float32")  # fmt: skip
     a, b = (np.asarray(nib.load(tmp_path / n / "scan_labels.nii.gz").dataobj) for n in "ab")
     np.testing.assert_array_equal(a, b)
-    # The figures of the test scans come from it as from the run.
+    # The figures of the reference scans come from it as from the run.
     by_run = mtseg("evaluate", folder / "run").stdout
     by_weights = mtseg("evaluate", tmp_path / "weights").stdout
     assert by_run.splitlines()[-12:] == by_weights.splitlines()[-12:]
@@ -202,7 +202,7 @@ def test_a_scan_of_nothing_it_knows_is_warned_of(tmp_path):
     noise = np.random.default_rng(0).integers(1, 1000, (48, 48, 32)).astype(np.int16)
     nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "noise.nii")
     result = mtseg("predict", tmp_path / "noise.nii", "-o", tmp_path)
-    assert re.search(r"^WARNING .*noise\.nii -> .*: unlike the test scans of", result.stdout, re.M)
+    assert re.search(r"^WARNING .*noise\.nii -> .*: unlike the reference", result.stdout, re.M)
     assert "1 of 1 scans have a WARNING" in result.stderr
 
 

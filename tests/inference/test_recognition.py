@@ -104,4 +104,4 @@ def test_the_voxel_size_with_the_best_match_is_chosen_and_said():
     found = choose_spacing({1.0: {"brain": 0.4}, 0.5: {"breast": 9.0, "knee": 7.0}})
     assert (found.spacing_mm, found.tasks) == (1.0, ("brain",))
     assert found.reason.startswith("segmented at 1 mm, the voxel size of brain")
-    assert found.reason.endswith("more like its test scans (mismatch 0.40) than at 0.5 mm (7.00)")
+    assert found.reason.endswith("its reference scans (mismatch 0.40) than at 0.5 mm (7.00)")

@@ -79,7 +79,7 @@ def test_a_scan_like_the_test_scans_of_a_task_gets_no_warning():
         ),
         (
             statistics(0.1, 0.48, 0.42, 0, confidence=0.5),
-            "confidence 0.50 (usual 0.75 to 0.96)",
+            "confidence 0.500 (usual 0.749 to 0.960)",
         ),
         (statistics(1.0, 0, 0, 0), "background 100 % of the scan (usual 93 % to 100 %)"),
         (statistics(0.1, 0.9, 0, 0), "grey at most 0.1 % of the scan (usual 17 % to 100 %)"),
@@ -90,7 +90,7 @@ def test_a_scan_unlike_the_test_scans_of_every_task_gets_a_warning(scan, unusual
     verdict = assess(scan, CLASS_TASK, make_check(), class_names=names)
     assert verdict.status == "warning"
     assert verdict.score > 4
-    assert f"unlike the test scans of {verdict.closest_task}, which it is" in verdict.warning
+    assert f"unlike the reference scans of {verdict.closest_task}, which it is" in verdict.warning
     described = [feature.describe() for feature in verdict.features if feature.is_unusual]
     assert unusual in " ".join(described) or verdict.closest_task == "vessels"
     assert verdict.to_json()["warning"] == verdict.warning
@@ -126,7 +126,7 @@ def test_confidence_is_given_for_each_structure_that_was_found():
     [
         (statistics(0.1, 0.5, 0.4, 0), {"check": None}, "evaluated on too few scans"),
         (statistics(0, 0.01), {}, "it has 10 foreground voxels, and 1000 are needed"),
-        (statistics(0.1, 0.5, 0.4, 0), {"given_task": "knee"}, "no test scans of knee"),
+        (statistics(0.1, 0.5, 0.4, 0), {"given_task": "knee"}, "no reference scans of knee"),
     ],
 )
 def test_what_could_not_be_compared_is_not_assessed_which_is_not_ok(scan, how, reason):
@@ -148,7 +148,7 @@ def test_a_scan_is_compared_with_test_scans_of_the_voxel_size_that_it_was_comput
     scan.spacing_mm = 2.0
     verdict = assess(scan, CLASS_TASK, make_check(), trained_mm=trained)
     assert verdict.not_assessed == (
-        "it was computed at 2 mm, the test scans at 1 mm (brain), 0.5 mm (vessels)"
+        "it was computed at 2 mm, the reference scans at 1 mm (brain), 0.5 mm (vessels)"
     )
 
 
@@ -225,8 +225,8 @@ def test_few_reference_scans_are_said():
     brains = [statistics(0.1, 0.5 - n / 100, 0.4 + n / 100, 0) for n in range(12)]
     few, many = (calibrate({"brain": scans}, CLASS_TASK) for scans in (brains[:4], brains))
     assert few.describe() == (
-        "Out-of-distribution check: made from 4 test scans of brain; 0 of them would be warned of "
-        "if left out. So few scans give rough usual ranges."
+        "Out-of-distribution check: made from 4 reference scans of brain; 0 of them would be "
+        "warned of if left out. So few scans give rough usual ranges."
     )
     assert "So few" not in many.describe()
     of_earlier_version = dataclasses.replace(make_check(), num_scans=19)

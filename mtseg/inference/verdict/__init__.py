@@ -1,7 +1,7 @@
 """The verdict on a scan's labels: whether the scan is one that the network knows.
 
 Begin with `assessment.assess`. `scan_statistics` has the sums over a scan, `features` what follows
-from them, `reference` the test scans that a scan is compared with, and `calibration` makes those.
+from them, `reference` the scans that a scan is compared with, and `calibration` makes the check.
 """
 
 from mtseg.inference.verdict.assessment import LIKE_TRAINED, Assessment, assess

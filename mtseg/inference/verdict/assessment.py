@@ -2,9 +2,10 @@
 
 A network labels any scan, even one unlike everything that it was trained on. `assess` says as what
 a scan was recognised, how confident the network is in each structure, and which features are
-unusual for the test scans of the task that the scan is most like. The state of a scan is one of
+unusual for the reference scans of the task that the scan is most like. Those are scans with labels
+that were set aside in training. The state of a scan is one of
 
-- `ok`: it was compared with the test scans, and nothing is unusual;
+- `ok`: it was compared with the reference scans, and nothing is unusual;
 - `warning`: something is unusual, so look at the labels before you use them;
 - `not assessed`: it could not be compared, which is not the same as ok.
 
@@ -28,11 +29,11 @@ FEWEST_VOXELS = 1000
 """Foreground voxels that a scan needs; shares of fewer depend on chance."""
 
 VOXEL_SIZE_FACTOR = 2.5
-"""A scan whose in-plane voxels are larger or smaller than those of the test scans by more than this
-is unusual: resampling cannot bring back what it does not show."""
+"""A scan whose in-plane voxels are larger or smaller than those of the reference scans by more than
+this is unusual: resampling cannot bring back what it does not show."""
 
 LIKE_TRAINED = 0.25
-"""How far the voxel size of a computation may be from that of the test scans, relative to the
+"""How far the voxel size of a computation may be from that of the reference scans, relative to the
 latter; a network sees other structures at other voxel sizes."""
 
 _MOST_NAMED = 4
@@ -54,7 +55,7 @@ class Assessment:
         not_assessed: why the scan could not be compared; empty if it was.
         score: see `mtseg.inference.verdict.reference`; None if the scan was not assessed.
         threshold: a higher score is a warning; None likewise.
-        closest_task: the task whose test scans are most like this one; None likewise.
+        closest_task: the task whose reference scans are most like this one; None likewise.
         features: all that was compared, the most unusual first.
     """
 
@@ -86,8 +87,8 @@ class Assessment:
         more = len(unusual) - _MOST_NAMED
         named = "; ".join(unusual[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
         return (
-            f"unlike the test scans of {self.closest_task}, which it is closest to: {named}. Check "
-            "the labels before you use them."
+            f"unlike the reference scans of {self.closest_task}, which it is closest to: {named}. "
+            "Check the labels before you use them."
         )
 
     def describe(self) -> str:
@@ -146,7 +147,7 @@ def assess(
         class_names: the name of each combined class; empty if `class_task` alone is known.
         decided: sums over the voxels that the decision rule gives to each class; None if they are
             not known.
-        trained_mm: task name -> typical voxel size of its prepared test scans.
+        trained_mm: task name -> typical voxel size of its prepared reference scans.
         in_plane_mm: the scan's own voxel size, the mean of the two axes that are most alike; None
             if it is not known.
         given_task: the task that the user named, which alone the scan is compared with.
@@ -181,7 +182,7 @@ def assess(
         return dataclasses.replace(verdict, not_assessed=reason)
     tasks = [name for name in check.tasks if given_task in (None, name)]
     if not tasks:
-        reason = f"the model's check has no test scans of {given_task}"
+        reason = f"the model's check has no reference scans of {given_task}"
         return dataclasses.replace(verdict, not_assessed=reason)
     comparable = [
         name
@@ -190,7 +191,8 @@ def assess(
     ]
     if not comparable:
         sizes = ", ".join(f"{mm:.3g} mm ({name})" for name, mm in (trained_mm or {}).items())
-        reason = f"it was computed at {statistics.spacing_mm:.3g} mm, the test scans at {sizes}"
+        own_mm = f"{statistics.spacing_mm:.3g} mm"
+        reason = f"it was computed at {own_mm}, the reference scans at {sizes}"
         return dataclasses.replace(verdict, not_assessed=reason)
     _, closest = check.score(statistics, class_task, comparable)
     features = _compare(statistics, class_task, check, closest, names)
@@ -207,7 +209,7 @@ def assess(
 
 
 def _is_like_trained(spacing_mm: float | None, trained_mm: float | None) -> bool:
-    """Whether a scan was computed at about the voxel size of test scans; True if not known."""
+    """Whether a scan was computed at about the voxel size of reference scans; True if not known."""
     if spacing_mm is None or trained_mm is None:
         return True
     # Sizes that differ by a rounding error of a header count as one in the recognition.
@@ -239,7 +241,7 @@ def _compare(
 
 
 def _voxel_size(own_mm: float, trained_mm: float, threshold: float) -> Feature:
-    """The scan's own voxel size, whose usual range is that of the test scans times a factor."""
+    """The scan's own voxel size; its usual range is that of the reference scans times a factor."""
     reach = math.log10(VOXEL_SIZE_FACTOR)
     value, middle = math.log10(own_mm), math.log10(trained_mm)
     # A size that was rounded in a header is not unusual at the very end of the range.

@@ -1,4 +1,4 @@
-"""Making the out-of-distribution check from the test scans of a network.
+"""Making the out-of-distribution check from the reference scans of a network.
 
 Every scan is compared with the others of its task, as a new scan will be. The threshold is a little
 above the largest deviation that occurs. False alarms are counted on scans that had no part in the
@@ -18,14 +18,14 @@ from mtseg.inference.verdict.reference import OutOfDistributionCheck, Reference
 from mtseg.inference.verdict.scan_statistics import ScanStatistics
 
 FEWEST_SCANS = 3
-"""Test scans that each task needs for the check."""
+"""Reference scans that each task needs for the check."""
 
 SAFETY_FACTOR = 1.25
-"""The threshold over the highest deviation of a test scan from the others."""
+"""The threshold over the highest deviation of a reference scan from the others."""
 
 _SMALLEST_DEVIATION, _SMALLEST_INTENSITY_DEVIATION = 0.1, 0.05
 """Lower limits of a feature's standard deviation, in its logarithm to base 10: factors of 1.26 and
-1.12. A few test scans may by chance be more alike than later scans will be."""
+1.12. A few reference scans may by chance be more alike than later scans will be."""
 
 _SMALLEST_THRESHOLD = 2.0
 """Lower limit of the threshold, for the same reason."""
@@ -39,7 +39,7 @@ def calibrate(
     """Makes the check; the module's docstring says how.
 
     Args:
-        scans: task name -> its test scans.
+        scans: task name -> its reference scans.
         class_task: the task of each combined class; None for background.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The features by which a scan is compared with test scans, and how they are put into words.
+"""The features by which a scan is compared with reference scans, and how they are put into words.
 
 Features are logarithms to base 10, because shares and voxel sizes differ by factors. Each has a
 name: `missing_confidence` is 1 minus the mean confidence, `other_tasks` the share of voxels with a
@@ -29,7 +29,7 @@ _SHARE, _INTENSITY = "share_", "intensity_"
 def scan_features(
     statistics: ScanStatistics, class_task: Sequence[str | None], task: str
 ) -> dict[str, float]:
-    """The features of a scan that are compared with the test scans of one task.
+    """The features of a scan that are compared with the reference scans of one task.
 
     Args:
         statistics: of the scan.
@@ -104,7 +104,7 @@ class Feature:
         """The value and the usual range in words."""
         value, low, high = (self._natural(number) for number in (self.value, self.low, self.high))
         if self.name == MISSING_CONFIDENCE:
-            return f"confidence {value:.2f} (usual {high:.2f} to {low:.2f})"
+            return f"confidence {value:.3f} (usual {high:.3f} to {low:.3f})"
         if self.name == OTHER_TASKS:
             return (
                 f"{_percent(value, SMALLEST_OTHER_TASKS_SHARE)} of voxels with a class of another "

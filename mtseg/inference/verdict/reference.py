@@ -1,7 +1,7 @@
-"""The out-of-distribution check: how the test scans of each task look to a network.
+"""The out-of-distribution check: how the reference scans of each task look to a network.
 
-A scan is compared with the test scans of each task, feature by feature. Its deviation from a
-feature's mean is counted in standard deviations of the test scans. A feature is unusual if it
+A scan is compared with the reference scans of each task, feature by feature. Its deviation from a
+feature's mean is counted in standard deviations of the reference scans. A feature is unusual if it
 deviates by more than the threshold, and a scan gets a warning if it has an unusual feature even for
 the task that it is most like.
 
@@ -24,17 +24,17 @@ from mtseg.inference.verdict.features import MISSING_CONFIDENCE, OTHER_TASKS, sc
 from mtseg.inference.verdict.scan_statistics import ScanStatistics
 
 FEW_SCANS = 10
-"""With fewer test scans of a task, the usual ranges are rough, and the check says so."""
+"""With fewer reference scans of a task, the usual ranges are rough, and the check says so."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """How the test scans of a task look to a network.
+    """How the reference scans of a task look to a network.
 
     Attributes:
         features: name of a feature -> its mean and standard deviation (see
             `mtseg.inference.verdict.features`).
-        num_scans: number of the test scans; None in models of earlier versions.
+        num_scans: number of the reference scans; None in models of earlier versions.
     """
 
     features: dict[str, tuple[float, float]]
@@ -56,12 +56,12 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class OutOfDistributionCheck:
-    """Detects scans that are unlike the test scans of all tasks.
+    """Detects scans that are unlike the reference scans of all tasks.
 
     Attributes:
-        tasks: task name -> the reference of its test scans.
+        tasks: task name -> the reference of its reference scans.
         threshold: a feature with a larger deviation is unusual.
-        num_scans: number of test scans that the threshold was chosen from.
+        num_scans: number of reference scans that the threshold was chosen from.
         false_alarms: how many of them get a warning from the check that is made of all others.
     """
 
@@ -72,7 +72,7 @@ class OutOfDistributionCheck:
 
     @property
     def is_small(self) -> bool:
-        """Whether a task has so few test scans that the usual ranges are rough."""
+        """Whether a task has so few reference scans that the usual ranges are rough."""
         mean = self.num_scans / max(len(self.tasks), 1)
         counts = (reference.num_scans for reference in self.tasks.values())
         return any((mean if count is None else count) < FEW_SCANS for count in counts)
@@ -89,7 +89,7 @@ class OutOfDistributionCheck:
         class_task: Sequence[str | None],
         tasks: Iterable[str] | None = None,
     ) -> tuple[float, str]:
-        """Compares a scan with the test scans of each task.
+        """Compares a scan with the reference scans of each task.
 
         Args:
             statistics: of the scan.
@@ -111,7 +111,7 @@ class OutOfDistributionCheck:
     def describe(self) -> str:
         """What the check was made from and how often it was wrong there, in one line."""
         line = (
-            f"Out-of-distribution check: made from {self.num_scans} test scans of "
+            f"Out-of-distribution check: made from {self.num_scans} reference scans of "
             f"{', '.join(self.tasks)}; {self.false_alarms} of them would be warned of if left out."
         )
         return line + " So few scans give rough usual ranges." * self.is_small

@@ -1,7 +1,7 @@
 """Sums over a scan of the network's argmax and confidence, collected tile by tile.
 
-The out-of-distribution check (`mtseg.inference.verdict`) compares them with those of test scans,
-and `mtseg.inference.recognition` those of a few blocks, to choose a voxel size.
+The out-of-distribution check (`mtseg.inference.verdict`) compares them with those of reference
+scans, and `mtseg.inference.recognition` those of a few blocks, to choose a voxel size.
 """
 
 from __future__ import annotations
