@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtseg.errors import InputError
+from mtseg.inference.verdict import VOXEL_SIZE_FACTOR
 from mtseg.system.atomic_files import write_json, writing_to
 
 if TYPE_CHECKING:
@@ -242,7 +243,8 @@ def write_results(
             write_dicom_seg(dicom_seg_path(stem), labels, scan.path, model.class_names)
         write_json(verdict_path(stem), content)
     postprocessing = "; ".join(change.describe() for change in segmented.changes)
-    notes = (scan.recognition.reason, scan.prepared.intensities, postprocessing)
+    slices = _describe_slices(source.spacing_mm, scan.prepared.volume.spacing_mm[0])
+    notes = (scan.recognition.reason, slices, scan.prepared.intensities, postprocessing)
     return Segmentation(
         None if is_withheld else label_path(stem),
         verdict_path(stem),
@@ -250,4 +252,14 @@ def write_results(
         segmented.statistics,
         verdict,
         tuple(note for note in notes if note),
+    )
+
+
+def _describe_slices(own_mm: tuple[float, float, float], computed_mm: float) -> str:
+    """A note on thick slices, of which it is not known whether the reference scans had them."""
+    if max(own_mm) <= VOXEL_SIZE_FACTOR * computed_mm:
+        return ""
+    return (
+        f"its slices are {max(own_mm):.3g} mm apart and were interpolated to {computed_mm:.3g} mm: "
+        "look at the labels between them"
     )

@@ -24,12 +24,13 @@ def of_intensity(tile, chunk_positions):
     return tf.stack([0.9 - 0.8 * is_bright, 0.1 + 0.8 * is_bright], axis=-1)
 
 
-def save_scan(path, num_bright, spacing_mm=1.0):
+def save_scan(path, num_bright, spacing_mm=1.0, slices_mm=None):
     """A scan of 12 slices, some of them bright, with background around them."""
     image = np.full((12, 12, 12), 10, np.int16)
     image[:num_bright] = 100
     image = np.pad(image, 1)
-    nib.save(nib.Nifti1Image(image, np.diag([spacing_mm] * 3 + [1])), path)
+    affine = np.diag([spacing_mm, spacing_mm, slices_mm or spacing_mm, 1])
+    nib.save(nib.Nifti1Image(image, affine), path)
     return str(path)
 
 
@@ -153,6 +154,15 @@ def test_a_voxel_size_unlike_that_of_the_test_scans_is_said(model, tmp_path, cap
     printed = capsys.readouterr().out
     assert "WARNING " in printed
     assert "voxel size 4 mm (usual 0.4 to 2.5 mm)" in printed
+
+
+def test_thick_slices_are_said_but_are_no_warning(model, tmp_path, capsys):
+    """A model knows the voxel size in the plane of its reference scans, not their slices."""
+    scan = save_scan(tmp_path / "thick.nii", 4, slices_mm=3.0)
+    assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "ok " + scan in printed
+    assert "its slices are 3 mm apart and were interpolated to 1 mm" in printed
 
 
 def test_a_voxel_size_that_was_given_is_not_assessed_if_it_is_not_that_of_the_test_scans(

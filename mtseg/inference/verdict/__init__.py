@@ -4,7 +4,12 @@ Begin with `assessment.assess`. `scan_statistics` has the sums over a scan, `fea
 from them, `reference` the scans that a scan is compared with, and `calibration` makes the check.
 """
 
-from mtseg.inference.verdict.assessment import LIKE_TRAINED, Assessment, assess
+from mtseg.inference.verdict.assessment import (
+    LIKE_TRAINED,
+    VOXEL_SIZE_FACTOR,
+    Assessment,
+    assess,
+)
 from mtseg.inference.verdict.calibration import SAFETY_FACTOR, calibrate, fit_reference
 from mtseg.inference.verdict.features import scan_features
 from mtseg.inference.verdict.reference import OutOfDistributionCheck
@@ -13,6 +18,7 @@ from mtseg.inference.verdict.scan_statistics import ScanStatistics, intensity_pe
 __all__ = [
     "LIKE_TRAINED",
     "SAFETY_FACTOR",
+    "VOXEL_SIZE_FACTOR",
     "Assessment",
     "OutOfDistributionCheck",
     "ScanStatistics",

@@ -110,8 +110,9 @@ def intensity_percentiles(volume: npt.NDArray[np.floating[Any]]) -> tuple[float,
         Relative to the 99th percentile, which is 1 in a prepared volume; None if no voxel of the
         sample is foreground.
     """
-    values = volume.ravel()
-    if values.size > _NUM_SAMPLED:
-        values = values[np.random.default_rng(0).integers(0, values.size, _NUM_SAMPLED)]
+    if volume.size > _NUM_SAMPLED:
+        values = volume.flat[np.random.default_rng(0).integers(0, volume.size, _NUM_SAMPLED)]
+    else:
+        values = volume.ravel()
     values = values[values != 0]
     return tuple(np.percentile(values, PERCENTILES).tolist()) if values.size else None
