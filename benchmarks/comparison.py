@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
+from mtseg.system.devices import describe_devices
 from mtseg.system.hardware import describe_machine, format_machine
 
 
@@ -182,7 +183,7 @@ def finish(
     for ratio, value in ratios.items():
         shown = "undefined" if value is None else f"{value:.3g}"
         print(f"{ratio}: {shown}" + (f" (median of {runs} pairs)" if runs > 1 else ""))
-    machine = describe_machine()
+    machine = describe_machine(describe_devices())
     print(format_machine(machine))
     if use_json:
         result = {"name": name, "ratios": dict(ratios), "floor": dict(floor), "machine": machine}

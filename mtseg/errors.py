@@ -30,6 +30,13 @@ class InputError(ValueError):
         self.kind: ErrorKind = kind
 
 
+class DeviceMemoryError(InputError):
+    """The memory of the device that computes is too small for a part of a scan.
+
+    Another try with smaller parts may succeed.
+    """
+
+
 class WorkerLostError(RuntimeError):
     """Another machine of a training run has died, so this one cannot continue.
 

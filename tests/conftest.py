@@ -137,7 +137,11 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves thorough tests out unless asked for; notes each one's promise for the tally."""
+    """Leaves out thorough tests and those for GPUs unless asked for; notes promises."""
+    if not is_for_gpus(config):
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if not config.getoption("--thorough"):
         left_out = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=left_out)
@@ -148,8 +152,19 @@ def pytest_collection_modifyitems(config, items):
             item.user_properties.append(("promise", [marks[0].args[0], kind]))
 
 
+def is_for_gpus(config):
+    """Whether this run of pytest is that of the tests that need a GPU: `pytest -m gpu`."""
+    return config.getoption("markexpr") == "gpu"
+
+
 def pytest_configure(config):
-    """Two logical processors, so that two replicas can be tested on any machine."""
+    """Hides GPUs from all tests but those that need one, also from commands that tests start.
+
+    Two logical processors, so that two replicas can be tested on any machine.
+    """
+    if not is_for_gpus(config):
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+            os.environ[name] = "-1"
     import tensorflow as tf
 
     (cpu,) = tf.config.list_physical_devices("CPU")

@@ -132,6 +132,34 @@ def command_line(name: str, arguments: list[str]) -> str:
     return shlex.join([name, *arguments])
 
 
+def add_devices_flag(parser: argparse._ActionsContainer) -> None:
+    """Adds `--devices`; `start_tensorflow` takes its value."""
+    parser.add_argument(
+        "--devices",
+        metavar="N",
+        help="GPUs to use: how many, or their numbers with a comma (0,3 or 1,), or cpu for none "
+        "(default: all that the command can use)",
+    )
+
+
+def start_tensorflow(devices: str | None, *, is_one: bool = True) -> None:
+    """Imports TensorFlow, chooses its devices and prints in one line what will compute.
+
+    Args:
+        devices: the value of `--devices`.
+        is_one: whether only one GPU computes.
+
+    Raises:
+        InputError: if there are no such devices.
+    """
+    from mtseg.system.devices import choose_devices, describe_devices
+    from mtseg.system.quiet_tensorflow import import_tensorflow
+
+    import_tensorflow()
+    choose_devices(devices, is_one=is_one)
+    print(f"Computing on {describe_devices(are_all=not is_one)}.", flush=True)
+
+
 def add_beam_flags(parser: argparse._ActionsContainer, verb: str) -> None:
     """Adds `--beam-runner` and `--beam-option`; `verb` says what runs there."""
     parser.add_argument(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtseg.cli.command import DONE, command_line, run
+from mtseg.cli.command import DONE, add_devices_flag, command_line, run, start_tensorflow
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, write_json, writing_to
-from mtseg.system.quiet_tensorflow import import_tensorflow
 from mtseg.tasks.label_space import LabelSpace
 
 _WRITE_REMEDY = "Make room, or give another file."
@@ -54,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="precision of the convolutions; auto: the faster one on this machine (default: "
         "%(default)s)",
     )
+    add_devices_flag(parser)
     parser.add_argument("--json", metavar="FILE", help="also write all results as JSON")
     parser.add_argument("--csv", metavar="FILE", help="also write all results as CSV")
     return parser
@@ -69,12 +69,14 @@ def _evaluate(argv: list[str]) -> int:
     for file in filter(None, (arguments.json, arguments.csv)):
         if not Path(file).parent.is_dir():  # before the long work
             raise InputError(f"{Path(file).parent}: no such folder. Make it, or give another file.")
-    import_tensorflow()
+    start_tensorflow(arguments.devices)
     from mtseg.evaluation.scoring import evaluate_model
     from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
     from mtseg.inference.dense import make_dense_network
     from mtseg.models import weights
     from mtseg.models.manifest import PACKAGED, WEIGHTS
+    from mtseg.system.devices import describe_devices
+    from mtseg.system.hardware import describe_machine
     from mtseg.system.progress import Progress
 
     path = Path(arguments.model or PACKAGED)
@@ -106,6 +108,7 @@ def _evaluate(argv: list[str]) -> int:
     print(f"{describe_scans(evaluation)}\n")
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
+    result["machine"] = describe_machine(describe_devices())
     if arguments.json:
         with writing_to(Path(arguments.json), _WRITE_REMEDY):
             write_json(Path(arguments.json), result)

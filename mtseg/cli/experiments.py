@@ -16,7 +16,6 @@ from mtseg.cli.training_flags import (
 )
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import writing_to
-from mtseg.system.quiet_tensorflow import import_tensorflow
 from mtseg.training.config import TrainConfig
 
 
@@ -57,7 +56,6 @@ def _experiments(argv: list[str]) -> int:
     if minutes is not None:
         _check_budget(minutes, arguments)
     config, may_prepare = read_training_flags(arguments)
-    import_tensorflow()
     if may_prepare:
         prepare_phantoms(config)
     from mtseg.experiments.compare import comparison_table

@@ -7,6 +7,7 @@ import argparse
 from mtseg.cli.command import DONE, positive, run
 from mtseg.errors import InputError
 from mtseg.serving.address import MODEL_NAME
+from mtseg.system.devices import choose_devices
 from mtseg.system.quiet_tensorflow import import_tensorflow
 
 
@@ -69,6 +70,7 @@ def _export(argv: list[str]) -> int:
     if arguments.serving is not None and arguments.format != "savedmodel":
         raise InputError("--serving: TensorFlow Serving takes no other --format than savedmodel.")
     import_tensorflow()
+    choose_devices(None)
     if arguments.serving is not None:
         return _export_serving(arguments)
     if arguments.format in ("onnx", "litert"):

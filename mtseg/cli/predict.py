@@ -15,10 +15,12 @@ from mtseg.cli.command import (
     SOME_FAILED,
     WITHHELD,
     add_beam_flags,
+    add_devices_flag,
     check_beam_flags,
     positive,
     print_error,
     run,
+    start_tensorflow,
 )
 from mtseg.errors import InputError
 from mtseg.serving.address import parse_address
@@ -104,6 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="precision of the convolutions; auto: the faster one on this machine, and float32 on "
         "a server (default: %(default)s)",
     )
+    add_devices_flag(parser)
     parser.add_argument(
         "--memory-gb",
         type=float,
@@ -166,7 +169,10 @@ def _predict(argv: list[str]) -> int:
     scans = take_part(scans, arguments.num_parts, arguments.part_id)
     server_options = None if arguments.server is None else read_server_options(arguments)
 
-    import_tensorflow()
+    if arguments.server is None and arguments.beam_runner is None:
+        start_tensorflow(arguments.devices)
+    else:
+        import_tensorflow()
     if arguments.model is None and arguments.server is None:
         print(PACKAGED_MODEL, flush=True)
     precision = None if arguments.precision == "auto" else arguments.precision
@@ -188,6 +194,11 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Give a folder for the label files.")
     check_beam_flags(arguments)
+    if arguments.devices is not None and (arguments.server or arguments.beam_runner):
+        raise InputError(
+            "--devices: is for computing in this process. Leave it out: the server or the workers "
+            "choose their devices."
+        )
     if arguments.server is None:
         refuse_server_flags(arguments)
         return

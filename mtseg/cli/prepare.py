@@ -15,6 +15,7 @@ from mtseg.cli.command import (
     run,
 )
 from mtseg.errors import InputError
+from mtseg.system.devices import choose_devices
 from mtseg.system.quiet_tensorflow import import_tensorflow
 
 DEFAULT_DATA_DIR = "mtseg_data"
@@ -150,6 +151,7 @@ def _prepare(argv: list[str]) -> int:
     if arguments.num_processes != 1:
         begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()
+    choose_devices("cpu")
     from mtseg.records.schema import DEFAULT_KINDS, KINDS, PATCHES_PER_CLASS
     from mtseg.records.writing import prepare
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtseg.cli.command import DONE, run
+from mtseg.cli.command import DONE, run, start_tensorflow
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, writing_to
 from mtseg.system.quiet_tensorflow import import_tensorflow
@@ -60,7 +60,10 @@ def _report(argv: list[str]) -> int:
     scans = [_task_and_scan(text) for text in arguments.unlabelled]
     notes = _read_notes(arguments.notes)
     _check_libraries()
-    import_tensorflow()
+    if scans:
+        start_tensorflow(None)
+    else:
+        import_tensorflow()
     from mtseg.experiments.report.contents import TITLE, make_report
     from mtseg.experiments.report.page import save_figures, to_html, to_markdown
     from mtseg.experiments.results import read_results, to_csv

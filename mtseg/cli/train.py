@@ -15,7 +15,6 @@ from mtseg.cli.training_flags import (
     prepare_phantoms,
     read_training_flags,
 )
-from mtseg.system.quiet_tensorflow import import_tensorflow
 from mtseg.training.config import TrainConfig
 
 
@@ -63,7 +62,6 @@ def _train(argv: list[str]) -> int:
     is_profiling, given_workdir = arguments.pop("profile"), arguments.pop("workdir")
     config, may_prepare = read_training_flags(arguments)
     workdir = Path(given_workdir or f"mtseg_runs/{config.preset}")
-    import_tensorflow()
     _announce(config, workdir)
     if may_prepare and config.strategy != "multiworker":
         prepare_phantoms(config)

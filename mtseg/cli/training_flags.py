@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from mtseg.cli.command import add_devices_flag, start_tensorflow
 from mtseg.training.config import Setting, TrainConfig, configure, settings
 from mtseg.training.presets import DEMO_PHANTOMS, PRESETS
 
@@ -42,6 +43,7 @@ def add_training_flags(
         metavar="DIR",
         help="folder of prepared records (default: mtseg_data, where missing phantoms are made)",
     )
+    add_devices_flag(parser)
     for name, setting in settings().items():
         if name not in _WITH_OWN_FLAG:
             _add_flag(parser, name, setting, without_strategies)
@@ -79,6 +81,9 @@ def _show(value: Any) -> str:
 def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     """The configuration that the flags of `add_training_flags` ask for.
 
+    It starts TensorFlow on the devices that `--devices` chooses, since they decide what the
+    precision `auto` means.
+
     Args:
         arguments: names and values of these flags alone.
 
@@ -93,9 +98,14 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
 
     fields = dict(arguments)
     preset, data_dir = fields.pop("preset"), fields.pop("data_dir")
+    devices = fields.pop("devices")
     tasks = parse_tasks(fields.pop("tasks")).spec
     default_data_dir = "mtseg_data_demo" if preset == "demo" else "mtseg_data"
-    return configure(preset, tasks, data_dir or default_data_dir, **fields), data_dir is None
+    folder = data_dir or default_data_dir
+    # First without the devices, so that a value that cannot be used is refused at once.
+    config = configure(preset, tasks, folder, **{**fields, "precision": "float32"})
+    start_tensorflow(devices, is_one=config.strategy == "default")
+    return configure(preset, tasks, folder, **fields), data_dir is None
 
 
 def announce_kind(config: TrainConfig) -> None:

@@ -7,12 +7,17 @@ operations than patch by patch.
 
 An evaluation during training uses `make_dense_network`, which follows the current weights;
 `mtseg.models.loading` makes a `DenseNetwork` from an exported model with the same graph.
+
+In float32, TensorFlow's TF32 is off on GPUs while a tile is computed, so that a GPU and a processor
+agree to 1e-4 in probability.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,13 +25,14 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow.python.client import device_lib
 
+from mtseg.errors import DeviceMemoryError
 from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
 from mtseg.network.model import HALO
-from mtseg.system.hardware import free_bytes, has_bfloat16_instructions
+from mtseg.system.devices import gpu_bytes, has_fast_bfloat16
+from mtseg.system.hardware import free_bytes
 
 PRECISIONS = ("float32", "bfloat16")
 """Number types that the convolutions may run in."""
@@ -86,12 +92,25 @@ class DenseNetwork:
         Returns:
             The probabilities of the foreground voxels of `tile.computed`, float32 (voxels,
             num_classes), in C order.
+
+        Raises:
+            DeviceMemoryError: if the device has not enough memory for it.
         """
-        block = tf.constant(with_halo(volume, tile))
-        rows: npt.NDArray[np.float32] = self.function(
-            block, tf.constant(self.chunk_positions)
-        ).numpy()
+        try:
+            with _exact_float32 if self.precision == "float32" else contextlib.nullcontext():
+                rows: npt.NDArray[np.float32] = self.function(
+                    tf.constant(with_halo(volume, tile)), tf.constant(self.chunk_positions)
+                ).numpy()
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise DeviceMemoryError(
+                "the memory of the device is too small for a tile. Close other programs that use "
+                "it, or give a smaller --memory-gb."
+            ) from error
         return rows
+
+    def with_smaller_chunks(self) -> DenseNetwork:
+        """The same network with a quarter of the voxels passing the convolutions at once."""
+        return dataclasses.replace(self, chunk_positions=max(1, self.chunk_positions // 4))
 
     def run_all(
         self, volume: npt.NDArray[np.float32], plan: Plan
@@ -101,18 +120,37 @@ class DenseNetwork:
             yield tile, self.run(volume, tile)
 
 
-def _gpu_bytes() -> int | None:
-    """Memory of the GPU that TensorFlow computes on; None without a GPU."""
-    if not tf.config.list_physical_devices("GPU"):
-        return None
-    devices = device_lib.list_local_devices()
-    return max(int(device.memory_limit) for device in devices if device.device_type == "GPU")
+class _ExactFloat32:
+    """Keeps GPUs from rounding float32 numbers to ten bits of fraction (TF32) within a block.
+
+    TensorFlow has one switch for the whole process, and two threads may compute tiles at once: the
+    first one turns it off, the last one restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._num_inside, self._was_on = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._num_inside:
+                self._was_on = tf.config.experimental.tensor_float_32_execution_enabled()
+                tf.config.experimental.enable_tensor_float_32_execution(False)
+            self._num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if not self._num_inside:
+                tf.config.experimental.enable_tensor_float_32_execution(self._was_on)
+
+
+_exact_float32 = _ExactFloat32()
 
 
 def _device_bytes() -> float:
     """Memory that a tile may take on its device: most of a GPU's, no limit on a processor."""
-    gpu_bytes = _gpu_bytes()
-    return math.inf if gpu_bytes is None else _GPU_SHARE * gpu_bytes
+    of_gpu = gpu_bytes()
+    return math.inf if of_gpu is None else _GPU_SHARE * of_gpu
 
 
 def device_chunk_positions(precision: str) -> int:
@@ -121,19 +159,14 @@ def device_chunk_positions(precision: str) -> int:
     Args:
         precision: one of `PRECISIONS`.
     """
-    gpu_bytes = _gpu_bytes()
+    of_gpu = gpu_bytes()
     # A GPU's cores need many more. Its memory has room for several layers' inputs and outputs.
-    return chunk_positions_for(precision, CHUNK_BYTES if gpu_bytes is None else gpu_bytes // 32)
+    return chunk_positions_for(precision, CHUNK_BYTES if of_gpu is None else of_gpu // 32)
 
 
 def choose_precision() -> str:
-    """The faster precision: `bfloat16` if this machine's device has instructions for it."""
-    if gpus := tf.config.list_physical_devices("GPU"):
-        details = tf.config.experimental.get_device_details(gpus[0])
-        is_fast = details.get("compute_capability", (0, 0)) >= (8, 0)
-    else:
-        is_fast = has_bfloat16_instructions()
-    return "bfloat16" if is_fast else "float32"
+    """The faster precision: `bfloat16` if the device that computes has instructions for it."""
+    return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
 def make_dense_network(patch_model: keras.Model, precision: str | None = None) -> DenseNetwork:

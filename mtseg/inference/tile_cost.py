@@ -27,6 +27,9 @@ CHUNK_BYTES = 8_000_000
 """Size of one feature map of the few slices that pass the convolutions at once: enough to keep
 every core busy, few enough to stay near the processor's caches."""
 
+MOST_ELEMENTS = 2**31 - 1
+"""Elements of a tensor: TensorFlow's operations on GPUs count them in 32 bits."""
+
 EXTENT_STEP = 16
 """Slices are cut to a multiple of this many voxels, so that chunks have few different shapes: for
 each new shape TensorFlow compiles 25 convolutions."""
@@ -107,6 +110,14 @@ class TileCost:
         # TensorFlow keeps the memory of the graph while labels are decided.
         return int(_FIXED_BYTES + in_graph + max(4 * num_with_halo, deciding))
 
+    def fits_tensors(self, num_foreground: float) -> bool:
+        """Whether the tensors of a tile have at most `MOST_ELEMENTS`.
+
+        Args:
+            num_foreground: as for `memory_bytes`.
+        """
+        return num_foreground * max(NUM_FEATURES, self.num_classes) <= MOST_ELEMENTS
+
     def fits_message(self, shape: Sequence[int], num_foreground: float) -> bool:
         """Whether a tile's request and answer are within the largest message.
 
@@ -126,11 +137,40 @@ class TileCost:
 def chunk_positions_for(precision: str, chunk_bytes: int = CHUNK_BYTES) -> int:
     """Voxels, including their halo, whose feature map of one layer takes so much memory.
 
+    They are fewer on a device with so much memory that the widest layer, that of the head, would
+    have more than `MOST_ELEMENTS`.
+
     Args:
         precision: `float32` or `bfloat16`.
         chunk_bytes: the memory.
     """
-    return chunk_bytes // (NUM_FEATURES * _ITEM_BYTES[precision])
+    by_memory = chunk_bytes // (NUM_FEATURES * _ITEM_BYTES[precision])
+    return min(by_memory, MOST_ELEMENTS // NUM_HEAD_UNITS)
+
+
+def chunk_thickness(num_slices: int, slice_positions: int, chunk_positions: int) -> int:
+    """Slices of a plane that pass the convolutions at once; `mtseg.inference.tile_graph` does so.
+
+    All chunks have the same thickness. The last one is filled up with empty slices, so the slices
+    are divided evenly.
+
+    Args:
+        num_slices: slices of the tile, without halo.
+        slice_positions: voxels of a slice, including its halo.
+        chunk_positions: voxels, including their halo, that may pass at once.
+
+    Returns:
+        At least 2, for a single slice too.
+
+    Example:
+        >>> chunk_thickness(10, 100, 600)  # 5 and 5, in place of 6 and 4
+        5
+        >>> chunk_thickness(10, 100, 10**6)
+        10
+    """
+    thickest = max(2, chunk_positions // slice_positions)
+    num_chunks = math.ceil(num_slices / thickest)
+    return max(2, math.ceil(num_slices / num_chunks))
 
 
 def count_flop(foreground: npt.NDArray[np.bool_], num_classes: int, chunk_positions: int) -> int:
@@ -155,8 +195,8 @@ def _count_plane_flop(slices: npt.NDArray[np.bool_], chunk_positions: int) -> in
     rows, columns = np.asarray(slices.any(axis=2)), np.asarray(slices.any(axis=1))
     num_slices, num_rows, num_columns = slices.shape
     taps = KERNEL_SIZE**2 * NUM_FEATURES
-    # The graph divides the slices in the same way: `mtseg.inference.tile_graph`.
-    thickness = max(2, chunk_positions // ((num_rows + 2 * HALO) * (num_columns + 2 * HALO)))
+    slice_positions = (num_rows + 2 * HALO) * (num_columns + 2 * HALO)
+    thickness = chunk_thickness(num_slices, slice_positions, chunk_positions)
     total = 0
     for start in range(0, num_slices, thickness):
         height = _extent(np.asarray(rows[start : start + thickness].any(axis=0)))

@@ -121,9 +121,10 @@ def _compute_plane(
     """
     to_slices = _axes_by_slice(normal)
     num_slices, num_rows, num_columns = tf.unstack(tf.gather(tf.shape(tile), to_slices) - 2 * HALO)
-    # As `mtseg.inference.tile_cost.count_flop` counts them.
-    thickness = tf.maximum(2, chunk_positions // ((num_rows + 2 * HALO) * (num_columns + 2 * HALO)))
-    num_chunks = -(-num_slices // thickness)
+    # As `mtseg.inference.tile_cost.chunk_thickness` divides them.
+    slice_positions = (num_rows + 2 * HALO) * (num_columns + 2 * HALO)
+    num_chunks = -(-num_slices // tf.maximum(2, chunk_positions // slice_positions))
+    thickness = tf.maximum(2, -(-num_slices // num_chunks))
 
     def cut_chunk(chunk: tf.Tensor) -> tf.Tensor:
         start = chunk * thickness

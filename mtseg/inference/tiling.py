@@ -124,7 +124,8 @@ def plan_tiles(
         masks = [foreground[computed] for _, computed in blocks]
         sizes = [(mask.shape, int(np.count_nonzero(mask))) for mask in masks]
         tile_bytes = _memory_of_several(max(cost.memory_bytes(*size) for size in sizes), len(sizes))
-        if tile_bytes <= memory_bytes and all(cost.fits_message(*size) for size in sizes):
+        fit = all(cost.fits_message(*size) and cost.fits_tensors(size[1]) for size in sizes)
+        if tile_bytes <= memory_bytes and fit:
             break
     tiles = [
         Tile(core, computed, count_flop(mask, num_classes, chunk_positions))
@@ -196,7 +197,7 @@ def _cheapest_edges(
             continue
         shape = [min(edge + beyond, n) for edge, n in zip(edges, sizes, strict=True)]
         num_foreground = density * math.prod(shape)
-        if not cost.fits_message(shape, num_foreground):
+        if not (cost.fits_message(shape, num_foreground) and cost.fits_tensors(num_foreground)):
             continue
         needed = _memory_of_several(cost.memory_bytes(shape, num_foreground), num_tiles)
         least_bytes = min(least_bytes, needed)

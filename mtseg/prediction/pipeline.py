@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from mtseg.errors import InputError
+from mtseg.errors import DeviceMemoryError, InputError
+from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.postprocessing import postprocessing_bytes
 from mtseg.inference.tiling import Plan
 from mtseg.models.loading import ExportedModel
@@ -74,7 +75,8 @@ def segment_files(
         options: how scans are segmented; None uses the defaults.
         folders: scan path -> folder below `out_dir` for its results; `out_dir` itself if missing.
         on_start: called with each scan and its work before it is computed; twice if it is computed
-            again with a newer version of a served model.
+            again with a newer version of a served model, or in smaller tiles after the memory of
+            the device was too small.
         on_flop: called after every tile with its number of floating-point operations.
 
     Yields:
@@ -131,6 +133,15 @@ def segment_files(
                     segmented = segment_scan(
                         model, scan, plan, options, to_write, excluded, on_flop
                     )
+                except DeviceMemoryError:
+                    smaller, plan = _smaller_parts(model, scan, plan)
+                    on_start(path, Work(plan, peak_bytes))
+                    try:
+                        segmented = segment_scan(
+                            smaller, scan, plan, options, to_write, excluded, on_flop
+                        )
+                    except DeviceMemoryError as error:
+                        raise InputError(f"{path}: {error}") from error
                 outcome = writer.submit(write_results, model, scan, segmented, stem, options)
             except ServerError:
                 for done, future in pending:
@@ -144,6 +155,22 @@ def segment_files(
             while pending and (len(pending) > 1 or following is None):
                 done, future = pending.popleft()
                 yield done, _outcome_of(future)
+
+
+def _smaller_parts(
+    model: ExportedModel, scan: LoadedScan, plan: Plan
+) -> tuple[ExportedModel, Plan]:
+    """The model and the plan for another try, after the device's memory was too small for a tile.
+
+    Both the tiles and what passes the convolutions at once become smaller. A scan that is small
+    already keeps its tiles.
+    """
+    if isinstance(model.network, DenseNetwork):
+        model = dataclasses.replace(model, network=model.network.with_smaller_chunks())
+    try:
+        return model, plan_scan(model, scan, plan.tile_bytes / 2)
+    except InputError:
+        return model, plan
 
 
 def _outcome_of(future: Future[Segmentation]) -> Segmentation | InputError:

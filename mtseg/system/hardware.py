@@ -1,6 +1,6 @@
 """This machine: its memory, its processor, and a description for reports.
 
-Inference asks how much memory it may use; training asks which precision is fast.
+Inference asks how much memory it may use. `mtseg.system.devices` knows the GPUs.
 """
 
 from __future__ import annotations
@@ -87,17 +87,31 @@ def _read_number(path: Path) -> int | None:
         return None
 
 
-def describe_machine() -> dict[str, Any]:
-    """Processor, cores, bfloat16 instructions, and versions of Python, TensorFlow and mtseg."""
+def processor_name() -> str:
+    """Name of the processor, such as `AMD EPYC 9654 96-Core Processor`."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        text = ""
-    models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or "of unknown name"
+
+
+def describe_machine(device: str | None = None) -> dict[str, Any]:
+    """Device, processor, cores, bfloat16 instructions, and versions of the software.
+
+    Args:
+        device: what computed, from `mtseg.system.devices.describe_devices`; None if unknown.
+    """
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
     return {
-        "processor": models[0] if models else platform.processor(),
+        "device": device,
+        "processor": processor_name(),
         "cores": num_cores(),
-        "bfloat16": sorted(set(text.split()) & _BFLOAT16_FLAGS),
+        "bfloat16": sorted(flags & _BFLOAT16_FLAGS),
         "python": platform.python_version(),
         "tensorflow": importlib.metadata.version("tensorflow"),
         "mtseg": importlib.metadata.version("mtseg"),
@@ -105,17 +119,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def format_machine(machine: dict[str, Any]) -> str:
-    """The result of `describe_machine` as one line."""
+    """The result of `describe_machine` as one line. Those of earlier versions name no device."""
+    device = machine.get("device")
+    gpu = f"{device}; " if device and "GPU" in device else ""
     return (
-        f"{machine['processor']}, {machine['cores']} cores, "
+        f"{gpu}{machine['processor']}, {machine['cores']} cores, "
         f"{' '.join(machine['bfloat16']) or 'no bfloat16'}; Python {machine['python']}, "
         f"TensorFlow {machine['tensorflow']}"
     )
-
-
-def fastest_precision(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """`mixed_bfloat16` if the processor has bfloat16 instructions, else `float32`."""
-    return "mixed_bfloat16" if has_bfloat16_instructions(cpuinfo) else "float32"
 
 
 def has_bfloat16_instructions(cpuinfo: str = "/proc/cpuinfo") -> bool:

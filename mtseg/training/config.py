@@ -20,7 +20,8 @@ import typing
 from typing import Any, Literal
 
 from mtseg.errors import InputError
-from mtseg.system.hardware import fastest_precision, num_cores
+from mtseg.system.devices import has_fast_bfloat16
+from mtseg.system.hardware import num_cores
 from mtseg.training.presets import PRESETS
 
 Strategy = Literal["default", "mirrored", "multiworker"]
@@ -87,11 +88,11 @@ class TrainConfig:
             holds what becomes of `auto`. Unless it is `test`, test scans are read once, at the end.
         checkpoint_every: mini-batches between checkpoints.
         keep: number of checkpoints to keep.
-        precision: type of the convolutions; auto is mixed_bfloat16 if the processor has such
+        precision: type of the convolutions; auto is mixed_bfloat16 if the device has such
             instructions, else float32. A configuration holds what `configure` makes of `auto`.
             Weights stay float32. The 16-bit types are faster on hardware with such instructions;
-            `mixed_float16` also scales the loss; `float64` is for comparing runs. The paper gives
-            none.
+            `mixed_float16` also scales the loss, on one device only; `float64` is for comparing
+            runs. The paper gives none.
         strategy: devices: one (default), all of this machine (mirrored) or, in mtseg-train,
             those of several machines (multiworker).
         steps_per_call: mini-batches that TensorFlow computes per call from Python. A call ends
@@ -238,7 +239,7 @@ def configure(preset: str, tasks: str, data_dir: str, **changes: Any) -> TrainCo
     given = {name: value for name, value in changes.items() if value is not None}
     fields = {"tasks": tasks, "data_dir": data_dir, "preset": preset, **PRESETS[preset], **given}
     if fields.get("precision") == "auto":
-        fields["precision"] = fastest_precision()
+        fields["precision"] = "mixed_bfloat16" if has_fast_bfloat16() else "float32"
     if fields.get("is_deterministic") and not fields.get("num_threads"):
         # Sums depend on how many threads share them.
         fields["num_threads"] = num_cores()

@@ -25,6 +25,7 @@ from mtseg.evaluation.scoring import evaluate_model
 from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
 from mtseg.system.atomic_files import writing_to
+from mtseg.system.devices import describe_devices
 from mtseg.system.progress import Progress, format_duration
 from mtseg.system.signals import StopRequest
 from mtseg.tasks.label_space import LabelSpace
@@ -208,6 +209,7 @@ class Evaluator:
         started = time.monotonic()
         self._model.set_weights(model.get_weights())
         self._model.get_layer("logits").bias.assign_add(self._logit_adjustment)
+        device = describe_devices(are_all=self._config.strategy != "default")
         held_out = self._held_out
         evaluation = self._score(
             held_out.curves,
@@ -217,7 +219,9 @@ class Evaluator:
             is_final=is_last and not held_out.num_test,
         )
         with writing_run(self._workdir):
-            write_evaluation(self._workdir, evaluation, self._model, step, seconds, self._command)
+            write_evaluation(
+                self._workdir, evaluation, self._model, step, seconds, self._command, device
+            )
         say(self._summarise(evaluation, step, started))
         if is_last and held_out.num_test:
             started, points = time.monotonic(), evaluation.operating_points
@@ -225,7 +229,7 @@ class Evaluator:
                 "test", held_out.num_test, step, stop, is_final=True, points=points
             )
             with writing_run(self._workdir):
-                write_final_evaluation(self._workdir, evaluation, step, self._command)
+                write_final_evaluation(self._workdir, evaluation, step, self._command, device)
             say(self._summarise(evaluation, step, started))
         if is_last and (line := describe_missed(evaluation)):
             say(line)

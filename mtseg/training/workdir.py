@@ -232,6 +232,7 @@ def write_evaluation(
     minibatch: int,
     seconds: float,
     command: str,
+    device: str | None = None,
 ) -> None:
     """Writes the weights that were evaluated, the figures, and a point of the learning curve.
 
@@ -242,6 +243,7 @@ def write_evaluation(
         minibatch: number of mini-batches done.
         seconds: time spent in training up to here.
         command: the command line, stored with the figures.
+        device: what computed, from `mtseg.system.devices.describe_devices`.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -263,12 +265,12 @@ def write_evaluation(
     with atomic_write(last) as temporary:
         model.save_weights(temporary)
     if evaluation.split == "train":  # no figure to compare weights by
-        write_final_evaluation(workdir, evaluation, minibatch, command)
+        write_final_evaluation(workdir, evaluation, minibatch, command, device)
         return
     if is_best:
         with atomic_write(weights_path(workdir, "best")) as temporary:
             shutil.copyfile(last, temporary)
-    result = _describe_evaluation(workdir, evaluation, minibatch, command)
+    result = _describe_evaluation(workdir, evaluation, minibatch, command, device)
     if is_best:
         write_json(workdir / BEST_EVALUATION, result)
     if evaluation.split == "validation":
@@ -278,7 +280,11 @@ def write_evaluation(
 
 
 def write_final_evaluation(
-    workdir: Path, evaluation: Evaluation, minibatch: int, command: str
+    workdir: Path,
+    evaluation: Evaluation,
+    minibatch: int,
+    command: str,
+    device: str | None = None,
 ) -> None:
     """Writes an evaluation of the last weights that is not a point of the learning curve.
 
@@ -287,22 +293,23 @@ def write_final_evaluation(
         evaluation: the figures.
         minibatch: number of mini-batches done.
         command: the command line, stored with the figures.
+        device: what computed, from `mtseg.system.devices.describe_devices`.
 
     Raises:
         OSError: if the folder cannot be written.
     """
-    result = _describe_evaluation(workdir, evaluation, minibatch, command)
+    result = _describe_evaluation(workdir, evaluation, minibatch, command, device)
     write_json(workdir / EVALUATION, result)
 
 
 def _describe_evaluation(
-    workdir: Path, evaluation: Evaluation, minibatch: int, command: str
+    workdir: Path, evaluation: Evaluation, minibatch: int, command: str, device: str | None
 ) -> dict[str, Any]:
     """The contents of a file with an evaluation of the last weights."""
     result = evaluation.to_json(model=str(workdir), command=command)
     checksum = file_checksum(weights_path(workdir, "last"))
     result |= {"minibatch": minibatch, "weights_sha256": checksum}
-    return result | {"machine": describe_machine()}
+    return result | {"machine": describe_machine(device)}
 
 
 def read_finished_evaluation(workdir: Path, minibatch: int, split: str) -> Evaluation | None:

@@ -26,7 +26,7 @@ def test_every_setting_has_one_flag():
     flags = [option for action in make_parser()._actions for option in action.option_strings]
     for field in dataclasses.fields(TrainConfig):
         assert flags.count(flag_of(field.name)) == 1
-    assert len(flags) == len(dataclasses.fields(TrainConfig)) + len(["-h", "--help"])
+    assert len(flags) == len(dataclasses.fields(TrainConfig)) + len(["-h", "--help", "--devices"])
 
 
 @pytest.mark.parametrize("name", sorted(set(settings()) - {"tasks", "data_dir", "preset"}))

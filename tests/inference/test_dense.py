@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mtseg.errors import DeviceMemoryError
 from mtseg.evaluation.metrics import dice
-from mtseg.inference import rounding, tile_cost, tile_graph
-from mtseg.inference.dense import PRECISIONS, dense_probabilities, make_dense_network
+from mtseg.inference import dense, rounding, tile_cost, tile_graph
+from mtseg.inference.dense import (
+    PRECISIONS,
+    DenseNetwork,
+    dense_probabilities,
+    make_dense_network,
+)
 from mtseg.inference.tile_graph import make_volume_function
 from mtseg.models.manifest import PACKAGED
 from mtseg.models.weights import load_trained
@@ -260,3 +266,76 @@ def test_a_trained_networks_labels_hardly_depend_on_the_precision(capsys):
         assert exact_dice > 0.7
         assert agreement >= 0.999
         assert fast_dice == pytest.approx(exact_dice, abs=0.001)
+
+
+def test_a_chunk_is_not_filled_up_beyond_the_slices_of_the_tile(patch_model, monkeypatch):
+    """With the chunk of a GPU, which has room for thousands of small slices."""
+    shapes, convolve = [], tile_graph.convolve
+
+    def record(images, *others):
+        def keep(shape):
+            shapes.append(shape.tolist())
+            return images.dtype.as_numpy_dtype(0)
+
+        zero = tf.numpy_function(keep, [tf.shape(images)], images.dtype)
+        return convolve(images + zero, *others)
+
+    monkeypatch.setattr(tile_graph, "convolve", record)
+    network = make_dense_network(patch_model, "float32")
+    volume = make_volume((9, 5, 20))
+    small = dense_probabilities(dataclasses.replace(network, chunk_positions=1), volume)
+    shapes.clear()
+    large = dense_probabilities(dataclasses.replace(network, chunk_positions=10**9), volume)
+    assert sorted(slices for slices, *_ in shapes) == [5, 9, 20]
+    np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+def one_tile(network):
+    volume = make_volume((4, 5, 6))
+    (tile,) = network.plan(volume, 1e9).tiles
+    return network.run(volume, tile)
+
+
+@pytest.mark.parametrize(("precision", "is_on"), [("float32", False), ("bfloat16", True)])
+def test_tensor_float_32_is_off_while_a_float32_tile_is_computed(precision, is_on):
+    is_enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    seen = []
+
+    def compute(tile, chunk_positions):
+        seen.append(is_enabled())
+        return tf.zeros([1, NUM_CLASSES])
+
+    assert is_enabled()
+    one_tile(DenseNetwork(compute, NUM_CLASSES, precision, 1000))
+    assert seen == [is_on]
+    assert is_enabled()  # training may use it
+
+
+def test_the_first_of_two_threads_does_not_turn_tensor_float_32_on_for_the_second():
+    is_enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    with dense._exact_float32:
+        with dense._exact_float32:
+            pass
+        assert not is_enabled()
+    assert is_enabled()
+
+
+@pytest.mark.parametrize(
+    "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()]
+)
+def test_a_device_without_enough_memory_is_said_so(error):
+    def compute(tile, chunk_positions):
+        raise error
+
+    with pytest.raises(DeviceMemoryError, match="memory of the device is too small"):
+        one_tile(DenseNetwork(compute, NUM_CLASSES, "float32", 1000))
+    assert tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def test_a_gpus_memory_bounds_tiles_and_chunks(monkeypatch):
+    monkeypatch.setattr(dense, "gpu_bytes", lambda: 8_000_000_000)
+    assert dense.device_chunk_positions("float32") == 8_000_000_000 // 32 // (32 * 4)
+    assert dense._device_bytes() == pytest.approx(6.4e9)
+    # A large card is bounded by what 32 bits count.
+    monkeypatch.setattr(dense, "gpu_bytes", lambda: 141_000_000_000)
+    assert dense.device_chunk_positions("bfloat16") * 192 < 2**31

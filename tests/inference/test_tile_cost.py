@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from mtseg.inference.tile_cost import Message, TileCost, _extent, chunk_positions_for, count_flop
+from mtseg.inference.tile_cost import (
+    Message,
+    TileCost,
+    _extent,
+    chunk_positions_for,
+    chunk_thickness,
+    count_flop,
+)
 from mtseg.network.model import HALO
 
 
@@ -16,7 +23,39 @@ def test_operations_counted_by_hand():
     stack = sum(2 * 2 * n * n * 9 * (1 if n == 49 else 32) * 32 for n in sizes)
     head = 2 * (96 * 192 + 192 * 192 + 192 * 9)
     assert count_flop(mask, 9, chunk_positions=1) == 3 * stack + head
-    assert count_flop(mask, 9, chunk_positions=7 * 51**2) == 3 * stack // 2 * 7 + head
+    # A chunk is not filled up to more slices than there are.
+    assert count_flop(mask, 9, chunk_positions=7 * 51**2) == 3 * stack + head
+
+
+def test_a_large_chunk_costs_no_more_than_a_small_one():
+    """The chunk of a GPU with 141 GB, and that of a processor."""
+    mask = np.ones((64, 64, 64), bool)
+    on_processor = count_flop(mask, 9, chunk_positions_for("bfloat16"))
+    on_gpu = count_flop(mask, 9, chunk_positions_for("bfloat16", 141_000_000_000 // 32))
+    assert on_gpu <= on_processor
+
+
+@pytest.mark.parametrize(
+    ("num_slices", "chunk_positions", "thickness"),
+    [
+        (64, 10**9, 64),
+        (10, 600, 5),  # in place of 6 and 4, filled up to 6
+        (10, 300, 3),  # 3, 3, 3 and 1
+        (9, 300, 3),
+        (1, 10**9, 2),
+        (5, 1, 2),
+    ],
+)
+def test_slices_are_divided_evenly(num_slices, chunk_positions, thickness):
+    assert chunk_thickness(num_slices, 100, chunk_positions) == thickness
+
+
+def test_no_tensor_has_more_elements_than_32_bits_count():
+    # The widest layer of the head has 192 values per voxel.
+    assert chunk_positions_for("bfloat16", 10**12) * 192 < 2**31
+    cost = TileCost(9, "bfloat16")
+    assert cost.fits_tensors(2**31 // 32 - 1)  # 32 features per voxel
+    assert not cost.fits_tensors(2**31 // 32)
 
 
 def test_only_slices_and_extents_with_foreground_are_counted():

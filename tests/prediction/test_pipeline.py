@@ -8,6 +8,7 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.inference import tile_cost
@@ -91,6 +92,55 @@ def test_a_disk_that_is_full_at_the_verdict_is_one_clear_line(model, tmp_path, m
     ((_, outcome),) = segment(model, [save_scan(tmp_path / "scan.nii")], tmp_path)
     assert isinstance(outcome, InputError)
     assert "scan_verdict.json: cannot be written (No space left on device)" in str(outcome)
+
+
+def with_little_memory(model, num_elements):
+    """The model on a device whose memory is too small for a tile of more voxels with their halo."""
+
+    def compute(tile, chunk_positions):
+        sizes.append((int(tf.size(tile)), int(chunk_positions)))
+        if sizes[-1][0] > num_elements:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+        return model.network.function(tile, chunk_positions)
+
+    sizes = []
+    network = dataclasses.replace(model.network, function=compute)
+    return dataclasses.replace(model, network=network), sizes
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_tile_that_is_too_large_for_the_device_is_computed_in_smaller_parts(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tile_cost, "_FIXED_BYTES", 0)
+    path = save_scan(tmp_path / "scan.nii", (100, 12, 14))
+    options, works = Options(spacing_mm=1.2), []
+    ((_, whole),) = segment(model, [path], tmp_path / "whole", options)
+    little, sizes = with_little_memory(model, 10**9)
+    segment(little, [path], tmp_path / "trial", options)
+    ((largest, chunk),) = sizes
+    little, sizes = with_little_memory(model, largest - 1)
+    ((_, outcome),) = segment(
+        little, [path], tmp_path / "parts", options, on_start=lambda _, work: works.append(work)
+    )
+    assert len(works) == 2
+    assert len(works[1].plan.tiles) > 1
+    assert [size for size in sizes[1:] if size[1] == chunk // 4] == sizes[1:]
+    np.testing.assert_array_equal(read(outcome.label_path), read(whole.label_path))
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_scan_too_large_for_the_device_does_not_end_the_others(model, tmp_path):
+    small = save_scan(tmp_path / "small.nii", (20, 12, 14))
+    large = save_scan(tmp_path / "large.nii", (90, 12, 14))
+    last = save_scan(tmp_path / "last.nii", (20, 12, 14), seed=1)
+    little, _ = with_little_memory(model, 90 * 65 * 65)
+    outcomes = dict(segment(little, [small, large, last], tmp_path / "out"))
+    assert isinstance(outcomes[large], InputError)
+    assert str(outcomes[large]).startswith(f"{large}: the memory of the device is too small")
+    assert outcomes[small].label_path.exists()
+    assert outcomes[last].label_path.exists()
+    assert not list((tmp_path / "out").glob("large*"))
 
 
 @pytest.mark.promise("bounded memory")

@@ -3,7 +3,7 @@
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.system.hardware import fastest_precision
+from mtseg.system.hardware import has_bfloat16_instructions
 from mtseg.training.config import TrainConfig, configure
 from mtseg.training.presets import PRESETS
 
@@ -62,9 +62,9 @@ def test_json_of_another_version_is_refused(text):
         TrainConfig.from_json(text)
 
 
-def test_bfloat16_is_chosen_where_the_processor_has_it(tmp_path):
+def test_a_processor_says_whether_it_multiplies_bfloat16(tmp_path):
     (tmp_path / "with").write_text("flags\t\t: fpu avx512_bf16 sse\n")
     (tmp_path / "without").write_text("flags\t\t: fpu sse\n")
-    assert fastest_precision(str(tmp_path / "with")) == "mixed_bfloat16"
-    assert fastest_precision(str(tmp_path / "without")) == "float32"
-    assert fastest_precision(str(tmp_path / "missing")) == "float32"
+    assert has_bfloat16_instructions(str(tmp_path / "with"))
+    assert not has_bfloat16_instructions(str(tmp_path / "without"))
+    assert not has_bfloat16_instructions(str(tmp_path / "missing"))
