@@ -149,12 +149,7 @@ def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
         >>> phantom.image.shape, phantom.image.dtype
         ((32, 26, 12), dtype('int16'))
     """
-    if task not in CLASS_LABELS:
-        raise InputError(f"No phantom for task {task!r}: choose one of {', '.join(CLASS_LABELS)}.")
-    if size is not None and size < MIN_SIZE:
-        raise InputError(f"A phantom's size is at least {MIN_SIZE} voxels, not {size}.")
-    protocol = _PROTOCOLS[task]
-    rng = np.random.default_rng([list(CLASS_LABELS).index(task), seed])
+    protocol, rng = _begin_phantom(task, seed, size)
     spacing_mm, shape, scale = _choose_grid(protocol, size, rng)
     affine = _place_grid(protocol, spacing_mm, shape, rng)
     terms = _pose_terms(protocol, affine, shape, scale, rng)
@@ -171,6 +166,30 @@ def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
         )
         image[..., slab], label_map[..., slab] = acquire(painted, labels, slab, rng)
     return Phantom(image, label_map, affine)
+
+
+def phantom_grid(
+    task: str, seed: int, size: int | None = None
+) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """The shape in voxels and the spacing in mm of a phantom, without making it.
+
+    Args and Raises: as for `make_phantom`.
+
+    Example:
+        >>> phantom_grid("breast", seed=0, size=32)[0]
+        (32, 26, 12)
+    """
+    protocol, rng = _begin_phantom(task, seed, size)
+    (i_mm, j_mm, k_mm), shape, _ = _choose_grid(protocol, size, rng)
+    return shape, (float(i_mm), float(j_mm), float(k_mm))
+
+
+def _begin_phantom(task: str, seed: int, size: int | None) -> tuple[_Protocol, np.random.Generator]:
+    if task not in CLASS_LABELS:
+        raise InputError(f"No phantom for task {task!r}: choose one of {', '.join(CLASS_LABELS)}.")
+    if size is not None and size < MIN_SIZE:
+        raise InputError(f"A phantom's size is at least {MIN_SIZE} voxels, not {size}.")
+    return _PROTOCOLS[task], np.random.default_rng([list(CLASS_LABELS).index(task), seed])
 
 
 def _choose_grid(

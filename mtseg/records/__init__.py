@@ -2,7 +2,8 @@
 
 Begin with `writing.prepare`, which is `mtseg-prepare`. `schema` is the only module that spells a
 record's fields, `shards` the only one that knows the formats of files. `staging` makes a
-preparation resumable, `planning` checks memory and disk, and `reading` opens what is prepared.
+preparation resumable, `planning` decides what has to be done, `estimates` what memory and disk it
+takes, and `reading` opens what is prepared.
 """
 
 WORKER_IMPORTS = "mtseg.records.worker_imports"

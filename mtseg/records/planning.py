@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.records.builder import RecordConfig
+from mtseg.records.estimates import estimate_memory, estimate_record_bytes
 from mtseg.records.reading import prepared_dir, prepared_settings, require_same_classes
-from mtseg.records.schema import FILE_FORMATS, PATCH_RECORD_BYTES, VERSION, VOXEL_BYTES
+from mtseg.records.schema import FILE_FORMATS, VERSION
 from mtseg.records.staging import keep_matching, staging_dir
-from mtseg.scans.preprocessing import preparation_bytes
-from mtseg.scans.reading import open_scan
-from mtseg.scans.resampling import resampled_shape
 from mtseg.sources.subject import FoundSubjects
-from mtseg.system.hardware import free_bytes, num_cores
+from mtseg.system.hardware import free_bytes, num_cores, resident_bytes
 from mtseg.tasks.task import Task
 
-_LEAST_WORKER_BYTES = 200_000_000
-"""Memory of one process for the smallest scans, most of it for imported modules."""
+_WORKER_BYTES = 200_000_000
+"""Memory that a process has for itself before it reads a scan, most of it for imported modules."""
 
 _USABLE_SHARE = 0.7
 """Of the free memory. The rest is left to the first process and the disk cache."""
@@ -127,12 +124,25 @@ def _is_prepared(task: Task, data_dir: str | Path, config: RecordConfig) -> bool
 
 def choose_num_processes(plan: Plan) -> int:
     """As many processes as there are cores, but no more than fit in the free memory."""
-    needed_bytes = [_LEAST_WORKER_BYTES]
-    for path in plan.scans:
+    needed_bytes = _WORKER_BYTES + _largest_growth(plan)
+    return max(1, min(num_cores(), int(_USABLE_SHARE * free_bytes() / needed_bytes)))
+
+
+def announce_memory(plan: Plan, num_processes: int) -> None:
+    """Prints how much memory each process will take at most, with the libraries they all share."""
+    megabytes = (resident_bytes() + _largest_growth(plan)) / 1e6
+    print(
+        f"{plan.spec}: up to {megabytes:.0f} MB of memory per process, {num_processes} at once.",
+        flush=True,
+    )
+
+
+def _largest_growth(plan: Plan) -> int:
+    growth = [0]
+    for subject in plan.found.subjects:
         with contextlib.suppress(InputError):  # The check reports it, together with all others.
-            spacing_mm = plan.task.target_spacing_mm(open_scan(path).spacing_mm)
-            needed_bytes.append(preparation_bytes(path, spacing_mm))
-    return max(1, min(num_cores(), int(_USABLE_SHARE * free_bytes() / max(needed_bytes))))
+            growth.append(estimate_memory(plan.task, subject, plan.configs))
+    return max(growth)
 
 
 def require_room(plan: Plan, num_shards: int | None) -> None:
@@ -145,7 +155,9 @@ def require_room(plan: Plan, num_shards: int | None) -> None:
     Raises:
         InputError: if there is too little room.
     """
-    final_bytes = _estimate_bytes(plan)
+    final_bytes = sum(
+        estimate_record_bytes(plan.task, subject, plan.configs) for subject in plan.found.subjects
+    )
     staged_bytes = sum(path.stat().st_size for path in plan.folder.glob("*.*record"))
     # Staged files become shards by links. Records that are shuffled exist twice for a while.
     copies = 1 if num_shards is None else 2
@@ -163,19 +175,3 @@ def require_room(plan: Plan, num_shards: int | None) -> None:
             f"{plan.data_dir}: has {free / 1e9:.1f} GB free, but preparing {plan.spec} takes "
             f"{needed_bytes / 1e9:.1f} GB. Make room, or give another --data-dir{fewer}."
         )
-
-
-def _estimate_bytes(plan: Plan) -> int:
-    """The most that the records can take. Of phantoms only the patches count: most of the bytes."""
-    total = 0
-    for config in plan.configs:
-        if config.kind == "patches":
-            per_subject = plan.task.num_classes * config.patches_per_class
-            total += len(plan.subject_names("train")) * per_subject * PATCH_RECORD_BYTES
-            continue
-        for path in plan.scans:
-            scan = open_scan(path)
-            new_mm = plan.task.target_spacing_mm(scan.spacing_mm)
-            shape = resampled_shape(scan.shape, scan.spacing_mm, new_mm) or scan.shape
-            total += math.prod(shape) * VOXEL_BYTES
-    return total

@@ -18,6 +18,7 @@ Reference: tensorflow/core/lib/io/record_writer.h; https://github.com/google/arr
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,8 @@ _WRITE_BUFFER_BYTES = 2**22
 
 _ARRAY_RECORD_WRITING = "group_size:1,uncompressed"
 """With one record in a group, a record is read without its neighbours."""
+
+_BLOCK_BYTES = 2**16
 
 _ARRAY_RECORD_READING = "readahead_buffer_size:0"
 """Without buffers: a record is read as a whole, and once."""
@@ -110,6 +113,14 @@ def read_array_record(path: Path) -> Iterator[bytes]:
     for n in range(reader.num_records()):
         yield reader.read([n])[0]
     reader.close()
+
+
+def array_record_bytes(data_bytes: int) -> int:
+    """The size of an array_record file with one record of so many bytes.
+
+    The format fills up blocks of 64 KB, and the index has one of its own.
+    """
+    return (math.ceil(data_bytes / _BLOCK_BYTES) + 1) * _BLOCK_BYTES
 
 
 def link_shards(sources: Sequence[Path], shards: Sequence[Path]) -> tuple[list[int], int]:

@@ -21,7 +21,13 @@ import tensorflow_datasets as tfds
 from mtseg.errors import InputError
 from mtseg.records import WORKER_IMPORTS
 from mtseg.records.builder import RecordConfig, TaskBuilder, builder_class
-from mtseg.records.planning import Plan, choose_num_processes, find_missing, require_room
+from mtseg.records.planning import (
+    Plan,
+    announce_memory,
+    choose_num_processes,
+    find_missing,
+    require_room,
+)
 from mtseg.records.reading import records_dir
 from mtseg.records.schema import FILE_FORMATS, KINDS, SPLITS, VERSION
 from mtseg.records.shards import link_shards, write_shards
@@ -108,6 +114,8 @@ def prepare(
         plan = Plan(task, found, tuple(missing), Path(data_dir))
         if num_processes is None:
             num_processes = choose_num_processes(plan)
+        if beam_runner is None:
+            announce_memory(plan, min(num_processes, len(found.subjects)))
         _remove_incomplete(plan)
         plan.keep_matching_staged()
         reports = _check_subjects(plan, num_processes)

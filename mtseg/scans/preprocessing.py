@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,20 @@ def preparation_bytes(path: str | Path, spacing_mm: float | None = None) -> int:
         InputError: if the header is not valid.
     """
     scan = open_scan(path)
-    shape, sizes_mm = scan.shape, scan.spacing_mm
-    new_mm = min(sizes_mm) if spacing_mm is None else spacing_mm
+    new_mm = min(scan.spacing_mm) if spacing_mm is None else spacing_mm
+    return grid_preparation_bytes(scan.shape, scan.spacing_mm, new_mm)
+
+
+def grid_preparation_bytes(shape: Sequence[int], spacing_mm: Sequence[float], new_mm: float) -> int:
+    """As `preparation_bytes`, for a scan of which the grid is known.
+
+    Args:
+        shape: voxels along (i, j, k).
+        spacing_mm: their sizes.
+        new_mm: size of the isotropic voxels of the result.
+    """
     source = math.prod(shape)
-    new_shape = resampled_shape(shape, sizes_mm, new_mm)
+    new_shape = resampled_shape(shape, spacing_mm, new_mm)
     if new_shape is None:
         return 16 * source  # scan, copy, masks, values of the foreground for a percentile
     new = math.prod(new_shape)

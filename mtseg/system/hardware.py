@@ -33,6 +33,14 @@ def total_bytes() -> int:
     return min([installed, *(limit for limit, _ in _limits())])
 
 
+def resident_bytes() -> int:
+    """Memory that this process holds now, with the libraries that it has loaded, in bytes."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+    except (OSError, ValueError):  # not Linux
+        return 0
+
+
 def free_bytes() -> int:
     """Memory that this process can get without displacing other programs, in bytes."""
     free = total_bytes()

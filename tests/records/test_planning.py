@@ -1,16 +1,19 @@
 """What is missing, and whether memory and disk are enough for it."""
 
+import math
 import shutil
 
+import nibabel as nib
 import pytest
 
 from mtseg.errors import InputError
 from mtseg.records import planning
 from mtseg.records.builder import RecordConfig
+from mtseg.records.estimates import estimate_memory
 from mtseg.records.planning import Plan, choose_num_processes, find_missing
 from mtseg.records.writing import prepare
 from mtseg.sources.find import find_subjects
-from mtseg.tasks.task_file import read_task
+from mtseg.tasks.task_file import read_task, shipped_path
 
 
 def configs(**settings):
@@ -51,7 +54,7 @@ def test_records_with_other_classes_are_refused(whole, tmp_path):
 def test_processes_fit_in_the_memory(task, scans, tmp_path, monkeypatch, free_gb, expected):
     monkeypatch.setattr(planning, "num_cores", lambda: 8)
     monkeypatch.setattr(planning, "free_bytes", lambda: free_gb * 1e9)
-    monkeypatch.setattr(planning, "preparation_bytes", lambda path, spacing_mm: 2e9)
+    monkeypatch.setattr(planning, "estimate_memory", lambda task, subject, configs: 1.8e9)
     plan = Plan(task, find_subjects(task, "folder", scans), tuple(configs()), tmp_path)
     assert choose_num_processes(plan) == expected
 
@@ -71,7 +74,41 @@ def test_the_estimate_is_near_what_is_written(task, scans, tmp_path, capsys):
     prepare(
         task, "folder", tmp_path / "data", manual_dir=scans, num_processes=1, patches_per_class=100
     )
-    line = next(x for x in capsys.readouterr().out.splitlines() if "up to" in x)
-    estimate = float(line.split("up to ")[1].split(" MB")[0])
-    written = sum(p.stat().st_size for p in (tmp_path / "data").rglob("*record-*")) / 1e6
-    assert written == pytest.approx(estimate, rel=0.1)
+    assert written_mb(tmp_path / "data") == pytest.approx(estimated_mb(capsys), rel=0.1)
+
+
+def written_mb(data_dir):
+    return sum(p.stat().st_size for p in data_dir.rglob("*record-*")) / 1e6
+
+
+def estimated_mb(capsys):
+    line = next(x for x in capsys.readouterr().out.splitlines() if "MB of records" in x)
+    return float(line.split("up to ")[1].split(" MB")[0])
+
+
+@pytest.mark.parametrize("kinds", [("volumes",), ("patches", "volumes")])
+def test_the_estimate_covers_the_volumes_of_phantoms(tmp_path, capsys, kinds):
+    prepare(
+        read_task(shipped_path("cta")), "phantom", tmp_path, kinds=kinds, size=80, num_train=2,
+        num_test=3, patches_per_class=20, num_processes=1,
+    )  # fmt: skip
+    assert written_mb(tmp_path) == pytest.approx(estimated_mb(capsys), rel=0.1)
+
+
+@pytest.mark.parametrize(("name", "measured_mb"), [("brain", 197), ("breast", 163), ("cta", 1323)])
+def test_memory_is_estimated_for_phantoms_too(name, measured_mb):
+    """What a process grew by while it prepared a volume of the size of the paper's."""
+    task = read_task(shipped_path(name))
+    subject = find_subjects(task, "phantom", None, num_train=2, num_test=1).subjects[1]
+    volumes = RecordConfig(name="phantom_volumes", kind="volumes")
+    estimate = estimate_memory(task, subject, (volumes,)) / 1e6
+    assert measured_mb == pytest.approx(estimate, rel=0.2)
+
+
+def test_memory_is_estimated_for_the_check_and_the_records(task, scans):
+    """Scans of the task's voxel size: the check or the patches take most."""
+    subject = next(s for s in find_subjects(task, "folder", scans).subjects if s.split == "train")
+    num_voxels = math.prod(nib.load(subject.image_path).shape)
+    patches, volumes = configs()
+    assert estimate_memory(task, subject, (volumes,)) == 18 * num_voxels
+    assert estimate_memory(task, subject, (patches, volumes)) == 24 * num_voxels
