@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import shlex
 import sys
@@ -184,3 +185,41 @@ def check_beam_flags(arguments: argparse.Namespace) -> None:
     """
     if arguments.beam_option and arguments.beam_runner is None:
         raise InputError("--beam-option: is for --beam-runner. Give both, or leave it out.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """The scans that a command must name at its end, by what became of them.
+
+    Attributes:
+        failed: could not be segmented.
+        warned: have a warning.
+        withheld: have no label file because of it, by this command or one before.
+    """
+
+    failed: list[str] = dataclasses.field(default_factory=list)
+    warned: list[str] = dataclasses.field(default_factory=list)
+    withheld: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, scan: str, has_warning: bool, is_withheld: bool) -> None:
+        """Counts a scan that was segmented."""
+        if has_warning:
+            self.warned.append(scan)
+        if is_withheld:
+            self.withheld.append(scan)
+
+    def sum_up(self, num_scans: int) -> int:
+        """Prints the scans and chooses the exit code: failed scans come before withheld labels."""
+        for what, scans in (
+            ("failed", self.failed),
+            ("have a WARNING", self.warned),
+            ("have no label file, because of a warning (--strict)", self.withheld),
+        ):
+            if scans:
+                names = ", ".join(scans)
+                print(f"{len(scans)} of {num_scans} scans {what}: {names}", file=sys.stderr)
+        if num_scans and len(self.failed) == num_scans:
+            return BAD_INPUT
+        if self.failed:
+            return SOME_FAILED
+        return WITHHELD if self.withheld else DONE

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtseg import load
 from mtseg.cli.command import (
-    BAD_INPUT,
-    DONE,
-    SOME_FAILED,
-    WITHHELD,
+    Tally,
     add_beam_flags,
     add_devices_flag,
     check_beam_flags,
@@ -80,6 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--probabilities",
         action="store_true",
         help="also write the probability of each class, in steps of 1/255",
+    )
+    parser.add_argument(
+        "--preview",
+        action="store_true",
+        help="also draw a picture of each scan with its labels: three planes, outlines, volumes",
     )
     parser.add_argument(
         "--spacing-mm",
@@ -190,6 +190,10 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--memory-gb: {arguments.memory_gb} is not an amount of memory. Give a number above 0."
         )
+    if arguments.preview:
+        from mtseg.prediction.preview import require_matplotlib
+
+        require_matplotlib()
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Give a folder for the label files.")
@@ -211,10 +215,15 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 def _segment(
     model: ExportedModel, scans: list[ListedScan], out: Path, arguments: argparse.Namespace
 ) -> int:
-    from mtseg.prediction.pipeline import segment_files
-    from mtseg.prediction.results import is_done, is_withheld, made_from, refuse_other_scan
+    from mtseg.prediction.folder_results import refuse_other_labels, write_folder_results
+    from mtseg.prediction.results import (
+        is_done,
+        is_withheld,
+        made_from,
+        preview_path,
+        refuse_other_scan,
+    )
     from mtseg.prediction.scan import Options
-    from mtseg.serving.connection import ServerError
 
     check = model.out_of_distribution_check
     if arguments.strict and check is None:
@@ -231,9 +240,11 @@ def _segment(
         use_postprocessing=not arguments.no_postprocessing,
         use_probabilities=arguments.probabilities,
         use_dicom_seg=arguments.dicom_seg,
+        use_preview=arguments.preview,
         is_strict=arguments.strict,
         memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
     )
+    refuse_other_labels(out, model.label_table, may_replace=arguments.overwrite)
     to_do = scans
     if not arguments.overwrite:
         made = (model.model_id, model.network.precision, options.deciding())
@@ -243,6 +254,11 @@ def _segment(
             if not (
                 scan.path.exists()
                 and is_done(out / scan.stem, made_from(scan.path, *made), options.is_strict)
+                and (
+                    not options.use_preview
+                    or preview_path(out / scan.stem).is_file()
+                    or is_withheld(out / scan.stem)
+                )
             )
         ]
         for scan in to_do:
@@ -253,12 +269,29 @@ def _segment(
                 "options; --overwrite segments them again.",
                 flush=True,
             )
-    tally = _Tally()
+    tally = Tally()
     if options.is_strict:  # also of commands before: the exit code is that of all scans
         done = [scan for scan in scans if scan not in to_do and is_withheld(out / scan.stem)]
         tally.withheld.extend(str(scan.path) for scan in done)
-    if arguments.beam_runner is not None:
-        return _segment_on_beam(to_do, out, options, arguments, tally)
+    try:
+        if arguments.beam_runner is not None:
+            return _segment_on_beam(to_do, out, options, arguments, tally)
+        return _segment_here(model, to_do, len(scans), out, options, tally)
+    finally:  # also of the scans before one that could not be computed
+        write_folder_results(out, [scan.stem for scan in scans], model.label_table)
+
+
+def _segment_here(
+    model: ExportedModel,
+    to_do: list[ListedScan],
+    num_scans: int,
+    out: Path,
+    options: Options,
+    tally: Tally,
+) -> int:
+    from mtseg.prediction.pipeline import segment_files
+    from mtseg.serving.connection import ServerError
+
     bars = _Bars(len(to_do), model.network.precision)
     num_written = 0
     try:
@@ -272,7 +305,7 @@ def _segment(
             on_flop=bars.advance,
         ):
             if isinstance(outcome, InputError):
-                if len(scans) == 1:
+                if num_scans == 1:
                     raise outcome
                 tally.failed.append(str(path))
                 print_error(outcome)
@@ -283,52 +316,14 @@ def _segment(
                 bars.say(f"  {line}")
             tally.add(str(path), outcome.verdict.warning is not None, outcome.is_withheld)
     except ServerError as error:
-        if len(scans) == 1:
+        if num_scans == 1:
             raise
-        num_there = len(scans) - len(to_do) + num_written
+        num_there = num_scans - len(to_do) + num_written
         raise InputError(
-            f"{error} {num_there} of {len(scans)} scans have their results. Rerun the command "
+            f"{error} {num_there} of {num_scans} scans have their results. Rerun the command "
             "to resume."
         ) from error
-    return tally.sum_up(len(scans))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tally:
-    """The scans that a command must name at its end, by what became of them.
-
-    Attributes:
-        failed: could not be segmented.
-        warned: have a warning.
-        withheld: have no label file because of it, by this command or one before.
-    """
-
-    failed: list[str] = dataclasses.field(default_factory=list)
-    warned: list[str] = dataclasses.field(default_factory=list)
-    withheld: list[str] = dataclasses.field(default_factory=list)
-
-    def add(self, scan: str, has_warning: bool, is_withheld: bool) -> None:
-        """Counts a scan that was segmented."""
-        if has_warning:
-            self.warned.append(scan)
-        if is_withheld:
-            self.withheld.append(scan)
-
-    def sum_up(self, num_scans: int) -> int:
-        """Prints the scans and chooses the exit code: failed scans come before withheld labels."""
-        for what, scans in (
-            ("failed", self.failed),
-            ("have a WARNING", self.warned),
-            ("have no label file, because of a warning (--strict)", self.withheld),
-        ):
-            if scans:
-                names = ", ".join(scans)
-                print(f"{len(scans)} of {num_scans} scans {what}: {names}", file=sys.stderr)
-        if num_scans and len(self.failed) == num_scans:
-            return BAD_INPUT
-        if self.failed:
-            return SOME_FAILED
-        return WITHHELD if self.withheld else DONE
+    return tally.sum_up(num_scans)
 
 
 def _segment_on_beam(
@@ -336,7 +331,7 @@ def _segment_on_beam(
     out: Path,
     options: Options,
     arguments: argparse.Namespace,
-    tally: _Tally,
+    tally: Tally,
 ) -> int:
     from mtseg.prediction.beam import segment_on_beam
 

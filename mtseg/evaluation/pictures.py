@@ -7,25 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-PALETTE = np.array(
-    [
-        (0, 0, 0),
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-        (153, 221, 255),
-    ],
-    np.uint8,
-)
-"""RGB of each combined class, background first.
+from mtseg.tasks.label_table import DEFAULT_COLORS
 
-People with colour blindness can tell the colours apart. All but the last are those of Okabe and
-Ito, Color Universal Design, 2008.
-"""
+PALETTE = np.array([(0, 0, 0), *(tuple(bytes.fromhex(c[1:])) for c in DEFAULT_COLORS)], np.uint8)
+"""RGB of each combined class, background first; colour-blind people can tell them apart."""
 
 _COLOUR_WEIGHT = 0.65
 """Share of the colour where a label lies over the grey picture."""

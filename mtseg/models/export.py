@@ -2,7 +2,8 @@
 
     OUT/1/saved_model.pb      what TensorFlow Serving loads
     OUT/1/variables/
-    OUT/1/manifest.json       classes, operating points, and the rules that prepare a scan
+    OUT/1/manifest.json       classes and their labels, operating points, and the rules that
+                              prepare a scan
     OUT/1/SHA256SUMS          checksums, so that damage is found
 
 `mtseg.models.signatures` lists the signatures. `mtseg-predict` uses `segment_tile` and
@@ -41,6 +42,7 @@ from mtseg.models.weights import TrainedModel, load_trained
 from mtseg.network.model import HALO
 from mtseg.system.atomic_files import atomic_write, lock_folder, write_json, writing_to
 from mtseg.system.checksums import CHECKSUMS, list_checksums
+from mtseg.tasks.label_table import to_labels
 from mtseg.training.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
 
 INTENSITY_RULE = (
@@ -192,6 +194,7 @@ def _make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str
         "weights": which,
         "label_space": label_space.to_json(),
         "classes": list(label_space.class_names),
+        "labels": to_labels(label_space.label_table).tolist(),
         "operating_points": evaluation.operating_points,
         "operating_points_from": evaluation.points_from,
         "spacing_rule": SPACING_RULE,
@@ -211,6 +214,9 @@ def _make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str
 def _model_id(trained: TrainedModel, operating_points: dict[str, float]) -> str:
     """A checksum of everything that decides a label, so that it identifies the model."""
     checksum = hashlib.sha256(json.dumps(operating_points, sort_keys=True).encode())
+    labels = to_labels(trained.label_space.label_table).tolist()
+    if labels != list(range(len(labels))):  # a model of earlier versions had no others
+        checksum.update(bytes(labels))
     for array in trained.model.get_weights():
         checksum.update(array.tobytes())
     rules = class_rules([selection.task for selection in trained.label_space.selections])

@@ -29,6 +29,7 @@ from mtseg.models.signatures import tile_signature
 from mtseg.models.weights import load_trained, require_finite
 from mtseg.system.checksums import verify_checksums
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.tasks.label_table import LabelEntry, to_labels
 from mtseg.tasks.task import Task
 
 
@@ -66,6 +67,7 @@ class ExportedModel:
         class_names: names of the combined classes, background first.
         class_task: for each class the name of its task; None for background.
         thresholds: for each class its operating point; None if it has none.
+        label_table: for each class but the background its value in label files, colour and code.
         network: computes tiles in the precision that was asked for.
         kept_alive: owner of the network's variables or connection, which must live as long as the
             network does.
@@ -83,6 +85,7 @@ class ExportedModel:
     class_names: tuple[str, ...]
     class_task: tuple[str | None, ...]
     thresholds: tuple[float | None, ...]
+    label_table: tuple[LabelEntry, ...]
     network: Network
     kept_alive: Any
     tasks: tuple[Task, ...] = ()
@@ -138,7 +141,14 @@ def make_exported(
     class_names = tuple(manifest["classes"])
     label_space = LabelSpace.from_json(manifest["label_space"])
     points, stored_check = manifest["operating_points"], manifest.get("resemblance")
-    if class_names != label_space.class_names or not set(points) <= set(class_names):
+    label_table = label_space.label_table
+    labels = to_labels(label_table).tolist()
+    if (
+        class_names != label_space.class_names
+        or not set(points) <= set(class_names)
+        # Models of earlier versions do not list the labels: those are 1, 2, … in their order.
+        or manifest.get("labels", labels) != labels
+    ):
         raise InputError(f"{path}: its manifest contradicts itself. Export the model again.")
     check = None if stored_check is None else OutOfDistributionCheck.from_json(stored_check, path)
     return ExportedModel(
@@ -146,6 +156,7 @@ def make_exported(
         class_names=class_names,
         class_task=label_space.class_task,
         thresholds=tuple(points.get(name) for name in class_names),
+        label_table=label_table,
         network=network,
         kept_alive=kept_alive,
         tasks=tuple(selection.task for selection in label_space.selections),

@@ -71,7 +71,7 @@ def segment_files(
         model: from `mtseg.load`.
         scan_paths: files, or folders of DICOM series.
         out_dir: folder for `NAME_labels.nii.gz` and `NAME_verdict.json`, and if asked for
-            `NAME_probabilities.nii.gz` and `NAME_labels.dcm`; made if missing.
+            `NAME_probabilities.nii.gz`, `NAME_labels.dcm` and `NAME_preview.png`; made if missing.
         options: how scans are segmented; None uses the defaults.
         folders: scan path -> folder below `out_dir` for its results; `out_dir` itself if missing.
         on_start: called with each scan and its work before it is computed; twice if it is computed
@@ -128,7 +128,13 @@ def segment_files(
                         raise
                     # The server has replaced this version, so the scan is computed again with the
                     # newest one.
-                    model = model.load_newest()
+                    newest = model.load_newest()
+                    if newest.label_table != model.label_table:
+                        raise ServerError(
+                            f"{newest.path}: this version has other labels than the one before. "
+                            "Use another folder for its results."
+                        ) from None
+                    model = newest
                     on_start(path, work)
                     segmented = segment_scan(
                         model, scan, plan, options, to_write, excluded, on_flop

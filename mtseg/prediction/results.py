@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.verdict import VOXEL_SIZE_FACTOR
 from mtseg.system.atomic_files import write_json, writing_to
+from mtseg.tasks.label_table import to_labels
 
 if TYPE_CHECKING:
     from mtseg.inference.verdict import Assessment, ScanStatistics
@@ -36,7 +38,8 @@ class Segmentation:
     Attributes:
         label_path: the label file; None if the labels were withheld.
         verdict_path: the verdict on the labels, as JSON.
-        volumes_ml: class name -> volume, for the classes that were found.
+        volumes_ml: class name -> volume, rounded to 0.001 ml, for every class of the model; empty
+            if the labels were withheld.
         statistics: sums over the scan's voxels, from which the verdict was made.
         verdict: whether to trust the labels.
         notes: what was decided about the scan: its voxel size, its intensities, and what
@@ -96,6 +99,11 @@ def verdict_path(stem: Path) -> Path:
 def probabilities_path(stem: Path) -> Path:
     """The file of a scan's class probabilities; `stem` as for `label_path`."""
     return stem.with_name(f"{stem.name}_probabilities.nii.gz")
+
+
+def preview_path(stem: Path) -> Path:
+    """The picture of a scan with its labels; `stem` as for `label_path`."""
+    return stem.with_name(f"{stem.name}_preview.png")
 
 
 def dicom_seg_path(stem: Path) -> Path:
@@ -183,7 +191,9 @@ def write_results(
     stem: Path,
     options: Options,
 ) -> Segmentation:
-    """Writes the label file, the DICOM segmentation if asked for, and the verdict.
+    """Writes the label file, the DICOM segmentation and the preview if asked for, and the verdict.
+
+    The only place where combined class indices become labels: the values of the task files.
 
     If the options are strict and there is a warning, only the verdict is written, and what earlier
     commands wrote of the scan is removed.
@@ -196,7 +206,7 @@ def write_results(
         options: how the scan was segmented.
 
     Returns:
-        What was written. A class without voxels is not in `volumes_ml`.
+        What was written.
 
     Raises:
         InputError: if a file cannot be written. Then there is no verdict file, so the scan does not
@@ -204,20 +214,29 @@ def write_results(
     """
     from mtseg.scans.label_files import write_label_map
 
-    source, labels = scan.prepared.source, segmented.labels
-    voxel_ml = source.voxel_ml
-    counts = np.bincount(labels.ravel(), minlength=len(model.class_names)).tolist()
+    source, table = scan.prepared.source, model.label_table
+    labels, counts = _to_file(segmented.labels, to_labels(table))
     volumes_ml = {
-        name: count * voxel_ml
-        for name, count in zip(model.class_names[1:], counts[1:], strict=True)
-        if count
+        entry.name: round(count * source.voxel_ml, 3)
+        for entry, count in zip(table, counts[1:], strict=True)
     }
+    classes = [
+        {
+            "class": entry.name,
+            "task": entry.task,
+            "class_index": class_index,
+            "label": entry.label,
+            "num_voxels": counts[class_index],
+            "volume_ml": volumes_ml[entry.name],
+        }
+        for class_index, entry in enumerate(table, start=1)
+    ]
     verdict = segmented.verdict
     is_withheld = options.is_strict and verdict.warning is not None
     if is_withheld:
-        volumes_ml = {}
+        volumes_ml, classes = {}, []
     content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
-    content |= {"volumes_ml": volumes_ml} | verdict.to_json()
+    content |= {"volumes_ml": volumes_ml, "classes": classes} | verdict.to_json()
     content["labels_withheld"] = f"--strict: {verdict.warning}" if is_withheld else None
     check = model.out_of_distribution_check
     content["out_of_distribution_check"] = None if check is None else check.describe()
@@ -231,16 +250,24 @@ def write_results(
     )
     with writing_to(stem, WRITE_REMEDY):
         # The verdict is removed first and written last: it says that all other files are complete.
-        verdict_path(stem).unlink(missing_ok=True)
+        # Those that are not written again must not stay: they may show other labels.
+        for path in (verdict_path(stem), preview_path(stem), dicom_seg_path(stem)):
+            path.unlink(missing_ok=True)
         if is_withheld:
-            for path in (label_path(stem), probabilities_path(stem), dicom_seg_path(stem)):
+            for path in (label_path(stem), probabilities_path(stem)):
                 path.unlink(missing_ok=True)
         else:
-            write_label_map(label_path(stem), labels, source)
+            write_label_map(label_path(stem), labels, source, table)
         if options.use_dicom_seg and not is_withheld:
             from mtseg.scans.dicom_seg import write_dicom_seg
 
-            write_dicom_seg(dicom_seg_path(stem), labels, scan.path, model.class_names)
+            write_dicom_seg(dicom_seg_path(stem), labels, scan.path, table)
+        if options.use_preview and not is_withheld:
+            from mtseg.prediction.preview import write_preview
+
+            label_map = dataclasses.replace(source, array=labels)
+            image, title = scan.prepared.volume, scan.path.name
+            write_preview(preview_path(stem), image, label_map, table, title, verdict.warning)
         write_json(verdict_path(stem), content)
     postprocessing = "; ".join(change.describe() for change in segmented.changes)
     slices = _describe_slices(source.spacing_mm, scan.prepared.volume.spacing_mm[0])
@@ -263,3 +290,25 @@ def _describe_slices(own_mm: tuple[float, float, float], computed_mm: float) -> 
         f"its slices are {max(own_mm):.3g} mm apart and were interpolated to {computed_mm:.3g} mm: "
         "look at the labels between them"
     )
+
+
+def _to_file(
+    class_indices: npt.NDArray[np.uint8], lookup: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """Turns combined class indices into the labels of the file, and counts the voxels of each.
+
+    Args:
+        class_indices: uint8, combined class indices of any grid.
+        lookup: from `mtseg.tasks.label_table.to_labels`.
+
+    Returns:
+        uint8 labels of the same shape, and the number of voxels of each combined class.
+    """
+    labels = np.empty_like(class_indices)
+    counts = np.zeros(len(lookup), np.int64)
+    # Slice by slice: as an index, a whole label map would need eight times its own memory.
+    for k in range(labels.shape[-1]):
+        of_slice = class_indices[..., k]
+        labels[..., k] = lookup[of_slice]
+        counts += np.bincount(of_slice.ravel(), minlength=len(lookup))
+    return labels, counts.tolist()

@@ -47,6 +47,7 @@ class Options:
         use_probabilities: whether to write the class probabilities too.
         use_dicom_seg: whether to write a DICOM segmentation too; the scan must be a DICOM series.
         is_strict: whether the labels of a scan with a warning are withheld.
+        use_preview: whether to draw a picture of the scan with its labels too.
         memory_bytes: memory that may be used in total; None is half of what is free.
     """
 
@@ -56,14 +57,15 @@ class Options:
     use_postprocessing: bool = True
     use_probabilities: bool = False
     use_dicom_seg: bool = False
+    use_preview: bool = False
     is_strict: bool = False
     memory_bytes: float | None = None
 
     def deciding(self) -> dict[str, Any]:
         """The options that decide what the labels are, as plain values."""
         fields = dataclasses.asdict(self)
-        # Whether labels were withheld is in the verdict file.
-        del fields["memory_bytes"], fields["is_strict"]
+        # Whether labels were withheld is in the verdict file. A preview shows the same labels.
+        del fields["memory_bytes"], fields["is_strict"], fields["use_preview"]
         return fields
 
 

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.scans.formats.label_tables import make_extensions
 from mtseg.scans.formats.nifti import NIFTI_ENDINGS
 from mtseg.scans.reading import read_voxels
 from mtseg.scans.volume import Volume, require_shape
 from mtseg.system.atomic_files import atomic_write, writing_to
+from mtseg.tasks.label_table import LabelEntry
 
 _PLACE_FIELDS = ("qform", "quatern", "qoffset", "sform", "srow", "xyzt_units")
 """Beginnings of the names of the header's fields that say, with `pixdim`, where voxels are."""
@@ -65,7 +67,12 @@ def label_type(labels: npt.NDArray[Any], path: str | Path) -> type[np.signedinte
     )
 
 
-def write_label_map(path: str | Path, labels: npt.NDArray[np.integer], source: Volume) -> None:
+def write_label_map(
+    path: str | Path,
+    labels: npt.NDArray[np.integer],
+    source: Volume,
+    table: Sequence[LabelEntry] = (),
+) -> None:
     """Writes labels as NIfTI on the grid of their scan.
 
     Args:
@@ -73,6 +80,7 @@ def write_label_map(path: str | Path, labels: npt.NDArray[np.integer], source: V
         labels: integers in the shape of the scan; stored as the smallest of uint8, int16 and int32
             that can hold them.
         source: the scan. The file gets its qform, sform, codes and units.
+        table: names and colours of the labels, for extensions of the header; none if empty.
 
     Raises:
         InputError: if the file cannot be written; no part of it is left.
@@ -84,6 +92,8 @@ def write_label_map(path: str | Path, labels: npt.NDArray[np.integer], source: V
         raise InputError(f"{path}: is not a name for a NIfTI file. End it in .nii.gz or .nii.")
     array = labels.astype(label_type(labels, path))
     image = nib.Nifti1Image(array, None, make_header(source, array.shape, array.dtype))
+    if table:
+        image.header.extensions.extend(make_extensions(table))
     with writing_to(path, "Make room, or give another folder."), atomic_write(path) as temporary:
         nib.save(image, temporary)
 

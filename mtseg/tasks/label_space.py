@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.tasks.file_choice import with_entity_filter
-from mtseg.tasks.task import Task, TissueClass, did_you_mean
+from mtseg.tasks.label_table import LabelEntry, make_label_table
+from mtseg.tasks.task import Code, Task, TissueClass, did_you_mean
 from mtseg.tasks.task_file import GENERATED, read_task, shipped_path, shipped_tasks
 
 MAX_CLASSES = 255
@@ -45,8 +46,8 @@ class LabelSpace:
         selections: the tasks, in the order in which they were named.
 
     Raises:
-        InputError: if there is no task, a task or a class name occurs twice, or there are more
-            than 255 classes.
+        InputError: if there is no task, a task, a class name or the label of a class occurs twice,
+            or there are more than 255 classes.
 
     Example:
         >>> parse_tasks("breast,cta").class_names
@@ -57,6 +58,7 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         owners: dict[str, Task] = {}
+        with_label: dict[int, str] = {}
         tasks: dict[str, Task] = {}
         for task in (selection.task for selection in self.selections):
             if task.name in tasks:
@@ -69,6 +71,16 @@ class LabelSpace:
                         f"{owners[name].name}. Rename it in one of the two task files."
                     )
                 owners[name] = task
+            for tissue in task.classes:
+                if tissue.label is None:
+                    continue
+                other = with_label.setdefault(tissue.label, tissue.name)
+                if other != tissue.name:
+                    raise InputError(
+                        f"{task.path or task.name}: the class {tissue.name} has the label "
+                        f"{tissue.label}, as {other} of task {owners[other].name} has. Change the "
+                        "label in one of the two task files, or leave it out."
+                    )
         if not tasks:
             raise InputError(
                 f"no task is named. Name one or more of: {', '.join(shipped_tasks())}."
@@ -94,6 +106,11 @@ class LabelSpace:
     def class_task(self) -> tuple[str | None, ...]:
         """The name of the task of each combined class index; None for the background."""
         return (None, *(s.task.name for s in self.selections for _ in s.task.classes))
+
+    @property
+    def label_table(self) -> tuple[LabelEntry, ...]:
+        """Label, colour and code of each class, in the order of `class_names[1:]`."""
+        return make_label_table((s.task.name, c) for s in self.selections for c in s.task.classes)
 
     @property
     def decisions(self) -> tuple[str, ...]:
@@ -184,9 +201,9 @@ class LabelSpace:
             tasks.append(
                 {name: fields[name] for name in names} | {"source": "+".join(selection.sources)}
             )
-            # Options that are off are left out, as in files of earlier versions.
+            # What is off or not given is left out, as in files of earlier versions.
             tasks[-1]["classes"] = [
-                {key: value for key, value in of_class.items() if value is not False}
+                {key: value for key, value in of_class.items() if value not in (None, False)}
                 for of_class in fields["classes"]
             ]
         return {"tasks": tasks}
@@ -203,7 +220,7 @@ class LabelSpace:
             for fields in stored["tasks"]:
                 fields = dict(fields)
                 source = fields.pop("source")
-                classes = tuple(TissueClass(**table) for table in fields.pop("classes"))
+                classes = tuple(_read_stored_class(table) for table in fields.pop("classes"))
                 selections.append(
                     TaskSelection(Task(classes=classes, **fields), tuple(source.split("+")))
                 )
@@ -213,6 +230,11 @@ class LabelSpace:
                 "export the model again."
             ) from error
         return cls(tuple(selections))
+
+
+def _read_stored_class(table: dict[str, Any]) -> TissueClass:
+    code = table.get("code")
+    return TissueClass(**(table | {"code": None if code is None else Code(**code)}))
 
 
 def parse_tasks(text: str) -> LabelSpace:

@@ -40,6 +40,21 @@ _UNLISTED = -1
 
 
 @dataclass(frozen=True)
+class Code:
+    """What a structure is called in a terminology, as a DICOM segmentation states it.
+
+    Attributes:
+        scheme: such as `SCT` for SNOMED CT.
+        value: such as `113305005`.
+        meaning: in words, such as `Cerebellum`.
+    """
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class TissueClass:
     """A class of a task.
 
@@ -49,12 +64,19 @@ class TissueClass:
         largest_component: whether post-processing keeps only its largest component (see
             `mtseg.inference.postprocessing`).
         fill_holes: whether post-processing fills its holes.
+        label: its value in the label files of a prediction, 1 to 255; None lets
+            `mtseg.tasks.label_table` choose.
+        color: `#RRGGBB`; None likewise.
+        code: its code in a terminology, if there is one.
     """
 
     name: str
     title: str
     largest_component: bool = False
     fill_holes: bool = False
+    label: int | None = None
+    color: str | None = None
+    code: Code | None = None
 
 
 @dataclass(frozen=True)

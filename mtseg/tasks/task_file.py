@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
 from mtseg.tasks.file_choice import read_file_choice
-from mtseg.tasks.task import TASK_FILES, LabelSource, Split, Task, TissueClass, did_you_mean
+from mtseg.tasks.task import (
+    TASK_FILES,
+    Code,
+    LabelSource,
+    Split,
+    Task,
+    TissueClass,
+    did_you_mean,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +46,10 @@ _SIDES = ("train", "validation", "test")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
+_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
+
+_CODE_LENGTHS = {"scheme": 16, "value": 16, "meaning": 64}
+"""The keys of a code and the number of characters that DICOM allows (types SH and LO)."""
 
 _Choices = tuple[tuple[Any, ...], str]
 """What a value may be, as types or as texts to choose from, and how a message describes it."""
@@ -47,6 +59,7 @@ _LIST: _Choices = ((list,), "a list")
 _TABLE: _Choices = ((dict,), "a table")
 _NUMBER: _Choices = ((int, float), "a number")
 _COUNT: _Choices = ((int,), "a number of subjects")
+_LABEL: _Choices = ((int,), "a whole number from 1 to 255")
 _SHARE: _Choices = ((int, float), "a share, at least 0 and below 1")
 _BOOLEAN: _Choices = ((bool,), "true or false")
 
@@ -121,14 +134,14 @@ def read_task(path: str | Path) -> Task:
     _check_table(
         file["decision"], f"{where}decision.", {"rule": _one_of("argmax", "operating_point")}
     )
-    options = dict.fromkeys(("largest_component", "fill_holes"), _BOOLEAN)
-    for number, table in enumerate(file["classes"], start=1):
-        of_class = f"{where}classes, number {number}: "
-        _check_table(table, of_class, {"name": _TEXT, "title": _TEXT}, options)
-    classes = tuple(TissueClass(**table) for table in file["classes"])
+    classes = tuple(
+        _read_class(table, f"{where}classes, number {number}: ")
+        for number, table in enumerate(file["classes"], start=1)
+    )
     names = [tissue.name for tissue in classes]
     _check_names(f"{where}name", [file["name"]])
     _check_names(f"{where}classes", names)
+    _refuse_shared_labels(classes, f"{where}classes")
     sources = file.get("sources", {})
     _check_names(f"{where}sources", sources, is_optional=True)
     return Task(
@@ -147,6 +160,40 @@ def read_task(path: str | Path) -> Task:
         path=str(path),
         is_symmetric=file.get("is_symmetric", False),
     )
+
+
+def _read_class(table: Any, where: str) -> TissueClass:
+    optional = {"label": _LABEL, "color": _TEXT, "code": _TABLE}
+    optional |= dict.fromkeys(("largest_component", "fill_holes"), _BOOLEAN)
+    _check_table(table, where, {"name": _TEXT, "title": _TEXT}, optional)
+    label, color = table.get("label"), table.get("color")
+    given = dict(table)
+    if label is not None and not 1 <= label <= 255:
+        raise InputError(f"{where}label: must be a whole number from 1 to 255, not {label}.")
+    if color is not None and not _COLOR.fullmatch(color):
+        raise InputError(f"{where}color: {color!r:.60} is not a colour. Write it as #RRGGBB.")
+    if "code" in table:
+        _check_table(table["code"], f"{where}code.", dict.fromkeys(_CODE_LENGTHS, _TEXT))
+        for key, most in _CODE_LENGTHS.items():
+            if not 0 < len(table["code"][key].strip()) <= most:
+                raise InputError(f"{where}code.{key}: must have 1 to {most} characters.")
+        given["code"] = Code(**table["code"])
+    return TissueClass(**given)
+
+
+def _refuse_shared_labels(classes: Sequence[TissueClass], where: str) -> None:
+    """Refuses two classes with the same label or the same code."""
+    seen: dict[Any, str] = {}
+    for tissue in classes:
+        code = tissue.code and (tissue.code.scheme, tissue.code.value)
+        for key, value in (("label", tissue.label), ("code", code)):
+            if value is not None and (key, value) in seen:
+                shown = value if key == "label" else " ".join(code or ())
+                raise InputError(
+                    f"{where}: {seen[key, value]} and {tissue.name} have the same {key}, {shown}. "
+                    "Give each class its own."
+                )
+            seen[key, value] = tissue.name
 
 
 def _read_source(name: str, source: Any, class_names: list[str], where: str) -> LabelSource:

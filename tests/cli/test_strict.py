@@ -15,6 +15,7 @@ from mtseg.models.loading import ExportedModel
 from mtseg.network.model import HALO
 from mtseg.prediction.pipeline import segment_files
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.label_table import make_label_table
 
 
 def of_intensity(tile, chunk_positions):
@@ -44,6 +45,7 @@ def model(tmp_path, monkeypatch):
         class_names=task.class_names,
         class_task=(None, task.name),
         thresholds=(None, None),
+        label_table=make_label_table((task.name, tissue) for tissue in task.classes),
         network=DenseNetwork(of_intensity, 2, "float32", 1000),
         kept_alive=None,
         tasks=(task,),

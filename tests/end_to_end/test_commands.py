@@ -12,6 +12,7 @@ import pytest
 
 from mtseg.models.manifest import PACKAGED
 from mtseg.phantoms.scanner import make_phantom
+from mtseg.prediction.folder_results import LABEL_TABLES, VOLUMES
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +157,7 @@ def test_one_bad_scan_does_not_stop_the_rest(run, tmp_path):
     )  # fmt: skip
     assert "bad.nii.gz" in result.stderr
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"good_labels.nii.gz", "good_verdict.json"}
+    assert written == {"good_labels.nii.gz", "good_verdict.json", VOLUMES, *LABEL_TABLES}
 
 
 def test_weights_alone_are_a_model_too(run, tmp_path):

@@ -26,6 +26,7 @@ from mtseg.errors import InputError
 from mtseg.inference.dense import dense_probabilities
 from mtseg.models.manifest import versions
 from mtseg.phantoms.scanner import make_phantom
+from mtseg.prediction.folder_results import LABEL_TABLES, VOLUMES
 from mtseg.prediction.pipeline import segment_files
 from mtseg.prediction.scan import Options
 from mtseg.scans.preprocessing import prepare_scan
@@ -229,6 +230,8 @@ def test_the_command_writes_what_it_writes_locally(front, folder, scans, tmp_pat
     )
     names = sorted(path.name for path in (tmp_path / "here").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "there").iterdir())
+    for name in (VOLUMES, *LABEL_TABLES):
+        assert (tmp_path / "here" / name).read_text() == (tmp_path / "there" / name).read_text()
     for name in (name for name in names if name.endswith(".gz")):
         np.testing.assert_array_equal(
             read(tmp_path / "here" / name), read(tmp_path / "there" / name)

@@ -9,6 +9,7 @@ from mtseg.errors import InputError
 from mtseg.models.export import export_weights
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.prediction.beam import segment_on_beam
+from mtseg.prediction.folder_results import LABEL_TABLES, VOLUMES
 from mtseg.prediction.scan import Options
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,9 @@ def test_two_workers_write_what_one_command_does(archive, capfd):
         np.testing.assert_array_equal(one.dataobj, other.dataobj)
         np.testing.assert_array_equal(one.affine, other.affine)
     left = {p.name for p in (archive / "beam").iterdir()}
-    assert left == {"brain", "breast", "cta"}  # no file of outcomes
+    assert left == {"brain", "breast", "cta", VOLUMES, *LABEL_TABLES}  # no file of outcomes
+    for name in (VOLUMES, *LABEL_TABLES):
+        assert (archive / "beam" / name).read_text() == (archive / "one" / name).read_text()
     # A command that resumes, with Beam or without, finds them done.
     assert command.main([*flags, "-o", str(archive / "beam")]) == 3
     assert "11 of 12 scans already have results" in capfd.readouterr().out

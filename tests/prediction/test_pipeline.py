@@ -21,6 +21,8 @@ from mtseg.scans import volume
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
 from mtseg.scans.resampling import LINEAR, interpolate
+from mtseg.tasks.label_table import make_label_table
+from mtseg.tasks.task import TissueClass
 from tests.inference.test_dense import make_patch_model
 
 NUM_CLASSES = 4
@@ -35,6 +37,13 @@ def model(tmp_path_factory):
         class_names=names,
         class_task=(None, "organ", "organ", "vessels"),
         thresholds=(None, None, None, 0.2),
+        label_table=make_label_table(
+            [
+                ("organ", TissueClass("a", "A")),
+                ("organ", TissueClass("b", "B")),
+                ("vessels", TissueClass("vessel", "Vessel")),
+            ]
+        ),
         network=network,
         kept_alive=None,
     )
@@ -213,6 +222,61 @@ def test_a_verdict_is_written_beside_the_labels(model, tmp_path):
     assert 0 < verdict["mean_confidence"] < 1
     assert verdict["warning"] is None
     assert "score" in verdict
+
+
+def test_label_files_have_the_labels_of_the_task_files(model, tmp_path):
+    """The network's class indices 1, 2, 3 become 5, 3, 200; everything else stays."""
+    path = save_scan(tmp_path / "scan.nii")
+    classes = [
+        ("organ", TissueClass("a", "A", label=5)),
+        ("organ", TissueClass("b", "B", label=3)),
+        ("vessels", TissueClass("vessel", "Vessel", label=200)),
+    ]
+    relabelled = dataclasses.replace(model, label_table=make_label_table(classes))
+    options = Options(use_probabilities=True)
+    ((_, one),) = segment(model, [path], tmp_path / "one", options)
+    ((_, other),) = segment(relabelled, [path], tmp_path / "other", options)
+    indices, labels = read(one.label_path), read(other.label_path)
+    np.testing.assert_array_equal(labels, np.array([0, 5, 3, 200])[indices])
+    assert labels.dtype == np.uint8
+    assert one.volumes_ml == other.volumes_ml
+    np.testing.assert_array_equal(
+        read(tmp_path / "one" / "scan_probabilities.nii.gz"),
+        read(tmp_path / "other" / "scan_probabilities.nii.gz"),
+    )
+    names = nib.load(other.label_path).header.extensions[0].get_content()
+    assert b'Key="200"' in names
+
+
+def test_the_verdict_lists_every_class_also_those_that_were_not_found(model, tmp_path):
+    path = save_scan(tmp_path / "scan.nii")
+    never = dataclasses.replace(model, thresholds=(None, None, None, 1.1))
+    ((_, result),) = segment(never, [path], tmp_path)
+    verdict = json.loads(result.verdict_path.read_text())
+    labels = read(result.label_path)
+    voxel_ml = 1.0 * 1.5 * 1.2 / 1000
+    for of_class, (name, task, label) in zip(
+        verdict["classes"],
+        [("a", "organ", 1), ("b", "organ", 2), ("vessel", "vessels", 3)],
+        strict=True,
+    ):
+        count = int((labels == label).sum())
+        assert of_class == {
+            "class": name, "task": task, "class_index": label, "label": label,
+            "num_voxels": count, "volume_ml": round(count * voxel_ml, 3),
+        }  # fmt: skip
+    assert verdict["classes"][2]["volume_ml"] == 0
+    assert verdict["volumes_ml"] == {c["class"]: c["volume_ml"] for c in verdict["classes"]}
+
+
+def test_a_preview_is_drawn_if_asked_for_and_never_left_behind(model, tmp_path):
+    path = save_scan(tmp_path / "scan.nii", (16, 12, 14))
+    preview = tmp_path / "scan_preview.png"
+    segment(model, [path], tmp_path, Options(use_preview=True))
+    assert preview.read_bytes().startswith(b"\x89PNG")
+    segment(model, [path], tmp_path)
+    assert not preview.exists()  # it might show other labels
+    assert Options(use_preview=True).deciding() == Options().deciding()
 
 
 def test_statistics_do_not_depend_on_how_the_scan_is_divided(model, tmp_path):

@@ -14,6 +14,7 @@ from mtseg.network.model import HALO
 from mtseg.prediction.pipeline import segment_files
 from mtseg.prediction.scan import Options
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.label_table import make_label_table
 
 
 def of_intensity(tile, chunk_positions):
@@ -33,6 +34,7 @@ def model(tmp_path):
         class_names=task.class_names,
         class_task=(None, task.name),
         thresholds=(None, None),
+        label_table=make_label_table([(task.name, muscle)]),
         network=DenseNetwork(of_intensity, 2, "float32", 1000),
         kept_alive=None,
         tasks=(task,),

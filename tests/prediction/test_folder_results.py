@@ -1,0 +1,128 @@
+"""The files of a folder of results: names of the labels, and the volumes of all scans."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.prediction.folder_results import (
+    LABEL_TABLES,
+    VOLUMES,
+    refuse_other_labels,
+    write_folder_results,
+)
+from mtseg.prediction.pipeline import segment_files
+from mtseg.prediction.results import label_path, verdict_path
+from mtseg.scans.discovery import list_scans
+from mtseg.tasks.label_space import parse_tasks
+from tests.prediction.test_pipeline import model, save_scan, segment  # noqa: F401 - the fixture
+
+CTA = parse_tasks("cta").label_table
+BREAST = parse_tasks("breast").label_table
+
+
+def write_verdict(stem, warning=None, **volumes_ml):
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    label_path(stem).write_bytes(b"")
+    classes = [
+        {"class": name, "task": "cta", "label": 8, "num_voxels": 1, "volume_ml": ml}
+        for name, ml in volumes_ml.items()
+    ]
+    content = {"scan": f"{stem.name}.nii", "warning": warning, "classes": classes}
+    verdict_path(stem).write_text(json.dumps(content))
+
+
+def read_volumes(out):
+    with (out / VOLUMES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [(row["scan"], row["class"], row["volume_ml"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def stems(tmp_path):
+    for name, ml in (("a", 1.5), ("sub/b", 0.0)):
+        write_verdict(tmp_path / name, coronary_arteries=ml)
+    return [Path(name) for name in ("a", "sub/b", "failed")]
+
+
+def test_every_scan_with_results_has_its_rows(stems, tmp_path):
+    write_folder_results(tmp_path, stems, CTA)
+    assert read_volumes(tmp_path) == [
+        ("a.nii", "coronary_arteries", "1.5"),
+        ("b.nii", "coronary_arteries", "0.0"),
+    ]
+    (_, second) = csv.DictReader((tmp_path / VOLUMES).read_text().splitlines())
+    assert second == {
+        "scan": "b.nii", "task": "cta", "class": "coronary_arteries", "label": "8",
+        "num_voxels": "1", "volume_ml": "0.0", "label_file": "sub/b_labels.nii.gz", "warning": "",
+    }  # fmt: skip
+
+
+def test_a_second_command_adds_its_scans_and_keeps_the_others(stems, tmp_path):
+    """So do two jobs that share a folder, each with scans of its own."""
+    write_folder_results(tmp_path, stems[:1], CTA)
+    write_folder_results(tmp_path, stems[1:], CTA)
+    assert [scan for scan, *_ in read_volumes(tmp_path)] == ["a.nii", "b.nii"]
+    write_verdict(tmp_path / "a", warning="unlike the others", coronary_arteries=2.0)
+    label_path(tmp_path / "sub/b").unlink()  # its results were removed
+    write_folder_results(tmp_path, stems[:1], CTA)
+    assert read_volumes(tmp_path) == [("a.nii", "coronary_arteries", "2.0")]
+    assert "unlike the others" in (tmp_path / VOLUMES).read_text()
+
+
+def test_results_of_an_earlier_version_have_their_volumes(tmp_path):
+    label_path(tmp_path / "old").write_bytes(b"")
+    content = {"scan": "old.nii", "volumes_ml": {"coronary_arteries": 1.23456}}
+    verdict_path(tmp_path / "old").write_text(json.dumps(content))
+    write_folder_results(tmp_path, [Path("old")], CTA)
+    assert read_volumes(tmp_path) == [("old.nii", "coronary_arteries", "1.235")]
+
+
+def test_a_name_that_is_no_text_is_kept(tmp_path):
+    name = os.fsdecode(b"scan\xff")
+    write_verdict(tmp_path / name, coronary_arteries=1.0)
+    for _ in range(2):
+        write_folder_results(tmp_path, [Path(name)], CTA)
+    assert read_volumes(tmp_path) == [(f"{name}.nii", "coronary_arteries", "1.0")]
+
+
+def test_without_results_nothing_is_written(tmp_path):
+    write_folder_results(tmp_path / "none", [Path("a")], CTA)
+    write_folder_results(tmp_path, [Path("a")], CTA)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_models_labels_are_refused(stems, tmp_path):
+    refuse_other_labels(tmp_path / "new", CTA)
+    write_folder_results(tmp_path, stems, CTA)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} >= {*LABEL_TABLES, VOLUMES}
+    refuse_other_labels(tmp_path, CTA)
+    with pytest.raises(
+        InputError, match=r"labels_dseg\.tsv: describes other labels than those of this"
+    ):
+        refuse_other_labels(tmp_path, BREAST)
+    refuse_other_labels(tmp_path, BREAST, may_replace=True)
+
+
+def test_a_table_of_the_users_own_is_not_replaced(tmp_path):
+    (tmp_path / VOLUMES).write_text("patient,volume\n1,2\n")
+    with pytest.raises(InputError, match=r"not a table that mtseg-predict wrote\. Move it"):
+        refuse_other_labels(tmp_path, CTA, may_replace=True)
+
+
+def test_no_file_of_a_folder_of_results_is_a_scan(model, tmp_path):  # noqa: F811
+    path = save_scan(tmp_path / "scan.nii", (12, 9, 10))
+    segment(model, [path], tmp_path)
+    write_folder_results(tmp_path, [Path("scan")], model.label_table)
+    shutil.copy(tmp_path / "scan_labels.nii.gz", tmp_path / "scan_preview.png")
+    assert len(list(tmp_path.iterdir())) == 2 + 1 + len(LABEL_TABLES) + 2
+    assert [scan.path for scan in list_scans([tmp_path])] == [path]
+
+
+def test_segment_files_leaves_the_folder_to_the_command(model, tmp_path):  # noqa: F811
+    path = save_scan(tmp_path / "scan.nii", (12, 9, 10))
+    list(segment_files(model, [path], tmp_path / "out"))
+    assert len(list((tmp_path / "out").iterdir())) == 2
