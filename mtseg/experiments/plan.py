@@ -20,7 +20,7 @@ import json
 from pathlib import Path
 
 from mtseg.errors import InputError
-from mtseg.system.atomic_files import write_json, writing_to
+from mtseg.system.atomic_files import parse_json, write_json, writing_to
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.config import TrainConfig
 
@@ -144,7 +144,7 @@ def read_plan(path: Path) -> tuple[TrainConfig, float | None] | None:
     """
     file = path / PLAN
     try:
-        stored = json.loads(file.read_text())
+        stored = parse_json(file.read_text())
         return TrainConfig.from_json(json.dumps(stored["config"])), stored["minutes"]
     except (FileNotFoundError, NotADirectoryError):
         return None

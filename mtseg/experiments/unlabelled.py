@@ -6,7 +6,6 @@ Whether a label of such a scan is right cannot be said, but a class of another t
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mtseg.inference.verdict import ScanStatistics, assess
 from mtseg.models.export import export_weights
 from mtseg.models.loading import load
 from mtseg.prediction.pipeline import segment_files
-from mtseg.system.atomic_files import write_json, writing_to
+from mtseg.system.atomic_files import parse_json, write_json, writing_to
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.training.workdir import weights_path
 
@@ -111,7 +110,7 @@ def _read_statistics(path: Path) -> dict[str, ScanStatistics]:
         InputError: if the file cannot be read.
     """
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_json(path.read_text())
         return {key: ScanStatistics.from_json(of_scan) for key, of_scan in stored.items()}
     except FileNotFoundError:
         return {}

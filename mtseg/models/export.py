@@ -40,7 +40,7 @@ from mtseg.models.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
 from mtseg.models.signatures import add_signatures
 from mtseg.models.weights import TrainedModel, load_trained
 from mtseg.network.model import HALO
-from mtseg.system.atomic_files import atomic_write, lock_folder, write_json, writing_to
+from mtseg.system.atomic_files import atomic_write, lock_folder, parse_json, write_json, writing_to
 from mtseg.system.checksums import CHECKSUMS, list_checksums
 from mtseg.tasks.label_table import to_labels
 from mtseg.training.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
@@ -162,7 +162,7 @@ def exporting_to(out: Path) -> Iterator[None]:
 def _read_evaluation(workdir: Path, name: str) -> Evaluation:
     """The evaluation in one of a run's files."""
     try:
-        return Evaluation.from_json(json.loads((workdir / name).read_text()))
+        return Evaluation.from_json(parse_json((workdir / name).read_text()))
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise InputError(
             f"{workdir}: has no readable {name}, which has the operating points. Let mtseg-train "

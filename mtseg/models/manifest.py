@@ -6,11 +6,11 @@ manifest are those that `mtseg.models.export` writes.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
+from mtseg.system.atomic_files import parse_json
 
 MANIFEST = "manifest.json"
 """The file of the manifest in a model's folder."""
@@ -39,7 +39,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         InputError: if it is missing or unreadable, or of another version of mtseg.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = parse_json((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path / MANIFEST}: is missing or unreadable. Export the model again."

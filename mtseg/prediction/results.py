@@ -8,7 +8,6 @@ module imports no TensorFlow, so a command can look for finished scans before it
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.verdict import VOXEL_SIZE_FACTOR
-from mtseg.system.atomic_files import write_json, writing_to
+from mtseg.system.atomic_files import parse_json, write_json, writing_to
 from mtseg.tasks.label_table import to_labels
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def refuse_other_scan(stem: Path, path: Path) -> None:
         InputError: if the verdict file belongs to a scan at another path.
     """
     try:
-        stored = json.loads(verdict_path(stem).read_text())["made_from"]["scan_path"]
+        stored = parse_json(verdict_path(stem).read_text())["made_from"]["scan_path"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # no results, or those of a version that did not record the path
     if stored != str(path.resolve()):
@@ -178,7 +177,7 @@ def is_withheld(stem: Path) -> bool:
 def _read_verdict(stem: Path) -> dict[str, Any]:
     """What the verdict file of a scan has; empty if there is none that can be read."""
     try:
-        stored = json.loads(verdict_path(stem).read_text())
+        stored = parse_json(verdict_path(stem).read_text())
     except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}

@@ -7,7 +7,6 @@ Volumes are read one after the other, without TensorFlow. Patches are read at ra
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from mtseg.records.schema import (
 )
 from mtseg.records.shards import ARRAY_RECORD, TFRECORD, data_offsets, read_array_record
 from mtseg.sources.reading import PreparedSubject
+from mtseg.system.atomic_files import parse_json
 from mtseg.tasks.label_space import LabelSpace, TaskSelection
 from mtseg.tasks.task import Task
 from mtseg.tasks.task_file import GENERATED, shipped_tasks
@@ -140,8 +140,8 @@ def find_shards(path: Path) -> dict[str, SplitFiles]:
             cannot be read.
     """
     try:
-        info = json.loads((path / "dataset_info.json").read_text())
-        json.loads((path / "features.json").read_text())["featuresDict"]
+        info = parse_json((path / "dataset_info.json").read_text())
+        parse_json((path / "features.json").read_text())["featuresDict"]
         splits = {split["name"]: _describe_split(path, info, split) for split in info["splits"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_records(path) from error
@@ -181,7 +181,7 @@ def prepared_settings(path: Path) -> dict[str, Any]:
     """
     file = path / "metadata.json"
     try:
-        settings = json.loads(file.read_text())
+        settings = parse_json(file.read_text())
     except (OSError, ValueError) as error:
         raise damaged_records(file) from error
     if not isinstance(settings, dict):

@@ -28,7 +28,13 @@ from mtseg.records.shards import ARRAY_RECORD, write_array_record
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.reading import prepare_subject
 from mtseg.sources.subject import Subject
-from mtseg.system.atomic_files import atomic_write, empty_folder, lock_folder, writing_to
+from mtseg.system.atomic_files import (
+    atomic_write,
+    empty_folder,
+    lock_folder,
+    parse_json,
+    writing_to,
+)
 from mtseg.tasks.task import LabelSource, Task
 
 
@@ -214,7 +220,7 @@ def _remove_if_empty(folder: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """What `_write_json` wrote; None if the file does not exist or is damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from mtseg.serving.address import PORTS, Address, ServerOptions, parse_address
 from mtseg.serving.connection import EXPORTED_BY_MTSEG, Connection, ServerError
 from mtseg.serving.grpc import GrpcConnection
 from mtseg.serving.rest import RestConnection
+from mtseg.system.atomic_files import parse_json
 
 MOST_JSON_BYTES = 500_000_000
 """A scan that needs more JSON text than this is refused. gRPC needs a fifth of the bytes."""
@@ -91,7 +91,7 @@ def load_served(
     )
     try:
         (content,) = response.outputs["manifest"].tolist()
-        manifest = json.loads(content)
+        manifest = parse_json(content)
     except (AttributeError, TypeError, ValueError) as error:
         raise ServerError(
             f"{address}: its answer is not a manifest. {EXPORTED_BY_MTSEG}"

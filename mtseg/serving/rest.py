@@ -27,6 +27,7 @@ from mtseg.serving.connection import (
     one_line,
     read_certificates,
 )
+from mtseg.system.atomic_files import parse_json
 
 
 class RestConnection(Connection):
@@ -111,7 +112,7 @@ class RestConnection(Connection):
                 "MB. Give a larger --message-mb."
             )
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
             raise ServerError(f"{self.address}: its answer is not JSON.") from error
         if not isinstance(content, dict):
@@ -122,7 +123,7 @@ class RestConnection(Connection):
         """The error to raise for a status code of HTTP."""
         text = error.read(10_000).decode("utf-8", "replace")
         try:
-            text = str(json.loads(text)["error"])
+            text = str(parse_json(text)["error"])
         except (ValueError, KeyError, TypeError):
             text = text or error.reason
         if error.code in (429, 502, 503):  # 502: a proxy cannot reach the server

@@ -93,7 +93,7 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
     num_voxels: tuple[int, ...] = ()
     try:
         image = read_voxels(subject.image_path, np.float32)
-        issues += _check_image(image, subject.name, subject.image_path)
+        issues += _check_image(image, subject.name, subject.image_path, task.is_ct)
         is_measurable = not any(issue.kind in ("not_finite", "blank") for issue in issues)
         checksum = _checksum(image.array)
     except InputError as error:
@@ -125,7 +125,7 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
             issues.append(Issue("grid", subject.name, str(error)))
     figures = None
     if image is not None and is_measurable:
-        figures = measure_scan(image, class_index_map)
+        figures = measure_scan(image, class_index_map, task.is_ct)
         issues += _check_outside(figures, subject)
     return SubjectReport(subject, tuple(issues), checksum, num_voxels, figures)
 
@@ -134,23 +134,29 @@ def _check_outside(figures: ScanFigures | None, subject: Subject) -> Iterator[Is
     """Reports labelled voxels where the scan has no foreground: no class is learnt there."""
     share = 0.0 if figures is None or figures.outside_share is None else figures.outside_share
     if share > OUTSIDE_WARNED:
+        note = figures.note if figures else ""
+        cause = f"Likely cause: {note}" if note else "The label map or a mask of the scan is wrong"
         message = (
             f"{subject.label_path}: {100 * share:.3g} % of its labelled voxels are outside the "
-            f"foreground of {subject.image_path}, where nothing is learnt. Correct the label map, "
-            "or the scan if its background was set by a mask."
+            f"foreground of {subject.image_path}, where nothing is learnt. {cause}. Correct the "
+            "label map, or the scan."
         )
         yield Issue("outside", subject.name, message, is_error=share > OUTSIDE_REFUSED)
 
 
-def _check_image(image: Volume, subject: str, path: str) -> Iterator[Issue]:
+def _check_image(
+    image: Volume, subject: str, path: str, is_told_ct: bool | None
+) -> Iterator[Issue]:
     """The issues of a scan's voxels and of its voxel size."""
     try:
         require_finite(image, path)
     except InputError as error:
         yield Issue("not_finite", subject, str(error))
     else:
-        air = AIR_HU if is_ct(image.array) else 0.0
-        if image.array.max() <= air:
+        reads_as_ct = is_ct(image.array) if is_told_ct is None else is_told_ct
+        air = AIR_HU if reads_as_ct else 0.0
+        # An MR may have an offset, so that all its values are below 0; a constant one has nothing.
+        if image.array.max() <= (air if reads_as_ct else min(air, float(image.array.min()))):
             message = f"{path}: every voxel is {air:g} or below. Export the scan again."
             yield Issue("blank", subject, message)
     smallest, largest = min(image.spacing_mm), max(image.spacing_mm)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.scans.intensities import shift_to_positive
+from mtseg.scans.intensities import is_ct, shift_to_positive
 from mtseg.scans.volume import Volume, to_ras
 from mtseg.tasks.task import IGNORED
 
@@ -45,7 +45,7 @@ class ScanFigures:
 
 
 def measure_scan(
-    image: Volume, class_index_map: npt.NDArray[np.uint8] | None
+    image: Volume, class_index_map: npt.NDArray[np.uint8] | None, is_told_ct: bool | None = None
 ) -> ScanFigures | None:
     """Measures a scan.
 
@@ -53,11 +53,16 @@ def measure_scan(
         image: float32 (i, j, k), finite, with its intensities as stored. It is not changed.
         class_index_map: the task's own class indices on the grid of the scan; None if they are not
             known.
+        is_told_ct: whether the task's scans are CT; None lets the values decide.
 
     Returns:
         None if the scan has no foreground.
     """
-    found = shift_to_positive(image.array.astype(np.float32))
+    found = shift_to_positive(image.array.astype(np.float32), is_told_ct)
+    note = found.note
+    if is_told_ct is False and is_ct(image.array):
+        looks_like = "its values look like CT in Hounsfield units, but the task's modality is MR"
+        note = f"{looks_like}; {note}" if note else looks_like
     values: npt.NDArray[Any] = image.array[found.mask]
     if not values.size:
         return None
@@ -77,5 +82,5 @@ def measure_scan(
         foreground_share=share,
         outside_share=outside_share,
         is_ct=found.is_ct,
-        note=found.note,
+        note=note,
     )

@@ -183,6 +183,18 @@ def writing_to(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) 
         raise InputError(f"{place}: cannot be written ({reason}). {remedy}") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON that a user or another program wrote.
+
+    Raises:
+        json.JSONDecodeError: if it is not JSON, or is nested more deeply than Python can parse.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON text atomically.
 

@@ -20,6 +20,7 @@ import typing
 from typing import Any, Literal
 
 from mtseg.errors import InputError
+from mtseg.system.atomic_files import parse_json
 from mtseg.system.devices import has_fast_bfloat16
 from mtseg.system.hardware import num_cores
 from mtseg.training.presets import PRESETS
@@ -176,7 +177,7 @@ class TrainConfig:
             InputError: if the text is not JSON, or has other settings than this version knows.
         """
         try:
-            return cls(**json.loads(text))
+            return cls(**parse_json(text))
         except (json.JSONDecodeError, TypeError) as error:
             raise InputError(f"not a configuration of this version of mtseg: {error}.") from error
 

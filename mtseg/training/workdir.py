@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
-from mtseg.system.atomic_files import atomic_write, write_json
+from mtseg.system.atomic_files import atomic_write, parse_json, write_json
 from mtseg.system.checksums import file_checksum
 from mtseg.system.hardware import describe_machine
 from mtseg.tasks.label_space import LabelSpace
@@ -95,7 +95,7 @@ def read_json(path: Path) -> Any:
         InputError: if it is missing or unreadable.
     """
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: is missing or unreadable. Rerun the command that made the folder: it resumes."
@@ -110,7 +110,7 @@ def read_evaluation(workdir: Path, which: str = "last") -> dict[str, Any] | None
     """
     path = workdir / _EVALUATION_OF[which]
     try:
-        evaluation: dict[str, Any] = json.loads(path.read_text())
+        evaluation: dict[str, Any] = parse_json(path.read_text())
         return evaluation
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -128,7 +128,7 @@ def have_matching_weights(workdir: Path, which: str) -> bool:
     """
     try:
         text = (workdir / _EVALUATION_OF[which]).read_text()
-        checksum = json.loads(text).get("weights_sha256")
+        checksum = parse_json(text).get("weights_sha256")
     except FileNotFoundError:
         checksum = None
     except (OSError, ValueError, AttributeError):
@@ -214,7 +214,7 @@ def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     """
     try:
         config = TrainConfig.from_json((workdir / CONFIG).read_text())
-        label_space = LabelSpace.from_json(json.loads((workdir / LABEL_SPACE).read_text()))
+        label_space = LabelSpace.from_json(parse_json((workdir / LABEL_SPACE).read_text()))
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(
             f"{workdir}: is not the folder of a training run ({CONFIG} or {LABEL_SPACE} is missing "

@@ -193,3 +193,15 @@ def test_a_name_with_a_line_break_is_still_one_line(tmp_path, capsys):
     scan.write_bytes(b"no scan")
     assert predict.main([str(scan), "-o", str(tmp_path / "out")]) == 2
     assert "line\\nbreak.nii" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "config.json"])
+def test_a_file_that_is_nested_too_deeply(tmp_path, scan, capsys, file):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / file).write_text("[" * 100_000)
+    if file == "manifest.json":
+        path = write_scan(tmp_path / "scan.nii.gz", scan)
+        outcome = run(predict, capsys, path, "--model", tmp_path / "folder", "-o", tmp_path / "out")
+    else:
+        outcome = run(export, capsys, tmp_path / "folder", tmp_path / "model")
+    expect_refusal(outcome, tmp_path / "folder")

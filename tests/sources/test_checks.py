@@ -240,3 +240,25 @@ def test_the_real_scans_pass(real_data, tmp_path, capsys):
     code, output = run(capsys, "brain:miccai2012", folder, "--num-processes", 1)
     assert code == 0, output.out
     assert output.out.splitlines()[-1] == "4 subjects read: 0 errors, 0 warnings."
+
+
+def test_labels_outside_the_foreground_are_an_error_that_names_the_likely_cause(task, data, capsys):
+    """The scan has an offset that is also its value in most of the label map."""
+    array = np.full(SHAPE, 50, np.float32)
+    array[3:6, 3:6, 3:6] = np.random.default_rng(0).integers(60, 900, (3, 3, 3))
+    write(data / "images" / "s03.nii.gz", array)
+    code, issues, result = issues_of(capsys, task, data)
+    assert (code, issues) == (2, {("outside", "s03", True)})
+    (flaw,) = result["flaws"]
+    assert "its background is 50, not 0" in flaw["message"]
+
+
+def test_the_modality_of_the_task_decides_what_is_outside(task, data, capsys):
+    """Values of a CT in a task of MR: what the task says is used, and the cause is named."""
+    image, labels = subject(3)
+    array = np.where(labels > 0, -700, image).astype(np.float32)
+    write(data / "images" / "s03.nii.gz", array)
+    code, issues, result = issues_of(capsys, task, data)
+    assert (code, issues) == (2, {("outside", "s03", True)})
+    (flaw,) = result["flaws"]
+    assert "look like CT in Hounsfield units, but the task's modality is MR" in flaw["message"]

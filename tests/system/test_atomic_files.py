@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and locks that end with their process."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from mtseg.system.atomic_files import (
     atomic_write,
     empty_folder,
     lock_folder,
+    parse_json,
     temporary_path,
     writing_to,
 )
@@ -180,3 +182,9 @@ def test_a_disk_that_knows_no_locks_is_written_all_the_same(tmp_path, monkeypatc
     monkeypatch.setattr(module.fcntl, "flock", flock)
     with lock_folder(tmp_path, "held"):
         pass
+
+
+def test_json_that_is_nested_too_deeply_is_no_json():
+    assert parse_json('{"a": [1]}') == {"a": [1]}
+    with pytest.raises(json.JSONDecodeError, match="nested too deeply"):
+        parse_json("[" * 100_000 + "]" * 100_000)
