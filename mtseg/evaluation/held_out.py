@@ -53,18 +53,16 @@ class HeldOut:
                 "There are neither validation nor test scans: no learning curves, the last weights "
                 "are taken, and operating points are chosen on the training scans."
             )
-        text = (
-            "Learning curves, best weights and operating points chosen on: "
-            f"{self.num_curves} {self.curves} scans"
-        )
+        scans = f"{self.num_curves} {self.curves} scan{'s' * (self.num_curves != 1)}"
+        text = f"Learning curves, best weights and operating points chosen on: {scans}"
         if self.curves == "validation":
             if not self.num_test:
                 return f"{text}. There are no test scans."
-            return f"{text}. The {self.num_test} test scans are read once, at the end."
+            return f"{text}. The test scans ({self.num_test}) are read once, at the end."
         if not self.num_unused:
             return f"{text} (the paper's way)."
         return (
-            f"{text} (the paper's way). The {self.num_unused} validation scans are not used: "
+            f"{text} (the paper's way). The validation scans ({self.num_unused}) are not used: "
             "--curves-on validation uses them."
         )
 

@@ -24,7 +24,7 @@ def test_validation_scans_are_scored_if_there_are_some(three_splits, tiny_data):
 def test_the_papers_way_leaves_validation_scans_unused_and_says_so(three_splits):
     held_out = choose(three_splits, "test")
     assert held_out == HeldOut("test", 2, num_unused=1)
-    assert "2 test scans (the paper's way). The 1 validation scans are not used" in (
+    assert "2 test scans (the paper's way). The validation scans (1) are not used" in (
         held_out.describe()
     )
 

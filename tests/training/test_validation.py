@@ -223,7 +223,9 @@ def test_the_papers_way_is_an_option_and_is_said(three_splits, tmp_path, capsys,
     assert train_and_evaluate(config, tmp_path).split == "test"
     said = capsys.readouterr().out
     assert "2 train, 1 validation, 2 test subjects" in said
-    assert "chosen on: 2 test scans (the paper's way). The 1 validation scans are not used" in said
+    assert (
+        "chosen on: 2 test scans (the paper's way). The validation scans (1) are not used" in said
+    )
     assert read_json(tmp_path / CONFIG)["curves_on"] == "test"
 
 
