@@ -6,19 +6,26 @@ import argparse
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtseg.cli.command import BAD_INPUT, DONE, add_bids_filter, positive, run
 from mtseg.errors import InputError
 from mtseg.system.progress import Progress
+
+if TYPE_CHECKING:
+    from mtseg.sources.checks import SubjectReport
+    from mtseg.sources.subject import FoundSubjects
+    from mtseg.tasks.task import Task
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="mtseg-check",
-        description="Read every scan and label map of a data set and list all issues. Nothing is "
-        "written.",
+        description="Read every scan and label map of a data set, list all issues, and summarise "
+        "the data. Nothing is written, except for the pictures.",
         epilog="Example: mtseg-check brain:nnunet Dataset101_Brain",
     )
     parser.add_argument(
@@ -26,6 +33,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", metavar="DIR", help="folder of the data set")
     add_bids_filter(parser)
+    parser.add_argument(
+        "--pictures",
+        metavar="PICTURES",
+        help="folder for sheets of pictures: every subject in three planes under its label map",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument(
         "--num-processes",
@@ -43,17 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    from mtseg.sources.checks import (
-        SubjectReport,
-        check_reports,
-        check_subject,
-        format_issues,
-    )
+    from mtseg.sources.checks import check_reports, format_issues
     from mtseg.sources.find import find_subjects
     from mtseg.sources.subject import Issue
     from mtseg.sources.summary import format_summary, summary_values
     from mtseg.system.hardware import num_cores
-    from mtseg.system.processes import run_all
     from mtseg.tasks.label_space import filter_bids, parse_tasks
     from mtseg.tasks.task_file import GENERATED
 
@@ -66,34 +72,77 @@ def _check(argv: list[str]) -> int:
     task, (source,) = selections[0].task, selections[0].sources
     if source == GENERATED:
         raise InputError(f"{arguments.source}: phantoms need no check: they are generated.")
+    if arguments.pictures is not None:
+        from mtseg.evaluation.overlay_sheets import require_matplotlib
+
+        require_matplotlib()
+    num_processes = arguments.num_processes or num_cores()
     issues: tuple[Issue, ...]
-    ordered: list[SubjectReport] = []
+    reports: list[SubjectReport] = []
     try:
         found = find_subjects(task, source, Path(arguments.folder))
     except InputError as error:
         issues = (Issue(error.kind or "missing", "", str(error)),)
     else:
-        reports = {}
-        read = functools.partial(check_subject, task, found.labels)
-        with Progress(
-            "Checking", len(found.subjects), "subjects", is_quiet=arguments.json
-        ) as progress:
-            processes = arguments.num_processes or num_cores()
-            for report in run_all(read, found.subjects, processes, "mtseg.sources.checks"):
-                reports[report.subject] = report
-                progress.advance(note=report.subject.name)
-        ordered = [reports[subject] for subject in found.subjects]
-        issues = check_reports(task, found, ordered)
+        reports = _read(task, found, num_processes, arguments.json)
+        issues = check_reports(task, found, reports)
     num_errors = sum(issue.is_error for issue in issues)
     if arguments.json:
         listed = [dataclasses.asdict(issue) for issue in issues]
-        result = {"schema": 1, "subjects": len(ordered), "flaws": listed}
-        print(json.dumps(result | {"figures": summary_values(task, ordered)}, indent=2))
+        result = {"schema": 1, "subjects": len(reports), "flaws": listed}
+        print(json.dumps(result | {"figures": summary_values(task, reports)}, indent=2))
     else:
         if issues:
             print(format_issues(issues), end="\n\n")
-        if ordered:
-            print(f"{task.name}:{source}, {format_summary(task, found, ordered)}\n")
+        if reports:
+            print(f"{task.name}:{source}, {format_summary(task, found, reports)}\n")
+    if arguments.pictures is not None and reports:
+        _draw(task, found, reports, Path(arguments.pictures), num_processes, arguments.json)
+    if not arguments.json:
         warnings = len(issues) - num_errors
-        print(f"{len(ordered)} subjects read: {num_errors} errors, {warnings} warnings.")
+        print(f"{len(reports)} subjects read: {num_errors} errors, {warnings} warnings.")
     return BAD_INPUT if num_errors else DONE
+
+
+def _read(
+    task: Task, found: FoundSubjects, num_processes: int, is_quiet: bool
+) -> list[SubjectReport]:
+    """Checks every subject; the reports are in the order of the subjects."""
+    from mtseg.sources.checks import check_subject
+    from mtseg.system.processes import run_all
+
+    reports = {}
+    read = functools.partial(check_subject, task, found.labels)
+    with Progress("Checking", len(found.subjects), "subjects", is_quiet=is_quiet) as progress:
+        for report in run_all(read, found.subjects, num_processes, "mtseg.sources.checks"):
+            reports[report.subject] = report
+            progress.advance(note=report.subject.name)
+    return [reports[subject] for subject in found.subjects]
+
+
+def _draw(
+    task: Task,
+    found: FoundSubjects,
+    reports: Sequence[SubjectReport],
+    folder: Path,
+    num_processes: int,
+    is_quiet: bool,
+) -> None:
+    """Writes the sheets of pictures, in the order of the subjects' names."""
+    from mtseg.evaluation import overlay_sheets
+    from mtseg.system.processes import run_all
+
+    draw = functools.partial(overlay_sheets.draw_subject, task, found.labels)
+    pictures = {}
+    with Progress("Drawing", len(reports), "subjects", is_quiet=is_quiet) as progress:
+        for picture in run_all(draw, reports, num_processes, overlay_sheets.__name__):
+            if picture is not None:
+                pictures[picture.title] = picture
+            progress.advance()
+    ordered = [picture for _, picture in sorted(pictures.items())]
+    paths = list(overlay_sheets.write_sheets(folder, task, found.labels.name, ordered))
+    if not is_quiet:
+        written = ", ".join(map(str, paths)) or "no sheet, because no subject can be drawn"
+        missing = len(reports) - len(pictures)
+        left_out = f" {missing} subjects cannot be drawn: the issues say why." if missing else ""
+        print(f"Pictures: {written}.{left_out}")
