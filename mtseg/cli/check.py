@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtseg.cli.command import BAD_INPUT, DONE, add_bids_filter, positive, run
+from mtseg.cli.command import BAD_INPUT, DONE, add_bids_filter, positive, print_doubts, run
 from mtseg.errors import InputError
 from mtseg.system.progress import Progress
 
@@ -60,7 +60,7 @@ def _check(argv: list[str]) -> int:
     from mtseg.sources.subject import Issue
     from mtseg.sources.summary import format_summary, summary_values
     from mtseg.system.hardware import num_cores
-    from mtseg.tasks.label_space import filter_bids, parse_tasks
+    from mtseg.tasks.label_space import filter_bids, name_sources, parse_tasks
     from mtseg.tasks.task_file import GENERATED
 
     label_space = parse_tasks(arguments.source)
@@ -71,9 +71,13 @@ def _check(argv: list[str]) -> int:
         raise InputError(f"{arguments.source}: names several sources. Check them one at a time.")
     task, (source,) = selections[0].task, selections[0].sources
     if source == GENERATED:
-        raise InputError(f"{arguments.source}: phantoms need no check: they are generated.")
+        raise InputError(
+            f"{arguments.source}: phantoms need no check: they are generated. Name the source of "
+            f"the scans: {name_sources(selections[0])}."
+        )
+    print_doubts(label_space)
     if arguments.pictures is not None:
-        from mtseg.evaluation.overlay_sheets import require_matplotlib
+        from mtseg.sources.overlay_sheets import require_matplotlib
 
         require_matplotlib()
     num_processes = arguments.num_processes or num_cores()
@@ -129,10 +133,13 @@ def _draw(
     is_quiet: bool,
 ) -> None:
     """Writes the sheets of pictures, in the order of the subjects' names."""
-    from mtseg.evaluation import overlay_sheets
+    from mtseg.evaluation.pictures import PALETTE
+    from mtseg.sources import overlay_sheets
     from mtseg.system.processes import run_all
 
-    draw = functools.partial(overlay_sheets.draw_subject, task, found.labels)
+    rgb = PALETTE[1:].tolist()
+    colours = overlay_sheets.class_colours(rgb[n % len(rgb)] for n in range(len(task.classes)))
+    draw = functools.partial(overlay_sheets.draw_subject, task, found.labels, colours)
     pictures = {}
     with Progress("Drawing", len(reports), "subjects", is_quiet=is_quiet) as progress:
         for picture in run_all(draw, reports, num_processes, overlay_sheets.__name__):
@@ -140,7 +147,8 @@ def _draw(
                 pictures[picture.title] = picture
             progress.advance()
     ordered = [picture for _, picture in sorted(pictures.items())]
-    paths = list(overlay_sheets.write_sheets(folder, task, found.labels.name, ordered))
+    source = found.labels.name
+    paths = list(overlay_sheets.write_sheets(folder, task, source, colours, ordered))
     if not is_quiet:
         written = ", ".join(map(str, paths)) or "no sheet, because no subject can be drawn"
         missing = len(reports) - len(pictures)

@@ -13,9 +13,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mtseg.errors import InputError, WorkerLostError
+
+if TYPE_CHECKING:
+    from mtseg.tasks.label_space import LabelSpace
 
 DONE, DEFECT, BAD_INPUT, SOME_FAILED, WITHHELD, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes of every command: 1 is an error in mtseg itself, 3 means that some of several inputs
@@ -126,6 +129,45 @@ def add_bids_filter(parser: argparse.ArgumentParser) -> None:
         metavar="FILTER",
         help="entities that choose among the files of a BIDS data set, such as run=1,desc=aseg",
     )
+
+
+def print_doubts(label_space: LabelSpace) -> None:
+    """Prints what the users' own task files say that is probably not meant."""
+    from mtseg.tasks.task_file import describe_doubts
+
+    for selection in label_space.selections:
+        for doubt in describe_doubts(selection.task):
+            print(f"note: {doubt}", file=sys.stderr)
+
+
+def require_named_sources(label_space: LabelSpace, data_dir: str) -> None:
+    """Refuses phantoms that nobody asked for where there are records of real scans.
+
+    Args:
+        label_space: tasks as a user named them.
+        data_dir: folder of prepared records.
+
+    Raises:
+        InputError: if a task was named without a source, its default is phantoms, and the folder
+            has records of another of its sources.
+    """
+    from mtseg.records.reading import records_dir
+    from mtseg.tasks.task_file import GENERATED
+
+    for selection in label_space.selections:
+        if not selection.is_default or selection.sources != (GENERATED,):
+            continue
+        task = selection.task
+        folder = records_dir(data_dir, task.name, GENERATED, "volumes").parent.parent
+        described = folder.glob("*_*/*/dataset_info.json")
+        sources = {path.parts[-3].rpartition("_")[0] for path in described} - {GENERATED}
+        if sources:
+            name = task.own_file or task.name
+            choices = [f"{name}:{source}" for source in (*sorted(sources), GENERATED)]
+            raise InputError(
+                f"task {task.name}: {data_dir} has records of {', '.join(sorted(sources))}, but no "
+                f"source is named, which means phantoms. Name one: {' or '.join(choices)}."
+            )
 
 
 def command_line(name: str, arguments: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtseg.cli.command import (
     DONE,
@@ -12,11 +12,16 @@ from mtseg.cli.command import (
     check_beam_flags,
     not_negative,
     positive,
+    print_doubts,
+    require_named_sources,
     run,
 )
 from mtseg.errors import InputError
 from mtseg.system.devices import choose_devices
 from mtseg.system.quiet_tensorflow import import_tensorflow
+
+if TYPE_CHECKING:
+    from mtseg.tasks.label_space import LabelSpace
 
 DEFAULT_DATA_DIR = "mtseg_data"
 
@@ -131,6 +136,9 @@ def _prepare(argv: list[str]) -> int:
     label_space = parse_tasks(",".join(arguments.tasks))
     if arguments.bids_filter is not None:
         label_space = filter_bids(label_space, arguments.bids_filter)
+    _check_manual_dirs(label_space, folders := _folders(arguments.manual_dir))
+    require_named_sources(label_space, arguments.data_dir)
+    print_doubts(label_space)
     has_phantoms = any(GENERATED in selection.sources for selection in label_space.selections)
     for name in ("size", "num_train", "num_test"):
         if getattr(arguments, name) is not None and not has_phantoms:
@@ -158,7 +166,6 @@ def _prepare(argv: list[str]) -> int:
     for kind in kinds:
         if kind not in KINDS:
             raise InputError(f"--kinds: {kind!r} is not one of {', '.join(KINDS)}.")
-    folders = _folders(arguments.manual_dir)
     for selection in label_space.selections:
         for source in selection.sources:
             is_phantom = source == GENERATED
@@ -195,6 +202,36 @@ def _read_validation(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError("--split-seed: needs --validation-share or --fold. Leave it out.")
         return {}
     return {"validation_share": share, "fold": fold, "split_seed": seed or 0}
+
+
+def _check_manual_dirs(label_space: LabelSpace, folders: dict[str, str]) -> None:
+    """Refuses folders of scans that no source would use, above all in favour of phantoms.
+
+    Raises:
+        InputError: if so; the message names the flag or the task, and the sources.
+    """
+    from mtseg.tasks.label_space import name_sources
+    from mtseg.tasks.task_file import GENERATED
+
+    sources = {source for selection in label_space.selections for source in selection.sources}
+    for selection in label_space.selections:
+        if folders and selection.is_default and selection.sources == (GENERATED,):
+            task = selection.task.own_file or selection.task.name
+            raise InputError(
+                f"task {task}: --manual-dir gives scans, but no source is named, which means "
+                f"phantoms. Name one: {name_sources(selection)}; or {task}:{GENERATED}."
+            )
+    for source in folders:
+        if source == GENERATED or (source and source not in sources):
+            raise InputError(
+                f"--manual-dir {source}={folders[source]}: no task here has scans of the source "
+                f"{source}. Leave it out, or name the source with its task."
+            )
+    if folders and sources == {GENERATED}:
+        raise InputError(
+            "--manual-dir: is for scans, and only phantoms are prepared. Leave it out, or name a "
+            "source of scans."
+        )
 
 
 def _folders(given: list[str]) -> dict[str, str]:

@@ -9,7 +9,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from mtseg.cli.command import add_devices_flag, start_tensorflow
+from mtseg.cli.command import (
+    add_devices_flag,
+    print_doubts,
+    require_named_sources,
+    start_tensorflow,
+)
 from mtseg.training.config import Setting, TrainConfig, configure, settings
 from mtseg.training.presets import DEMO_PHANTOMS, PRESETS
 
@@ -99,9 +104,11 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     fields = dict(arguments)
     preset, data_dir = fields.pop("preset"), fields.pop("data_dir")
     devices = fields.pop("devices")
-    tasks = parse_tasks(fields.pop("tasks")).spec
-    default_data_dir = "mtseg_data_demo" if preset == "demo" else "mtseg_data"
-    folder = data_dir or default_data_dir
+    label_space = parse_tasks(fields.pop("tasks"))
+    print_doubts(label_space)
+    folder = data_dir or ("mtseg_data_demo" if preset == "demo" else "mtseg_data")
+    require_named_sources(label_space, folder)
+    tasks = label_space.spec
     # First without the devices, so that a value that cannot be used is refused at once.
     config = configure(preset, tasks, folder, **{**fields, "precision": "float32"})
     start_tensorflow(devices, is_one=config.strategy == "default")

@@ -9,7 +9,7 @@ Reference: Moeskops et al., MICCAI 2016, section 3.2.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.tasks.file_choice import with_entity_filter
 from mtseg.tasks.label_table import LabelEntry, make_label_table
-from mtseg.tasks.task import Code, Task, TissueClass, did_you_mean
+from mtseg.tasks.task import ANY_TASK_LAYOUTS, Code, Task, TissueClass, did_you_mean
 from mtseg.tasks.task_file import GENERATED, read_task, shipped_path, shipped_tasks
 
 MAX_CLASSES = 255
@@ -27,10 +27,17 @@ MAX_CLASSES = 255
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """A task, and the names of the sources that its subjects come from."""
+    """A task, and the names of the sources that its subjects come from.
+
+    Attributes:
+        task: the task.
+        sources: names of its sources.
+        is_default: whether the sources were not named, so that this is the task's default.
+    """
 
     task: Task
     sources: tuple[str, ...]
+    is_default: bool = field(default=False, compare=False)
 
     @property
     def spec(self) -> str:
@@ -299,7 +306,15 @@ def _parse_selection(item: str, text: str) -> TaskSelection:
         task.source(each)
         if chosen.count(each) > 1:
             raise InputError(f"tasks {text!r}: source {each} is named twice. Name it once.")
-    return TaskSelection(task, tuple(chosen))
+    return TaskSelection(task, tuple(chosen), is_default=not source)
+
+
+def name_sources(selection: TaskSelection) -> str:
+    """The ways to name the sources of scans that a task has, for a message."""
+    task = selection.task
+    names = [source.name for source in task.sources if source.name != GENERATED]
+    names = list(dict.fromkeys([*names, *ANY_TASK_LAYOUTS]))
+    return ", ".join(f"{task.own_file or task.name}:{name}" for name in names)
 
 
 def _cut_source(item: str) -> tuple[str, str, str]:

@@ -44,6 +44,9 @@ LOWEST_LABEL = -32_768
 
 _SIDES = ("train", "validation", "test")
 
+MODALITIES = ("MR", "CT", "PET", "SPECT", "US", "XA", "OCT")
+"""Known modalities. Another one is allowed, and said."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
 _COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
@@ -194,6 +197,22 @@ def _refuse_shared_labels(classes: Sequence[TissueClass], where: str) -> None:
                     "Give each class its own."
                 )
             seen[key, value] = tissue.name
+
+
+def describe_doubts(task: Task) -> list[str]:
+    """What a task file says that is allowed but probably not meant, one line each."""
+    doubts = []
+    if task.own_file and task.name in shipped_tasks():
+        doubts.append(
+            f"{task.path}: the task is called {task.name}, like one that comes with mtseg. Records "
+            "of both would be in one folder: better give it a name of its own."
+        )
+    if task.own_file and task.is_ct is None and task.modality not in MODALITIES:
+        doubts.append(
+            f"{task.path}: modality {task.modality!r} is not one of {', '.join(MODALITIES)}"
+            f"{did_you_mean(task.modality.upper(), MODALITIES)}. It decides how intensities are read."
+        )
+    return doubts
 
 
 def _read_source(name: str, source: Any, class_names: list[str], where: str) -> LabelSource:

@@ -7,7 +7,7 @@ subject shows at a glance, and no rule of a check finds all of these.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.evaluation.pictures import PALETTE
 from mtseg.scans.volume import Volume, to_ras
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.reading import read_subject
@@ -49,7 +48,9 @@ class SubjectPicture:
     rgb: npt.NDArray[np.uint8]
 
 
-def draw_subject(task: Task, labels: LabelSource, report: SubjectReport) -> SubjectPicture | None:
+def draw_subject(
+    task: Task, labels: LabelSource, colours: npt.NDArray[np.uint8], report: SubjectReport
+) -> SubjectPicture | None:
     """Draws the three planes of a subject that show most of its label map.
 
     Up is anterior or superior, and the subject's left is on the left. Grey reaches from the 1st to
@@ -58,6 +59,7 @@ def draw_subject(task: Task, labels: LabelSource, report: SubjectReport) -> Subj
     Args:
         task: the task.
         labels: its source, in which every label is a value.
+        colours: from `class_colours`.
         report: of the subject.
 
     Returns:
@@ -76,8 +78,7 @@ def draw_subject(task: Task, labels: LabelSource, report: SubjectReport) -> Subj
     grey = np.clip((in_ras.array - low) / max(high - low, 1e-6), 0, 1)
     class_index_map = to_ras(Volume(class_index_map, image.affine)).array
     panels = [
-        _draw_plane(grey, class_index_map, axis, in_ras.spacing_mm, task.num_classes)
-        for axis in (2, 1, 0)
+        _draw_plane(grey, class_index_map, axis, in_ras.spacing_mm, colours) for axis in (2, 1, 0)
     ]
     title = f"{report.subject.name} ({report.subject.split})"
     return SubjectPicture(title, np.concatenate(panels, axis=1))
@@ -88,7 +89,7 @@ def _draw_plane(
     class_index_map: npt.NDArray[np.uint8],
     axis: int,
     spacing_mm: Sequence[float],
-    num_classes: int,
+    colours: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.uint8]:
     """The slice across an axis that has most labelled voxels, on a square of `_PANEL_PIXELS`."""
     others = tuple(other for other in range(3) if other != axis)
@@ -107,15 +108,20 @@ def _draw_plane(
     rows, columns = class_plane.shape
     top, left = (_PANEL_PIXELS - rows) // 2, (_PANEL_PIXELS - columns) // 2
     panel[top : top + rows, left : left + columns] = outline_labels(
-        grey_plane, class_plane, class_colours(num_classes)
+        grey_plane, class_plane, colours
     )
     return panel
 
 
-def class_colours(num_classes: int) -> npt.NDArray[np.uint8]:
-    """RGB of each class index, (256, 3); ignored voxels are white. Colours repeat if need be."""
+def class_colours(rgb: Iterable[Sequence[int]]) -> npt.NDArray[np.uint8]:
+    """A table of colours: RGB of each class index, (256, 3). Ignored voxels are white.
+
+    Args:
+        rgb: colour of each class, without background.
+    """
     colours = np.zeros((256, 3), np.uint8)
-    colours[1:num_classes] = PALETTE[1 + np.arange(num_classes - 1) % (len(PALETTE) - 1)]
+    for class_index, colour in enumerate(rgb, start=1):
+        colours[class_index] = colour
     colours[IGNORED] = _IGNORED_RGB
     return colours
 
@@ -162,12 +168,16 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "--pictures: needs Matplotlib. Install it: pip install 'mtseg[report]'"
+            "mtseg-check --pictures needs Matplotlib. Install it: pip install 'mtseg[report]'"
         ) from error
 
 
 def write_sheets(
-    folder: Path, task: Task, source: str, pictures: Sequence[SubjectPicture]
+    folder: Path,
+    task: Task,
+    source: str,
+    colours: npt.NDArray[np.uint8],
+    pictures: Sequence[SubjectPicture],
 ) -> Iterator[Path]:
     """Writes PNG sheets of `SUBJECTS_PER_SHEET` subjects, each atomically.
 
@@ -175,6 +185,7 @@ def write_sheets(
         folder: made if it does not exist.
         task: the task.
         source: name of the source.
+        colours: from `class_colours`.
         pictures: of the subjects, in the order in which they are shown.
 
     Yields:
@@ -187,17 +198,18 @@ def write_sheets(
     for number in range(num_sheets):
         path = folder / f"{task.name}_{source}_{number + 1:0{len(str(num_sheets))}}.png"
         shown = pictures[number * SUBJECTS_PER_SHEET : (number + 1) * SUBJECTS_PER_SHEET]
-        figure = _make_sheet(
-            task, f"{task.name}:{source}, sheet {number + 1} of {num_sheets}", shown
-        )
-        with writing_to(folder, "Make room, or give another folder to --pictures."):
+        title = f"{task.name}:{source}, sheet {number + 1} of {num_sheets}"
+        figure = _make_sheet(task, title, colours, shown)
+        with writing_to(folder, "Make room, or give mtseg-check --pictures another folder."):
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary:
                 figure.savefig(temporary, dpi=100, facecolor="white")
         yield path
 
 
-def _make_sheet(task: Task, title: str, pictures: Sequence[SubjectPicture]) -> Any:
+def _make_sheet(
+    task: Task, title: str, colours: npt.NDArray[np.uint8], pictures: Sequence[SubjectPicture]
+) -> Any:
     """A Matplotlib figure with the subjects in rows of `_COLUMNS`, and the colours below them."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -213,9 +225,8 @@ def _make_sheet(task: Task, title: str, pictures: Sequence[SubjectPicture]) -> A
     for axis, picture in zip(axes, pictures, strict=False):
         axis.imshow(picture.rgb, interpolation="nearest")
         axis.set_title(picture.title, fontsize=10)
-    colours = class_colours(task.num_classes) / 255
     handles = [
-        Patch(facecolor=colours[index], edgecolor="black", label=tissue.title)
+        Patch(facecolor=colours[index] / 255, edgecolor="black", label=tissue.title)
         for index, tissue in enumerate(task.classes, start=1)
     ]
     handles.append(Patch(facecolor="white", edgecolor="black", label="ignored"))
