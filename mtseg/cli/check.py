@@ -133,12 +133,12 @@ def _draw(
     is_quiet: bool,
 ) -> None:
     """Writes the sheets of pictures, in the order of the subjects' names."""
-    from mtseg.evaluation.pictures import PALETTE
     from mtseg.sources import overlay_sheets
     from mtseg.system.processes import run_all
+    from mtseg.tasks.label_table import make_label_table
 
-    rgb = PALETTE[1:].tolist()
-    colours = overlay_sheets.class_colours(rgb[n % len(rgb)] for n in range(len(task.classes)))
+    table = make_label_table([(task.name, tissue) for tissue in task.classes])
+    colours = overlay_sheets.class_colours([entry.rgb for entry in table])
     draw = functools.partial(overlay_sheets.draw_subject, task, found.labels, colours)
     pictures = {}
     with Progress("Drawing", len(reports), "subjects", is_quiet=is_quiet) as progress:

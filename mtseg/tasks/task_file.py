@@ -210,7 +210,7 @@ def describe_doubts(task: Task) -> list[str]:
     if task.own_file and task.is_ct is None and task.modality not in MODALITIES:
         doubts.append(
             f"{task.path}: modality {task.modality!r} is not one of {', '.join(MODALITIES)}"
-            f"{did_you_mean(task.modality.upper(), MODALITIES)}. It decides how intensities are read."
+            f"{did_you_mean(task.modality.upper(), MODALITIES)}: intensities are read by it."
         )
     return doubts
 
