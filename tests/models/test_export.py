@@ -1,17 +1,22 @@
 """Versions and manifests of exported models, and what happens if a file of one is wrong."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mtseg.errors import InputError
 from mtseg.inference.dense import dense_probabilities
+from mtseg.models import export
 from mtseg.models.export import export_model, export_weights
 from mtseg.models.loading import load
 from mtseg.models.manifest import versions
 from mtseg.system.checksums import CHECKSUMS
+from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training import workdir as workdir_files
 
 
@@ -135,3 +140,20 @@ def test_a_run_without_evaluation_cannot_be_exported(exported, tmp_path):
     with pytest.raises(InputError, match=r"evaluation\.json"):
         export_model(tmp_path, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_post_processing_is_part_of_a_models_identifier_and_models_without_keep_theirs():
+    (selection,) = parse_tasks("breast").selections
+    weights = [np.ones(3, np.float32)]
+
+    def identifier(**options):
+        muscle = dataclasses.replace(selection.task.classes[0], **options)
+        task = dataclasses.replace(selection.task, classes=(muscle,))
+        label_space = LabelSpace((dataclasses.replace(selection, task=task),))
+        model = SimpleNamespace(get_weights=lambda: weights)
+        return export._model_id(SimpleNamespace(model=model, label_space=label_space), {"a": 0.5})
+
+    of_earlier_version = hashlib.sha256(b'{"a": 0.5}' + weights[0].tobytes()).hexdigest()[:16]
+    assert identifier() == of_earlier_version
+    found = {identifier(), identifier(fill_holes=True), identifier(largest_component=True)}
+    assert len(found) == 3
