@@ -250,12 +250,14 @@ def write_results(
     with writing_to(stem, WRITE_REMEDY):
         # The verdict is removed first and written last: it says that all other files are complete.
         # Those that are not written again must not stay: they may show other labels.
-        for path in (verdict_path(stem), preview_path(stem), dicom_seg_path(stem)):
-            path.unlink(missing_ok=True)
+        stale = [verdict_path(stem), preview_path(stem), dicom_seg_path(stem)]
         if is_withheld:
-            for path in (label_path(stem), probabilities_path(stem)):
-                path.unlink(missing_ok=True)
-        else:
+            stale.append(label_path(stem))
+        if is_withheld or not options.use_probabilities:
+            stale.append(probabilities_path(stem))
+        for path in stale:
+            path.unlink(missing_ok=True)
+        if not is_withheld:
             write_label_map(label_path(stem), labels, source, table)
         if options.use_dicom_seg and not is_withheld:
             from mtseg.scans.dicom_seg import write_dicom_seg

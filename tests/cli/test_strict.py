@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,10 @@ from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.verdict import calibrate
 from mtseg.models.loading import ExportedModel
 from mtseg.network.model import HALO
+from mtseg.prediction.beam import ScanHandler, ScanOutcome
 from mtseg.prediction.pipeline import segment_files
+from mtseg.prediction.scan import Options
+from mtseg.scans.discovery import ListedScan
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.label_table import make_label_table
 
@@ -127,6 +131,10 @@ def test_strict_withholds_what_is_warned_of_and_exits_with_4(model, tmp_path, ca
     assert "odd_labels.nii.gz" in files_of(out, "odd")
     assert "odd_probabilities.nii.gz" in files_of(out, "odd")
 
+    # Probabilities that would not be those of the labels do not stay.
+    assert predict.main([odd, "-o", str(out), "--overwrite"]) == 0
+    assert files_of(out, "odd") == ["odd_labels.nii.gz", "odd_verdict.json"]
+
     # And with it, they are removed again.
     assert predict.main(strict) == 4
     assert files_of(out, "odd") == ["odd_verdict.json"]
@@ -174,6 +182,17 @@ def test_a_voxel_size_that_was_given_is_not_assessed_if_it_is_not_that_of_the_te
     assert predict.main([scan, "-o", str(tmp_path / "out"), "--spacing-mm", "0.7"]) == 0
     printed = capsys.readouterr().out
     assert "it was computed at 0.7 mm, the reference scans at 1 mm (breast)" in printed
+
+
+def test_a_worker_of_beam_says_the_same_of_each_scan(model, tmp_path):
+    paths = [Path(save_scan(tmp_path / f"{name}.nii", n)) for name, n in (("good", 4), ("odd", 11))]
+    handler = ScanHandler(None, tmp_path / "out", Options(is_strict=True), None)
+    scans = [ListedScan(path, Path()) for path in paths]
+    good, odd = (ScanOutcome(**json.loads(line)) for line in handler.run_inference(scans, model))
+    assert good.headline.startswith(f"ok {paths[0]} -> ")
+    assert (good.error, good.has_warning, good.is_withheld) == (None, False, False)
+    assert odd.headline.startswith(f"WARNING {paths[1]}: labels withheld (--strict): ")
+    assert (odd.error, odd.has_warning, odd.is_withheld) == (None, True, True)
 
 
 def test_all_exit_codes_are_in_the_help():
