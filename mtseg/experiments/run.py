@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 
+from mtseg.errors import InputError
 from mtseg.experiments.compare import compare_networks
 from mtseg.experiments.plan import (
     COMPARISON,
@@ -26,6 +27,7 @@ from mtseg.system.progress import Progress
 from mtseg.system.signals import catch_sigterm
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.config import TrainConfig
+from mtseg.training.failures import DivergedError
 from mtseg.training.loop import train_and_evaluate
 
 
@@ -72,13 +74,20 @@ def _run_experiments(
             if experiment.name in finished:
                 continue
             progress.say(f"Experiment {experiment.number} of {len(experiments)}: {experiment.name}")
-            evaluation = train_and_evaluate(
-                experiment.config,
-                path / experiment.name,
-                command,
-                is_complete=True,
-                on_step=_StepCounter(progress),
-            )
+            try:
+                evaluation = train_and_evaluate(
+                    experiment.config,
+                    path / experiment.name,
+                    command,
+                    is_complete=True,
+                    on_step=_StepCounter(progress),
+                )
+            except DivergedError as error:
+                raise InputError(
+                    f"{path / experiment.name}: diverged at mini-batch {error.minibatch}. Networks "
+                    "that are compared share their settings, so give a lower --learning-rate and "
+                    "another --out."
+                ) from error
             keras.backend.clear_session()
             if evaluation is None or stop.is_made:
                 return None

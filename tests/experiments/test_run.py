@@ -18,6 +18,7 @@ from mtseg.experiments.plan import Experiment, plan_experiments, read_plan, writ
 from mtseg.experiments.results import Result, read_results
 from mtseg.system.atomic_files import lock_folder
 from mtseg.training.config import configure
+from mtseg.training.failures import DivergedError
 
 CONFIG = configure("fast", "brain,breast,cta", "data", precision="float32")
 
@@ -105,6 +106,18 @@ def test_two_commands_do_not_share_a_folder(recorded, tmp_path):
         pytest.raises(InputError, match="another command runs experiments here"),
     ):
         run.run_experiments(recorded[1], tmp_path)
+
+
+def test_a_network_that_diverges_is_one_line_that_keeps_the_comparison_fair(
+    tiny_data, tmp_path, monkeypatch
+):
+    def diverge(*_, **__):
+        raise DivergedError("none: rerun with another rate.", 7)
+
+    monkeypatch.setattr(run, "train_and_evaluate", diverge)
+    config = dataclasses.replace(CONFIG, data_dir=str(tiny_data.data_dir))
+    with pytest.raises(InputError, match=r"brain: diverged at mini-batch 7\..*another --out"):
+        run.run_experiments(config, tmp_path / "out")
 
 
 def result(name, **dice):
