@@ -34,6 +34,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="DIR", help="folder of the data set")
     add_bids_filter(parser)
     parser.add_argument(
+        "--write-task-file",
+        metavar="TASK.toml",
+        help="write a task file for the data set in DIR, and give the name of its layout, such as "
+        "nnunet, in place of TASK:SOURCE",
+    )
+    parser.add_argument(
         "--pictures",
         metavar="PICTURES",
         help="folder for sheets of pictures: every subject in three planes under its label map",
@@ -55,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    if arguments.write_task_file is not None:
+        return _write_task_file(arguments)
     from mtseg.sources.checks import check_reports, format_issues
     from mtseg.sources.find import find_subjects
     from mtseg.sources.subject import Issue
@@ -106,6 +114,23 @@ def _check(argv: list[str]) -> int:
         warnings = len(issues) - num_errors
         print(f"{len(reports)} subjects read: {num_errors} errors, {warnings} warnings.")
     return BAD_INPUT if num_errors else DONE
+
+
+def _write_task_file(arguments: argparse.Namespace) -> int:
+    """Writes a task file in place of a check."""
+    from mtseg.sources.layouts.task_draft import write_task_draft
+
+    for name in ("pictures", "json", "bids_filter"):
+        if getattr(arguments, name):
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag}: means nothing with --write-task-file. Leave it out.")
+    path = Path(arguments.write_task_file)
+    num_classes = write_task_draft(path, arguments.source, Path(arguments.folder))
+    print(
+        f"{path}: a task of {num_classes} classes. Read it and correct it, then: "
+        f"mtseg-check {path}:{arguments.source} {arguments.folder}"
+    )
+    return DONE
 
 
 def _read(
