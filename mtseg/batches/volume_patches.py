@@ -18,7 +18,11 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.records.reading import prepare_command, read_volumes
 from mtseg.scans.patches import PATCH_SIZE, PLANES, cut_patches, pad_volume
+from mtseg.system.hardware import free_bytes
 from mtseg.tasks.task import IGNORED
+
+_READING_BYTES = 24
+"""Of memory per voxel of a volume, while the voxels of each class are found."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,10 +112,21 @@ def open_volumes(
         task_file: path of the task's file, for messages, if it does not come with mtseg.
 
     Raises:
-        InputError: if the data is not prepared, or damaged, or has no training scan.
+        InputError: if the data is not prepared, or damaged, or has no training scan, or there is
+            too little memory for it.
     """
-    padded, shapes, of_scans = [], [], []
+    padded: list[npt.NDArray[np.float16]] = []
+    shapes, of_scans = [], []
     for subject in read_volumes(data_dir, task_name, source, "train", task_file):
+        needed_bytes = _READING_BYTES * subject.image.size
+        if (free := free_bytes()) < needed_bytes:
+            remedy = prepare_command(data_dir, task_name, source, "patches", task_file)
+            raise InputError(
+                f"{data_dir}: the volumes of {task_name}:{source} do not fit in memory: after "
+                f"{len(padded)} of them {free / 1e9:.1f} GB are free, and the next takes "
+                f"{needed_bytes / 1e9:.1f} GB. Train on stored patches: {remedy}, then mtseg-train "
+                "--input patches."
+            )
         padded.append(pad_volume(subject.image, dtype=np.float16))
         shapes.append(subject.image.shape)
         foreground = np.flatnonzero(subject.image > 0)

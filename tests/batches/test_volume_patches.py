@@ -5,6 +5,7 @@ import pytest
 
 from mtseg.batches import volume_patches
 from mtseg.batches.volume_patches import open_volumes
+from mtseg.errors import InputError
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
@@ -43,6 +44,15 @@ def test_samples_are_numbered_volume_by_volume(volumes):
     assert axial.sum() == 4
     assert coronal[25, 21:27].tolist() == sagittal[25, 21:27].tolist() == [0, 1, 2, 3, 4, 0]
     assert coronal.sum() == sagittal.sum() == 10
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_volumes_that_do_not_fit_in_memory_are_refused(monkeypatch):
+    scans = [scan([1, 2, 3], [0, 1, 0]), scan([5, 6, 0, 0], [1, 0, 0, 0])]
+    monkeypatch.setattr(volume_patches, "read_volumes", lambda *_: iter(scans))
+    monkeypatch.setattr(volume_patches, "free_bytes", lambda: 24 * 3)
+    with pytest.raises(InputError, match=r"after 1 of them .*--kinds patches,volumes, then mtseg"):
+        open_volumes("data", "breast", "phantom")
 
 
 def test_volumes_without_a_labelled_voxel_have_no_samples(monkeypatch):
