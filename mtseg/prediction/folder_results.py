@@ -42,7 +42,8 @@ VOLUMES = "volumes.csv"
 """The table of the volumes of all scans."""
 
 VOLUMES_COLUMNS = (
-    *("scan", "task", "class", "label", "num_voxels", "volume_ml", "label_file", "warning"),
+    *("scan", "task", "class", "label", "num_voxels", "volume_ml"),
+    *("label_file", "status", "warning"),
 )
 
 
@@ -135,6 +136,7 @@ def _volume_rows(out: Path, stem: Path) -> list[tuple[Any, ...]]:
                 verdict["scan"],
                 *(of_class.get(key, "") for key in VOLUMES_COLUMNS[1:6]),
                 str(label_path(stem)),
+                verdict.get("status") or "",  # without a warning: ok, or not assessed
                 verdict.get("warning") or "",
             )
             for of_class in classes

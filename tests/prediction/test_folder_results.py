@@ -32,7 +32,9 @@ def write_verdict(stem, warning=None, **volumes_ml):
         {"class": name, "task": "cta", "label": 8, "num_voxels": 1, "volume_ml": ml}
         for name, ml in volumes_ml.items()
     ]
-    content = {"scan": f"{stem.name}.nii", "warning": warning, "classes": classes}
+    status = "not assessed" if warning is None else "warning"
+    content = {"scan": f"{stem.name}.nii", "status": status, "warning": warning}
+    content["classes"] = classes
     verdict_path(stem).write_text(json.dumps(content))
 
 
@@ -57,7 +59,8 @@ def test_every_scan_with_results_has_its_rows(stems, tmp_path):
     (_, second) = csv.DictReader((tmp_path / VOLUMES).read_text().splitlines())
     assert second == {
         "scan": "b.nii", "task": "cta", "class": "coronary_arteries", "label": "8",
-        "num_voxels": "1", "volume_ml": "0.0", "label_file": "sub/b_labels.nii.gz", "warning": "",
+        "num_voxels": "1", "volume_ml": "0.0", "label_file": "sub/b_labels.nii.gz",
+        "status": "not assessed", "warning": "",
     }  # fmt: skip
 
 
