@@ -12,6 +12,8 @@ from mtseg.models.loading import ExportedModel
 from mtseg.prediction.pipeline import segment_files
 from mtseg.prediction.scan import Options, _prepare, excluded_classes, load_scan
 from mtseg.scans.volume import Volume
+from mtseg.tasks.label_table import make_label_table
+from mtseg.tasks.task import TissueClass
 from mtseg.tasks.task_file import read_task, shipped_path
 from tests.dicom_files import write_series
 from tests.inference.test_dense import make_patch_model
@@ -28,6 +30,13 @@ def model(tmp_path_factory):
         class_names=("background", "a", "b", "vessel"),
         class_task=(None, "organ", "organ", "vessels"),
         thresholds=(None, None, None, 0.2),
+        label_table=make_label_table(
+            [
+                ("organ", TissueClass("a", "A")),
+                ("organ", TissueClass("b", "B")),
+                ("vessels", TissueClass("vessel", "Vessel")),
+            ]
+        ),
         network=make_dense_network(make_patch_model(), "float32"),
         kept_alive=None,
         tasks=tasks,
