@@ -32,7 +32,7 @@ from comparison import (
 )
 
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
-from mtseg.records.reading import prepared_dir
+from mtseg.records.prepared import prepared_dir
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import parse_tasks
 

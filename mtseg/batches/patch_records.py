@@ -15,22 +15,20 @@ import resource
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.errors import InputError
-from mtseg.records.reading import (
-    SplitFiles,
-    damaged_records,
-    find_shards,
-    index_patches,
-    prepare_again,
-    prepare_command,
-    prepared_dir,
-)
+from mtseg.provenance.verified import describe_files, recall, remember
+from mtseg.records.prepared import damaged_records, prepare_again, prepare_command, prepared_dir
+from mtseg.records.reading import SplitFiles, find_shards, index_patches
 from mtseg.records.shards import TFRECORD
+
+_VERIFIED = "verified.npz"
+"""The file in a folder of patch records that remembers what was read of each shard."""
 
 _OTHER_FILES = 512
 """Files that a process may have open beside its shards."""
@@ -129,7 +127,8 @@ def open_patches(
 ) -> PatchRecords:
     """Opens the patch records of a source.
 
-    All of them are read once, to compare their checksums and to note where their patches are. The
+    The first time, all of them are read, to compare their checksums and to note where their patches
+    are. The folder of the records remembers that; later only shards that have changed are read. The
     shards stay open until the returned object is no longer used.
 
     Args:
@@ -144,20 +143,7 @@ def open_patches(
     """
     folder = prepared_dir(data_dir, task_name, source, "patches", task_file)
     files = find_shards(folder).get("train", SplitFiles(TFRECORD))
-    columns: list[npt.NDArray[np.int64]] = []
-    scans: dict[bytes, int] = {}
-    for number, path in enumerate(files.paths):
-        try:
-            of_shard = []
-            for class_index, subject, offset in index_patches(path):
-                scan = [scans.setdefault(name, len(scans)) for name in subject]
-                shard = np.full(len(scan), number)
-                of_shard.append(np.stack([class_index, scan, shard, offset]))
-        except tf.errors.OpError as error:
-            raise damaged_records(path) from error
-        if sum(c.shape[1] for c in of_shard) != files.num_records[number]:
-            raise damaged_records(path)
-        columns += of_shard
+    columns = _index_shards(folder, files)
     if not columns:
         raise InputError(
             f"{folder}: has no patch. Prepare it again: "
@@ -169,6 +155,52 @@ def open_patches(
     records = PatchRecords(folder, shards, class_index, scan, shard, offset)
     weakref.finalize(records, _close_all, shards)
     return records
+
+
+def _index_shards(folder: Path, files: SplitFiles) -> list[npt.NDArray[np.int64]]:
+    """Class, scan, shard and offset of the records of each shard, int64 (4, n).
+
+    Raises:
+        InputError: if a shard is damaged, or has another number of records than is described.
+    """
+    states = describe_files(files.paths)
+    known = recall(folder / _VERIFIED, states)
+    indices: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for path, num_records in zip(files.paths, files.num_records, strict=True):
+        try:
+            index = known[path.name] if path.name in known else _read_index(path)
+        except tf.errors.OpError as error:
+            raise damaged_records(path) from error
+        if len(index["class_index"]) != num_records:
+            raise damaged_records(path)
+        indices[path.name] = index
+    if known.keys() != indices.keys():
+        remember(folder / _VERIFIED, states, indices)
+    scans: dict[str, int] = {}
+    columns = []
+    for number, index in enumerate(indices.values()):
+        places = [scans.setdefault(name, len(scans)) for name in index["subjects"].tolist()]
+        scan = np.array(places, np.int64)[index["subject"]]
+        shard = np.full(len(scan), number)
+        columns.append(np.stack([index["class_index"], scan, shard, index["offset"]]))
+    return columns
+
+
+def _read_index(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What is remembered of a shard: class, subject and offset of each record.
+
+    Returns:
+        int64 (n,) each; `subject` is a place in `subjects`, the names in the order in which they
+        first occur.
+    """
+    names: dict[bytes, int] = {}
+    parts = [
+        np.stack([class_index, [names.setdefault(n, len(names)) for n in subject], offset])
+        for class_index, subject, offset in index_patches(path)
+    ]
+    columns = np.concatenate(parts, axis=1) if parts else np.empty((3, 0), np.int64)
+    index = dict(zip(("class_index", "subject", "offset"), columns, strict=True))
+    return index | {"subjects": np.array([name.decode() for name in names], np.str_)}
 
 
 def _allow_open_files(count: int, folder: Path) -> None:

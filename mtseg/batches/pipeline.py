@@ -18,7 +18,7 @@ from mtseg.batches.draws import read_source_weights
 from mtseg.batches.patch_records import open_patches
 from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
-from mtseg.records.reading import require_same_classes
+from mtseg.records.prepared import require_same_task
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
 
@@ -46,7 +46,7 @@ def open_balanced_samples(
 
     Raises:
         InputError: if a task is not prepared, a shard is damaged, a class has no sample, or the
-            records have other classes than the task.
+            records were prepared for another definition of the task.
     """
     openers: dict[str, Callable[..., PatchStore]] = {
         "patches": open_patches,
@@ -55,7 +55,7 @@ def open_balanced_samples(
     open_store, weights = openers[kind], read_source_weights(source_weights, label_space)
     for selection in label_space.selections:
         for source in selection.sources:
-            require_same_classes(data_dir, selection.task, source)
+            require_same_task(data_dir, selection.task, source, kind)
     stores = [
         [open_store(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
         for s in label_space.selections

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.records.reading import prepare_command, read_volumes
+from mtseg.records.prepared import prepare_command
+from mtseg.records.reading import read_volumes
 from mtseg.scans.patches import PATCH_SIZE, PLANES, cut_patches, pad_volume
 from mtseg.system.hardware import free_bytes
 from mtseg.tasks.task import IGNORED

@@ -151,7 +151,7 @@ def require_named_sources(label_space: LabelSpace, data_dir: str) -> None:
         InputError: if a task was named without a source, its default is phantoms, and the folder
             has records of another of its sources.
     """
-    from mtseg.records.reading import records_dir
+    from mtseg.records.prepared import records_dir
     from mtseg.tasks.task_file import GENERATED
 
     for selection in label_space.selections:

@@ -54,6 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
         "%(default)s)",
     )
     add_devices_flag(parser)
+    parser.add_argument(
+        "--allow-training-scans",
+        action="store_true",
+        help="also score scans that the run was trained on; without it they are refused",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write all results as JSON")
     parser.add_argument("--csv", metavar="FILE", help="also write all results as CSV")
     return parser
@@ -91,6 +96,7 @@ def _evaluate(argv: list[str]) -> int:
         print(f"No model given: evaluating {name}.", flush=True)
     data_dir = arguments.data_dir or trained.config.data_dir
     total = _count_scans(data_dir, trained.label_space, arguments.split)
+    _check_data(path, data_dir, trained.label_space, arguments)
     network = make_dense_network(
         trained.model, None if arguments.precision == "auto" else arguments.precision
     )
@@ -137,3 +143,24 @@ def _count_scans(data_dir: str, label_space: LabelSpace, split: str) -> int:
     if without:
         print(f"Not evaluated, because without {split} scans: {', '.join(without)}.", flush=True)
     return sum(counts.values())
+
+
+def _check_data(
+    path: Path, data_dir: str, label_space: LabelSpace, arguments: argparse.Namespace
+) -> None:
+    """Refuses scans that a run was trained on, and prints what else has changed in the records."""
+    from mtseg.provenance.training_data import (
+        list_changes,
+        read_training_data,
+        refuse_training_scans,
+    )
+    from mtseg.records.prepared import read_fingerprints
+
+    scored, lines = read_fingerprints(data_dir, label_space, "volumes")
+    trained = read_training_data(path)
+    if trained is not None:
+        lines += list_changes(path, trained, scored)
+        if not arguments.allow_training_scans:
+            refuse_training_scans(path, trained, scored, arguments.split)
+    for line in lines:
+        print(line, flush=True)

@@ -65,7 +65,15 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="subjects to prepare in parallel (default: number of cores)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing records")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--update",
+        action="store_true",
+        help="bring existing records up to date: read only the subjects that changed",
+    )
+    existing.add_argument(
+        "--overwrite", action="store_true", help="prepare existing records again, all of them"
+    )
     add_beam_flags(parser, "prepare")
     validation = parser.add_argument_group("validation: training subjects that are set aside")
     validation.add_argument(
@@ -167,7 +175,7 @@ def _prepare(argv: list[str]) -> int:
         if kind not in KINDS:
             raise InputError(f"--kinds: {kind!r} is not one of {', '.join(KINDS)}.")
     for selection in label_space.selections:
-        for source in selection.sources:
+        for number, source in enumerate(selection.sources, start=1):
             is_phantom = source == GENERATED
             prepare(
                 selection.task,
@@ -179,7 +187,9 @@ def _prepare(argv: list[str]) -> int:
                 num_processes=arguments.num_processes,
                 beam_runner=arguments.beam_runner,
                 beam_options=arguments.beam_option,
+                is_update=arguments.update,
                 is_overwrite=arguments.overwrite,
+                also=selection.sources[number:],
                 patches_per_class=arguments.patches_per_class or PATCHES_PER_CLASS,
                 seed=arguments.seed or 0,
                 # Of several sources, these are for the phantoms.

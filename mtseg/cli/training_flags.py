@@ -134,7 +134,7 @@ def prepare_phantoms(config: TrainConfig) -> None:
 
     Evaluation needs volumes, whatever the run draws from.
     """
-    from mtseg.records.reading import prepared_dir
+    from mtseg.records.prepared import prepared_dir
     from mtseg.records.writing import prepare
     from mtseg.tasks.label_space import parse_tasks
 

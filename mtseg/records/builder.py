@@ -141,6 +141,16 @@ def _make_patch_records(
 # The builder.
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """A description that is never looked for on Google's servers.
+
+    TFDS makes a temporary folder for what it may find there, and leaves it.
+    """
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: no data of mtseg is there."""
+
+
 class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base class of the TFDS builders. A subclass sets `TASK` and `BUILDER_CONFIGS`.
 
@@ -170,8 +180,15 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _make_info(self, **kwargs: Any) -> tfds.core.DatasetInfo:
         # The builders in `datasets/` override this: TFDS reads their README and citation files.
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self, description=self.TASK.title, citation=self.TASK.citation, **kwargs
+        )
+
+    def dataset_info_from_configs(self, **kwargs: Any) -> tfds.core.DatasetInfo:
+        """Describes a builder by the README and citation files in its folder, as TFDS does."""
+        files = self.get_metadata()
+        return _LocalInfo(
+            builder=self, description=files.description, citation=files.citation, **kwargs
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:

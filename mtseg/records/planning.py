@@ -1,8 +1,8 @@
 """What one preparation has to do, and whether memory and disk are enough for it.
 
-`find_missing` says which kinds of records do not exist yet. A `Plan` then joins them with the
-subjects that were found. From the headers of the scans follow the number of processes that fit in
-memory and the bytes that the records will take.
+`make_plan` compares the records that exist with what a `Request` asks for. Its `Plan` has the kinds
+that are missing or out of date. From the headers of the scans follow the number of processes that
+fit in memory and the bytes that the records will take.
 """
 
 from __future__ import annotations
@@ -12,13 +12,22 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mtseg.errors import InputError
+from mtseg.provenance.differences import list_differences, list_task_differences, show_file
+from mtseg.provenance.fingerprint import (
+    Fingerprint,
+    add_checksums,
+    describe_task,
+    make_fingerprint,
+    read_fingerprint,
+)
 from mtseg.records.builder import RecordConfig
 from mtseg.records.estimates import estimate_memory, estimate_record_bytes
-from mtseg.records.reading import prepared_dir, prepared_settings, require_same_classes
-from mtseg.records.schema import FILE_FORMATS, VERSION
-from mtseg.records.staging import keep_matching, staging_dir
+from mtseg.records.prepared import prepared_settings, records_dir, require_same_task, staging_dir
+from mtseg.records.schema import FILE_FORMATS, KINDS, VERSION
+from mtseg.records.staging import ExistingRecords, keep_matching
 from mtseg.sources.subject import FoundSubjects
 from mtseg.system.hardware import free_bytes, num_cores, resident_bytes
 from mtseg.tasks.task import Task
@@ -31,30 +40,100 @@ _USABLE_SHARE = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """The records that one command prepares.
+class Request:
+    """What a command wants to be prepared.
 
     Attributes:
         task: the task.
-        found: the subjects of one of its sources.
-        configs: the kinds of records that are missing.
+        source: name of one of its sources.
+        found: its subjects; None if the folder of the scans was not given.
+        manual_dir: the folder of the scans; None for phantoms.
         data_dir: folder of prepared records.
+        configs: the kinds of records that are wanted.
+        num_shards: number of patch shards; None makes one for each subject.
+        is_update: whether records of other data are brought up to date.
+        is_overwrite: whether all records are prepared again.
     """
 
     task: Task
-    found: FoundSubjects
-    configs: tuple[RecordConfig, ...]
+    source: str
+    found: FoundSubjects | None
+    manual_dir: Path | None
     data_dir: Path
+    configs: tuple[RecordConfig, ...]
+    num_shards: int | None = None
+    is_update: bool = False
+    is_overwrite: bool = False
 
     @property
     def spec(self) -> str:
         """Task and source for messages, such as `brain:miccai2012`."""
-        return f"{self.task.name}:{self.found.labels.name}"
+        return f"{self.task.name}:{self.source}"
+
+    def settings(self, config: RecordConfig) -> dict[str, Any]:
+        """The settings of a fingerprint. Which subjects there are, it says by their names."""
+        names = ("size", "patches_per_class", "seed")
+        settings = {n: value for n, value in config.settings().items() if n in names}
+        return settings | ({"num_shards": self.num_shards} if config.kind == "patches" else {})
+
+    def fingerprint(self, config: RecordConfig) -> Fingerprint:
+        """The fingerprint of records that are prepared now, without checksums.
+
+        Raises:
+            InputError: if a file no longer exists.
+        """
+        assert self.found is not None
+        return make_fingerprint(
+            self.task,
+            self.found,
+            self.manual_dir,
+            kind=config.kind,
+            settings=self.settings(config),
+            validation=config.validation,
+            versions={"records": VERSION, "file format": FILE_FORMATS[config.kind]},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The records that one command prepares.
+
+    Attributes:
+        request: what the command wants.
+        configs: the kinds of records that are to be prepared.
+        existing: for an update, the records from which unchanged subjects are taken; empty if a
+            kind has none that can be used.
+    """
+
+    request: Request
+    configs: tuple[RecordConfig, ...]
+    existing: tuple[ExistingRecords, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.request.task
+
+    @property
+    def found(self) -> FoundSubjects:
+        """The subjects of the source."""
+        assert self.request.found is not None
+        return self.request.found
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of prepared records."""
+        return self.request.data_dir
+
+    @property
+    def spec(self) -> str:
+        """Task and source for messages."""
+        return self.request.spec
 
     @property
     def folder(self) -> Path:
         """The staging folder."""
-        return staging_dir(self.data_dir, self.task.name, self.found.labels.name)
+        return staging_dir(self.data_dir, self.task.name, self.request.source)
 
     @property
     def scans(self) -> list[str]:
@@ -68,58 +147,128 @@ class Plan:
 
     def keep_matching_staged(self) -> None:
         """Removes staged subjects that were prepared with other settings than these."""
-        shared = {
-            "version": VERSION,
-            "file_formats": FILE_FORMATS,
-            "source": repr(self.found.labels),
-            "classes": list(self.task.class_names),
-            "spacing": [self.task.spacing_rule, self.task.spacing_mm],
-        }
-        kinds = {config.kind: config.settings() for config in self.configs}
-        keep_matching(self.folder, shared, kinds)
+        contents = {c.kind: self.request.fingerprint(c).content for c in self.configs}
+        shared = dict(next(iter(contents.values())))
+        shared.pop("settings")
+        keep_matching(
+            self.folder, shared, {kind: content["settings"] for kind, content in contents.items()}
+        )
 
 
-def find_missing(
-    task: Task, data_dir: str | Path, configs: Sequence[RecordConfig], is_overwrite: bool
-) -> list[RecordConfig]:
+def make_plan(request: Request) -> Plan:
     """Finds out which records have to be prepared, and prints a line about the others.
 
-    Args:
-        task: the task.
-        data_dir: folder of prepared records.
-        configs: the kinds that are wanted.
-        is_overwrite: whether to prepare all of them again.
-
     Raises:
-        InputError: if records exist that were made with other settings or classes, or their
-            settings cannot be read.
+        InputError: if records exist that were made from other data or with other settings, and the
+            request is not to replace them; or another task of the same name is in the folder.
     """
-    missing = []
-    for config in configs:
-        if not is_overwrite and _is_prepared(task, data_dir, config):
-            spec = f"{task.name}:{config.source}"
-            print(f"{spec}: {config.kind} already exist in {data_dir}.", flush=True)
+    _require_one_task(request)
+    chosen: list[RecordConfig] = []
+    kept: list[RecordConfig] = []
+    existing, texts = [], dict[str, None]()
+    for config in request.configs:
+        folder = records_dir(request.data_dir, request.task.name, request.source, config.kind)
+        if request.is_overwrite or not (folder / "dataset_info.json").is_file():
+            chosen.append(config)
+            continue
+        _ = prepared_settings(folder)  # refuses a damaged file
+        before = read_fingerprint(folder)
+        if before is None:
+            if request.is_update:
+                chosen.append(config)
+            else:
+                _keep_without_fingerprint(request, config, folder)
+            continue
+        if request.found is None:
+            differences = _differences_without_scans(request, config, before)
         else:
-            missing.append(config)
-    return missing
+            now = add_checksums(request.fingerprint(config), before)
+            differences = list_differences(before, now)
+            if not differences and now != before:  # other times or places of the same files
+                with contextlib.suppress(OSError):
+                    now.write(folder)
+            if now.content == before.content:
+                existing.append(ExistingRecords(config, folder, before, now))
+        (chosen if differences else kept).append(config)
+        texts |= dict.fromkeys(differences)
+    if texts and not request.is_update:
+        if request.found is not None:
+            request.found.require_sound()  # a missing file, rather than a subject that was removed
+        raise InputError(
+            f"{request.data_dir}: {request.spec} was prepared from other data or settings: "
+            f"{'; '.join(texts)}. Rerun mtseg-prepare with --update to prepare only what changed, "
+            "or with --overwrite to prepare everything again, or give another --data-dir."
+        )
+    _announce_kept(request, kept, is_all=len(kept) == len(request.configs))
+    usable = tuple(records for records in existing if records.config in chosen)
+    return Plan(request, tuple(chosen), usable if len(usable) == len(chosen) else ())
 
 
-def _is_prepared(task: Task, data_dir: str | Path, config: RecordConfig) -> bool:
-    try:
-        path = prepared_dir(data_dir, task.name, config.source, config.kind)
-    except InputError:
-        return False
-    stored, wanted = prepared_settings(path), config.settings()
+def _require_one_task(request: Request) -> None:
+    """Refuses a folder that has records of another task of the same name, of another source."""
+    now = describe_task(request.task)
+    for other in read_siblings(request):
+        is_same = {**other.task, "file": now["file"]} == now
+        if not is_same and other.task["file"] != now["file"]:
+            raise InputError(
+                f"{request.data_dir}: has records ({other.spec}) of another task that is called "
+                f"{request.task.name}: {show_file(other.task['file'])}. Rename one of the two "
+                "tasks, or give another --data-dir."
+            )
+
+
+def read_siblings(request: Request) -> list[Fingerprint]:
+    """The fingerprints of the records of the task's other sources, one for each source."""
+    own = {records_dir(request.data_dir, request.task.name, request.source, kind) for kind in KINDS}
+    folders = sorted(min(own).parent.parent.glob(f"*/{VERSION}"))
+    stored = [read_fingerprint(folder) for folder in folders if folder not in own]
+    return list({p.source["name"]: p for p in stored if p is not None}.values())
+
+
+def _keep_without_fingerprint(request: Request, config: RecordConfig, folder: Path) -> None:
+    """Records of an earlier version: only settings and classes can be compared."""
+    stored, wanted = prepared_settings(folder), config.settings()
     different = [
         f"{k}: {stored.get(k)} / {wanted[k]}" for k in wanted if stored.get(k) != wanted[k]
     ]
     if different:
         raise InputError(
-            f"{path}: was prepared with other settings (there / now: {'; '.join(different)}). "
+            f"{folder}: was prepared with other settings (there / now: {'; '.join(different)}). "
             "Give another --data-dir, or replace it: mtseg-prepare with --overwrite."
         )
-    require_same_classes(data_dir, task, config.source)
-    return True
+    require_same_task(request.data_dir, request.task, request.source, config.kind)
+    print(
+        f"{request.spec}: {config.kind} already exist in {request.data_dir}. They carry no "
+        "fingerprint, so they cannot be compared with the scans. mtseg-prepare with --update "
+        "replaces them.",
+        flush=True,
+    )
+
+
+def _differences_without_scans(
+    request: Request, config: RecordConfig, before: Fingerprint
+) -> list[str]:
+    settings = request.settings(config)
+    if config.kind == "patches" and request.num_shards is None:
+        settings["num_shards"] = before.settings.get("num_shards")
+    source = {**before.source, "validation": dataclasses.asdict(config.validation)}
+    now = dataclasses.replace(before, settings=settings, source=source)
+    return [*list_task_differences(before, request.task), *list_differences(before, now)]
+
+
+def _announce_kept(request: Request, kept: Sequence[RecordConfig], is_all: bool) -> None:
+    unseen = "" if request.found else " The scans were not compared: their folder was not given."
+    if is_all:
+        print(
+            f"{request.spec}: already prepared in {request.data_dir}, nothing to do.{unseen}",
+            flush=True,
+        )
+        return
+    for config in kept:
+        print(
+            f"{request.spec}: {config.kind} already exist in {request.data_dir}.{unseen}",
+            flush=True,
+        )
 
 
 def choose_num_processes(plan: Plan) -> int:

@@ -15,10 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.records.prepared import (
+    damaged_records,
+    prepare_again,
+    prepared_dir,
+    prepared_settings,
+    require_same_task,
+)
 from mtseg.records.schema import (
-    CLASS_NAMES_FILE,
-    DEFAULT_KINDS,
-    VERSION,
     parse_patch_records,
     parse_volume_record,
 )
@@ -26,8 +30,6 @@ from mtseg.records.shards import ARRAY_RECORD, TFRECORD, data_offsets, read_arra
 from mtseg.sources.reading import PreparedSubject
 from mtseg.system.atomic_files import parse_json
 from mtseg.tasks.label_space import LabelSpace, TaskSelection
-from mtseg.tasks.task import Task
-from mtseg.tasks.task_file import GENERATED, shipped_tasks
 
 _INDEX_BATCH = 512
 """Records that `index_patches` parses at once."""
@@ -36,64 +38,6 @@ _INDEX_BUFFER_BYTES = 2**23
 
 
 # Finding what has been prepared.
-
-
-def prepare_command(
-    data_dir: str | Path, task_name: str, source: str, kind: str, task_file: str = ""
-) -> str:
-    """The command that prepares one kind of records of a task's source, for a message.
-
-    Args:
-        data_dir: folder of prepared records.
-        task_name: the task.
-        source: name of the source.
-        kind: `patches` or `volumes`.
-        task_file: path of the task's file, if it is known and does not come with mtseg.
-    """
-    task = task_file or (task_name if task_name in shipped_tasks() else "TASK_FILE.toml")
-    manual_dir = "" if source == GENERATED else " --manual-dir FOLDER"
-    # Patches are of no use alone: evaluation needs volumes.
-    kinds = "" if kind in DEFAULT_KINDS else f" --kinds {kind},volumes"
-    return f"mtseg-prepare {task}:{source} --data-dir {data_dir}{manual_dir}{kinds}"
-
-
-def prepare_again(path: Path) -> str:
-    """A sentence that says how to replace records; `path` is their folder or a file in it."""
-    is_patches = any(part.endswith("_patches") for part in path.parts)
-    kinds = " --kinds patches" if is_patches else ""
-    return f"Prepare the task again: mtseg-prepare with --overwrite{kinds}."
-
-
-def records_dir(data_dir: str | Path, task_name: str, source: str, kind: str) -> Path:
-    """The folder of the records of one kind, whether or not they have been prepared.
-
-    TFDS decides its layout: `DATA_DIR/mtseg_TASK/SOURCE_KIND/VERSION`.
-    """
-    return Path(data_dir) / f"mtseg_{task_name}" / f"{source}_{kind}" / VERSION
-
-
-def prepared_dir(
-    data_dir: str | Path, task_name: str, source: str, kind: str, task_file: str = ""
-) -> Path:
-    """The folder of the records of one kind.
-
-    Args:
-        data_dir: folder of prepared records.
-        task_name: the task.
-        source: name of one of its sources.
-        kind: `patches` or `volumes`.
-        task_file: as for `prepare_command`.
-
-    Raises:
-        InputError: if they have not been prepared. The message has the command that does it.
-    """
-    path = records_dir(data_dir, task_name, source, kind)
-    if not (path / "dataset_info.json").is_file():
-        raise InputError(
-            f"{data_dir}: has no prepared {kind} of {task_name}:{source}. "
-            f"Run: {prepare_command(data_dir, task_name, source, kind, task_file)}"
-        )
-    return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +55,6 @@ class SplitFiles:
     paths: tuple[Path, ...] = ()
     num_records: tuple[int, ...] = ()
     num_bytes: int = 0
-
-
-def require_prepared(data_dir: str | Path, label_space: LabelSpace, kind: str) -> None:
-    """Refuses tasks of which one kind of records is not prepared.
-
-    Raises:
-        InputError: with the command that prepares the first that is missing.
-    """
-    for selection in label_space.selections:
-        for source in selection.sources:
-            prepared_dir(data_dir, selection.task.name, source, kind, selection.task.own_file)
 
 
 def find_shards(path: Path) -> dict[str, SplitFiles]:
@@ -166,50 +99,6 @@ def _describe_split(path: Path, info: dict[str, Any], split: dict[str, Any]) -> 
     names = [f"{stem}-{n:05d}-of-{len(num_records):05d}" for n in range(len(num_records))]
     paths = tuple(path / name for name in names)
     return SplitFiles(file_format, paths, num_records, int(split.get("numBytes", 0)))
-
-
-def damaged_records(path: Path) -> InputError:
-    """The error for records, or files that describe them, that cannot be read."""
-    return InputError(f"{path}: these records are damaged. {prepare_again(path)}")
-
-
-def prepared_settings(path: Path) -> dict[str, Any]:
-    """The settings that the records in a folder were made with.
-
-    Raises:
-        InputError: if they cannot be read.
-    """
-    file = path / "metadata.json"
-    try:
-        settings = parse_json(file.read_text())
-    except (OSError, ValueError) as error:
-        raise damaged_records(file) from error
-    if not isinstance(settings, dict):
-        raise damaged_records(file)
-    return settings
-
-
-def require_same_classes(data_dir: str | Path, task: Task, source: str) -> None:
-    """Refuses records whose class indices mean other classes than the task's.
-
-    This happens if a task file is edited after its records were prepared. The names are stored with
-    the patch records only; without these, nothing is compared.
-
-    Raises:
-        InputError: if the classes or their order differ.
-    """
-    folder = records_dir(data_dir, task.name, source, "patches")
-    try:
-        stored = (folder / CLASS_NAMES_FILE).read_text().splitlines()
-    except OSError:
-        return
-    except ValueError as error:
-        raise damaged_records(folder) from error
-    if stored != list(task.class_names):
-        raise InputError(
-            f"{folder}: was prepared with the classes {', '.join(stored)}, but the task has "
-            f"{', '.join(task.class_names)}. {prepare_again(folder)}"
-        )
 
 
 def count_scans(data_dir: str | Path, label_space: LabelSpace, split: str) -> dict[str, int]:
@@ -335,7 +224,7 @@ def read_selection(
     """
     task = selection.task
     for source in selection.sources:
-        require_same_classes(data_dir, task, source)
+        require_same_task(data_dir, task, source, "volumes")
         for subject in read_volumes(data_dir, task.name, source, split, task.own_file):
             is_one = len(selection.sources) == 1
             name = subject.name if is_one else f"{source}/{subject.name}"

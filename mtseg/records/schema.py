@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.records.example_bytes import array_bytes, decode_example, encode_example
-from mtseg.records.shards import ARRAY_RECORD, TFRECORD
+from mtseg.records.shards import ARRAY_RECORD, TFRECORD, array_bytes, decode_example, encode_example
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.sources.reading import PreparedSubject
 from mtseg.tasks.task import Task

@@ -7,7 +7,8 @@ remaining subjects, and the records do not depend on the number of processes. Th
 
 - `NAME.patches.tfrecord`, `NAME.volumes.array_record`: the records of a subject;
 - `NAME.done.json`: its files as they were when they were read, and what checking them found;
-- `settings.json`: the settings of all of them.
+- `settings.json`: the settings of all of them;
+- `records/`: new records of the whole source, until they replace the old ones.
 """
 
 from __future__ import annotations
@@ -15,16 +16,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from mtseg.errors import InputError
+from mtseg.provenance.fingerprint import (
+    Fingerprint,
+    SubjectPrint,
+    describe_subject,
+    read_subject,
+)
 from mtseg.records.builder import RecordConfig, make_records
 from mtseg.records.schema import FILE_FORMATS, SPLITS, encode_record
-from mtseg.records.shards import ARRAY_RECORD, write_array_record
+from mtseg.records.shards import (
+    ARRAY_RECORD,
+    link_shards,
+    shuffle_rng,
+    unshuffle_shards,
+    write_array_record,
+)
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.reading import prepare_subject
 from mtseg.sources.subject import Subject
@@ -67,7 +80,9 @@ def stage(job: Job) -> str:
         InputError: if one of its files cannot be used, or the disk is full.
     """
     subject = job.report.subject
-    files = _describe_files(subject)  # before they are read: a later change is noticed
+    # Before they are read, so that a later change is noticed.
+    described = describe_subject(subject)
+    files = [state and state.with_checksum() for state in described.files]
     prepared = prepare_subject(job.task, job.labels, subject, size=job.configs[0].size)
     with _writing_staged(job.folder):
         for config in job.configs:
@@ -83,17 +98,19 @@ def stage(job: Job) -> str:
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for record in encoded:
                     writer.write(record)
-        done = {
-            "files": files,
-            "digest": job.report.checksum,
-            "num_voxels": job.report.num_voxels,
-        }
-        _write_json(_done_path(job.folder, subject.name), done)
+        done = dataclasses.replace(
+            described,
+            image=files[0],
+            label_map=files[1],
+            scan_checksum=job.report.checksum,
+            num_voxels=job.report.num_voxels,
+        )
+        _mark_as_done(job.folder, done)
     return subject.name
 
 
-def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
-    """What checking a subject found, if it is staged and its files have not changed since.
+def staged_subject(folder: Path, subject: Subject) -> SubjectPrint | None:
+    """What is known of a subject, if it is staged and its files have not changed since.
 
     Args:
         folder: the staging folder.
@@ -105,10 +122,23 @@ def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
     Raises:
         InputError: if one of its files no longer exists.
     """
-    done = _read_json(_done_path(folder, subject.name))
-    if done is None or done.get("files") != _describe_files(subject):
+    try:
+        done = read_subject(_read_json(_done_path(folder, subject.name)) or {})
+    except (TypeError, ValueError):
         return None
-    return SubjectReport(subject, (), done["digest"], tuple(done["num_voxels"]))
+    now = describe_subject(subject)
+    for before, state in zip(done.files, now.files, strict=True):
+        if before is not state and not (before and state and before.looks_like(state)):
+            return None
+    return dataclasses.replace(done, split=subject.split) if done.seed == now.seed else None
+
+
+def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
+    """What checking a subject found, if `staged_subject` knows it."""
+    done = staged_subject(folder, subject)
+    if done is None:
+        return None
+    return SubjectReport(subject, (), done.scan_checksum, done.num_voxels)
 
 
 def records_path(folder: Path, name: str, kind: str) -> Path:
@@ -120,37 +150,101 @@ def _done_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.done.json"
 
 
-def _describe_files(subject: Subject) -> list[list[Any]]:
-    """Path, size and time of each of a subject's files; they differ if the files change.
+def _mark_as_done(folder: Path, subject: SubjectPrint) -> None:
+    _write_json(_done_path(folder, subject.name), dataclasses.asdict(subject))
 
-    A DICOM series is a folder, and all files in it count. A phantom has none.
 
-    Raises:
-        InputError: if one of them no longer exists.
+# Subjects that were prepared before.
+
+
+@dataclasses.dataclass(frozen=True)
+class ExistingRecords:
+    """Records of one kind from which unchanged subjects can be taken.
+
+    Attributes:
+        config: the kind and its settings, which are those that the records were made with.
+        folder: of the records.
+        before: their fingerprint.
+        now: the fingerprint that new records would have, with checksums.
     """
-    described = []
-    for path in (subject.image_path, subject.label_path):
-        files = [] if path is None else [Path(path)]
-        try:
-            if path is not None and Path(path).is_dir():
-                files = sorted(Path(path).iterdir())
-            for file in files:
-                status = file.stat()
-                described.append([str(file), status.st_size, status.st_mtime_ns])
-        except OSError as error:
-            raise InputError(
-                f"{error.filename}: can no longer be read ({error.strerror}). Restore it, or leave "
-                "the subject out."
-            ) from error
-    return described
+
+    config: RecordConfig
+    folder: Path
+    before: Fingerprint
+    now: Fingerprint
+
+
+def stage_existing(folder: Path, existing: Sequence[ExistingRecords]) -> int:
+    """Stages every subject that has not changed, without reading its scan.
+
+    Args:
+        folder: the staging folder, locked.
+        existing: the records of each kind that is to be prepared.
+
+    Returns:
+        The number of such subjects, also if they were staged already.
+    """
+    if not existing or not all(map(_has_all_shards, existing)):
+        return 0
+    chosen = _unchanged_subjects(existing)
+    with _writing_staged(folder):
+        missing = [subject for subject in chosen if not _done_path(folder, subject.name).exists()]
+        for records in existing:
+            _restore_files(folder, records, {subject.name for subject in missing})
+        for subject in missing:
+            _mark_as_done(folder, subject)
+    return len(chosen)
+
+
+def _unchanged_subjects(existing: Sequence[ExistingRecords]) -> list[SubjectPrint]:
+    """The subjects whose records of every kind, as far as they need one, exist already."""
+    unchanged = []
+    before = [{s.name: s for s in records.before.subjects} for records in existing]
+    for subject in existing[0].now.subjects:
+        old = [of_kind.get(subject.name) for of_kind in before]
+        if all(
+            found is not None
+            and found.has_same_files(subject)
+            and (found.split in splits or subject.split not in splits)
+            for found, splits in zip(old, (SPLITS[r.config.kind] for r in existing), strict=True)
+        ):
+            unchanged.append(dataclasses.replace(subject, num_records=0))
+    return unchanged
+
+
+def _has_all_shards(records: ExistingRecords) -> bool:
+    num_shards = records.before.settings.get("num_shards")
+    return all(
+        len(_find_shards(records, split)) == (num_shards or len(records.before.of_splits(split)))
+        for split in SPLITS[records.config.kind]
+    )
+
+
+def _find_shards(records: ExistingRecords, split: str) -> list[Path]:
+    return sorted(records.folder.glob(f"*-{split}.*-of-*"))
+
+
+def _restore_files(folder: Path, records: ExistingRecords, names: set[str]) -> None:
+    """Makes the staged files of some subjects from existing shards."""
+    kind, num_shards = records.config.kind, records.before.settings.get("num_shards")
+    for split in SPLITS[kind]:
+        subjects = records.before.of_splits(split)
+        shards = _find_shards(records, split)
+        files = [
+            records_path(folder, subject.name, kind) if subject.name in names else None
+            for subject in subjects
+        ]
+        for path in filter(None, files):
+            path.unlink(missing_ok=True)
+        if num_shards is None:
+            pairs = [(s, file) for s, file in zip(shards, files, strict=True) if file]
+            link_shards([shard for shard, _ in pairs], [file for _, file in pairs])
+        else:
+            rng = shuffle_rng(records.config.seed, len(subjects))
+            unshuffle_shards(shards, files, [s.num_records for s in subjects], rng)
 
 
 # The staging folder.
-
-
-def staging_dir(data_dir: str | Path, task_name: str, source: str) -> Path:
-    """The folder in which a task's source is staged."""
-    return Path(data_dir) / f"mtseg_{task_name}" / f".preparing_{source}"
 
 
 @contextlib.contextmanager

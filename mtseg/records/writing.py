@@ -10,42 +10,51 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from mtseg.errors import InputError
+from mtseg.provenance.fingerprint import Fingerprint
+from mtseg.provenance.same_scans import find_same_scans, show_same_scans
 from mtseg.records import WORKER_IMPORTS
 from mtseg.records.builder import RecordConfig, TaskBuilder, builder_class
 from mtseg.records.planning import (
     Plan,
+    Request,
     announce_memory,
     choose_num_processes,
-    find_missing,
+    make_plan,
+    read_siblings,
     require_room,
 )
-from mtseg.records.reading import records_dir
-from mtseg.records.schema import FILE_FORMATS, KINDS, SPLITS, VERSION
-from mtseg.records.shards import link_shards, write_shards
+from mtseg.records.prepared import (
+    finish_replacing_records,
+    records_dir,
+    replacement_plan,
+    staging_dir,
+)
+from mtseg.records.schema import FILE_FORMATS, KINDS, SPLITS
+from mtseg.records.shards import count_records, link_shards, shuffle_rng, write_shards
 from mtseg.records.staging import (
     Job,
     discard_staging,
     lock_staging,
     records_path,
     stage,
+    stage_existing,
     staged_report,
-    staging_dir,
+    staged_subject,
 )
 from mtseg.sources.checks import SubjectReport, check_reports, check_subject, format_issues
 from mtseg.sources.find import find_subjects
 from mtseg.system.atomic_files import empty_folder, lock_folder, remove_path
 from mtseg.system.processes import run_all, run_on_beam
 from mtseg.system.progress import Progress
-from mtseg.tasks.task import Task
+from mtseg.system.replacing import replace_together
+from mtseg.tasks.task import Task, first_ten
 from mtseg.tasks.task_file import GENERATED
 
 
@@ -60,13 +69,15 @@ def prepare(
     num_processes: int | None = None,
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
+    is_update: bool = False,
     is_overwrite: bool = False,
+    also: Sequence[str] = (),
     **settings: Any,
 ) -> None:
     """Writes the records of one source of a task: volumes, patches, or both.
 
-    Records that exist already and have the same settings are kept. A preparation that was stopped
-    resumes with the remaining subjects.
+    Records that exist already are compared with the scans, the task and the settings, and kept if
+    nothing differs. A preparation that was stopped resumes with the remaining subjects.
 
     Args:
         task: the task.
@@ -81,52 +92,81 @@ def prepare(
         beam_runner: name of an Apache Beam runner, to prepare on its workers instead. They must see
             the scans and `data_dir` under the same paths.
         beam_options: options of the runner, as on Beam's command line.
+        is_update: whether to bring records up to date that were made from other data. Subjects that
+            have not changed are taken from them; the others are read.
         is_overwrite: whether to prepare again what exists, and replace it.
+        also: other sources of the task that are prepared after this one. Their old records are
+            not searched for the same scans.
         **settings: fields of `mtseg.records.builder.RecordConfig`.
 
     Raises:
-        InputError: if a scan cannot be used, the disk is too full for the records, records with
-            other settings exist, or another command is preparing the same source.
+        InputError: if a scan cannot be used, the disk is too full for the records, records of other
+            data or settings exist, a scan is on the other side of the split in another source, or
+            another command is preparing the same source.
     """
     configs = [
         RecordConfig(name=f"{source}_{kind}", source=source, kind=kind, **settings)
         for kind in kinds
     ]
-    missing = find_missing(task, data_dir, configs, is_overwrite)
-    folder = staging_dir(data_dir, task.name, source)
-    if not missing:
-        discard_staging(folder)  # left by a command that was killed at its very end
-        return
-    found = find_subjects(
+    spec, folder = f"{task.name}:{source}", staging_dir(data_dir, task.name, source)
+    is_complete = all(
+        (records_dir(data_dir, task.name, source, kind) / "dataset_info.json").is_file()
+        for kind in kinds
+    )
+    found = None
+    if (
+        source == GENERATED
+        or manual_dir is not None
+        or not is_complete
+        or is_update
+        or is_overwrite
+    ):
+        found = find_subjects(
+            task,
+            source,
+            _require_folder(manual_dir, spec) if source != GENERATED else None,
+            num_train=configs[0].num_train,
+            num_test=configs[0].num_test,
+            validation=configs[0].validation,
+        )
+    request = Request(
         task,
         source,
-        _require_folder(manual_dir, f"{task.name}:{source}") if source != GENERATED else None,
-        num_train=missing[0].num_train,
-        num_test=missing[0].num_test,
-        validation=missing[0].validation,
+        found,
+        None if source == GENERATED or manual_dir is None else Path(manual_dir),
+        Path(data_dir),
+        tuple(configs),
+        num_shards,
+        is_update,
+        is_overwrite,
     )
-    print(f"{task.name}:{source}: {found.describe_split()}", flush=True)
+    finish_replacing_records(folder)
+    if not make_plan(request).configs:
+        discard_staging(folder)  # left by a command that was killed at its very end
+        return
     with lock_staging(folder):
         # Another command may have had the lock and finished since the first look.
-        missing = find_missing(task, data_dir, missing, is_overwrite)
-        if not missing:
+        plan = make_plan(request)
+        if not plan.configs:
             return
-        plan = Plan(task, found, tuple(missing), Path(data_dir))
+        print(f"{spec}: {plan.found.describe_split()}", flush=True)
         if num_processes is None:
             num_processes = choose_num_processes(plan)
         if beam_runner is None:
-            announce_memory(plan, min(num_processes, len(found.subjects)))
-        _remove_incomplete(plan)
+            announce_memory(plan, min(num_processes, len(plan.found.subjects)))
         plan.keep_matching_staged()
-        reports = _check_subjects(plan, num_processes)
-        require_room(plan, num_shards)
-        _stage_subjects(plan, reports, num_processes, beam_runner, beam_options)
-        described = [dataclasses.replace(c, subjects=found.split_members()) for c in configs]
-        for config in missing:
-            builder = builder_class(task, described)(
-                data_dir=str(data_dir), config=config.name, file_format=FILE_FORMATS[config.kind]
+        num_kept = stage_existing(plan.folder, plan.existing)
+        if num_kept:
+            print(
+                f"{spec}: {num_kept} of {len(plan.found.subjects)} subjects have not changed and "
+                "are taken from the existing records.",
+                flush=True,
             )
-            _write_records(plan, builder, num_shards if config.kind == "patches" else None)
+        reports = _check_subjects(plan, num_processes)
+        _refuse_same_scans(plan, reports, also)
+        require_room(plan, num_shards)
+        _stage_subjects(plan, reports, num_processes, num_kept, beam_runner, beam_options)
+        _write_records(plan)
         empty_folder(folder)
 
 
@@ -137,14 +177,6 @@ def _require_folder(manual_dir: str | Path | None, spec: str) -> Path | None:
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder. Give the folder of scans of {spec}.")
     return folder
-
-
-def _remove_incomplete(plan: Plan) -> None:
-    """Removes folders in which TFDS was writing when a command was killed."""
-    for config in plan.configs:
-        path = records_dir(plan.data_dir, plan.task.name, config.source, config.kind)
-        for left in path.parent.glob(f"incomplete.*_{VERSION}"):  # TFDS's name for them
-            shutil.rmtree(left)
 
 
 def _check_subjects(plan: Plan, num_processes: int) -> list[SubjectReport]:
@@ -186,10 +218,30 @@ def _check_subjects(plan: Plan, num_processes: int) -> list[SubjectReport]:
     return ordered
 
 
+def _refuse_same_scans(plan: Plan, reports: Sequence[SubjectReport], also: Sequence[str]) -> None:
+    """Refuses a scan that another source of the task has on the other side of the split."""
+    here = plan.request.fingerprint(plan.configs[0])
+    scans = {report.subject.name: report.checksum for report in reports}
+    here = dataclasses.replace(
+        here,
+        subjects=tuple(
+            dataclasses.replace(subject, scan_checksum=scans[subject.name])
+            for subject in here.subjects
+        ),
+    )
+    siblings = [p for p in read_siblings(plan.request) if p.source["name"] not in also]
+    if found := [*find_same_scans([here], siblings), *find_same_scans(siblings, [here])]:
+        raise InputError(
+            f"{plan.request.manual_dir}: the same scan is on both sides of the split: "
+            f"{show_same_scans(found)}. Keep it on one side, or leave one of the two out."
+        )
+
+
 def _stage_subjects(
     plan: Plan,
     reports: Sequence[SubjectReport],
     num_processes: int,
+    num_kept: int,
     beam_runner: str | None,
     beam_options: Sequence[str],
 ) -> None:
@@ -200,7 +252,7 @@ def _stage_subjects(
         if staged_report(plan.folder, report.subject) is None
     ]
     done = len(reports) - len(jobs)
-    if done:
+    if done > num_kept:
         print(f"{plan.spec}: resuming after {done} of {len(reports)} subjects.", flush=True)
     if beam_runner is not None:
         run_on_beam(stage, jobs, beam_runner, beam_options)
@@ -210,25 +262,44 @@ def _stage_subjects(
             progress.advance(note=name)
 
 
-def _write_records(plan: Plan, builder: TaskBuilder, num_shards: int | None) -> None:
-    """Replaces the records of one kind by the staged ones, and describes them as TFDS does."""
-    task_dir = plan.folder.parent
+def _write_records(plan: Plan) -> None:
+    """Writes the records of all kinds, and replaces the old ones by them."""
+    # Also what a killed command has left there.
+    written, task_dir = plan.folder / "records", plan.folder.parent
+    remove_path(written)
+    builders = [_write_kind(plan, config, written) for config in plan.configs]
+    new_files = [
+        *(Path(builder.data_path) for builder in builders),
+        written / task_dir.name / ".config" / "metadata.json",
+    ]
+    moves = [(path, task_dir / path.relative_to(written / task_dir.name)) for path in new_files]
+    # All sources of a task share a file of TFDS's, so only one command may write there at a time.
+    with lock_folder(task_dir):
+        replace_together(replacement_plan(plan.folder), moves)
+    for builder in builders:
+        info, kind = builder.info, builder.builder_config.kind
+        counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
+        print(
+            f"{plan.spec}, {kind}: {counts} records, {info.dataset_size / 1e6:.0f} MB.", flush=True
+        )
+
+
+def _write_kind(plan: Plan, config: RecordConfig, folder: Path) -> TaskBuilder:
+    """Writes the staged records of one kind, and describes them as TFDS does."""
+    members = plan.found.split_members()
+    described = [dataclasses.replace(c, subjects=members) for c in plan.request.configs]
+    builder = builder_class(plan.task, described)(
+        data_dir=str(folder), config=config.name, file_format=FILE_FORMATS[config.kind]
+    )
+    num_shards = plan.request.num_shards if config.kind == "patches" else None
     builder.write_splits = functools.partial(_write_splits, plan, num_shards=num_shards)
     tfds.disable_progress_bar()
-    # All sources of a task share a file of TFDS's, so only one command may write there at a time.
     # What TFDS prints is about a download, and there is no download.
-    with lock_folder(task_dir), contextlib.redirect_stdout(None):
-        # Only now, when everything that may fail or takes long is done, are old records removed.
-        _remove_records(Path(builder.data_path))
-        for left in task_dir.glob(".config/incomplete.*"):
-            left.unlink()
+    with contextlib.redirect_stdout(None):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
-    info = tfds.builder_from_directory(builder.data_path).info
-    counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
-    kind, megabytes = builder.builder_config.kind, info.dataset_size / 1e6
-    print(f"{plan.spec}, {kind}: {counts} records, {megabytes:.0f} MB.", flush=True)
+    return builder
 
 
 def _write_splits(
@@ -237,6 +308,7 @@ def _write_splits(
     """Puts a builder's shards together from the staged subjects."""
     config = builder.builder_config
     split_infos = []
+    num_records: dict[str, int] = {}
     for split in SPLITS[config.kind]:
         names = plan.subject_names(split)
         if not names:
@@ -246,8 +318,10 @@ def _write_splits(
         shards = [Path(path) for path in template.sharded_filepaths(num_shards or len(staged))]
         if num_shards is None:
             shard_lengths, num_bytes = link_shards(staged, shards)
+            num_records |= zip(names, shard_lengths, strict=True)
         else:
-            rng = np.random.default_rng([config.seed, len(names)])
+            num_records |= zip(names, map(count_records, staged), strict=True)
+            rng = shuffle_rng(config.seed, len(names))
             shard_lengths, num_bytes = write_shards(staged, shards, rng)
         split_infos.append(
             tfds.core.SplitInfo(
@@ -257,10 +331,23 @@ def _write_splits(
                 filename_template=template,
             )
         )
+    _describe_staged(plan, config, num_records).write(Path(builder.data_path))
     return split_infos
 
 
-def _remove_records(path: Path) -> None:
-    # The description goes first, so that what an interruption leaves does not look complete.
-    (path / "dataset_info.json").unlink(missing_ok=True)
-    remove_path(path)
+def _describe_staged(
+    plan: Plan, config: RecordConfig, num_records: Mapping[str, int]
+) -> Fingerprint:
+    """The fingerprint of the staged records."""
+    staged = {subject.name: staged_subject(plan.folder, subject) for subject in plan.found.subjects}
+    if lost := [name for name, subject in staged.items() if subject is None]:
+        raise InputError(
+            f"{plan.request.manual_dir}: files of {first_ten(lost)} changed while they were "
+            "prepared. Rerun the command: it prepares these subjects again."
+        )
+    subjects = tuple(
+        dataclasses.replace(subject, num_records=num_records.get(subject.name, 0))
+        for subject in staged.values()
+        if subject is not None
+    )
+    return dataclasses.replace(plan.request.fingerprint(config), subjects=subjects)

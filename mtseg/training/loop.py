@@ -20,7 +20,9 @@ from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
 from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
-from mtseg.records.reading import read_members, require_prepared
+from mtseg.provenance.training_data import write_training_data
+from mtseg.records.prepared import check_training_records
+from mtseg.records.reading import read_members
 from mtseg.sources.subject import describe_members
 from mtseg.system.atomic_files import lock_folder, write_json
 from mtseg.system.progress import Progress
@@ -74,8 +76,8 @@ def train_and_evaluate(
         saved), and in every worker but the first.
 
     Raises:
-        InputError: if data is not prepared, the folder holds a run of another configuration or
-            cannot be written, or a mini-batch does not fit into a device's memory.
+        InputError: if data is not prepared or cannot be used, the folder holds a run of another
+            configuration or data or cannot be written, or a mini-batch does not fit into memory.
         DivergedError: if the loss or the weights are not finite. The last good checkpoint stays,
             and the run may be resumed with another learning rate.
         WorkerLostError: if another worker has died.
@@ -147,7 +149,7 @@ class _Run:
     ) -> None:
         label_space = parse_tasks(config.tasks)
         # Read before the folder is made, so that data that is not prepared leaves no folder.
-        require_prepared(config.data_dir, label_space, config.input)
+        trained, lines = check_training_records(config.data_dir, label_space, config.input)
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
         self._config, self._workdir, self._replicas = config, workdir, replicas
@@ -160,12 +162,9 @@ class _Run:
             backgrounds=config.backgrounds,
             source_weights=config.source_weights,
         )
-        num_tasks = len(label_space.selections)
-        self._total = config.minibatches_per_task * num_tasks
-        for line in self._samples.describe_draws(
-            self._total, config.global_batch_size, config.input
-        ):
-            self.say(line)
+        self._total = config.minibatches_per_task * (num_tasks := len(label_space.selections))
+        lines += self._samples.describe_draws(self._total, config.global_batch_size, config.input)
+        self.say(*lines)
         self._evaluate_every = config.evaluate_every * num_tasks
         if replicas.is_chief:
             with writing_run(workdir):
@@ -177,6 +176,7 @@ class _Run:
                 )
                 if changed := write_config(workdir, config, label_space):
                     self.say(changed)
+                write_training_data(workdir, trained)
                 self._write_splits(label_space)
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
@@ -220,10 +220,10 @@ class _Run:
         self.say(self._held_out.describe())
         write_json(self._workdir / SPLITS, {"curves_on": self._held_out.curves, "sources": members})
 
-    def say(self, line: str) -> None:
-        """Prints a line, in the first worker only."""
+    def say(self, *lines: str) -> None:
+        """Prints lines, in the first worker only."""
         if self._replicas.is_chief:
-            print(line, flush=True)
+            print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
     def train(
         self, stop: StopRequest, on_step: Callable[[int], None], *, is_profiling: bool

@@ -3,6 +3,7 @@
 config.json               the configuration
 diverged.json             where the run became not finite, if it did
 label_space.json          tasks and classes, so that the task files are not needed again
+training_data.json        what the records were made from that the run is trained on
 checkpoints/              what is needed to resume: weights, optimiser, step
 last.weights.h5           weights after the latest evaluation
 splits.json               who is in which split, and which scans the learning curves are of

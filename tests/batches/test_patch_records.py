@@ -2,14 +2,16 @@
 
 import os
 import resource
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mtseg.batches import patch_records
 from mtseg.batches.patch_records import PatchRecords, open_patches
 from mtseg.errors import InputError
-from mtseg.records.reading import prepared_dir
+from mtseg.records.prepared import prepared_dir
 
 SHAPE = (3, 51, 51)
 
@@ -92,3 +94,30 @@ def test_more_shards_than_the_system_lets_be_open_are_refused(tiny_data, monkeyp
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
     open_patches(tiny_data.data_dir, "breast", "phantom")
     assert asked == [(514, 4096)]
+
+
+def test_shards_are_read_again_only_if_they_change(tiny_data, tmp_path, monkeypatch):
+    shutil.copytree(tiny_data.data_dir / "mtseg_breast", tmp_path / "mtseg_breast")
+    folder = prepared_dir(tmp_path, "breast", "phantom", "patches")
+    shards = sorted(folder.glob("*.tfrecord-*"))
+    for shard in shards:
+        os.utime(shard, (0, 0))  # not changed just now
+    read = []
+    original = patch_records.index_patches
+    monkeypatch.setattr(
+        patch_records, "index_patches", lambda path: read.append(path) or original(path)
+    )
+    before = open_patches(tmp_path, "breast", "phantom")
+    assert read == shards
+    again = open_patches(tmp_path, "breast", "phantom")
+    assert read == shards
+    for name in ("class_index", "shard", "offset"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
+    os.utime(shards[1], (1, 1))
+    open_patches(tmp_path, "breast", "phantom")
+    assert read == [*shards, shards[1]]
+    content = bytearray(shards[0].read_bytes())
+    content[-1] ^= 1
+    shards[0].write_bytes(content)
+    with pytest.raises(InputError, match=shards[0].name):
+        open_patches(tmp_path, "breast", "phantom")

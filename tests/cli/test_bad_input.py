@@ -148,7 +148,7 @@ def test_a_negative_seed(tmp_path, capsys, flag):
 
 def test_other_settings_of_prepared_data_are_shown(tiny_data, capsys):
     outcome = run(prepare, capsys, "breast", "--data-dir", tiny_data.data_dir, "--size", 48)
-    expect_refusal(outcome, "size: 32 / 48", "--overwrite")
+    expect_refusal(outcome, "size of phantoms is 48, was 32", "--update", "--overwrite")
 
 
 def test_a_bad_setting_is_refused_by_name(tiny_data, tmp_path, capsys):

@@ -3,7 +3,8 @@
 import pytest
 
 from mtseg.cli import prepare
-from mtseg.records.reading import count_scans, prepared_settings, records_dir
+from mtseg.records.prepared import prepared_settings, records_dir
+from mtseg.records.reading import count_scans
 from mtseg.tasks.label_space import parse_tasks
 
 TINY = ["--size", "32", "--num-train", "4", "--num-test", "0", "--num-processes", "1"]

@@ -153,12 +153,13 @@ def test_records_of_another_version_are_not_taken_for_ours(data_dir):
 
 
 @KINDS
+@pytest.mark.parametrize("file", ["metadata.json", "fingerprint.json"])
 @pytest.mark.parametrize("content", ["", "{", "[3]"])
-def test_settings_that_are_none(data_dir, kind, content, capsys):
+def test_settings_that_are_none(data_dir, kind, file, content, capsys):
     """They are asked for when the same is to be prepared again."""
     from mtseg.records.writing import prepare
 
-    path = folder_of(data_dir, kind) / "metadata.json"
+    path = folder_of(data_dir, kind) / file
     path.write_text(content)
     (selection,) = parse_tasks("breast").selections
     with pytest.raises(InputError, match="--overwrite") as caught:

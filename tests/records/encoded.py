@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from mtseg.records.reading import find_shards, prepared_dir
+from mtseg.records.prepared import prepared_dir
+from mtseg.records.reading import find_shards
 from mtseg.records.shards import TFRECORD, read_array_record
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from mtseg.batches.patch_records import open_patches
 from mtseg.batches.volume_patches import open_volumes
-from mtseg.records.reading import prepared_settings, read_volumes
+from mtseg.records.prepared import prepared_settings
+from mtseg.records.reading import read_volumes
 from mtseg.records.schema import encode_record, make_patch_record, make_volume_record
 from mtseg.sources.reading import PreparedSubject
 

@@ -10,7 +10,7 @@ from mtseg.errors import InputError
 from mtseg.records import planning
 from mtseg.records.builder import RecordConfig
 from mtseg.records.estimates import estimate_memory
-from mtseg.records.planning import Plan, choose_num_processes, find_missing
+from mtseg.records.planning import Plan, Request, choose_num_processes, make_plan
 from mtseg.records.writing import prepare
 from mtseg.sources.find import find_subjects
 from mtseg.tasks.task_file import read_task, shipped_path
@@ -23,28 +23,46 @@ def configs(**settings):
     ]
 
 
-def test_only_what_does_not_exist_is_missing(task, whole, tmp_path, capsys):
-    wanted = configs(patches_per_class=20)
-    assert find_missing(task, tmp_path, wanted, is_overwrite=False) == wanted
+@pytest.fixture
+def request_for(whole):
+    """What a command asks for, of the scans that `whole` was made from."""
+
+    def make(task=None, data_dir=whole, patches_per_class=20, **fields):
+        task = task or read_task(whole.parent / "renal.toml")
+        scans = whole.parent / "scans"
+        found = find_subjects(task, "folder", scans)
+        wanted = tuple(configs(patches_per_class=patches_per_class))
+        return Request(task, "folder", found, scans, data_dir, wanted, **fields)
+
+    return make
+
+
+def test_only_what_does_not_exist_is_missing(request_for, tmp_path, capsys):
+    request = request_for(data_dir=tmp_path)
+    assert make_plan(request).configs == request.configs
     assert capsys.readouterr().out == ""
-    assert find_missing(task, whole, wanted, is_overwrite=False) == []
-    assert "renal:folder: patches already exist in" in capsys.readouterr().out
-    assert find_missing(task, whole, wanted, is_overwrite=True) == wanted
+    assert make_plan(request_for()).configs == ()
+    assert "renal:folder: already prepared in" in capsys.readouterr().out
+    request = request_for(is_overwrite=True)
+    assert make_plan(request).configs == request.configs
 
 
-def test_records_with_other_settings_are_refused(task, whole):
-    with pytest.raises(InputError, match=r"patches_per_class: 20 / 6\)\. Give another --data-dir"):
-        find_missing(task, whole, configs(patches_per_class=6), is_overwrite=False)
+def test_records_with_other_settings_are_refused(request_for):
+    with pytest.raises(InputError, match=r"patches per class is 6, was 20.*--update.*--overwrite"):
+        make_plan(request_for(patches_per_class=6))
+    with pytest.raises(InputError, match="number of shards is 3, was the default"):
+        make_plan(request_for(num_shards=3))
 
 
-def test_records_with_other_classes_are_refused(whole, tmp_path):
+def test_records_with_other_classes_are_refused(whole, request_for, tmp_path):
     """The task file was edited after its records were prepared."""
     text = (whole.parent / "renal.toml").read_text()
     (tmp_path / "renal.toml").write_text(text.replace('"cyst"', '"tumour"'))
     task = read_task(tmp_path / "renal.toml")
-    with pytest.raises(InputError, match=r"background, kidney, cyst, .* kidney, tumour\. Prepare"):
-        find_missing(task, whole, configs(patches_per_class=20), is_overwrite=False)
-    assert len(find_missing(task, whole, configs(), is_overwrite=True)) == 2
+    with pytest.raises(InputError, match="class 2 is tumour, was cyst"):
+        make_plan(request_for(task))
+    assert len(make_plan(request_for(task, is_overwrite=True)).configs) == 2
+    assert len(make_plan(request_for(task, is_update=True)).configs) == 2
 
 
 @pytest.mark.parametrize(
@@ -55,7 +73,9 @@ def test_processes_fit_in_the_memory(task, scans, tmp_path, monkeypatch, free_gb
     monkeypatch.setattr(planning, "num_cores", lambda: 8)
     monkeypatch.setattr(planning, "free_bytes", lambda: free_gb * 1e9)
     monkeypatch.setattr(planning, "estimate_memory", lambda task, subject, configs: 1.8e9)
-    plan = Plan(task, find_subjects(task, "folder", scans), tuple(configs()), tmp_path)
+    found = find_subjects(task, "folder", scans)
+    request = Request(task, "folder", found, scans, tmp_path, tuple(configs()))
+    plan = Plan(request, request.configs)
     assert choose_num_processes(plan) == expected
 
 

@@ -8,7 +8,8 @@ from mtseg.batches.patch_records import open_patches
 from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.errors import InputError
 from mtseg.records.builder import RecordConfig, make_records
-from mtseg.records.reading import prepared_dir, read_selection, read_volumes, require_scans
+from mtseg.records.prepared import prepared_dir
+from mtseg.records.reading import read_selection, read_volumes, require_scans
 from mtseg.scans.patches import cut_patches, pad_volume
 from mtseg.tasks.label_space import parse_tasks
 
@@ -85,7 +86,7 @@ def test_records_of_other_classes_are_neither_drawn_nor_read(whole, tmp_path):
     )
     (tmp_path / "renal.toml").write_text(exchanged)
     label_space = parse_tasks(f"{tmp_path}/renal.toml:folder")
-    message = r"prepared with the classes background, kidney, cyst, but .* background, cyst, kidney"
+    message = r"renal\.toml; class 1 is cyst, was kidney; class 2 is kidney, was cyst\. .*--update"
     for kind in ("patches", "volumes"):
         with pytest.raises(InputError, match=message):
             open_balanced_samples(str(whole), label_space, seed=0, kind=kind)

@@ -7,14 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from mtseg.errors import InputError
-from mtseg.records.reading import (
-    count_scans,
-    prepared_dir,
-    prepared_settings,
-    read_members,
-    read_volumes,
-    require_scans,
-)
+from mtseg.records.prepared import prepared_dir, prepared_settings
+from mtseg.records.reading import count_scans, read_members, read_volumes, require_scans
 from mtseg.records.writing import prepare
 from mtseg.tasks.label_space import LabelSpace, TaskSelection
 
@@ -74,7 +68,7 @@ def test_each_fold_is_another_preparation(task, scans, tmp_path):
         assert not set(patch_subjects(data_dir)) & set(names_in(data_dir, "validation"))
         assert len(names_in(data_dir, "test")) == 1
     assert len(held_out) == len(set(held_out)) == 4
-    with pytest.raises(InputError, match=r"fold: 1/2 / 2/2"):
+    with pytest.raises(InputError, match=r"fold is 2/2, was 1/2; split of a3, a4 changed"):
         prepare(task, "folder", tmp_path / "1", manual_dir=scans, fold="2/2", split_seed=0, **SMALL)
 
 

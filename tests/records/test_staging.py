@@ -5,6 +5,7 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.records import staging
 from mtseg.records.builder import RecordConfig
+from mtseg.records.prepared import staging_dir
 from mtseg.records.writing import prepare
 from mtseg.sources.checks import SubjectReport
 from mtseg.sources.find import find_subjects
@@ -114,7 +115,7 @@ def test_a_folder_in_which_no_subject_is_done_is_removed(tmp_path):
 @pytest.mark.promise("one at a time")
 def test_a_second_command_on_the_same_source_is_refused(task, scans, tmp_path):
     with (
-        staging.lock_staging(staging.staging_dir(tmp_path / "data", "renal", "folder")),
+        staging.lock_staging(staging_dir(tmp_path / "data", "renal", "folder")),
         pytest.raises(InputError, match="another command"),
     ):
         prepare(task, "folder", tmp_path / "data", manual_dir=scans, num_processes=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtseg.records.reading import prepared_dir
+from mtseg.records.prepared import prepared_dir
 
 SCRIPT = """
 import sys

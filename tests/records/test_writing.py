@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from mtseg.batches.patch_records import open_patches
 from mtseg.errors import InputError
 from mtseg.records import WORKER_IMPORTS, staging, writing
-from mtseg.records.reading import prepared_dir
+from mtseg.records.prepared import prepared_dir, staging_dir
 from mtseg.records.writing import prepare
 from mtseg.system.processes import run_all
 from tests.layout_files import NAMES, subject, write
@@ -93,7 +93,7 @@ def test_tfds_reads_the_records(whole):
 
 def test_records_with_other_settings_are_refused_or_replaced(prepare_scans, tmp_path):
     prepare_scans(tmp_path, patches_per_class=5)
-    with pytest.raises(InputError, match="patches_per_class: 5 / 6"):
+    with pytest.raises(InputError, match=r"patches per class is 6, was 5.*--update.*--overwrite"):
         prepare_scans(tmp_path, patches_per_class=6)
     prepare_scans(tmp_path, patches_per_class=6, is_overwrite=True)
     assert len(open_patches(tmp_path, "renal", "folder").class_index) == 4 * 3 * 6
@@ -114,11 +114,11 @@ def test_a_command_that_finds_its_records_leaves_another_command_alone(
     prepare_scans, tmp_path, capsys
 ):
     prepare_scans(tmp_path, patches_per_class=5)
-    folder = staging.staging_dir(tmp_path, "renal", "folder")
+    folder = staging_dir(tmp_path, "renal", "folder")
     with staging.lock_staging(folder):  # as a command with --overwrite does
         (folder / "a.done.json").touch()
         prepare_scans(tmp_path, patches_per_class=5)
-        assert "already exist" in capsys.readouterr().out
+        assert "already prepared" in capsys.readouterr().out
         assert (folder / "a.done.json").exists()
     prepare_scans(tmp_path, patches_per_class=5)
     assert not folder.exists()
@@ -137,12 +137,12 @@ def test_records_of_a_command_that_finishes_meanwhile_are_not_replaced(
     monkeypatch.setattr(writing, "lock_staging", lock_staging)
     if patches_per_class == 5:
         prepare_scans(tmp_path, patches_per_class=5)
-        assert "volumes already exist" in capsys.readouterr().out
+        assert "already prepared" in capsys.readouterr().out
     else:
-        with pytest.raises(InputError, match="patches_per_class: 5 / 6"):
+        with pytest.raises(InputError, match=r"patches per class is 6, was 5"):
             prepare_scans(tmp_path, patches_per_class=6)
     assert len(open_patches(tmp_path, "renal", "folder").class_index) == 4 * 3 * 5
-    assert not staging.staging_dir(tmp_path, "renal", "folder").exists()
+    assert not staging_dir(tmp_path, "renal", "folder").exists()
 
 
 # Preparations that were stopped.
@@ -173,7 +173,7 @@ def test_a_killed_preparation_resumes(prepare_scans, scans, whole, tmp_path, mon
     command = [sys.executable, "-c", KILLED, tmp_path / "renal.toml", data_dir, scans]
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
-    folder = staging.staging_dir(data_dir, "renal", "folder")
+    folder = staging_dir(data_dir, "renal", "folder")
     before = {path.name.split(".")[0] for path in folder.glob("*.done.json")}
     assert len(before) == 2
     resumed = []
@@ -190,23 +190,23 @@ def test_a_killed_preparation_resumes(prepare_scans, scans, whole, tmp_path, mon
 
 
 @pytest.mark.promise("goes on after a kill")
-def test_no_subject_is_prepared_again_for_the_kind_that_is_left(
-    prepare_scans, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_subject_is_prepared_again_if_only_shards_are_left_to_write(
+    prepare_scans, tmp_path, monkeypatch, kind
 ):
-    placed = []
+    write_kind = writing._write_kind
 
-    def stop_at_the_second(path):
-        placed.append(path)
-        if len(placed) == 2:
+    def stop(plan, config, folder):
+        if config.kind == kind:
             raise KeyboardInterrupt
+        return write_kind(plan, config, folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(writing, "_remove_records", stop_at_the_second)
+        patched.setattr(writing, "_write_kind", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare_scans(tmp_path, patches_per_class=5)
     monkeypatch.setattr(writing, "stage", lambda job: pytest.fail("prepared again"))
     prepare_scans(tmp_path, patches_per_class=5)
-    assert "patches already exist" in capsys.readouterr().out
     assert len(encoded_records(tmp_path, "volumes")) == 5
 
 
@@ -214,18 +214,18 @@ def test_no_subject_is_prepared_again_for_the_kind_that_is_left(
 def test_a_kind_that_was_not_kept_up_to_date_is_prepared_again(
     prepare_scans, scans, tmp_path, monkeypatch
 ):
-    def stop(path):
+    def stop(*arguments):
         raise KeyboardInterrupt
 
     prepare_scans(tmp_path, patches_per_class=5)
     with monkeypatch.context() as patched:
-        patched.setattr(writing, "_remove_records", stop)
+        patched.setattr(writing, "_write_kind", stop)
         with pytest.raises(KeyboardInterrupt):  # Both kinds are staged,
             prepare_scans(tmp_path, is_overwrite=True, patches_per_class=5)
         shutil.rmtree(prepared_dir(tmp_path, "renal", "folder", "volumes"))
         write(next((scans / "images").iterdir()), subject(7)[0])
-        with pytest.raises(KeyboardInterrupt):  # then only the volume of a scan that has changed.
-            prepare_scans(tmp_path, patches_per_class=5)
+        with pytest.raises(KeyboardInterrupt):  # then a scan changes.
+            prepare_scans(tmp_path, is_update=True, patches_per_class=5)
     prepare_scans(tmp_path, is_overwrite=True, patches_per_class=5)
     prepare_scans(tmp_path / "new", patches_per_class=5)
     assert encoded_records(tmp_path, "patches") == encoded_records(tmp_path / "new", "patches")

@@ -13,7 +13,7 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.models.export import export_weights
 from mtseg.models.manifest import read_manifest
 from mtseg.models.weights import load_trained
-from mtseg.records.reading import prepared_dir
+from mtseg.records.prepared import prepared_dir
 from mtseg.training import reporting
 from mtseg.training.config import TrainConfig, configure
 from mtseg.training.loop import train_and_evaluate

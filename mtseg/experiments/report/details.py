@@ -18,7 +18,7 @@ from mtseg.experiments.report.figures import label_of
 from mtseg.experiments.report.page import Block, Code, Heading, Paragraph, Table
 from mtseg.experiments.report.summary import count_scans
 from mtseg.experiments.results import Result, largest_network
-from mtseg.records.reading import prepared_dir, prepared_settings, records_dir
+from mtseg.records.prepared import prepared_dir, prepared_settings, records_dir
 from mtseg.system.hardware import format_machine
 from mtseg.system.progress import format_duration
 from mtseg.tasks.label_space import TaskSelection, parse_tasks

@@ -1,0 +1,223 @@
+"""What is checked when training starts, and what a run remembers of its data.
+
+The folder of a run has `training_data.json`. From it follows whether a resumed run still has the
+data that it began with, and whether a scan that is to be scored was trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtseg.errors import InputError
+from mtseg.provenance.differences import (
+    definition_differences,
+    list_differences,
+    subject_differences,
+)
+from mtseg.provenance.fingerprint import Fingerprint, add_checksums, make_fingerprint
+from mtseg.provenance.same_scans import find_same_scans, show_same_scans
+from mtseg.sources.find import find_subjects
+from mtseg.sources.splits import ValidationRule
+from mtseg.system.atomic_files import write_json
+from mtseg.tasks.file_choice import with_entity_filter
+from mtseg.tasks.task import Task
+
+TRAINING_DATA = "training_data.json"
+"""The file in the folder of a run."""
+
+
+def check_training_data(trained: Sequence[Fingerprint], scored: Sequence[Fingerprint]) -> list[str]:
+    """Checks the records of a training run against each other.
+
+    Args:
+        trained: of the records that are trained on.
+        scored: of the volumes that are scored.
+
+    Returns:
+        A line for each scan of a task that another task trains on.
+
+    Raises:
+        InputError: if the two kinds of records of a source were made from different subjects, or a
+            scan of a task is on both sides of the split.
+    """
+    by_spec = {print_.spec: print_ for print_ in scored}
+    for print_ in trained:
+        other = by_spec.get(print_.spec)
+        if other and (texts := subject_differences(print_, other)):
+            raise InputError(
+                f"{print_.spec}: {print_.kind} and {other.kind} were prepared from different data: "
+                f"{'; '.join(texts)}. Rerun mtseg-prepare with --update --kinds patches,volumes."
+            )
+    found = find_same_scans(trained, scored)
+    if same := [item for item in found if item.is_of_one_task]:
+        raise InputError(
+            f"{same[0].scored.image.path if same[0].scored.image else same[0].scored.name}: the "
+            f"same scan is on both sides of the split: {show_same_scans(same)}. Keep it on one "
+            "side, and rerun mtseg-prepare with --update."
+        )
+    if found:
+        return [
+            f"Scans that one task trains on are scored in another: {show_same_scans(found)}. The "
+            "scores of these scans are optimistic."
+        ]
+    return []
+
+
+def list_stale(prints: Sequence[Fingerprint], tasks: Sequence[Task]) -> list[str]:
+    """Compares records with the scans that they were made from, where these can be found.
+
+    Args:
+        prints: of the records.
+        tasks: with their sources.
+
+    Returns:
+        A line for each source whose scans, label maps or split have changed since.
+    """
+    lines = []
+    for print_ in prints:
+        folder, source = print_.source["folder"], print_.source["name"]
+        (task,) = [task for task in tasks if task.name == print_.task["name"]]
+        if not folder or not Path(folder).is_dir():
+            continue
+        try:
+            if entities := print_.source["filter"]:
+                text = ",".join(f"{entity}={value}" for entity, value in entities.items())
+                task = with_entity_filter(task, source, text)
+            rule = ValidationRule(**print_.source["validation"])
+            found = find_subjects(task, source, Path(folder), validation=rule).require_sound()
+            now = make_fingerprint(
+                task,
+                found,
+                folder,
+                kind=print_.kind,
+                settings=print_.settings,
+                validation=rule,
+                versions=print_.versions,
+            )
+            texts = subject_differences(print_, add_checksums(now, print_))
+        except InputError as error:
+            texts = [str(error)]
+        if texts:
+            lines.append(
+                f"Warning: {print_.spec}: the data in {folder} has changed since the records were "
+                f"prepared: {'; '.join(texts)}. The records are used as they are; mtseg-prepare "
+                "with --update brings them up to date."
+            )
+    return lines
+
+
+def write_training_data(workdir: Path, prints: Sequence[Fingerprint]) -> None:
+    """Writes what a run is trained on, or compares it with what the run there was trained on.
+
+    Args:
+        workdir: folder of the run.
+        prints: of the records that it is trained on; those without a fingerprint are left out.
+
+    Raises:
+        InputError: if the run began with other training subjects, or they were prepared otherwise.
+        OSError: if the file cannot be written.
+    """
+    stored = read_training_data(workdir) or []
+    before = {print_.spec: print_ for print_ in stored}
+    texts = [
+        f"{print_.spec}: {'; '.join(list_differences(before[print_.spec], print_))}"
+        for print_ in prints
+        if print_.spec in before and not _train_alike(before[print_.spec], print_)
+    ]
+    if texts:
+        raise InputError(
+            f"{workdir}: this run was trained on other data: {'; '.join(texts)}. Prepare that data "
+            "again to resume the run, or use another --workdir."
+        )
+    if new := [print_ for print_ in prints if print_.spec not in before]:
+        write_json(workdir / TRAINING_DATA, {"records": [p.to_json() for p in [*stored, *new]]})
+
+
+def _train_alike(before: Fingerprint, now: Fingerprint) -> bool:
+    """Whether a training run would see the same data. Subjects that are only scored may differ."""
+    ours, theirs = (
+        dataclasses.replace(print_, subjects=print_.of_splits("train")) for print_ in (before, now)
+    )
+    return ours.content == theirs.content and not subject_differences(ours, theirs)
+
+
+def read_training_data(workdir: Path) -> list[Fingerprint] | None:
+    """What a run was trained on; None if it does not remember, as runs of earlier versions.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    path = workdir / TRAINING_DATA
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return [Fingerprint.from_json(print_) for print_ in stored["records"]]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read, so it is not known what the run was trained on. Restore it, "
+            "or remove it to go on without."
+        ) from error
+
+
+def refuse_training_scans(
+    workdir: Path, trained: Sequence[Fingerprint], scored: Sequence[Fingerprint], split: str
+) -> None:
+    """Refuses to score a scan that a run was trained on.
+
+    Copies are known by their content, whatever their names and sources.
+
+    Args:
+        workdir: folder of the run.
+        trained: from `read_training_data`.
+        scored: of the records whose scans are to be scored.
+        split: the split that is scored.
+
+    Raises:
+        InputError: if there is such a scan; the message names it.
+    """
+    if found := find_same_scans(trained, scored, [split]):
+        raise InputError(
+            f"{workdir}: was trained on scans that would be scored: {show_same_scans(found)}. "
+            "Prepare the split that it was trained with, or give mtseg-evaluate "
+            "--allow-training-scans to score them all the same."
+        )
+
+
+def list_changes(
+    workdir: Path, trained: Sequence[Fingerprint], scored: Sequence[Fingerprint]
+) -> list[str]:
+    """How the scans of records differ from those of a run's records.
+
+    Args:
+        workdir: folder of the run.
+        trained: from `read_training_data`.
+        scored: of the records whose scans are to be scored.
+
+    Returns:
+        A line for each source that differs.
+
+    Raises:
+        InputError: if a class of the task or its labels now mean something else.
+    """
+    before = {print_.spec: print_ for print_ in trained}
+    lines = []
+    for print_ in scored:
+        if print_.spec not in before:
+            continue
+        if texts := definition_differences(before[print_.spec], print_):
+            raise InputError(
+                f"{workdir}: was trained on another definition of {print_.spec} than that of the "
+                f"records: {'; '.join(texts)}. Prepare it as it was, or train another network."
+            )
+        if texts := subject_differences(before[print_.spec], print_):
+            lines.append(
+                f"{print_.spec}: the records differ from those that the run was trained on: "
+                f"{'; '.join(texts)}."
+            )
+    return lines
