@@ -245,13 +245,13 @@ def _to_lists(array):
     return array.astype(np.float64).tolist() if array.dtype.kind == "f" else array.tolist()
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--most-mb", type=float, default=2000)
     parser.add_argument("--fault-file", type=Path, default=Path("none"))
     parser.add_argument("--certificate", type=Path, help="and key, in one PEM file: TLS over gRPC")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     models = Models(arguments.folder, arguments.fault_file)
     for path in arguments.folder.iterdir():
         if path.is_dir():

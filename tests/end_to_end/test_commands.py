@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,12 +14,22 @@ import pytest
 from mtseg.models.manifest import PACKAGED
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.prediction.folder_results import LABEL_TABLES, VOLUMES
+from tests.faults.forked_commands import forked_as_users_do
 
 pytestmark = pytest.mark.slow
 
 
 def mtseg(command, *arguments, code=0):
-    """Runs a command in a process of its own, as a user does."""
+    """Runs a command in a process of its own, which has TensorFlow imported already."""
+    started = forked_as_users_do().start([command, *arguments])
+    found, stdout, stderr = started.finish()
+    assert found == code, stderr
+    assert "Traceback" not in stderr
+    return SimpleNamespace(stdout=stdout, stderr=stderr)
+
+
+def mtseg_from_the_start(command, *arguments, code=0):
+    """Runs a command as a user does: what libraries print as they are imported shows."""
     script = f"import sys; from mtseg.cli.{command} import main; sys.exit(main())"
     # Without a log level of one's own, as most users are.
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
@@ -74,7 +85,7 @@ def test_the_same_command_again_is_done_at_once_and_says_the_same(run):
 
 def test_a_workdir_of_another_configuration_is_refused_with_what_differs(run):
     folder, _ = run
-    result = mtseg("train", *train_flags(folder, seed=5), code=2)
+    result = mtseg_from_the_start("train", *train_flags(folder, seed=5), code=2)
     assert "seed: 0 / 5" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
@@ -184,7 +195,7 @@ def test_weights_alone_are_a_model_too(run, tmp_path):
 def test_without_a_model_the_packaged_one_is_used_and_named(tmp_path):
     phantom = make_phantom("breast", seed=9000, size=96)
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")
-    result = mtseg("predict", tmp_path / "scan.nii", "-o", tmp_path)
+    result = mtseg_from_the_start("predict", tmp_path / "scan.nii", "-o", tmp_path)
     assert "using the one that comes with mtseg. For research only" in result.stdout
     verdict = json.loads((tmp_path / "scan_verdict.json").read_text())
     assert verdict["task"] == "breast"
@@ -211,7 +222,7 @@ def test_memory_that_does_not_suffice_is_one_line(run, tmp_path):
     folder, _ = run
     phantom = make_phantom("brain", seed=52, size=32)
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")
-    result = mtseg(
+    result = mtseg_from_the_start(
         "predict", tmp_path / "scan.nii", "--model", folder / "model", "-o", tmp_path / "out",
         "--memory-gb", 0.01, code=2,
     )  # fmt: skip

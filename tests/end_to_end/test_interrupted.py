@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import re
 import shutil
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from typing import ClassVar
 
@@ -19,17 +17,13 @@ import pytest
 
 from mtseg.models.weights import load_trained
 from tests.event_files import scalars_of
+from tests.faults.forked_commands import forked_as_users_do
 
 pytestmark = pytest.mark.slow
 
-# The command, and what kills it: KILL is empty or Python that does so at a chosen moment.
-SCRIPT = """
-import os, signal, sys
-def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-{kill}
-from mtseg.cli.train import main
-sys.exit(main())
-"""
+# The command as a process; Python that kills it at a chosen moment may be run before.
+SCRIPT = "import sys; from mtseg.cli.train import main; sys.exit(main())"
+DIE = "import os, signal\ndef die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
 
 WHILE_A_CHECKPOINT_IS_WRITTEN = """
 from mtseg.training import checkpoints
@@ -55,23 +49,17 @@ class Command:
     running: ClassVar[list] = []
 
     def __init__(self, flags, kill="", **environment):
-        self._out, self._err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT.format(kill=kill), *map(str, flags)],
-            stdout=self._out, stderr=self._err, env={**os.environ, **environment},
-        )  # fmt: skip
+        self.process = forked_as_users_do().start(
+            ["train", *flags], prelude=DIE + kill, **environment
+        )
         self.running.append(self.process)
 
     def finish(self):
         """Exit code, standard output and standard error."""
-        code = self.process.wait(timeout=300)
-        texts = []
-        for file in (self._out, self._err):
-            file.seek(0)
-            texts.append(file.read())
-            file.close()
-        assert "Traceback" not in texts[1], texts[1][-3000:]
-        return code, *texts
+        self.running.remove(self.process)
+        code, out, err = self.process.finish()
+        assert "Traceback" not in err, err[-3000:]
+        return code, out, err
 
     def kill(self):
         self.process.kill()
@@ -84,13 +72,13 @@ def nothing_is_left_running():
     while Command.running:
         process = Command.running.pop()
         process.kill()
-        process.wait()
+        process.finish()
 
 
 def wait_for(path, command):
     """Waits until a file is there, which the command is to write."""
     while not path.exists():
-        assert command.process.poll() is None, command.finish()
+        assert not command.process.has_ended(), command.finish()
         time.sleep(0.05)
 
 
@@ -119,7 +107,7 @@ def test_a_run_that_is_killed_five_times_has_the_weights_of_one_that_is_not(tiny
         assert Command(command("killed"), kill).finish()[0] == -signal.SIGKILL
     for _ in range(2):
         killed = Command(command("killed"))
-        time.sleep(rng.uniform(1, 12))
+        time.sleep(rng.uniform(1, 8))
         killed.kill()
     code, _, err = Command(command("killed")).finish()
     assert code == 0, err
@@ -155,7 +143,7 @@ def test_a_full_disk_and_one_that_cannot_be_written_are_one_line_and_the_run_goe
     workdir = tmp_path / "run"
     workdir.mkdir()
     these = map(str, flags(tiny_data, workdir))
-    command = [sys.executable, "-c", SCRIPT.format(kill=""), *these]
+    command = [sys.executable, "-c", SCRIPT, *these]
     shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, workdir]
     result = subprocess.run([*shell, *command], capture_output=True, text=True, timeout=300)
     if result.returncode == 99 or "unshare:" in result.stderr:

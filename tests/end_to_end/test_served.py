@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -35,6 +36,7 @@ from mtseg.serving.address import ServerOptions, parse_address
 from mtseg.serving.connection import ModelGoneError, ServerError
 from mtseg.serving.folder import prune
 from mtseg.serving.remote_model import connect
+from tests.faults.forked_commands import Started, forked_as_users_do
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +47,7 @@ ROOT = Path(__file__).parents[2]
 class Front:
     """A server's process and where it listens."""
 
-    process: subprocess.Popen | None
+    process: Started | None
     grpc_port: int
     rest_port: int
     fault_file: Path
@@ -63,17 +65,16 @@ class Front:
 
 @contextlib.contextmanager
 def start_front(folder, fault_file, *arguments):
-    command = [sys.executable, "-m", "tests.serving_front", folder, "--fault-file", fault_file]
-    process = subprocess.Popen(
-        [*map(str, command), *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    command = ["tests.serving_front", folder, "--fault-file", fault_file, *arguments]
+    process = forked_as_users_do().start(command)
     try:
-        ports = process.stdout.readline().split()
+        while not (printed := process.stdout_path.read_text()).endswith("\n"):
+            assert not process.has_ended(0.05), process.finish()
+        ports = printed.split()
         yield Front(process, int(ports[0]), int(ports[1]), fault_file)
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.finish()
 
 
 @pytest.fixture(scope="module")
@@ -207,16 +208,10 @@ def test_served_whole_the_labels_are_the_local_models(
 
 
 def run_command(*arguments, code):
-    script = "import sys; from mtseg.cli.predict import main; sys.exit(main())"
-    # Without a log level of one's own, as most users are.
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True, text=True, env=environment, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
+    found, stdout, stderr = forked_as_users_do().start(["predict", *arguments]).finish()
+    assert found == code, stderr
+    assert "Traceback" not in stderr
+    return SimpleNamespace(stdout=stdout, stderr=stderr)
 
 
 def test_the_command_writes_what_it_writes_locally(front, folder, scans, tmp_path):

@@ -5,6 +5,8 @@ process here imports it, computes nothing and forks a process for every line tha
 commands are what `mtseg-…` runs, and a SIGKILL ends them as it would end any.
 """
 
+import atexit
+import functools
 import json
 import os
 import select
@@ -43,6 +45,7 @@ class Forked:
     def __init__(self, shell=":", no_network=False, **environment):
         # Short, as sockets want it; what killed commands leave there goes with the block.
         self._temporary = tempfile.TemporaryDirectory(prefix="mtseg-", dir="/tmp")
+        self._streams, self._count = tempfile.TemporaryDirectory(), 0
         here = [sys.executable, "-m", "tests.faults.forked_commands"]
         apart = ["unshare", "--map-root-user", "--mount", *(["--net"] if no_network else [])]
         is_plain = shell == ":" and not no_network
@@ -63,10 +66,7 @@ class Forked:
 
     def do(self, shell):
         """Runs shell commands where the commands are forked."""
-        self._process.stdin.write(json.dumps({"shell": shell}) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        assert code == 0, shell
+        assert self._ask({"shell": shell}) == 0, shell
 
     def __enter__(self):
         return self
@@ -76,6 +76,34 @@ class Forked:
         self._process.wait(timeout=30)
         self._process.stdout.close()
         self._temporary.cleanup()
+        self._streams.cleanup()
+
+    def start(self, argv, folder=None, before_change=None, prelude="", **environment):
+        """Starts a command and goes on.
+
+        Args:
+            argv: the command's name, such as `train`, or the name of a module with a `main`, and
+                its arguments.
+            folder: the changes of files in here count; None counts none.
+            before_change: kills it before that change of a file, from 0.
+            prelude: Python that is run before the command, in its process.
+            **environment: variables that are set for it alone.
+        """
+        self._count += 1
+        streams = [f"{self._streams.name}/{self._count}.{name}" for name in ("out", "err")]
+        for stream in streams:
+            Path(stream).touch()
+        job = {
+            "argv": [str(a) for a in argv], "folder": folder and str(folder),
+            "before_change": before_change, "streams": streams,
+            "temporary": self._temporary.name, "prelude": prelude, "environment": environment,
+        }  # fmt: skip
+        return Started(self, self._ask(job), streams, argv)
+
+    def _ask(self, job):
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
 
     def run(self, argv, folder, after_seconds=None, before_change=None):
         """Runs a command to its end, or kills it.
@@ -90,33 +118,55 @@ class Forked:
             Exit code (negative: of a signal), standard output and error, seconds, and how many
             changes it has made where it came to its end; `connections` then lists those tried.
         """
-        streams = [folder / "stdout", folder / "stderr"]
-        job = {
-            "argv": [str(a) for a in argv], "folder": str(folder), "before_change": before_change,
-            "streams": [str(path) for path in streams], "temporary": self._temporary.name,
-        }  # fmt: skip
         started = time.monotonic()
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
-        deadline = started + (MOST_SECONDS if after_seconds is None else after_seconds)
-        watch = os.pidfd_open(pid)
-        ended, _, _ = select.select([watch], [], [], max(0, deadline - time.monotonic()))
-        os.close(watch)
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-        code = int(self._process.stdout.readline())
+        command = self.start(argv, folder, before_change)
+        if after_seconds is not None and not command.has_ended(after_seconds):
+            command.kill()
+        code, out, err = command.finish()
         seconds = time.monotonic() - started
-        assert ended or after_seconds is not None, f"{argv} takes longer than {MOST_SECONDS} s"
-        wait_for_the_end_of_group(pid)
         counted = folder / "changes"
         changes, self.connections = None, None
         if counted.exists():
             changes, self.connections = json.loads(counted.read_text())
-        texts = [path.read_text() for path in streams]
-        for path in (*streams, counted):
-            path.unlink(missing_ok=True)
-        return code, *texts, seconds, changes
+            counted.unlink()
+        return code, out, err, seconds, changes
+
+
+class Started:
+    """A command that `Forked.start` has begun."""
+
+    def __init__(self, forked, pid, streams, argv):
+        self._forked, self.pid, self._argv = forked, pid, argv
+        self.stdout_path, self.stderr_path = map(Path, streams)
+        self._watch = os.pidfd_open(pid)
+
+    def has_ended(self, within_seconds=0.0):
+        """Whether it ends within that time, which is waited."""
+        return bool(select.select([self._watch], [], [], max(0, within_seconds))[0])
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+
+    def terminate(self):
+        os.kill(self.pid, signal.SIGTERM)
+
+    def finish(self):
+        """Waits for its end: exit code (negative: of a signal), standard output and error."""
+        if not self.has_ended(MOST_SECONDS):
+            self.kill()
+            raise AssertionError(f"{self._argv} takes longer than {MOST_SECONDS} s")
+        os.close(self._watch)
+        code = self._forked._ask({"wait": self.pid})
+        wait_for_the_end_of_group(self.pid)
+        return code, self.stdout_path.read_text(), self.stderr_path.read_text()
+
+
+@functools.cache
+def forked_as_users_do():
+    """A process for the commands of all tests of this process, without a log level of its own."""
+    forked = Forked(TF_CPP_MIN_LOG_LEVEL=None)
+    atexit.register(forked.__exit__)
+    return forked
 
 
 def wait_for_the_end_of_group(group):
@@ -147,18 +197,20 @@ def _serve():
         if "shell" in job:
             print(subprocess.run(job["shell"], shell=True).returncode, flush=True)
             continue
+        if "wait" in job:
+            print(os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]), flush=True)
+            continue
         pid = os.fork()
         if pid == 0:
             _run(**job)
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _run(argv, folder, before_change, streams, temporary):
+def _run(argv, folder, before_change, streams, temporary, prelude, environment):
     import importlib
 
     os.setpgid(0, 0)
+    os.environ.update(environment)
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -176,7 +228,7 @@ def _run(argv, folder, before_change, streams, temporary):
             is_change = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         else:
             path, is_change = (arguments or [None])[0], event in CHANGES
-        if is_change and str(path).startswith(folder):
+        if is_change and folder is not None and str(path).startswith(folder):
             if count == before_change:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
@@ -184,10 +236,13 @@ def _run(argv, folder, before_change, streams, temporary):
     sys.addaudithook(watch)
     command, *arguments = argv
     try:
-        code = importlib.import_module(f"mtseg.cli.{command}").main(arguments)
+        exec(prelude, {})
+        module = command if "." in command else f"mtseg.cli.{command}"
+        code = importlib.import_module(module).main(arguments)
     finally:
-        with open(f"{folder}/changes", "w") as file:
-            json.dump([count, connections], file)
+        if folder is not None:
+            with open(f"{folder}/changes", "w") as file:
+                json.dump([count, connections], file)
     sys.exit(code)
 
 
