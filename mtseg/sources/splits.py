@@ -136,7 +136,7 @@ def choose_split(
         return ChosenSplit(read_fold(folds, rule, split), folds, f"{FOLDS_FILE}, fold {rule.fold}")
     origin += describe_rule(rule)
     if folds.exists() and not rule.fold:
-        origin += f"; {FOLDS_FILE} is not used without --fold"
+        origin += f"; {FOLDS_FILE} is not used without --fold of mtseg-prepare"
     return ChosenSplit(set_validation_aside(split, rule, path), path, origin)
 
 
@@ -303,8 +303,8 @@ def read_fold(path: Path, rule: ValidationRule, default: Split) -> Split:
     number, count = rule.part
     if count != len(folds):
         raise InputError(
-            f"{path}: has {len(folds)} folds, so --fold {rule.fold} is none of them. Give "
-            f"--fold K/{len(folds)}, or remove the file.",
+            f"{path}: has {len(folds)} folds, and fold {rule.fold} is none of them. "
+            f"Give mtseg-prepare --fold K/{len(folds)}, or remove the file.",
             kind="split",
         )
     train, validation = (tuple(side) for side in folds[number - 1])

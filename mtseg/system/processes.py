@@ -77,8 +77,9 @@ def run_all(
         yield from map(function, arguments)
         return
     with pool:
-        futures = [pool.submit(function, argument) for argument in arguments]
         try:
+            # A worker may be killed before all calls have been submitted.
+            futures = [pool.submit(function, argument) for argument in arguments]
             for future in concurrent.futures.as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:

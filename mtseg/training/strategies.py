@@ -67,8 +67,8 @@ class Replicas:
             divisors = [str(n) for n in fewer if global_batch_size % n == 0]
             raise InputError(
                 f"global_batch_size: {global_batch_size} samples cannot be shared equally by "
-                f"{self.num_replicas} devices. Use {', '.join(divisors)} of them (--devices "
-                f"{divisors[-1]}), or give --global-batch-size a multiple of {self.num_replicas}."
+                f"{self.num_replicas} devices. Use {', '.join(divisors)} of them (--devices of "
+                f"mtseg-train), or give --global-batch-size a multiple of {self.num_replicas}."
             )
         return size
 
