@@ -1,6 +1,7 @@
 """DICOM series, written by pydicom: one file for each CT slice, or one multi-frame file."""
 
 import gc
+import locale
 import warnings
 
 import numpy as np
@@ -119,6 +120,7 @@ def encode(folder, encoder):
         encoder: a transfer syntax that pydicom encodes; `JPEG` for JPEG Lossless, or `JPEG2000`, by
             ITK.
     """
+    before = locale.setlocale(locale.LC_ALL)
     for path in sorted(folder.iterdir()):
         if encoder in ("JPEG", "JPEG2000"):
             reader = sitk.ImageFileReader()
@@ -131,6 +133,7 @@ def encode(folder, encoder):
             writer.SetCompressor(encoder)
             writer.SetFileName(str(path))
             writer.Execute(image)
+            locale.setlocale(locale.LC_ALL, before)  # ITK has changed that of the process
         else:
             dataset = pydicom.dcmread(path)
             dataset.compress(encoder, generate_instance_uid=False)

@@ -147,7 +147,7 @@ def test_post_processing_is_part_of_a_models_identifier_and_models_without_keep_
     weights = [np.ones(3, np.float32)]
 
     def identifier(**options):
-        muscle = dataclasses.replace(selection.task.classes[0], **options)
+        muscle = dataclasses.replace(selection.task.classes[0], label=1, **options)
         task = dataclasses.replace(selection.task, classes=(muscle,))
         label_space = LabelSpace((dataclasses.replace(selection, task=task),))
         model = SimpleNamespace(get_weights=lambda: weights)
