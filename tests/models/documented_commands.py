@@ -15,7 +15,7 @@ def commands_in(text):
     blocks = [*code_blocks(text, "bash"), *code_blocks(text, "console")]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines = [line.removeprefix("$ ") for line in lines]
-    return [shlex.split(line) for line in lines if line.startswith("mtseg-")]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("mtseg-")]
 
 
 def parse(words):
