@@ -385,12 +385,13 @@ def test_scans_before_the_servers_end_are_kept_and_the_others_are_not_tried(
 
 
 def test_twenty_clients_at_once(front, local, scans, tmp_path):
-    expected = segment(local, scans, tmp_path / "here")
+    given = {"options": Options(spacing_mm=1.5)}  # nothing to recognise
+    expected = segment(local, scans, tmp_path / "here", **given)
 
     def client(number):
         model = mtseg.load(front.address(), options=ServerOptions(message_bytes=10_000_000))
         which = number % len(scans)
-        (labels,) = segment(model, [scans[which]], tmp_path / str(number))
+        (labels,) = segment(model, [scans[which]], tmp_path / str(number), **given)
         np.testing.assert_array_equal(labels, expected[which])
 
     with ThreadPoolExecutor(20) as pool:
