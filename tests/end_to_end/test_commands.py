@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -128,11 +129,11 @@ def test_the_manifest_says_how_to_use_the_model(run):
     assert "99th percentile" in manifest["intensity_rule"]
 
 
-def test_exporting_again_makes_the_next_version(run):
+def test_exporting_again_makes_the_next_version(run, tmp_path):
     folder, _ = run
-    mtseg("export", folder / "run", folder / "model_twice")
-    mtseg("export", folder / "run", folder / "model_twice")
-    assert sorted(p.name for p in (folder / "model_twice").iterdir()) == ["1", "2"]
+    shutil.copytree(folder / "model", tmp_path / "model")
+    mtseg("export", folder / "run", tmp_path / "model")
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["1", "2"]
 
 
 @pytest.mark.parametrize("task", ["brain", "breast", "cta"])

@@ -171,7 +171,7 @@ train_and_evaluate(TrainConfig.from_json({config.to_json()!r}), {str(workdir)!r}
         # Normalising four samples enlarges rounding, and Adam divides by the gradient's size, also
         # where that is nothing but rounding: a second step would differ more.
         pytest.param("float32", "adam", 1, 5e-4, marks=pytest.mark.thorough),
-        ("mixed_bfloat16", "adam", 1, 0.1),
+        pytest.param("mixed_bfloat16", "adam", 1, 0.1, marks=pytest.mark.thorough),
     ],
 )
 def test_two_replicas_are_one_device(
