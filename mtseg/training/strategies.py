@@ -67,8 +67,9 @@ class Replicas:
             divisors = [str(n) for n in fewer if global_batch_size % n == 0]
             raise InputError(
                 f"global_batch_size: {global_batch_size} samples cannot be shared equally by "
-                f"{self.num_replicas} devices. Use {', '.join(divisors)} of them (--devices of "
-                f"mtseg-train), or give --global-batch-size a multiple of {self.num_replicas}."
+                f"{self.num_replicas} devices. Use {', '.join(divisors)} of them "
+                f"(mtseg-train --devices {divisors[-1]}), or give --global-batch-size a multiple "
+                f"of {self.num_replicas}."
             )
         return size
 
