@@ -7,6 +7,7 @@ remaining subjects, and the records do not depend on the number of processes. Th
 
 - `NAME.patches.tfrecord`, `NAME.volumes.array_record`: the records of a subject;
 - `NAME.done.json`: its files as they were when they were read, and what checking them found;
+- `NAME.checked.json`: on Beam, the issues that a worker found in its files;
 - `settings.json`: the settings of all of them;
 - `records/`: new records of the whole source, until they replace the old ones.
 """
@@ -38,9 +39,9 @@ from mtseg.records.shards import (
     unshuffle_shards,
     write_array_record,
 )
-from mtseg.sources.checks import SubjectReport
+from mtseg.sources.checks import SubjectReport, check_subject
 from mtseg.sources.reading import prepare_subject
-from mtseg.sources.subject import Subject
+from mtseg.sources.subject import Issue, Subject
 from mtseg.system.atomic_files import (
     atomic_write,
     empty_folder,
@@ -59,7 +60,7 @@ class Job:
         task: its task.
         labels: its source, in which every label is a value.
         configs: the kinds of records to make of it.
-        report: what checking its files has found.
+        report: what checking its files has found; before that, the subject alone.
         folder: the staging folder.
     """
 
@@ -68,6 +69,37 @@ class Job:
     configs: tuple[RecordConfig, ...]
     report: SubjectReport
     folder: Path
+
+
+def check_and_stage(job: Job) -> None:
+    """Checks a subject and, if its files have no error, stages it.
+
+    For workers whose results come back as files alone: `checked_report` reads what was found.
+
+    Raises:
+        InputError: as `stage`.
+    """
+    subject = job.report.subject
+    if subject.seed is None:  # a phantom has no files
+        job = dataclasses.replace(job, report=check_subject(job.task, job.labels, subject))
+    found = {
+        "issues": [dataclasses.asdict(issue) for issue in job.report.issues],
+        "checksum": job.report.checksum,
+        "num_voxels": job.report.num_voxels,
+    }
+    with _writing_staged(job.folder):
+        _write_json(_checked_path(job.folder, subject.name), found)
+    if not any(issue.is_error for issue in job.report.issues):
+        stage(job)
+
+
+def checked_report(folder: Path, subject: Subject) -> SubjectReport | None:
+    """What `check_and_stage` found in a subject's files; None if it has not checked them."""
+    found = _read_json(_checked_path(folder, subject.name))
+    if found is None:
+        return None
+    issues = tuple(Issue(**issue) for issue in found["issues"])
+    return SubjectReport(subject, issues, found["checksum"], tuple(found["num_voxels"]))
 
 
 def stage(job: Job) -> str:
@@ -148,6 +180,10 @@ def records_path(folder: Path, name: str, kind: str) -> Path:
 
 def _done_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.done.json"
+
+
+def _checked_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.checked.json"
 
 
 def _mark_as_done(folder: Path, subject: SubjectPrint) -> None:

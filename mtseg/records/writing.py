@@ -40,6 +40,8 @@ from mtseg.records.schema import FILE_FORMATS, KINDS, SPLITS
 from mtseg.records.shards import count_records, link_shards, shuffle_rng, write_shards
 from mtseg.records.staging import (
     Job,
+    check_and_stage,
+    checked_report,
     discard_staging,
     lock_staging,
     records_path,
@@ -89,8 +91,8 @@ def prepare(
             shard for each subject.
         num_processes: number of subjects to prepare at once; None is as many as there are cores,
             and memory for.
-        beam_runner: name of an Apache Beam runner, to prepare on its workers instead. They must see
-            the scans and `data_dir` under the same paths.
+        beam_runner: name of an Apache Beam runner, to check and prepare subjects on its workers
+            instead. They must see the scans and `data_dir` under the same paths.
         beam_options: options of the runner, as on Beam's command line.
         is_update: whether to bring records up to date that were made from other data. Subjects that
             have not changed are taken from them; the others are read.
@@ -162,10 +164,15 @@ def prepare(
                 "are taken from the existing records.",
                 flush=True,
             )
-        reports = _check_subjects(plan, num_processes)
-        _refuse_same_scans(plan, reports, also)
-        require_room(plan, num_shards)
-        _stage_subjects(plan, reports, num_processes, num_kept, beam_runner, beam_options)
+        if beam_runner is None:
+            reports = _check_subjects(plan, num_processes)
+            _refuse_same_scans(plan, reports, also)
+            require_room(plan, num_shards)
+            _stage_subjects(plan, reports, num_processes, num_kept)
+        else:
+            require_room(plan, num_shards)
+            reports = _check_and_stage_on_beam(plan, beam_runner, beam_options)
+            _refuse_same_scans(plan, reports, also)
         _write_records(plan)
         empty_folder(folder)
 
@@ -204,7 +211,51 @@ def _check_subjects(plan: Plan, num_processes: int) -> list[SubjectReport]:
                 reports[report.subject.name] = report
                 progress.advance(note=report.subject.name)
     ordered = [reports[subject.name] for subject in subjects]
-    issues = check_reports(plan.task, plan.found, ordered) if plan.scans else ()
+    _refuse_errors(plan, ordered)
+    return ordered
+
+
+def _check_and_stage_on_beam(
+    plan: Plan, beam_runner: str, beam_options: Sequence[str]
+) -> list[SubjectReport]:
+    """Has workers check each subject and prepare it at once; refuses a source that has errors.
+
+    Subjects without an error stay staged, so rerunning the command reads only the others.
+
+    Returns:
+        As `_check_subjects`.
+
+    Raises:
+        InputError: as `_check_subjects`.
+    """
+    subjects = plan.found.subjects
+    jobs = [
+        Job(plan.task, plan.found.labels, plan.configs, SubjectReport(subject, ()), plan.folder)
+        for subject in subjects
+        if staged_report(plan.folder, subject) is None
+    ]
+    run_on_beam(check_and_stage, jobs, beam_runner, beam_options)
+    reports = [
+        checked_report(plan.folder, subject) or staged_report(plan.folder, subject)
+        for subject in subjects
+    ]
+    known = [report for report in reports if report is not None]
+    if len(known) < len(subjects):
+        raise InputError(
+            f"{plan.folder}: the workers of {beam_runner} left nothing here. They must see the "
+            "scans and --data-dir under the same paths."
+        )
+    _refuse_errors(plan, known)
+    return known
+
+
+def _refuse_errors(plan: Plan, reports: Sequence[SubjectReport]) -> None:
+    """Prints what is wrong with a source's subjects.
+
+    Raises:
+        InputError: with the first error, if there are any.
+    """
+    issues = check_reports(plan.task, plan.found, reports) if plan.scans else ()
     errors = [issue for issue in issues if issue.is_error]
     if len(errors) == 1:
         raise InputError(errors[0].message)
@@ -215,7 +266,6 @@ def _check_subjects(plan: Plan, num_processes: int) -> list[SubjectReport]:
             f"{errors[0].message} In all there are {len(errors)} errors, listed above; nothing "
             "was written."
         )
-    return ordered
 
 
 def _refuse_same_scans(plan: Plan, reports: Sequence[SubjectReport], also: Sequence[str]) -> None:
@@ -242,8 +292,6 @@ def _stage_subjects(
     reports: Sequence[SubjectReport],
     num_processes: int,
     num_kept: int,
-    beam_runner: str | None,
-    beam_options: Sequence[str],
 ) -> None:
     """Prepares every subject that is not staged yet."""
     jobs = [
@@ -254,9 +302,6 @@ def _stage_subjects(
     done = len(reports) - len(jobs)
     if done > num_kept:
         print(f"{plan.spec}: resuming after {done} of {len(reports)} subjects.", flush=True)
-    if beam_runner is not None:
-        run_on_beam(stage, jobs, beam_runner, beam_options)
-        return
     with Progress(plan.spec, len(reports), "subjects", done) as progress:
         for name in run_all(stage, jobs, num_processes, WORKER_IMPORTS):
             progress.advance(note=name)

@@ -43,11 +43,27 @@ def test_processes_and_a_single_process_write_the_same_files(prepare_scans, whol
 
 
 @pytest.mark.slow
-def test_beam_workers_write_the_same_files(prepare_scans, whole, tmp_path):
-    prepare_scans(
-        tmp_path, patches_per_class=20, beam_runner="DirectRunner",
-        beam_options=["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
-    )  # fmt: skip
+def test_beam_workers_check_the_scans_and_write_the_same_files(
+    prepare_scans, whole, scans, tmp_path, monkeypatch, capsys
+):
+    def fail(*_):
+        raise AssertionError("the first process reads a scan")
+
+    for name in ("writing.check_subject", "staging.check_subject", "staging.prepare_subject"):
+        monkeypatch.setattr(f"mtseg.records.{name}", fail)  # workers are other processes
+    settings = {
+        "patches_per_class": 20, "beam_runner": "DirectRunner",
+        "beam_options": ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
+    }  # fmt: skip
+    label_path = scans / "labels" / "a1.nii.gz"
+    right = label_path.read_bytes()
+    label_path.write_bytes(right[:100])
+    with pytest.raises(InputError, match=r"a1\.nii\.gz: "):
+        prepare_scans(tmp_path, **settings)
+    assert not prepared_dir(tmp_path, "renal", "folder", "patches").exists()
+    label_path.write_bytes(right)
+    capsys.readouterr()
+    prepare_scans(tmp_path, **settings)
     assert shard_contents(tmp_path) == shard_contents(whole)
     assert len(open_patches(tmp_path, "renal", "folder").class_index) == 4 * 3 * 20
 
