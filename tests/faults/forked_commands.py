@@ -61,6 +61,7 @@ class Forked:
             self._process.stdout.close()
             code = self._process.wait()
             self._temporary.cleanup()
+            self._streams.cleanup()
             assert not is_plain, f"{' '.join(here)} ended with code {code} before it was ready"
             pytest.skip(f"no namespace of its own can be had here for: {shell}")
 
