@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from mtseg.errors import InputError
 from mtseg.provenance.file_state import FileState, file_state
 from mtseg.sources.splits import ValidationRule
 from mtseg.sources.subject import FoundSubjects, Subject
-from mtseg.system.atomic_files import write_json
+from mtseg.system.atomic_files import parse_json, write_json
 from mtseg.system.hardware import num_cores
 from mtseg.tasks.task import LabelSource, Task
 
@@ -172,7 +171,7 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     """
     path = folder / FINGERPRINT
     try:
-        return Fingerprint.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Fingerprint.from_json(parse_json(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except InputError as error:
@@ -226,7 +225,8 @@ def format_labels(values: Iterable[int | str]) -> str:
 
 def make_fingerprint(
     task: Task,
-    found: FoundSubjects,
+    labels: LabelSource,
+    subjects: tuple[SubjectPrint, ...],
     folder: str | Path | None,
     *,
     kind: str,
@@ -236,36 +236,37 @@ def make_fingerprint(
 ) -> Fingerprint:
     """The fingerprint that records would have if they were prepared now.
 
-    Sizes and times of files are read, but not their contents.
-
     Args:
         task: the task.
-        found: the subjects of one of its sources.
+        labels: one of its sources, in which every label is a value.
+        subjects: from `describe_subjects`.
         folder: of the scans; None for phantoms.
         kind: of the records.
         settings: of the preparation.
         validation: how validation subjects were chosen among the training subjects.
         versions: of the formats of the records.
-
-    Raises:
-        InputError: if a file no longer exists.
     """
     return Fingerprint(
         kind=kind,
         task=describe_task(task),
         source={
-            "name": found.labels.name,
-            "layout": found.labels.layout,
+            "name": labels.name,
+            "layout": labels.layout,
             "folder": "" if folder is None else os.path.abspath(folder),
-            "labels": describe_labels(found.labels),
-            "labels_in_task_file": describe_labels(task.source(found.labels.name)),
+            "labels": describe_labels(labels),
+            "labels_in_task_file": describe_labels(task.source(labels.name)),
             "validation": dataclasses.asdict(validation),
-            "filter": dict(found.labels.entity_filter),
+            "filter": dict(labels.entity_filter),
         },
         settings=dict(settings),
         versions={**versions, "preparation": PREPARATION},
-        subjects=tuple(describe_subject(subject) for subject in found.subjects),
+        subjects=subjects,
     )
+
+
+def describe_subjects(found: FoundSubjects) -> tuple[SubjectPrint, ...]:
+    """The subjects of a source; see `describe_subject`."""
+    return tuple(map(describe_subject, found.subjects))
 
 
 def describe_subject(subject: Subject) -> SubjectPrint:

@@ -7,7 +7,6 @@ data that it began with, and whether a scan that is to be scored was trained on.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +16,16 @@ from mtseg.provenance.differences import (
     list_differences,
     subject_differences,
 )
-from mtseg.provenance.fingerprint import Fingerprint, add_checksums, make_fingerprint
+from mtseg.provenance.fingerprint import (
+    Fingerprint,
+    add_checksums,
+    describe_subjects,
+    make_fingerprint,
+)
 from mtseg.provenance.same_scans import find_same_scans, show_same_scans
 from mtseg.sources.find import find_subjects
 from mtseg.sources.splits import ValidationRule
-from mtseg.system.atomic_files import write_json
+from mtseg.system.atomic_files import parse_json, write_json
 from mtseg.tasks.file_choice import with_entity_filter
 from mtseg.tasks.task import Task
 
@@ -90,7 +94,8 @@ def list_stale(prints: Sequence[Fingerprint], tasks: Sequence[Task]) -> list[str
             found = find_subjects(task, source, Path(folder), validation=rule).require_sound()
             now = make_fingerprint(
                 task,
-                found,
+                found.labels,
+                describe_subjects(found),
                 folder,
                 kind=print_.kind,
                 settings=print_.settings,
@@ -152,7 +157,7 @@ def read_training_data(workdir: Path) -> list[Fingerprint] | None:
     """
     path = workdir / TRAINING_DATA
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_text(encoding="utf-8"))
         return [Fingerprint.from_json(print_) for print_ in stored["records"]]
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -1,6 +1,6 @@
 """Memory and disk that a preparation will take, from the headers of the scans alone.
 
-Nothing is read or generated for it. The figures are upper bounds that `mtseg-prepare` prints; they
+No voxel is read or generated for it. The figures are upper bounds that `mtseg-prepare` prints; they
 were compared with what preparations of real scans and phantoms took, and are near it for those.
 """
 

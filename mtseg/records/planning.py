@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from mtseg.errors import InputError
 from mtseg.provenance.differences import list_differences, list_task_differences, show_file
 from mtseg.provenance.fingerprint import (
     Fingerprint,
+    SubjectPrint,
     add_checksums,
+    describe_subjects,
     describe_task,
     make_fingerprint,
     read_fingerprint,
@@ -76,6 +79,12 @@ class Request:
         settings = {n: value for n, value in config.settings().items() if n in names}
         return settings | ({"num_shards": self.num_shards} if config.kind == "patches" else {})
 
+    @functools.cached_property
+    def _subjects(self) -> tuple[SubjectPrint, ...]:
+        """The subjects, whose files are listed once: a DICOM series has hundreds of them."""
+        assert self.found is not None
+        return describe_subjects(self.found)
+
     def fingerprint(self, config: RecordConfig) -> Fingerprint:
         """The fingerprint of records that are prepared now, without checksums.
 
@@ -85,7 +94,8 @@ class Request:
         assert self.found is not None
         return make_fingerprint(
             self.task,
-            self.found,
+            self.found.labels,
+            self._subjects,
             self.manual_dir,
             kind=config.kind,
             settings=self.settings(config),
@@ -103,11 +113,13 @@ class Plan:
         configs: the kinds of records that are to be prepared.
         existing: for an update, the records from which unchanged subjects are taken; empty if a
             kind has none that can be used.
+        kept: lines that say which records are kept as they are.
     """
 
     request: Request
     configs: tuple[RecordConfig, ...]
     existing: tuple[ExistingRecords, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -135,15 +147,14 @@ class Plan:
         """The staging folder."""
         return staging_dir(self.data_dir, self.task.name, self.request.source)
 
-    @property
-    def scans(self) -> list[str]:
-        """Files of the scans; empty for phantoms."""
-        paths = (subject.image_path for subject in self.found.subjects)
-        return [path for path in paths if path is not None]
-
-    def subject_names(self, split: str) -> list[str]:
-        """Names of the subjects of a split, in its order."""
-        return self.found.names_of_split(split)
+    @functools.cached_property
+    def growth_bytes(self) -> int:
+        """Memory that a process needs for the largest subject; their headers are read once."""
+        growth = [0]
+        for subject in self.found.subjects:
+            with contextlib.suppress(InputError):  # The check reports it, together with all others.
+                growth.append(estimate_memory(self.task, subject, self.configs))
+        return max(growth)
 
     def keep_matching_staged(self) -> None:
         """Removes staged subjects that were prepared with other settings than these."""
@@ -156,7 +167,7 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """Finds out which records have to be prepared, and prints a line about the others.
+    """Finds out which records have to be prepared.
 
     Raises:
         InputError: if records exist that were made from other data or with other settings, and the
@@ -165,19 +176,19 @@ def make_plan(request: Request) -> Plan:
     _require_one_task(request)
     chosen: list[RecordConfig] = []
     kept: list[RecordConfig] = []
-    existing, texts = [], dict[str, None]()
+    existing, lines, texts = [], list[str](), dict[str, None]()
     for config in request.configs:
         folder = records_dir(request.data_dir, request.task.name, request.source, config.kind)
         if request.is_overwrite or not (folder / "dataset_info.json").is_file():
             chosen.append(config)
             continue
-        _ = prepared_settings(folder)  # refuses a damaged file
+        stored = prepared_settings(folder)  # refuses a damaged file
         before = read_fingerprint(folder)
         if before is None:
             if request.is_update:
                 chosen.append(config)
             else:
-                _keep_without_fingerprint(request, config, folder)
+                lines.append(_keep_without_fingerprint(request, config, folder, stored))
             continue
         if request.found is None:
             differences = _differences_without_scans(request, config, before)
@@ -199,9 +210,10 @@ def make_plan(request: Request) -> Plan:
             f"{'; '.join(texts)}. Rerun mtseg-prepare with --update to prepare only what changed, "
             "or with --overwrite to prepare everything again, or give another --data-dir."
         )
-    _announce_kept(request, kept, is_all=len(kept) == len(request.configs))
+    lines += _describe_kept(request, kept)
     usable = tuple(records for records in existing if records.config in chosen)
-    return Plan(request, tuple(chosen), usable if len(usable) == len(chosen) else ())
+    usable = usable if len(usable) == len(chosen) else ()
+    return Plan(request, tuple(chosen), usable, tuple(lines))
 
 
 def _require_one_task(request: Request) -> None:
@@ -225,9 +237,11 @@ def read_siblings(request: Request) -> list[Fingerprint]:
     return list({p.source["name"]: p for p in stored if p is not None}.values())
 
 
-def _keep_without_fingerprint(request: Request, config: RecordConfig, folder: Path) -> None:
+def _keep_without_fingerprint(
+    request: Request, config: RecordConfig, folder: Path, stored: dict[str, Any]
+) -> str:
     """Records of an earlier version: only settings and classes can be compared."""
-    stored, wanted = prepared_settings(folder), config.settings()
+    wanted = config.settings()
     different = [
         f"{k}: {stored.get(k)} / {wanted[k]}" for k in wanted if stored.get(k) != wanted[k]
     ]
@@ -237,11 +251,10 @@ def _keep_without_fingerprint(request: Request, config: RecordConfig, folder: Pa
             "Give another --data-dir, or replace it: mtseg-prepare with --overwrite."
         )
     require_same_task(request.data_dir, request.task, request.source, config.kind)
-    print(
+    return (
         f"{request.spec}: {config.kind} already exist in {request.data_dir}. They carry no "
         "fingerprint, so they cannot be compared with the scans. mtseg-prepare with --update "
-        "replaces them.",
-        flush=True,
+        "replaces them."
     )
 
 
@@ -256,50 +269,41 @@ def _differences_without_scans(
     return [*list_task_differences(before, request.task), *list_differences(before, now)]
 
 
-def _announce_kept(request: Request, kept: Sequence[RecordConfig], is_all: bool) -> None:
+def _describe_kept(request: Request, kept: Sequence[RecordConfig]) -> list[str]:
     unseen = "" if request.found else " The scans were not compared: their folder was not given."
-    if is_all:
-        print(
-            f"{request.spec}: already prepared in {request.data_dir}, nothing to do.{unseen}",
-            flush=True,
-        )
-        return
-    for config in kept:
-        print(
-            f"{request.spec}: {config.kind} already exist in {request.data_dir}.{unseen}",
-            flush=True,
-        )
+    if len(kept) == len(request.configs):
+        return [f"{request.spec}: already prepared in {request.data_dir}, nothing to do.{unseen}"]
+    return [
+        f"{request.spec}: {config.kind} already exist in {request.data_dir}.{unseen}"
+        for config in kept
+    ]
+
+
+def announce_kept(plan: Plan) -> None:
+    """Prints which records are kept as they are."""
+    for line in plan.kept:
+        print(line, flush=True)
 
 
 def choose_num_processes(plan: Plan) -> int:
     """As many processes as there are cores, but no more than fit in the free memory."""
-    needed_bytes = _WORKER_BYTES + _largest_growth(plan)
+    needed_bytes = _WORKER_BYTES + plan.growth_bytes
     return max(1, min(num_cores(), int(_USABLE_SHARE * free_bytes() / needed_bytes)))
 
 
 def announce_memory(plan: Plan, num_processes: int) -> None:
     """Prints how much memory each process will take at most, with the libraries they all share."""
-    megabytes = (resident_bytes() + _largest_growth(plan)) / 1e6
+    megabytes = (resident_bytes() + plan.growth_bytes) / 1e6
     print(
         f"{plan.spec}: up to {megabytes:.0f} MB of memory per process, {num_processes} at once.",
         flush=True,
     )
 
 
-def _largest_growth(plan: Plan) -> int:
-    growth = [0]
-    for subject in plan.found.subjects:
-        with contextlib.suppress(InputError):  # The check reports it, together with all others.
-            growth.append(estimate_memory(plan.task, subject, plan.configs))
-    return max(growth)
-
-
-def require_room(plan: Plan, num_shards: int | None) -> None:
+def require_room(plan: Plan) -> None:
     """Prints how many bytes will be written, and refuses a disk that is too full for them.
 
-    Args:
-        plan: the records to prepare. Subjects that are staged already need no more room.
-        num_shards: as for `mtseg.records.writing.prepare`.
+    Subjects that are staged already need no more room.
 
     Raises:
         InputError: if there is too little room.
@@ -309,7 +313,7 @@ def require_room(plan: Plan, num_shards: int | None) -> None:
     )
     staged_bytes = sum(path.stat().st_size for path in plan.folder.glob("*.*record"))
     # Staged files become shards by links. Records that are shuffled exist twice for a while.
-    copies = 1 if num_shards is None else 2
+    copies = 1 if plan.request.num_shards is None else 2
     needed_bytes = max(final_bytes * copies - staged_bytes, 0)
     free = shutil.disk_usage(plan.folder).free
     print(

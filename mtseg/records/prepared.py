@@ -222,7 +222,9 @@ def check_training_records(
             subjects, or a scan of a task is on both sides of the split.
     """
     trained, lines = read_fingerprints(data_dir, label_space, kind)
-    scored, _ = read_fingerprints(data_dir, label_space, "volumes")
+    scored = trained
+    if kind != "volumes":
+        scored, _ = read_fingerprints(data_dir, label_space, "volumes")
     lines += check_training_data(trained, scored)
     lines += list_stale(trained, [selection.task for selection in label_space.selections])
     return trained, lines

@@ -24,6 +24,7 @@ from mtseg.records.builder import RecordConfig, TaskBuilder, builder_class
 from mtseg.records.planning import (
     Plan,
     Request,
+    announce_kept,
     announce_memory,
     choose_num_processes,
     make_plan,
@@ -111,6 +112,8 @@ def prepare(
         for kind in kinds
     ]
     spec, folder = f"{task.name}:{source}", staging_dir(data_dir, task.name, source)
+    finish_replacing_records(folder)
+    scans_dir = None if source == GENERATED else _require_folder(manual_dir, spec)
     is_complete = all(
         (records_dir(data_dir, task.name, source, kind) / "dataset_info.json").is_file()
         for kind in kinds
@@ -126,7 +129,7 @@ def prepare(
         found = find_subjects(
             task,
             source,
-            _require_folder(manual_dir, spec) if source != GENERATED else None,
+            scans_dir,
             num_train=configs[0].num_train,
             num_test=configs[0].num_test,
             validation=configs[0].validation,
@@ -135,20 +138,22 @@ def prepare(
         task,
         source,
         found,
-        None if source == GENERATED or manual_dir is None else Path(manual_dir),
+        scans_dir,
         Path(data_dir),
         tuple(configs),
         num_shards,
         is_update,
         is_overwrite,
     )
-    finish_replacing_records(folder)
-    if not make_plan(request).configs:
+    plan = make_plan(request)
+    if not plan.configs:
+        announce_kept(plan)
         discard_staging(folder)  # left by a command that was killed at its very end
         return
     with lock_staging(folder):
         # Another command may have had the lock and finished since the first look.
         plan = make_plan(request)
+        announce_kept(plan)
         if not plan.configs:
             return
         print(f"{spec}: {plan.found.describe_split()}", flush=True)
@@ -167,10 +172,10 @@ def prepare(
         if beam_runner is None:
             reports = _check_subjects(plan, num_processes)
             _refuse_same_scans(plan, reports, also)
-            require_room(plan, num_shards)
+            require_room(plan)
             _stage_subjects(plan, reports, num_processes, num_kept)
         else:
-            require_room(plan, num_shards)
+            require_room(plan)
             reports = _check_and_stage_on_beam(plan, beam_runner, beam_options)
             _refuse_same_scans(plan, reports, also)
         _write_records(plan)
@@ -229,11 +234,7 @@ def _check_and_stage_on_beam(
         InputError: as `_check_subjects`.
     """
     subjects = plan.found.subjects
-    jobs = [
-        Job(plan.task, plan.found.labels, plan.configs, SubjectReport(subject, ()), plan.folder)
-        for subject in subjects
-        if staged_report(plan.folder, subject) is None
-    ]
+    jobs = _remaining_jobs(plan, [SubjectReport(subject, ()) for subject in subjects])
     run_on_beam(check_and_stage, jobs, beam_runner, beam_options)
     reports = [
         checked_report(plan.folder, subject) or staged_report(plan.folder, subject)
@@ -255,7 +256,7 @@ def _refuse_errors(plan: Plan, reports: Sequence[SubjectReport]) -> None:
     Raises:
         InputError: with the first error, if there are any.
     """
-    issues = check_reports(plan.task, plan.found, reports) if plan.scans else ()
+    issues = check_reports(plan.task, plan.found, reports) if plan.request.manual_dir else ()
     errors = [issue for issue in issues if issue.is_error]
     if len(errors) == 1:
         raise InputError(errors[0].message)
@@ -294,17 +295,22 @@ def _stage_subjects(
     num_kept: int,
 ) -> None:
     """Prepares every subject that is not staged yet."""
-    jobs = [
-        Job(plan.task, plan.found.labels, plan.configs, report, plan.folder)
-        for report in reports
-        if staged_report(plan.folder, report.subject) is None
-    ]
+    jobs = _remaining_jobs(plan, reports)
     done = len(reports) - len(jobs)
     if done > num_kept:
         print(f"{plan.spec}: resuming after {done} of {len(reports)} subjects.", flush=True)
     with Progress(plan.spec, len(reports), "subjects", done) as progress:
         for name in run_all(stage, jobs, num_processes, WORKER_IMPORTS):
             progress.advance(note=name)
+
+
+def _remaining_jobs(plan: Plan, reports: Sequence[SubjectReport]) -> list[Job]:
+    """A job for each subject that is not staged yet."""
+    return [
+        Job(plan.task, plan.found.labels, plan.configs, report, plan.folder)
+        for report in reports
+        if staged_report(plan.folder, report.subject) is None
+    ]
 
 
 def _write_records(plan: Plan) -> None:
@@ -355,7 +361,7 @@ def _write_splits(
     split_infos = []
     num_records: dict[str, int] = {}
     for split in SPLITS[config.kind]:
-        names = plan.subject_names(split)
+        names = plan.found.names_of_split(split)
         if not names:
             continue
         staged = [records_path(plan.folder, name, config.kind) for name in names]

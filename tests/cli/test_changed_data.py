@@ -211,7 +211,7 @@ def test_records_and_runs_without_memory_are_used_and_said_to_have_none(place, c
     assert out.count("carry no fingerprint") == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[3]", '{"records": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[3]", '{"records": 3}', "[" * 100_000])
 def test_a_damaged_memory_is_named(place, capsys, content):
     (place / "run" / TRAINING_DATA).write_text(content)
     refused(run(evaluate, capsys, "run"), TRAINING_DATA)

@@ -37,12 +37,13 @@ def request_for(whole):
     return make
 
 
-def test_only_what_does_not_exist_is_missing(request_for, tmp_path, capsys):
+def test_only_what_does_not_exist_is_missing(request_for, tmp_path):
     request = request_for(data_dir=tmp_path)
-    assert make_plan(request).configs == request.configs
-    assert capsys.readouterr().out == ""
-    assert make_plan(request_for()).configs == ()
-    assert "renal:folder: already prepared in" in capsys.readouterr().out
+    plan = make_plan(request)
+    assert (plan.configs, plan.kept) == (request.configs, ())
+    plan = make_plan(request_for())
+    assert plan.configs == ()
+    assert "renal:folder: already prepared in" in plan.kept[0]
     request = request_for(is_overwrite=True)
     assert make_plan(request).configs == request.configs
 

@@ -234,12 +234,8 @@ def usable_records(data_dir):
     return names, [shard_contents(folder) for folder in found]
 
 
-@pytest.mark.promise("goes on after a kill")
-@pytest.mark.parametrize("count", range(5))
-def test_records_of_both_kinds_are_replaced_together(run, scans, tmp_path, monkeypatch, count):
-    """Stopped before the plan is written, the old ones stay; later, whoever opens them finishes."""
-    run()
-    old = usable_records(tmp_path / "data")
+def update_and_stop(run, scans, monkeypatch, count):
+    """Stops an update after so many changes on disk while it replaces the old records."""
     change_split(scans)
     left = iter(range(count))
 
@@ -261,9 +257,27 @@ def test_records_of_both_kinds_are_replaced_together(run, scans, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         run(is_update=True)
     monkeypatch.undo()
+
+
+@pytest.mark.promise("goes on after a kill")
+@pytest.mark.parametrize("count", range(5))
+def test_records_of_both_kinds_are_replaced_together(run, scans, tmp_path, monkeypatch, count):
+    """Stopped before the plan is written, the old ones stay; later, whoever opens them finishes."""
+    run()
+    old = usable_records(tmp_path / "data")
+    update_and_stop(run, scans, monkeypatch, count)
     state = usable_records(tmp_path / "data")
     run(tmp_path / "fresh")
     assert state == (usable_records(tmp_path / "fresh") if count else old)
+
+
+@pytest.mark.promise("goes on after a kill")
+def test_records_whose_replacing_was_stopped_count_as_prepared(run, scans, monkeypatch, capsys):
+    """So the folder of scans, which was given before, is not asked for."""
+    run()
+    update_and_stop(run, scans, monkeypatch, 2)  # old patches are removed, and new ones not there
+    run(manual_dir=None)
+    assert "renal:folder: already prepared in" in capsys.readouterr().out
 
 
 # Several sources, and tasks of the same name.

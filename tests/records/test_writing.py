@@ -116,6 +116,26 @@ def test_records_with_other_settings_are_refused_or_replaced(prepare_scans, tmp_
     assert len(open_patches(tmp_path, "renal", "folder").class_index) == 4 * 3 * 6
 
 
+def test_a_kind_that_exists_is_named_once_while_the_other_is_prepared(
+    prepare_scans, tmp_path, capsys
+):
+    prepare_scans(tmp_path, kinds=["volumes"])
+    capsys.readouterr()
+    prepare_scans(tmp_path, patches_per_class=5)
+    assert capsys.readouterr().out.count("volumes already exist in") == 1
+
+
+@pytest.mark.promise("refused input")
+def test_scans_without_any_label_map_are_refused(prepare_scans, scans, tmp_path):
+    """Not one subject is complete, so there is no scan to check."""
+    for path in (scans / "labels").iterdir():
+        path.unlink()
+    (scans / "labels" / "b1.nii.gz").touch()
+    with pytest.raises(InputError, match="must have one scan and one label map"):
+        prepare_scans(tmp_path / "data")
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
 @pytest.mark.promise("atomic outputs")
 def test_records_stay_if_those_that_should_replace_them_are_refused(prepare_scans, scans, tmp_path):
     prepare_scans(tmp_path, patches_per_class=5)
