@@ -88,12 +88,14 @@ def evaluate_task(
     """
     to_combined = label_space.to_combined(task.name)
     is_thresholded = [rule == "operating_point" for rule in label_space.decisions]
-    at_threshold = [c for c in label_space.class_indices(task.name) if is_thresholded[c]]
+    own_classes = label_space.class_indices(task.name)
+    at_threshold = [c for c in own_classes if is_thresholded[c]]
     if not at_threshold:
         # Without an operating point of this task, a voxel's label is its most probable class:
         # thresholds of other tasks' classes are unknown here and need not be counted.
         is_thresholded = [False] * len(is_thresholded)
     rules = class_rules([selection.task for selection in label_space.selections])
+    own_postprocessed = [r.class_index for r in rules if r.class_index in own_classes]
     counted: dict[str, ScanCounts] = {}
     surface_rows: list[Row] = []
     waiting: list[StoredScan] = []
@@ -103,14 +105,15 @@ def evaluate_task(
         while waiting:
             scan = waiting.pop(0)
             labels = scan.labels(points)
-            surface_rows.extend(_surface_rows(label_space, task, scan, labels))
+            surface_rows.extend(_label_rows(label_space, task, scan, labels, own_classes))
             on_labels(scan, labels)
-            own_rules = [r.class_index for r in rules if r.class_index in to_combined[1:]]
-            if own_rules:
+            if own_postprocessed:
                 changed = labels.copy()  # `on_labels` may have kept the others
                 postprocess(changed, rules)
                 surface_rows.extend(
-                    _postprocessed_rows(label_space, task, scan, changed, own_rules)
+                    _label_rows(
+                        label_space, task, scan, changed, own_postprocessed, is_postprocessed=True
+                    )
                 )
 
     for subject in subjects:
@@ -198,35 +201,37 @@ def _count_rows(
     return rows
 
 
-def _surface_rows(
-    label_space: LabelSpace, task: Task, scan: StoredScan, labels: npt.NDArray[np.uint8]
-) -> list[Row]:
-    """The figures that need a whole label map: surface distances and volumes."""
-    rows = []
-    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
-    for c in label_space.class_indices(task.name):
-        figures = _label_figures(scan, labels, c)
-        reference = np.count_nonzero(scan.reference == c)
-        figures["volume_reference_ml"] = reference * voxel_ml if reference else None
-        names = ("hd95_mm", "surface_dice", "volume_reference_ml", "volume_predicted_ml")
-        class_name = label_space.class_names[c]
-        rows += [Row(task.name, class_name, scan.name, name, figures[name]) for name in names]
-    return rows
-
-
-def _postprocessed_rows(
+def _label_rows(
     label_space: LabelSpace,
     task: Task,
     scan: StoredScan,
     labels: npt.NDArray[np.uint8],
     class_indices: Sequence[int],
+    *,
+    is_postprocessed: bool = False,
 ) -> list[Row]:
-    """All figures of the classes that are post-processed, of labels after it."""
-    return [
-        Row(task.name, label_space.class_names[c], scan.name, f"{name}_postprocessed", value)
-        for c in class_indices
-        for name, value in _label_figures(scan, labels, c).items()
-    ]
+    """The figures of classes that need a whole label map.
+
+    Args:
+        label_space: the network's classes.
+        task: one of its tasks.
+        scan: the reference.
+        labels: uint8 (I, J, K), combined class index.
+        class_indices: the classes.
+        is_postprocessed: whether the label map is post-processed. Counts give no Dice, precision
+            and recall of such a map, and its reference is the same as without.
+    """
+    names: tuple[str, ...]
+    names = ("hd95_mm", "surface_dice", "volume_reference_ml", "volume_predicted_ml")
+    suffix = ""
+    if is_postprocessed:
+        names = ("dice", "precision", "recall", "hd95_mm", "surface_dice", "volume_predicted_ml")
+        suffix = "_postprocessed"
+    rows = []
+    for c in class_indices:
+        class_name, figures = label_space.class_names[c], _label_figures(scan, labels, c)
+        rows += [Row(task.name, class_name, scan.name, n + suffix, figures[n]) for n in names]
+    return rows
 
 
 def _label_figures(
@@ -234,14 +239,17 @@ def _label_figures(
 ) -> dict[str, float | None]:
     """Figures of a class in a label map; voxels with the ignore label count in the volume alone."""
     reference, predicted = np.asarray(scan.reference == class_index), labels == class_index
-    volume_ml = np.count_nonzero(predicted) * float(np.prod(scan.spacing_mm)) / 1000
+    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
+    volume_ml = np.count_nonzero(predicted) * voxel_ml
     predicted &= scan.reference != IGNORED
-    counts = (np.count_nonzero(mask) for mask in (predicted, predicted & reference, reference))
+    num_predicted, num_overlap, num_reference = (
+        int(np.count_nonzero(mask)) for mask in (predicted, predicted & reference, reference)
+    )
     hd95_mm, surface_dice = surface_figures(reference, predicted, scan.spacing_mm)
-    figures = metrics.overlap_figures(*(int(count) for count in counts))
-    return figures | {
+    return metrics.overlap_figures(num_predicted, num_overlap, num_reference) | {
         "hd95_mm": hd95_mm,
         "surface_dice": surface_dice,
+        "volume_reference_ml": num_reference * voxel_ml if num_reference else None,
         "volume_predicted_ml": volume_ml,
     }
 

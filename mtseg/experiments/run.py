@@ -45,9 +45,9 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
         All results. None if a SIGTERM stopped the work; what was done is saved.
 
     Raises:
-        InputError: as `mtseg.training.loop.train_and_evaluate`, or if a task has no test scan, the
-            folder has experiments
-            of another configuration, is in use by another command, or cannot be written.
+        InputError: as `mtseg.training.loop.train_and_evaluate`, or if a task has no test scan, a
+            network diverges, or the folder has experiments of another configuration, is in use by
+            another command, or cannot be written.
     """
     experiments = plan_experiments(config)
     require_scans(config.data_dir, parse_tasks(config.tasks), "test")  # networks are compared there

@@ -105,21 +105,17 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or "of unknown name"
 
 
-def describe_machine(device: str | None = None) -> dict[str, Any]:
+def describe_machine(device: str) -> dict[str, Any]:
     """Device, processor, cores, bfloat16 instructions, and versions of the software.
 
     Args:
-        device: what computed, from `mtseg.system.devices.describe_devices`; None if unknown.
+        device: what computed, from `mtseg.system.devices.describe_devices`.
     """
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        flags = set()
     return {
         "device": device,
         "processor": processor_name(),
         "cores": num_cores(),
-        "bfloat16": sorted(flags & _BFLOAT16_FLAGS),
+        "bfloat16": sorted(_bfloat16_flags(Path("/proc/cpuinfo"))),
         "python": platform.python_version(),
         "tensorflow": importlib.metadata.version("tensorflow"),
         "mtseg": importlib.metadata.version("mtseg"),
@@ -139,8 +135,11 @@ def format_machine(machine: dict[str, Any]) -> str:
 
 def has_bfloat16_instructions(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether the processor has instructions that multiply bfloat16 numbers."""
+    return bool(_bfloat16_flags(Path(cpuinfo)))
+
+
+def _bfloat16_flags(cpuinfo: Path) -> set[str]:
     try:
-        flags = set(Path(cpuinfo).read_text().split())
-    except OSError:
-        return False
-    return bool(flags & _BFLOAT16_FLAGS)
+        return _BFLOAT16_FLAGS & set(cpuinfo.read_text().split())
+    except OSError:  # not Linux
+        return set()

@@ -31,16 +31,11 @@ from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.building import MUON_RULE
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.config import TrainConfig
-from mtseg.training.failures import (
-    DivergedError,
-    explain_divergence,
-    explain_error,
-    next_call,
-)
+from mtseg.training.failures import DivergedError, explain_divergence, explain_error, next_call
 from mtseg.training.reporting import Evaluator, TrainingFigures, writing_run
 from mtseg.training.strategies import Replicas, configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
-from mtseg.training.workdir import SPLITS, write_config, write_diverged
+from mtseg.training.workdir import SPLITS, remove_diverged, write_config, write_diverged
 
 _STEPS_BETWEEN_FIGURES = 10
 """Mini-batches between two points of the loss curve, or a few more or less: whole calls."""
@@ -349,6 +344,7 @@ class _Run:
             raise DivergedError(f"the weights are not finite after mini-batch {step}.", step)
         if self._replicas.is_chief:
             with writing_run(self._workdir):
+                remove_diverged(self._workdir)
                 self._checkpoints.save(step)
         self._num_saved = step
 

@@ -35,13 +35,14 @@ class TrainingStep:
         self._config, self._strategy = config, replicas.strategy
         self._dtype = "float64" if config.precision == "float64" else "float32"
         keras.utils.set_random_seed(config.seed)
-        self._total = config.minibatches_per_task * len(label_space.selections)
+        total = config.minibatches_per_task * len(label_space.selections)
+        self._learning_rate = make_learning_rate(config, total)
         with self._strategy.scope():
             self.model = build_model(
                 config, label_space, precision=config.precision, replicas=replicas.num_replicas
             )
             self._logits = patch_logits_model(self.model)
-            optimizer = make_optimizer(config, make_learning_rate(config, self._total))
+            optimizer = make_optimizer(config, self._learning_rate)
             if config.precision == "mixed_float16":
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             self.optimizer = optimizer
@@ -57,8 +58,8 @@ class TrainingStep:
 
     def set_learning_rate(self) -> None:
         """Gives a constant learning rate the configuration's value, in place of a checkpoint's."""
-        if isinstance(rate := make_learning_rate(self._config, self._total), float):
-            self.optimizer.learning_rate = rate
+        if isinstance(self._learning_rate, float):
+            self.optimizer.learning_rate = self._learning_rate
 
     def is_finite(self) -> bool:
         """Whether all weights, moving statistics and moments of the optimiser are finite."""

@@ -1,7 +1,7 @@
 """The files in the folder of a training run, and how they are read and written.
 
 config.json               the configuration
-diverged.json             where the run became not finite, if it did
+diverged.json             where the run became not finite, until its next checkpoint
 label_space.json          tasks and classes, so that the task files are not needed again
 training_data.json        what the records were made from that the run is trained on
 checkpoints/              what is needed to resume: weights, optimiser, step
@@ -152,8 +152,8 @@ def read_curve(workdir: Path) -> list[dict[str, Any]]:
 def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> str:
     """Writes the configuration into a new folder, or compares it with that of the run there.
 
-    A run that diverged may be resumed with another learning rate, and with another warm-up if it
-    has no checkpoint yet.
+    A run that diverged and has no checkpoint since may be resumed with another learning rate, and
+    with another warm-up if it has no checkpoint at all.
 
     Returns:
         A line that says which settings were changed; empty if none.
@@ -207,6 +207,15 @@ def write_diverged(workdir: Path, minibatch: int, checkpoint: int) -> None:
     write_json(workdir / DIVERGED, {"minibatch": minibatch, "checkpoint": checkpoint})
 
 
+def remove_diverged(workdir: Path) -> None:
+    """Removes the note of `write_diverged`, if there is one, before the next good checkpoint.
+
+    Settings that may change after a divergence must not change any more then: checkpoints would not
+    fit them, or the configuration would name settings that the run was not trained with.
+    """
+    (workdir / DIVERGED).unlink(missing_ok=True)
+
+
 def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     """The configuration and label space of a run.
 
@@ -233,9 +242,11 @@ def write_evaluation(
     minibatch: int,
     seconds: float,
     command: str,
-    device: str | None = None,
+    device: str,
 ) -> None:
     """Writes the weights that were evaluated, the figures, and a point of the learning curve.
+
+    Figures of training scans are no point of it, and weights are not compared by them.
 
     Args:
         workdir: folder of the run.
@@ -265,7 +276,7 @@ def write_evaluation(
     last = weights_path(workdir, "last")
     with atomic_write(last) as temporary:
         model.save_weights(temporary)
-    if evaluation.split == "train":  # no figure to compare weights by
+    if evaluation.split == "train":
         write_final_evaluation(workdir, evaluation, minibatch, command, device)
         return
     if is_best:
@@ -285,7 +296,7 @@ def write_final_evaluation(
     evaluation: Evaluation,
     minibatch: int,
     command: str,
-    device: str | None = None,
+    device: str,
 ) -> None:
     """Writes an evaluation of the last weights that is not a point of the learning curve.
 
@@ -304,7 +315,7 @@ def write_final_evaluation(
 
 
 def _describe_evaluation(
-    workdir: Path, evaluation: Evaluation, minibatch: int, command: str, device: str | None
+    workdir: Path, evaluation: Evaluation, minibatch: int, command: str, device: str
 ) -> dict[str, Any]:
     """The contents of a file with an evaluation of the last weights."""
     result = evaluation.to_json(model=str(workdir), command=command)

@@ -204,5 +204,13 @@ def test_the_fast_precision_is_that_of_the_device(machine, monkeypatch, has_inst
     assert configure("fast", "brain", "data").precision == expected
 
 
+def test_a_processor_says_whether_it_multiplies_bfloat16(tmp_path):
+    (tmp_path / "with").write_text("flags\t\t: fpu avx512_bf16 sse\n")
+    (tmp_path / "without").write_text("flags\t\t: fpu sse\n")
+    assert hardware.has_bfloat16_instructions(str(tmp_path / "with"))
+    assert not hardware.has_bfloat16_instructions(str(tmp_path / "without"))
+    assert not hardware.has_bfloat16_instructions(str(tmp_path / "missing"))
+
+
 def test_tests_see_no_gpu():
     assert tf.config.get_visible_devices("GPU") == []

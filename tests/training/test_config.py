@@ -3,7 +3,6 @@
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.system.hardware import has_bfloat16_instructions
 from mtseg.training.config import TrainConfig, configure
 from mtseg.training.presets import PRESETS
 
@@ -60,11 +59,3 @@ def test_bad_values_are_refused_by_name(field, value):
 def test_json_of_another_version_is_refused(text):
     with pytest.raises(InputError, match="not a configuration"):
         TrainConfig.from_json(text)
-
-
-def test_a_processor_says_whether_it_multiplies_bfloat16(tmp_path):
-    (tmp_path / "with").write_text("flags\t\t: fpu avx512_bf16 sse\n")
-    (tmp_path / "without").write_text("flags\t\t: fpu sse\n")
-    assert has_bfloat16_instructions(str(tmp_path / "with"))
-    assert not has_bfloat16_instructions(str(tmp_path / "without"))
-    assert not has_bfloat16_instructions(str(tmp_path / "missing"))

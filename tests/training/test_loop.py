@@ -321,6 +321,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_another_rate_is_taken(
     assert train_and_evaluate(mended, tmp_path) is not None
     assert "diverged at mini-batch" in capsys.readouterr().out
     assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 1e-3
+    # With a checkpoint after the divergence it is a run like any other.
+    with pytest.raises(InputError, match="another configuration"):
+        train_and_evaluate(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 1e-3
 
 
 @pytest.mark.promise("defined numerics")
