@@ -119,13 +119,8 @@ def prepare(
         for kind in kinds
     )
     found = None
-    if (
-        source == GENERATED
-        or manual_dir is not None
-        or not is_complete
-        or is_update
-        or is_overwrite
-    ):
+    is_needed = is_update or is_overwrite or not is_complete
+    if source == GENERATED or manual_dir is not None or is_needed:
         found = find_subjects(
             task,
             source,
@@ -273,13 +268,11 @@ def _refuse_same_scans(plan: Plan, reports: Sequence[SubjectReport], also: Seque
     """Refuses a scan that another source of the task has on the other side of the split."""
     here = plan.request.fingerprint(plan.configs[0])
     scans = {report.subject.name: report.checksum for report in reports}
-    here = dataclasses.replace(
-        here,
-        subjects=tuple(
-            dataclasses.replace(subject, scan_checksum=scans[subject.name])
-            for subject in here.subjects
-        ),
+    subjects = tuple(
+        dataclasses.replace(subject, scan_checksum=scans[subject.name])
+        for subject in here.subjects
     )
+    here = dataclasses.replace(here, subjects=subjects)
     siblings = [p for p in read_siblings(plan.request) if p.source["name"] not in also]
     if found := [*find_same_scans([here], siblings), *find_same_scans(siblings, [here])]:
         raise InputError(
