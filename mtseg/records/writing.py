@@ -269,8 +269,7 @@ def _refuse_same_scans(plan: Plan, reports: Sequence[SubjectReport], also: Seque
     here = plan.request.fingerprint(plan.configs[0])
     scans = {report.subject.name: report.checksum for report in reports}
     subjects = tuple(
-        dataclasses.replace(subject, scan_checksum=scans[subject.name])
-        for subject in here.subjects
+        dataclasses.replace(subject, scan_checksum=scans[subject.name]) for subject in here.subjects
     )
     here = dataclasses.replace(here, subjects=subjects)
     siblings = [p for p in read_siblings(plan.request) if p.source["name"] not in also]
