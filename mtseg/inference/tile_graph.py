@@ -87,6 +87,7 @@ def make_tile_function(
             tf.TensorSpec([None] * 3, tf.float32, name="tile"),
             tf.TensorSpec([], tf.int32, name="chunk_positions"),
         ],
+        autograph=False,  # it has loops of TensorFlow's own, and tracing takes less time
     )
 
 
@@ -247,7 +248,8 @@ def classify(features: tf.Tensor, network: FoldedNetwork) -> tf.Tensor:
 
 
 def make_volume_function(
-    patch_model: keras.Model,
+    compute_tile: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    num_classes: int,
     precision: str,
     finish: Callable[[tf.Tensor], dict[str, tf.Tensor]] = lambda rows: {"probabilities": rows},
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
@@ -257,8 +259,9 @@ def make_volume_function(
     does not grow with the volume.
 
     Args:
-        patch_model: from `mtseg.network.model.build_patch_model`; see `make_tile_function`.
-        precision: `float32` or `bfloat16`.
+        compute_tile: from `make_tile_function`.
+        num_classes: of the network.
+        precision: `float32` or `bfloat16`, that of `compute_tile`.
         finish: what is computed from the probabilities, float32 (voxels, num_classes): name ->
             tensor with one row per voxel.
 
@@ -267,8 +270,7 @@ def make_volume_function(
         outside the foreground, and returns the results of `finish` at every voxel, (I, J, K, …).
         Outside the foreground, background has probability 1.
     """
-    compute_tile = make_tile_function(patch_model, precision)
-    outside = finish(tf.one_hot([0], patch_model.output.shape[-1]))
+    outside = finish(tf.one_hot([0], num_classes))
     shapes = {name: value.shape[1:] for name, value in outside.items()}
     types = {name: value.dtype for name, value in outside.items()}
 

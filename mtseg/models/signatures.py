@@ -33,6 +33,7 @@ from mtseg.scans.preprocessing import NORMALISING_PERCENTILE
 DESCRIBE, CLASSIFY = "describe", "classify_patches"
 
 _Outputs = dict[str, tf.Tensor]
+_ComputeTile = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def segment_signature(precision: str) -> str:
@@ -68,16 +69,22 @@ def add_signatures(
         specs = [tf.TensorSpec(*spec, name=name) for name, spec in inputs.items()]
         archive.add_endpoint(name, compute, input_signature=specs)
 
-    for precision in ("float32", "bfloat16"):
-        segment = _volume_function(patch_model, precision, thresholds)
+    num_classes = patch_model.output.shape[-1]
+    # Volumes and tiles share one graph of the network, which is traced once.
+    compute_tile = {
+        precision: make_tile_function(patch_model, precision).get_concrete_function()
+        for precision in ("float32", "bfloat16")
+    }
+    for precision, compute in compute_tile.items():
+        segment = _volume_function(compute, num_classes, precision, thresholds)
         volume = [1, None, None, None]
         add(segment_signature(precision), segment, volume=(volume, tf.float32))
         if precision == "float32":
             add("segment_int16", segment, volume=(volume, tf.int16))
-    for precision in ("float32", "bfloat16"):
+    for precision, compute in compute_tile.items():
         add(
             tile_signature(precision),
-            _tile_function(patch_model, precision, thresholds),
+            _tile_function(compute, precision, thresholds),
             tile=([1, None, None, None], tf.float32),
             intensity_scale=([1], tf.float32),
             chunk_positions=([1], tf.int32),
@@ -97,7 +104,10 @@ def add_signatures(
 
 
 def _volume_function(
-    patch_model: keras.Model, precision: str, thresholds: Sequence[float | None]
+    compute_tile: _ComputeTile,
+    num_classes: int,
+    precision: str,
+    thresholds: Sequence[float | None],
 ) -> Callable[[tf.Tensor], _Outputs]:
     """The graph of `segment`: volume (1, I, J, K) of any number type."""
 
@@ -108,7 +118,7 @@ def _volume_function(
             "probabilities": tf.cast(rows, tf.float16),
         }
 
-    compute = make_volume_function(patch_model, precision, finish)
+    compute = make_volume_function(compute_tile, num_classes, precision, finish)
 
     def segment(volume: tf.Tensor) -> _Outputs:
         result = compute(apply_intensity_rule(tf.cast(volume[0], tf.float32)))
@@ -118,7 +128,7 @@ def _volume_function(
 
 
 def _tile_function(
-    patch_model: keras.Model, precision: str, thresholds: Sequence[float | None]
+    compute_tile: _ComputeTile, precision: str, thresholds: Sequence[float | None]
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], _Outputs]:
     """The graph of `segment_tile`.
 
@@ -127,14 +137,14 @@ def _tile_function(
     and `chunk_positions`, (1,), voxels that pass the convolutions at once, 0 for the default of a
     processor.
     """
-    compute = make_tile_function(patch_model, precision)
 
     def segment_tile(
         tile: tf.Tensor, intensity_scale: tf.Tensor, chunk_positions: tf.Tensor
     ) -> _Outputs:
         scaled = tile[0] / intensity_scale[0]
         positions = chunk_positions[0]
-        rows = compute(scaled, tf.where(positions > 0, positions, chunk_positions_for(precision)))
+        positions = tf.where(positions > 0, positions, chunk_positions_for(precision))
+        rows = compute_tile(scaled, positions)
         interior = scaled[HALO:-HALO, HALO:-HALO, HALO:-HALO]
         labels = tf.scatter_nd(
             tf.where(interior != 0), decide_in_graph(rows, thresholds), tf.shape(interior, tf.int64)

@@ -140,7 +140,13 @@ SCRIPT = "import sys; from mtseg.cli.{} import main; sys.exit(main())"
     "command",
     ["predict", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("prepare", "evaluate"))],
 )
-@pytest.mark.parametrize("ending", [">&-", "2>&-", ">&- 2>&-", "< /dev/null | true", "> /dev/full"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        ">&- 2>&-", "< /dev/null | true", "> /dev/full",
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in (">&-", "2>&-")),
+    ],
+)  # fmt: skip
 def test_an_output_that_is_closed(places, tmp_path, command, ending):
     name, *words = spell(command, places, tmp_path)
     run = [sys.executable, "-c", SCRIPT.format(name), *words]

@@ -16,7 +16,7 @@ from mtseg.inference.dense import (
     dense_probabilities,
     make_dense_network,
 )
-from mtseg.inference.tile_graph import make_volume_function
+from mtseg.inference.tile_graph import make_tile_function, make_volume_function
 from mtseg.models.manifest import PACKAGED
 from mtseg.models.weights import load_trained
 from mtseg.network.folding import fold
@@ -72,7 +72,8 @@ def some_foreground(volume, n=8, seed=3):
 
 
 def whole_volume_function(patch_model):
-    compute = make_volume_function(patch_model, "float32")
+    compute_tile = make_tile_function(patch_model, "float32")
+    compute = make_volume_function(compute_tile, patch_model.output.shape[-1], "float32")
     return tf.function(
         lambda volume: compute(volume)["probabilities"],
         input_signature=[tf.TensorSpec([None] * 3, tf.float32)],

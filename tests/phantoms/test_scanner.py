@@ -304,7 +304,11 @@ def test_picture():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "extent_mm"),
-    [("brain", (176, 212, 170)), ("breast", (340, 284, 170)), ("cta", None)],
+    [
+        ("brain", (176, 212, 170)),
+        ("breast", (340, 284, 170)),
+        pytest.param("cta", None, marks=pytest.mark.thorough),
+    ],
 )
 def test_full_size(task, extent_mm):
     phantom = make_phantom(task, 0)
