@@ -63,8 +63,8 @@ def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict[st
     import tensorflow as tf
 
     from mtseg.network.model import PATCH_SIZE
+    from mtseg.runs.config import TrainConfig
     from mtseg.tasks.label_space import parse_tasks
-    from mtseg.training.config import TrainConfig
     from mtseg.training.strategies import make_replicas
     from mtseg.training.tensorflow_step import TrainingStep
 

@@ -50,8 +50,8 @@ from mtseg.network.model import (
     NUM_HEAD_UNITS,
     PATCH_SIZE,
 )
+from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.training.config import TrainConfig
 from mtseg.training.strategies import make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from mtseg.evaluation.pictures import PALETTE
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.inference.dense import make_dense_network
-from mtseg.models.weights import load_trained
+from mtseg.runs.weights import load_trained
 
 
 def make_picture(workdir: Path, out: Path) -> None:

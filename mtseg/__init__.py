@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mtseg.errors import InputError
     from mtseg.models.loading import ExportedModel
     from mtseg.prediction.pipeline import segment_files as segment
+    from mtseg.runs.config import TrainConfig
     from mtseg.serving.address import ServerOptions
-    from mtseg.training.config import TrainConfig
     from mtseg.training.loop import train_and_evaluate as train
 
 __all__ = ["InputError", "TrainConfig", "__version__", "load", "segment", "train"]
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 
 _DEFINED_IN = {
     "InputError": "mtseg.errors:InputError",
-    "TrainConfig": "mtseg.training.config:TrainConfig",
+    "TrainConfig": "mtseg.runs.config:TrainConfig",
     "segment": "mtseg.prediction.pipeline:segment_files",
     "train": "mtseg.training.loop:train_and_evaluate",
 }

@@ -80,11 +80,11 @@ def random_run(tmp_path_factory):
     import numpy as np
 
     from mtseg.evaluation.results import Evaluation
+    from mtseg.runs import workdir as workdir_files
+    from mtseg.runs.building import build_model
+    from mtseg.runs.config import TrainConfig
     from mtseg.system import atomic_files
     from mtseg.tasks.label_space import parse_tasks
-    from mtseg.training import workdir as workdir_files
-    from mtseg.training.building import build_model
-    from mtseg.training.config import TrainConfig
 
     workdir = tmp_path_factory.mktemp("random_run")
     label_space = parse_tasks("brain,breast,cta")

@@ -16,7 +16,7 @@ def test_the_public_names_are_listed_and_can_be_had():
 
 def test_a_public_name_is_the_object_of_its_module():
     from mtseg.errors import InputError
-    from mtseg.training.config import TrainConfig
+    from mtseg.runs.config import TrainConfig
     from mtseg.training.loop import train_and_evaluate
 
     assert mtseg.InputError is InputError

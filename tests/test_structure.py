@@ -22,7 +22,7 @@ WITHOUT_TENSORFLOW = [
     "mtseg.inference.decision",
     "mtseg.inference.postprocessing",
     "mtseg.inference.verdict",
-    "mtseg.models.manifest",
+    "mtseg.runs.manifest",
     "mtseg.phantoms.scanner",
     "mtseg.records.reading",
     "mtseg.scans.patches",
@@ -33,7 +33,7 @@ WITHOUT_TENSORFLOW = [
     "mtseg.sources.reading",
     "mtseg.system.progress",
     "mtseg.tasks.label_space",
-    "mtseg.training.config",
+    "mtseg.runs.config",
 ]
 
 

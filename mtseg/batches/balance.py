@@ -102,7 +102,7 @@ class BalancedSamples:
         stores: for each task, the store of each of its sources.
         seed: seed of the order of samples.
         augmentations: names of `mtseg.batches.augmentation`.
-        backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+        backgrounds: `shared` or `by-task` (see `mtseg.runs.config.TrainConfig`).
         weights: `(task, source)` -> weight; without one, the weight of a source is the number of
             its scans that show the class.
 

@@ -74,7 +74,7 @@ def compute_logit_adjustment(
         data_dir: folder of prepared records.
         label_space: the network's tasks. Tasks are drawn equally often in training, and so are the
             classes of a task, its background among them.
-        backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+        backgrounds: `shared` or `by-task` (see `mtseg.runs.config.TrainConfig`).
 
     Returns:
         float32 (logits,): the background's logits first, then those of the other combined classes.

@@ -41,7 +41,7 @@ def open_balanced_samples(
         seed: seed of the order of samples.
         kind: `volumes` draws from all voxels as the paper does, `patches` from stored patches.
         augmentations: names of `mtseg.batches.augmentation`.
-        backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+        backgrounds: `shared` or `by-task` (see `mtseg.runs.config.TrainConfig`).
         source_weights: as `mtseg.batches.draws.read_source_weights` reads them.
 
     Raises:

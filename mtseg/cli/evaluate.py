@@ -78,8 +78,8 @@ def _evaluate(argv: list[str]) -> int:
     from mtseg.evaluation.scoring import evaluate_model
     from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
     from mtseg.inference.dense import make_dense_network
-    from mtseg.models import weights
-    from mtseg.models.manifest import PACKAGED, WEIGHTS
+    from mtseg.runs import weights
+    from mtseg.runs.manifest import PACKAGED, WEIGHTS
     from mtseg.system.devices import describe_devices
     from mtseg.system.hardware import describe_machine
     from mtseg.system.progress import Progress

@@ -15,8 +15,8 @@ from mtseg.cli.training_flags import (
     read_training_flags,
 )
 from mtseg.errors import InputError
+from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import writing_to
-from mtseg.training.config import TrainConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def _experiments(argv: list[str]) -> int:
     from mtseg.experiments.compare import comparison_table
     from mtseg.experiments.plan import COMPARISON, plan_experiments
     from mtseg.experiments.run import run_experiments
-    from mtseg.training.workdir import read_json
+    from mtseg.runs.workdir import read_json
 
     if minutes is not None:
         config = _fit_minutes(config, out, minutes)

@@ -15,7 +15,7 @@ from mtseg.cli.training_flags import (
     prepare_phantoms,
     read_training_flags,
 )
-from mtseg.training.config import TrainConfig
+from mtseg.runs.config import TrainConfig
 
 
 def make_parser() -> argparse.ArgumentParser:

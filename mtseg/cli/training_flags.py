@@ -15,8 +15,8 @@ from mtseg.cli.command import (
     require_named_sources,
     start_tensorflow,
 )
-from mtseg.training.config import Setting, TrainConfig, configure, settings
-from mtseg.training.presets import DEMO_PHANTOMS, PRESETS
+from mtseg.runs.config import Setting, TrainConfig, configure, settings
+from mtseg.runs.presets import DEMO_PHANTOMS, PRESETS
 
 _WITH_OWN_FLAG = ("tasks", "data_dir", "preset")
 """Settings whose flags are written out below."""

@@ -20,9 +20,9 @@ from mtseg.evaluation.scoring import evaluate_task
 from mtseg.experiments.plan import plan_experiments
 from mtseg.inference.dense import dense_probabilities, make_dense_network
 from mtseg.records.reading import count_scans, read_selection
+from mtseg.runs.building import build_model
+from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
-from mtseg.training.building import build_model
-from mtseg.training.config import TrainConfig
 from mtseg.training.failures import next_call
 from mtseg.training.strategies import configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep

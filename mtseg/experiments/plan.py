@@ -5,7 +5,7 @@ three. The first is repeated with another seed, to show how much chance alone va
 project's addition.
 
     FOLDER/plan.json             the configuration
-    FOLDER/brain+breast/ ...     a training run each (files: see `mtseg.training.workdir`)
+    FOLDER/brain+breast/ ...     a training run each (files: see `mtseg.runs.workdir`)
     FOLDER/comparison.json       single-task and multi-task networks, paired over scans
     FOLDER/unlabelled.json       what was computed for scans without labels, if there were some
 
@@ -20,9 +20,9 @@ import json
 from pathlib import Path
 
 from mtseg.errors import InputError
+from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import parse_json, write_json, writing_to
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
-from mtseg.training.config import TrainConfig
 
 PLAN = "plan.json"
 COMPARISON = "comparison.json"
@@ -72,7 +72,7 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
         InputError: if the tasks cannot be used, or one of them has the name of the repeat.
 
     Example:
-        >>> from mtseg.training.config import configure
+        >>> from mtseg.runs.config import configure
         >>> [e.name for e in plan_experiments(configure("fast", "breast,cta", "mtseg_data"))]
         ['breast', 'cta', 'breast+cta', 'breast_again']
     """

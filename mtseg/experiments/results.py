@@ -16,8 +16,8 @@ from typing import Any
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan
+from mtseg.runs.workdir import read_config, read_curve, read_evaluation
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.workdir import read_config, read_curve, read_evaluation
 
 
 @dataclasses.dataclass(frozen=True)

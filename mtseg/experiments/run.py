@@ -22,11 +22,11 @@ from mtseg.experiments.plan import (
 )
 from mtseg.experiments.results import Result, read_results
 from mtseg.records.reading import require_scans
+from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import lock_folder, write_json, writing_to
 from mtseg.system.progress import Progress
 from mtseg.system.signals import catch_sigterm
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.training.config import TrainConfig
 from mtseg.training.failures import DivergedError
 from mtseg.training.loop import train_and_evaluate
 

@@ -16,9 +16,9 @@ from mtseg.inference.verdict import ScanStatistics, assess
 from mtseg.models.export import export_weights
 from mtseg.models.loading import load
 from mtseg.prediction.pipeline import segment_files
+from mtseg.runs.workdir import weights_path
 from mtseg.system.atomic_files import parse_json, write_json, writing_to
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.workdir import weights_path
 
 UNLABELLED = "unlabelled.json"
 """File beside the experiments: statistics of the scans that have been segmented."""

@@ -1,5 +1,5 @@
 """Trained networks as files: export to SavedModel, ONNX or LiteRT, and loading them again.
 
 Begin with `export.export_model` and `loading.load`. `signatures` defines what a SavedModel
-computes, `manifest` the JSON file beside it. `packaged/` is the network that ships with mtseg.
+computes. `packaged/` is the network that ships with mtseg.
 """

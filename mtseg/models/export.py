@@ -36,14 +36,14 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.inference.postprocessing import class_rules
 from mtseg.inference.verdict import calibrate
-from mtseg.models.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
 from mtseg.models.signatures import add_signatures
-from mtseg.models.weights import TrainedModel, load_trained
 from mtseg.network.model import HALO
+from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
+from mtseg.runs.weights import TrainedModel, load_trained
+from mtseg.runs.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
 from mtseg.system.atomic_files import atomic_write, lock_folder, parse_json, write_json, writing_to
 from mtseg.system.checksums import CHECKSUMS, list_checksums
 from mtseg.tasks.label_table import to_labels
-from mtseg.training.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
 
 INTENSITY_RULE = (
     "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "

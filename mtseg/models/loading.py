@@ -24,9 +24,9 @@ from mtseg.inference.dense import (
 )
 from mtseg.inference.tiling import Plan, Tile
 from mtseg.inference.verdict import OutOfDistributionCheck
-from mtseg.models.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest, versions
 from mtseg.models.signatures import tile_signature
-from mtseg.models.weights import load_trained, require_finite
+from mtseg.runs.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest, versions
+from mtseg.runs.weights import load_trained, require_finite
 from mtseg.system.checksums import verify_checksums
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.label_table import LabelEntry, to_labels
@@ -131,7 +131,7 @@ def make_exported(
 
     Args:
         path: folder of the version, or address on a server.
-        manifest: from `mtseg.models.manifest.read_manifest` or `check_manifest`.
+        manifest: from `mtseg.runs.manifest.read_manifest` or `check_manifest`.
         network: computes tiles.
         kept_alive: as for `ExportedModel`.
 

@@ -21,9 +21,9 @@ import tensorflow as tf
 from mtseg.errors import InputError
 from mtseg.inference.tile_graph import classify, convolve
 from mtseg.models.export import export_file
-from mtseg.models.weights import TrainedModel
 from mtseg.network.folding import fold
 from mtseg.network.model import HALO, PLANE_NORMALS
+from mtseg.runs.weights import TrainedModel
 
 ONNX, LITERT = "model.onnx", "model.tflite"
 """The file of the network in each format."""

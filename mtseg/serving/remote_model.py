@@ -22,9 +22,9 @@ from mtseg.inference.dense import with_halo
 from mtseg.inference.tile_cost import Message
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
 from mtseg.models.loading import ExportedModel, make_exported
-from mtseg.models.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.models.signatures import DESCRIBE, tile_signature
 from mtseg.network.model import HALO
+from mtseg.runs.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.serving.address import PORTS, Address, ServerOptions, parse_address
 from mtseg.serving.connection import EXPORTED_BY_MTSEG, Connection, ServerError
 from mtseg.serving.grpc import GrpcConnection

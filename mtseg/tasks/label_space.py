@@ -159,7 +159,7 @@ class LabelSpace:
         """Number of logits that a network has for the background: 1, or one for each task.
 
         Args:
-            backgrounds: `shared` or `by-task` (see `mtseg.training.config.TrainConfig`).
+            backgrounds: `shared` or `by-task` (see `mtseg.runs.config.TrainConfig`).
         """
         return len(self.selections) if backgrounds == "by-task" else 1
 

@@ -1,6 +1,4 @@
-"""Training a network: configuration, loop, checkpoints and devices.
+"""Training a network: the loop, its steps and checkpoints, devices, and what goes wrong.
 
-Begin with `loop.train_and_evaluate`. `config` has every setting with the paper's values as
-defaults, `presets` the named variants, `building` the network and optimisers that a configuration
-asks for, `reporting` what an evaluation writes, and `workdir` the files of a run.
+Begin with `loop.train_and_evaluate`. `reporting` says what an evaluation during a run writes.
 """

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from mtseg.batches.balance import BalancedSamples
 from mtseg.errors import InputError, WorkerLostError
-from mtseg.training.config import TrainConfig
+from mtseg.runs.config import TrainConfig
 from mtseg.training.strategies import Replicas
 
 _LOST_WORKER = (

@@ -23,19 +23,19 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.provenance.training_data import write_training_data
 from mtseg.records.prepared import check_training_records
 from mtseg.records.reading import read_members
+from mtseg.runs.building import MUON_RULE
+from mtseg.runs.config import TrainConfig
+from mtseg.runs.workdir import SPLITS, remove_diverged, write_config, write_diverged
 from mtseg.sources.subject import describe_members
 from mtseg.system.atomic_files import lock_folder, write_json
 from mtseg.system.progress import Progress
 from mtseg.system.signals import Stopped, StopRequest, catch_sigterm
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
-from mtseg.training.building import MUON_RULE
 from mtseg.training.checkpoints import Checkpoints
-from mtseg.training.config import TrainConfig
 from mtseg.training.failures import DivergedError, explain_divergence, explain_error, next_call
 from mtseg.training.reporting import Evaluator, TrainingFigures, writing_run
 from mtseg.training.strategies import Replicas, configure_devices, make_replicas
 from mtseg.training.tensorflow_step import TrainingStep
-from mtseg.training.workdir import SPLITS, remove_diverged, write_config, write_diverged
 
 _STEPS_BETWEEN_FIGURES = 10
 """Mini-batches between two points of the loss curve, or a few more or less: whole calls."""

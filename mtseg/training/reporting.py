@@ -24,20 +24,20 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
-from mtseg.system.atomic_files import writing_to
-from mtseg.system.devices import describe_devices
-from mtseg.system.progress import Progress, format_duration
-from mtseg.system.signals import StopRequest
-from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.building import build_model
-from mtseg.training.config import TrainConfig
-from mtseg.training.failures import DivergedError
-from mtseg.training.workdir import (
+from mtseg.runs.building import build_model
+from mtseg.runs.config import TrainConfig
+from mtseg.runs.workdir import (
     read_finished_evaluation,
     write_evaluation,
     write_final_evaluation,
     write_labels,
 )
+from mtseg.system.atomic_files import writing_to
+from mtseg.system.devices import describe_devices
+from mtseg.system.progress import Progress, format_duration
+from mtseg.system.signals import StopRequest
+from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.failures import DivergedError
 
 
 def writing_run(workdir: Path) -> contextlib.AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from mtseg.errors import InputError
-from mtseg.training.config import TrainConfig
+from mtseg.runs.config import TrainConfig
 
 _SLURM_PORTS = 10_000
 """The first port of a Slurm job's workers is this plus the last four digits of the job's number."""

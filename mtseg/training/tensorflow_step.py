@@ -11,10 +11,10 @@ import keras
 import tensorflow as tf
 
 from mtseg.network.model import patch_logits_model
+from mtseg.runs.building import build_model, make_learning_rate, make_optimizer
+from mtseg.runs.config import TrainConfig
 from mtseg.scans.patches import PLANES
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.building import build_model, make_learning_rate, make_optimizer
-from mtseg.training.config import TrainConfig
 from mtseg.training.strategies import Replicas
 
 

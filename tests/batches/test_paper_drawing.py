@@ -10,8 +10,8 @@ from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.batches.volume_patches import VolumePatches
 from mtseg.records.reading import read_volumes
 from mtseg.records.writing import prepare
+from mtseg.runs.config import configure
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.training.config import configure
 
 TASKS = ("brain", "cta")
 NUM_MINIBATCHES = 100  # 21,000 samples, more than 20,000

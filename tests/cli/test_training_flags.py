@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 
 from mtseg.cli.training_flags import add_training_flags, read_training_flags
-from mtseg.training.config import TrainConfig, settings
-from mtseg.training.presets import PRESETS
+from mtseg.runs.config import TrainConfig, settings
+from mtseg.runs.presets import PRESETS
 
 OTHER_VALUES = {int: "7", float: "0.125", str: "flip"}
 

@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mtseg.models.manifest import PACKAGED
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.prediction.folder_results import LABEL_TABLES, VOLUMES
+from mtseg.runs.manifest import PACKAGED
 from tests.faults.forked_commands import forked_as_users_do
 
 pytestmark = pytest.mark.slow

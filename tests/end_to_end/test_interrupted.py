@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from mtseg.models.weights import load_trained
+from mtseg.runs.weights import load_trained
 from tests.event_files import scalars_of
 from tests.faults.forked_commands import forked_as_users_do
 

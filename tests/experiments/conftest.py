@@ -7,10 +7,10 @@ import pytest
 
 from mtseg.evaluation.results import Evaluation, Row
 from mtseg.experiments.plan import plan_experiments, write_plan
+from mtseg.runs import workdir as workdir_files
+from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import write_json
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.training import workdir as workdir_files
-from mtseg.training.config import TrainConfig
 
 
 def make_evaluation(label_space, subjects, *, loss=0.0):

@@ -114,7 +114,7 @@ def test_without_a_finished_experiment_the_command_is_named(tmp_path):
 
 
 def test_a_missing_label_map_is_named(recorded, results, monkeypatch, tmp_path):
-    from mtseg.training import workdir as workdir_files
+    from mtseg.runs import workdir as workdir_files
 
     monkeypatch.setattr(workdir_files, "labels_path", lambda *of: tmp_path / "gone.npz")
     with pytest.raises(InputError, match=r"gone\.npz: is missing or unreadable"):

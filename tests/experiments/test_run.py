@@ -16,8 +16,8 @@ from mtseg.experiments.budget import Costs, fit_budget
 from mtseg.experiments.compare import compare_networks, comparison_table
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan, write_plan
 from mtseg.experiments.results import Result, read_results
+from mtseg.runs.config import configure
 from mtseg.system.atomic_files import lock_folder
-from mtseg.training.config import configure
 from mtseg.training.failures import DivergedError
 
 CONFIG = configure("fast", "brain,breast,cta", "data", precision="float32")

@@ -11,8 +11,8 @@ from mtseg.errors import InputError
 from mtseg.experiments import unlabelled
 from mtseg.experiments.results import read_results
 from mtseg.inference.verdict import ScanStatistics
+from mtseg.runs.workdir import weights_path, write_config
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.training.workdir import weights_path, write_config
 
 
 @pytest.fixture

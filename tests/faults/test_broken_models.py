@@ -12,11 +12,11 @@ import mtseg
 from mtseg.cli import evaluate, export, predict, prepare, train
 from mtseg.errors import InputError
 from mtseg.models.export import export_model, export_weights
-from mtseg.models.manifest import MANIFEST, WEIGHTS
-from mtseg.models.weights import load_trained
+from mtseg.runs import workdir as workdir_files
+from mtseg.runs.manifest import MANIFEST, WEIGHTS
+from mtseg.runs.weights import load_trained
 from mtseg.system import atomic_files
 from mtseg.system.checksums import CHECKSUMS, file_checksum
-from mtseg.training import workdir as workdir_files
 from tests.cli.test_bad_input import expect_refusal, run, write_scan
 
 damage = pytest.mark.promise("damage is noticed")

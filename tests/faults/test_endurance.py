@@ -41,7 +41,7 @@ print(json.dumps(resident))
 """
 
 MINIBATCHES = """
-from mtseg.training.config import TrainConfig
+from mtseg.runs.config import TrainConfig
 from mtseg.training.loop import train_and_evaluate
 count = int(sys.argv[3])
 config = TrainConfig(

@@ -10,10 +10,10 @@ import pytest
 
 import mtseg
 from mtseg.errors import InputError
-from mtseg.models import weights
 from mtseg.models.export import export_model, export_weights
 from mtseg.prediction.pipeline import segment_files
-from mtseg.training import workdir as workdir_files
+from mtseg.runs import weights
+from mtseg.runs import workdir as workdir_files
 from mtseg.training.loop import train_and_evaluate
 from tests.training.test_loop import make_config
 

@@ -17,11 +17,11 @@ from mtseg.inference.dense import (
     make_dense_network,
 )
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
-from mtseg.models.manifest import PACKAGED
-from mtseg.models.weights import load_trained
 from mtseg.network.folding import fold
 from mtseg.network.model import HALO, PATCH_SIZE, build_patch_model
 from mtseg.phantoms.scanner import make_phantom
+from mtseg.runs.manifest import PACKAGED
+from mtseg.runs.weights import load_trained
 from mtseg.scans.preprocessing import prepare_label_map, prepare_scan
 from mtseg.scans.volume import Volume
 

@@ -14,10 +14,10 @@ from mtseg.inference.dense import dense_probabilities
 from mtseg.models import export
 from mtseg.models.export import export_model, export_weights
 from mtseg.models.loading import load
-from mtseg.models.manifest import versions
+from mtseg.runs import workdir as workdir_files
+from mtseg.runs.manifest import versions
 from mtseg.system.checksums import CHECKSUMS
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
-from mtseg.training import workdir as workdir_files
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 
 from mtseg.inference import verdict
 from mtseg.inference.verdict import OutOfDistributionCheck
-from mtseg.models.manifest import PACKAGED, WEIGHTS, read_manifest
-from mtseg.models.weights import load_trained
+from mtseg.runs.manifest import PACKAGED, WEIGHTS, read_manifest
+from mtseg.runs.weights import load_trained
 from mtseg.system.checksums import CHECKSUMS, verify_checksums
 from mtseg.tasks.label_space import LabelSpace
 from tests.models.documented_commands import commands_in, parse

@@ -14,7 +14,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 import mtseg
 from mtseg.errors import InputError
-from mtseg.models.manifest import versions
+from mtseg.runs.manifest import versions
 from mtseg.serving import folder as serving
 from mtseg.serving.folder import export_serving, prune
 from tests.models.documented_commands import code_blocks, commands_in, parse

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from mtseg.errors import InputError
+from mtseg.runs.config import configure
 from mtseg.system import devices, hardware
-from mtseg.training.config import configure
 
 
 @dataclasses.dataclass(frozen=True)

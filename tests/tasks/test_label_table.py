@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mtseg.models.manifest import PACKAGED, read_manifest
+from mtseg.runs.manifest import PACKAGED, read_manifest
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.tasks.label_table import DEFAULT_COLORS, default_color, make_label_table, to_labels
 from mtseg.tasks.task import Code, TissueClass

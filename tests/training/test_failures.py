@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mtseg.errors import InputError, WorkerLostError
-from mtseg.training.config import TrainConfig
+from mtseg.runs.config import TrainConfig
 from mtseg.training.failures import DivergedError, explain_divergence, explain_error
 from mtseg.training.strategies import Replicas
 

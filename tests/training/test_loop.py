@@ -16,13 +16,13 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
 from mtseg.models.export import export_weights
-from mtseg.models.manifest import read_manifest
-from mtseg.models.weights import load_trained
+from mtseg.runs.config import TrainConfig
+from mtseg.runs.manifest import read_manifest
+from mtseg.runs.weights import load_trained
+from mtseg.runs.workdir import LEARNING_CURVE, weights_path
 from mtseg.training.checkpoints import Checkpoints
-from mtseg.training.config import TrainConfig
 from mtseg.training.loop import plan_calls, train_and_evaluate
 from mtseg.training.tensorflow_step import TrainingStep
-from mtseg.training.workdir import LEARNING_CURVE, weights_path
 from tests.event_files import scalars_of
 
 pytestmark = pytest.mark.slow
@@ -150,7 +150,7 @@ def train_mirrored(config, workdir):
 import tensorflow as tf
 from mtseg.evaluation.results import Evaluation
 from mtseg.training import reporting
-from mtseg.training.config import TrainConfig
+from mtseg.runs.config import TrainConfig
 from mtseg.training.loop import train_and_evaluate
 
 (cpu,) = tf.config.list_physical_devices("CPU")

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtseg.evaluation.results import Evaluation, Row
-from mtseg.training.config import TrainConfig
+from mtseg.runs.config import TrainConfig
 from mtseg.training.failures import DivergedError
 from mtseg.training.reporting import TrainingFigures, describe_missed, log_evaluation
 

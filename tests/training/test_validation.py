@@ -11,13 +11,11 @@ from mtseg.cli.evaluate import main as evaluate
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.models.export import export_weights
-from mtseg.models.manifest import read_manifest
-from mtseg.models.weights import load_trained
 from mtseg.records.prepared import prepared_dir
-from mtseg.training import reporting
-from mtseg.training.config import TrainConfig, configure
-from mtseg.training.loop import train_and_evaluate
-from mtseg.training.workdir import (
+from mtseg.runs.config import TrainConfig, configure
+from mtseg.runs.manifest import read_manifest
+from mtseg.runs.weights import load_trained
+from mtseg.runs.workdir import (
     BEST_EVALUATION,
     CONFIG,
     EVALUATION,
@@ -25,6 +23,8 @@ from mtseg.training.workdir import (
     SPLITS,
     VALIDATION,
 )
+from mtseg.training import reporting
+from mtseg.training.loop import train_and_evaluate
 
 MUSCLE = ("breast", "pectoral_muscle", "dice")
 

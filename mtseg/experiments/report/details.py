@@ -19,11 +19,11 @@ from mtseg.experiments.report.page import Block, Code, Heading, Paragraph, Table
 from mtseg.experiments.report.summary import count_scans
 from mtseg.experiments.results import Result, largest_network
 from mtseg.records.prepared import prepared_dir, prepared_settings, records_dir
+from mtseg.runs.workdir import read_evaluation
 from mtseg.system.hardware import format_machine
 from mtseg.system.progress import format_duration
 from mtseg.tasks.label_space import TaskSelection, parse_tasks
 from mtseg.tasks.task_file import GENERATED
-from mtseg.training.workdir import read_evaluation
 
 _PAPER_CROSS_TASK_PERCENT = 0.0005
 """Median cross-task error of each of the paper's three tasks is below this (Moeskops et al., MICCAI

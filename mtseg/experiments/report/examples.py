@@ -16,9 +16,9 @@ from mtseg.experiments.report.page import Block, Heading, Interactive, Picture
 from mtseg.experiments.report.slice_viewer import plotly_script, slice_viewer
 from mtseg.experiments.results import Result
 from mtseg.records.reading import read_selection
+from mtseg.runs.workdir import read_labels
 from mtseg.tasks.label_space import TaskSelection
 from mtseg.tasks.task import IGNORED
-from mtseg.training.workdir import read_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from mtseg.experiments.report.cross_task import median_cross_task_percent
 from mtseg.experiments.report.page import Block, Heading, Paragraph, Table
 from mtseg.experiments.results import Result
 from mtseg.records.prepared import prepared_dir
+from mtseg.runs.workdir import read_json
 from mtseg.tasks.label_space import TaskSelection
 from mtseg.tasks.task_file import GENERATED
-from mtseg.training.workdir import read_json
 
 
 def summary_section(

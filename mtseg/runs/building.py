@@ -16,8 +16,8 @@ import keras
 from keras import ops
 
 from mtseg.network.model import build_patch_model
+from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.config import TrainConfig
 
 ADAM_SHARE_OF_RATE = 0.6
 """With Muon, the weights that are not kernels are moved by Adam at this share of the learning rate

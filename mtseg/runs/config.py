@@ -20,10 +20,10 @@ import typing
 from typing import Any, Literal
 
 from mtseg.errors import InputError
+from mtseg.runs.presets import PRESETS
 from mtseg.system.atomic_files import parse_json
 from mtseg.system.devices import has_fast_bfloat16
 from mtseg.system.hardware import num_cores
-from mtseg.training.presets import PRESETS
 
 Strategy = Literal["default", "mirrored", "multiworker"]
 CurvesOn = Literal["test", "validation", "auto"]
@@ -65,7 +65,7 @@ class TrainConfig:
             none.
         optimizer: optimiser: adam, as in the paper, or muon. Muon moves the weights of
             convolutions and fully connected layers in orthogonal directions (see
-            `mtseg.training.building`).
+            `mtseg.runs.building`).
         adam_beta_2: decay of Adam's second moment. The default is Keras's.
         dropout_rate: dropout on both layers of 192 nodes. The paper gives no rate.
         batch_norm_momentum: momentum of the moving statistics. The default is Keras's.

@@ -30,11 +30,11 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
+from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import atomic_write, parse_json, write_json
 from mtseg.system.checksums import file_checksum
 from mtseg.system.hardware import describe_machine
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import keras

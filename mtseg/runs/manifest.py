@@ -21,7 +21,7 @@ MANIFEST_SCHEMA = 2
 WEIGHTS = "model.weights.h5"
 """The file of the weights, in the folder of a model that was exported without graphs."""
 
-PACKAGED = Path(__file__).parent / "packaged"
+PACKAGED = Path(__file__).parents[1] / "models" / "packaged"
 """The folder of the model that comes with the package."""
 
 _REQUIRED = ("classes", "operating_points", "label_space", "training")

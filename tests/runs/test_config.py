@@ -3,8 +3,8 @@
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.training.config import TrainConfig, configure
-from mtseg.training.presets import PRESETS
+from mtseg.runs.config import TrainConfig, configure
+from mtseg.runs.presets import PRESETS
 
 
 def test_the_defaults_are_the_papers():

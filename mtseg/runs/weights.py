@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.models.manifest import WEIGHTS, read_manifest
-from mtseg.system.checksums import verify_checksums
-from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.building import build_model
-from mtseg.training.config import TrainConfig
-from mtseg.training.workdir import (
+from mtseg.runs.building import build_model
+from mtseg.runs.config import TrainConfig
+from mtseg.runs.manifest import WEIGHTS, read_manifest
+from mtseg.runs.workdir import (
     have_matching_weights,
     read_config,
     read_evaluation,
     weights_path,
 )
+from mtseg.system.checksums import verify_checksums
+from mtseg.tasks.label_space import LabelSpace
 
 
 @dataclasses.dataclass(frozen=True)

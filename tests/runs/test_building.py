@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from mtseg.network.model import build_patch_model
-from mtseg.training.building import KernelMuon, make_learning_rate, make_optimizer
-from mtseg.training.config import configure
+from mtseg.runs.building import KernelMuon, make_learning_rate, make_optimizer
+from mtseg.runs.config import configure
 
 MOMENTUM = 0.95
 
