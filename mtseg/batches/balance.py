@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.batches.augmentation import augment
+from mtseg.batches.augmentation import augment, draw_transforms
 from mtseg.batches.draws import describe_draws, order_sources
 from mtseg.errors import InputError
 from mtseg.scans.patches import PATCH_SIZE, PLANES
@@ -52,6 +52,7 @@ class PatchStore(Protocol):
         draw: npt.NDArray[np.float64],
         key: tuple[int, ...],
         out: Sequence[npt.NDArray[np.float16]],
+        transforms: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Reads the patches of n samples. A store uses either `turn` or `draw` to choose them.
 
@@ -61,9 +62,12 @@ class PatchStore(Protocol):
             draw: (n,), random numbers, at least 0 and less than 1.
             key: numbers that identify this source in this run; the seed is one of them.
             out: n arrays, float16 (3, 51, 51), to fill: the axial, coronal and sagittal patch.
+            transforms: (n, 3, 3), see `mtseg.batches.augmentation.draw_transforms`; None turns
+                none.
 
         Raises:
             InputError: if the patches can no longer be read.
+            ValueError: if patches are to be turned that were cut before.
         """
 
 
@@ -129,6 +133,7 @@ class BalancedSamples:
         self._num_classes = tuple(task.num_classes for task in tasks)
         self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
         self._is_symmetric = np.array([task.is_symmetric for task in tasks])
+        self._is_mr = np.array([task.is_ct is False for task in tasks])
         self._sizes = [
             np.stack([_pad(store.num_samples, count) for store in of_task])
             for of_task, count in zip(stores, self._num_classes, strict=True)
@@ -165,7 +170,9 @@ class BalancedSamples:
         """
         task, class_index, ordinal = assign_classes(n, global_batch_size, self._num_classes)
         draw = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
-        is_symmetric = self._is_symmetric[task]
+        key = (self._seed, n)
+        transforms = draw_transforms(rows, global_batch_size, self._augmentations, key)
+        is_symmetric, is_mr = self._is_symmetric[task], self._is_mr[task]
         task, class_index, ordinal = task[rows], class_index[rows], ordinal[rows]
         patches = np.empty((len(task), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
         score_index = np.empty(len(task), np.int32)
@@ -179,10 +186,10 @@ class BalancedSamples:
             for s, store in enumerate(of_task):
                 mine, turns = of_this[source == s], turn[source == s]
                 out = [patches[sample] for sample in mine]
-                store.take(class_index[mine], turns, draw[mine], (self._seed, t, s), out)
+                turned = None if transforms is None else transforms[mine]
+                store.take(class_index[mine], turns, draw[mine], (self._seed, t, s), out, turned)
         if self._augmentations:
-            rng = np.random.default_rng([self._seed, n, 1])
-            augment(patches, is_symmetric, rows, self._augmentations, rng)
+            augment(patches, is_symmetric, is_mr, rows, self._augmentations, key)
         return patches, score_index
 
     def describe_draws(self, num_minibatches: int, global_batch_size: int, kind: str) -> list[str]:

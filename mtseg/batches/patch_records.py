@@ -77,12 +77,15 @@ class PatchRecords:
         draw: npt.NDArray[np.float64],
         key: tuple[int, ...],
         out: Sequence[npt.NDArray[np.float16]],
+        transforms: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Reads the patches of samples by their turns, in passes over all records of a class.
 
         A pass has every record once, in an order that depends on `key`, the class and the number
         of the pass. `draw` is not used. See `mtseg.batches.balance.PatchStore`.
         """
+        if transforms is not None:
+            raise ValueError("patches that were cut before cannot be turned")
         chosen = np.empty(len(turn), np.int64)
         for c in np.unique(class_index):
             rows = self._rows_of_class[c]

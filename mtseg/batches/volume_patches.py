@@ -18,7 +18,13 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.records.prepared import prepare_command
 from mtseg.records.reading import read_volumes
-from mtseg.scans.patches import PATCH_SIZE, PLANES, cut_patches, pad_volume
+from mtseg.scans.patches import (
+    PATCH_SIZE,
+    PLANES,
+    cut_patches,
+    cut_turned_patches,
+    pad_volume,
+)
 from mtseg.system.hardware import free_bytes
 from mtseg.tasks.task import IGNORED
 
@@ -63,6 +69,7 @@ class VolumePatches:
         draw: npt.NDArray[np.float64],
         key: tuple[int, ...],
         out: Sequence[npt.NDArray[np.float16]],
+        transforms: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Cuts the patches of samples at random voxels of their classes.
 
@@ -70,17 +77,21 @@ class VolumePatches:
         are not used. See `mtseg.batches.balance.PatchStore`.
         """
         number = (draw * self.num_samples[class_index]).astype(np.int64)
-        for patches, cut in zip(out, self.cut(class_index, number), strict=True):
+        for patches, cut in zip(out, self.cut(class_index, number, transforms), strict=True):
             patches[...] = cut
 
     def cut(
-        self, class_index: npt.NDArray[np.int64], number: npt.NDArray[np.int64]
+        self,
+        class_index: npt.NDArray[np.int64],
+        number: npt.NDArray[np.int64],
+        transforms: npt.NDArray[np.float64] | None = None,
     ) -> npt.NDArray[np.float16]:
         """Cuts the patches of some samples. Beyond the border of a volume they are 0.
 
         Args:
             class_index: (n,), the task's own class of each sample.
             number: (n,), each sample's number in its class, from 0.
+            transforms: (n, 3, 3), see `mtseg.scans.patches.cut_turned_patches`; None turns none.
 
         Returns:
             float16 (n, 3, 51, 51).
@@ -91,11 +102,22 @@ class VolumePatches:
             s = scan[sample] = np.searchsorted(self.ends[c], n, side="right")
             voxels = self.voxels[c][s]
             flat[sample] = voxels[n - (self.ends[c][s] - voxels.size)]
+        is_turned = np.zeros(len(number), np.bool_)
+        if transforms is not None:
+            is_turned = (transforms != np.eye(3)).any(axis=(1, 2))
         for s in np.unique(scan):
-            mine = np.flatnonzero(scan == s)
-            index_ijk = np.stack(np.unravel_index(flat[mine], self.shapes[s]), axis=1)
-            patches[mine] = cut_patches(self.padded[s], index_ijk)
+            mine = scan == s
+            straight, turned = np.flatnonzero(mine & ~is_turned), np.flatnonzero(mine & is_turned)
+            patches[straight] = cut_patches(self.padded[s], self._place(s, flat[straight]))
+            if transforms is not None and turned.size:
+                patches[turned] = cut_turned_patches(
+                    self.padded[s], self._place(s, flat[turned]), transforms[turned]
+                )
         return patches
+
+    def _place(self, scan: int, flat: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The voxels (n, 3) of flat indices into a volume."""
+        return np.stack(np.unravel_index(flat, self.shapes[scan]), axis=1)
 
 
 def open_volumes(

@@ -40,8 +40,9 @@ def add_training_flags(
         "--preset",
         choices=sorted(PRESETS),
         default="paper",
-        help="named settings: paper (the paper's run, days on a processor), fast (15 minutes per "
-        "task) or demo (minutes, small phantoms) (default: %(default)s)",
+        help="named settings: paper (the paper's run, days on a processor), best (the highest "
+        "Dice, for a GPU), fast (15 minutes per task) or demo (minutes, small phantoms) "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--data-dir",

@@ -19,6 +19,7 @@ import re
 import typing
 from typing import Any, Literal
 
+from mtseg.batches.augmentation import AUGMENTATIONS, CUTTING_AUGMENTATIONS
 from mtseg.errors import InputError
 from mtseg.runs.presets import PRESETS
 from mtseg.system.atomic_files import parse_json
@@ -28,9 +29,6 @@ from mtseg.system.hardware import num_cores
 Strategy = Literal["default", "mirrored", "multiworker"]
 CurvesOn = Literal["test", "validation", "auto"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16", "float64"]
-
-AUGMENTATIONS = ("flip", "intensity")
-"""Names that `TrainConfig.augment` may list."""
 
 _MAY_CHANGE = ("checkpoint_every", "evaluate_every", "keep", "strategy", "steps_per_call")
 """Settings that may differ when a run is resumed: they do not change what is computed."""
@@ -80,9 +78,13 @@ class TrainConfig:
         source_weights: TASK:SOURCE=N for all sources of a task, with commas; empty for weights in
             proportion to scans. The paper draws from all training images; of several sources,
             each then counts as many times as it has scans that show the class.
-        augment: comma list of flip and intensity; empty for none, as in the paper. `flip`
-            exchanges left and right if the task's anatomy allows it, `intensity` multiplies each
-            sample by a factor.
+        augment: comma list of flip, intensity, rotation, scaling, gamma, noise, bias and
+            resolution; empty for none, as in the paper. See `mtseg.batches.augmentation` for what
+            each of them changes, and how much.
+        init_from: start from the weights of a trained network: the folder of a run, or of a model
+            that was exported with --format weights, or packaged. Classes that both networks have
+            keep their outputs, and others begin at random (see `mtseg.runs.growing`). Empty starts
+            from random weights, as in the paper.
         evaluate_every: mini-batches per task between evaluations.
         curves_on: scans of learning curves, best weights and operating points: test, as in the
             paper, validation, or auto (validation if there are such scans). A run's configuration
@@ -124,6 +126,7 @@ class TrainConfig:
     input: Literal["volumes", "patches"] = "volumes"
     source_weights: str = ""
     augment: str = ""
+    init_from: str = ""
     evaluate_every: int = 1_000
     curves_on: CurvesOn = "test"
     checkpoint_every: int = 500
@@ -158,6 +161,11 @@ class TrainConfig:
             raise InputError(f"learning_rate: must be finite, not {self.learning_rate}.")
         for name in self.augmentations:
             _check_choice("augment", name, AUGMENTATIONS)
+            if name in CUTTING_AUGMENTATIONS and self.input == "patches":
+                raise InputError(
+                    f"augment: {name} needs whole volumes, because patches that were cut before "
+                    "cannot be turned. Leave it out, or train with --input volumes."
+                )
         _check_choice("preset", self.preset, tuple(PRESETS))
 
     @property

@@ -19,7 +19,7 @@ PATCH_SIZE = 51
 PLANES = ("axial", "coronal", "sagittal")
 """The order of the planes everywhere in mtseg."""
 
-_PLANE_AXES = ((0, 1), (0, 2), (1, 2))
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))
 """For each of `PLANES`, the axes of a volume that are the rows and the columns of a patch."""
 
 
@@ -106,10 +106,68 @@ def cut_patches(
         raise ValueError(f"patch_size must be odd, not {patch_size}.")
     half = patch_size // 2
     patches = np.empty((len(index_ijk), len(PLANES), patch_size, patch_size), padded.dtype)
-    for plane, axes in enumerate(_PLANE_AXES):
+    for plane, axes in enumerate(PLANE_AXES):
         (normal,) = {0, 1, 2} - set(axes)
         for patch, index in zip(patches[:, plane], index_ijk, strict=True):
             window: list[int | slice] = [slice(n, n + patch_size) for n in index]
             window[normal] = int(index[normal]) + half
             patch[:] = padded[tuple(window)]
     return patches
+
+
+def cut_turned_patches(
+    padded: npt.NDArray[Any],
+    index_ijk: npt.NDArray[np.integer],
+    transforms: npt.NDArray[np.floating],
+    patch_size: int = PATCH_SIZE,
+) -> npt.NDArray[np.float32]:
+    """Cuts patches like `cut_patches` from a grid that is turned and scaled about each voxel.
+
+    Args:
+        padded: a volume padded by `pad_volume` for the same `patch_size`. Beyond it a patch is 0.
+        index_ijk: integers (n, 3), voxels of the volume before padding.
+        transforms: (n, 3, 3), from a voxel's offset in the patches to that in the volume.
+        patch_size: odd number of voxels.
+
+    Returns:
+        float32 (n, 3, patch_size, patch_size), interpolated linearly.
+
+    Example:
+        >>> volume = pad_volume(np.arange(27).reshape(3, 3, 3), 3)
+        >>> half_turn = np.diag([-1.0, -1.0, 1.0])[np.newaxis]
+        >>> patches = cut_turned_patches(volume, np.array([[1, 1, 1]]), half_turn, 3)
+        >>> patches[0, 0].astype(int).tolist()
+        [[25, 22, 19], [16, 13, 10], [7, 4, 1]]
+    """
+    half = patch_size // 2
+    offsets = np.zeros((len(PLANES), patch_size, patch_size, 3), np.float32)
+    along = np.arange(-half, half + 1)
+    for plane, (rows, columns) in enumerate(PLANE_AXES):
+        offsets[plane, ..., rows] = along[:, np.newaxis]
+        offsets[plane, ..., columns] = along
+    turned = np.einsum("nab,prcb->anprc", transforms.astype(np.float32), offsets)
+    centres = (index_ijk.T + half).astype(np.float32)
+    places = turned + centres[:, :, np.newaxis, np.newaxis, np.newaxis]
+    low = np.floor(places)
+    last = np.array(padded.shape, np.float32)[:, np.newaxis, np.newaxis, np.newaxis, np.newaxis] - 2
+    is_inside = ((low >= 0) & (low <= last)).all(axis=0)
+    low = np.clip(low, 0, last)
+    above_i, above_j, above_k = places - low
+    num_j, num_k = padded.shape[1:]
+    low_i, low_j, low_k = low.astype(np.int64)
+    corner = (low_i * num_j + low_j) * num_k + low_k
+    flat = padded.ravel()
+
+    def along_k(start: int) -> npt.NDArray[np.float32]:
+        values: npt.NDArray[np.float32] = flat[corner + start].astype(np.float32)
+        values += above_k * (flat[corner + start + 1] - values)
+        return values
+
+    def along_j(start: int) -> npt.NDArray[np.float32]:
+        values = along_k(start)
+        values += above_j * (along_k(start + num_k) - values)
+        return values
+
+    values = along_j(0)
+    values += above_i * (along_j(num_j * num_k) - values)
+    return np.where(is_inside, values, 0)

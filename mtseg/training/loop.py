@@ -25,6 +25,7 @@ from mtseg.records.prepared import check_training_records
 from mtseg.records.reading import read_members
 from mtseg.runs.building import MUON_RULE
 from mtseg.runs.config import TrainConfig
+from mtseg.runs.growing import load_initial, start_from
 from mtseg.runs.workdir import SPLITS, remove_diverged, write_config, write_diverged
 from mtseg.sources.subject import describe_members
 from mtseg.system.atomic_files import lock_folder, write_json
@@ -148,6 +149,7 @@ class _Run:
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
         self._config, self._workdir, self._replicas = config, workdir, replicas
+        self._label_space, self._initial = label_space, load_initial(config)
         self._samples = open_balanced_samples(
             config.data_dir,
             label_space,
@@ -313,6 +315,10 @@ class _Run:
         if start == 0:
             with self._writer.as_default(step=0):
                 tf.summary.text("configuration", f"```\n{self._config.to_json()}```")
+            if self._initial is not None:
+                self.say(
+                    start_from(self._initial, self._step.model, self._label_space, self._config)
+                )
         else:
             self.say(f"Resuming after mini-batch {start} of {self._total}.")
             rule = self._checkpoints.stored_rule(start, "muon")

@@ -14,8 +14,8 @@ class NumberedStore:
         self.number, self.num_samples = number, np.array(num_samples)
         self.num_scans = np.minimum(self.num_samples, num_scans)
 
-    def take(self, class_index, turn, draw, key, out):
-        self.draw, self.key = draw, key
+    def take(self, class_index, turn, draw, key, out, transforms=None):
+        self.draw, self.key, self.transforms = draw, key, transforms
         for patches, c, t in zip(out, class_index, turn, strict=True):
             patches[...] = 0
             patches[0, 0, :3] = self.number, c, t

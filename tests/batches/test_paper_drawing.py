@@ -46,7 +46,7 @@ def drawn(data_dir):
             id(store): counts[task] for task, (store,) in zip(TASKS, samples._stores, strict=True)
         }
 
-        def note(self, class_index, number):
+        def note(self, class_index, number, transforms):
             of_store[id(self)].update(zip(class_index.tolist(), number.tolist(), strict=True))
             return np.zeros((len(number), 1, 1, 1), np.float16)
 

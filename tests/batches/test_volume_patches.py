@@ -66,3 +66,11 @@ def test_the_draw_chooses_among_all_voxels_of_a_class(volumes, draw, voxel):
     out = empty(1)
     volumes.take(np.array([1]), np.array([7]), np.array([draw]), (0,), out)
     assert out[0, 0, 25, 25] == voxel
+
+
+def test_samples_that_are_turned_and_those_that_are_not(volumes):
+    """Half a turn about j: the row of voxels is seen from its other end."""
+    transforms = np.stack([np.eye(3), np.diag([-1.0, 1.0, -1.0])])
+    patches = volumes.cut(np.array([1, 1]), np.array([1, 1]), transforms)
+    assert patches[0, 1, 25, 21:27].tolist() == [0, 1, 2, 3, 4, 0]
+    assert patches[1, 1, 25, 24:30].tolist() == [0, 4, 3, 2, 1, 0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtseg.scans.patches import choose_voxels, cut_patches, pad_volume
+from mtseg.scans.patches import choose_voxels, cut_patches, cut_turned_patches, pad_volume
 from tests.scans.grids import ranged
 
 
@@ -33,6 +33,35 @@ def test_default_patch_is_51_voxels_with_its_voxel_in_the_centre():
 def test_even_patch_size_is_refused():
     with pytest.raises(ValueError, match="odd"):
         cut_patches(np.zeros((8, 8, 8)), np.array([[0, 0, 0]]), 4)
+
+
+def turned(volume, voxel, transform):
+    (patches,) = cut_turned_patches(
+        pad_volume(volume, 3), np.array([voxel]), np.array([transform], float), 3
+    )
+    return patches
+
+
+def test_a_quarter_turn_about_k_is_that_of_the_volume():
+    """A step to the right in the patch is one to the front in the volume."""
+    volume = ranged((5, 5, 5))
+    quarter = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    (expected,) = cut_patches(pad_volume(np.rot90(volume, -1, (0, 1)), 3), np.array([[2, 2, 3]]), 3)
+    np.testing.assert_array_equal(turned(volume, (2, 2, 3), quarter), expected)
+
+
+def test_half_the_scale_is_interpolated_between_neighbours():
+    volume = np.zeros((3, 3, 5))
+    volume[1, 1] = [0, 10, 20, 40, 0]
+    axial, coronal, sagittal = turned(volume, (1, 1, 2), np.eye(3) / 2)
+    assert coronal[1].tolist() == sagittal[1].tolist() == [15, 20, 30]
+    assert axial.tolist() == [[5, 10, 5], [10, 20, 10], [5, 10, 5]]
+
+
+def test_beyond_the_padded_volume_a_turned_patch_is_0():
+    patches = turned(np.ones((1, 1, 1)), (0, 0, 0), 3 * np.eye(3))
+    assert patches[:, 1, 1].tolist() == [1, 1, 1]
+    assert patches.sum() == 3
 
 
 def draw(classes, foreground, per_class, num_classes=3, seed=0):
