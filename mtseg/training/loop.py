@@ -256,14 +256,8 @@ class _Run:
         figures_every = config.steps_per_call * max(
             1, _STEPS_BETWEEN_FIGURES // config.steps_per_call
         )
-        calls = plan_calls(
-            start,
-            self._total,
-            config.steps_per_call,
-            config.checkpoint_every,
-            self._evaluate_every,
-            figures_every,
-        )
+        due_every = (config.checkpoint_every, self._evaluate_every, figures_every)
+        calls = plan_calls(start, self._total, config.steps_per_call, *due_every)
         batches = self._replicas.distribute(
             lambda shares: make_dataset(
                 self._samples, config.global_batch_size, calls, shares=shares

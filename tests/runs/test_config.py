@@ -59,3 +59,11 @@ def test_bad_values_are_refused_by_name(field, value):
 def test_json_of_another_version_is_refused(text):
     with pytest.raises(InputError, match="not a configuration"):
         TrainConfig.from_json(text)
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize("name", ["rotation", "scaling"])
+def test_patches_that_were_cut_before_are_not_turned(name):
+    with pytest.raises(InputError, match=f"augment: {name} needs whole volumes.*--input volumes"):
+        TrainConfig("breast", "data", input="patches", augment=f"flip,{name}")
+    TrainConfig("breast", "data", input="patches", augment="flip,gamma")

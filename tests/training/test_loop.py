@@ -196,6 +196,20 @@ def test_a_batch_that_replicas_cannot_share_is_refused(tiny_data, tmp_path, with
         train_and_evaluate(config, tmp_path)
 
 
+def test_a_run_starts_from_the_weights_of_another(
+    tiny_data, tmp_path, finished, without_evaluation, capsys
+):
+    """So slow a rate that a mini-batch moves no weight."""
+    config = make_config(
+        tiny_data, minibatches_per_task=1, learning_rate=1e-12, seed=5, init_from=str(finished)
+    )
+    train_and_evaluate(config, tmp_path)
+    assert "Starting from the trained network breast:phantom." in capsys.readouterr().out
+    started, trained = (load_trained(path).model for path in (tmp_path, finished))
+    for one, other in zip(started.trainable_weights, trained.trainable_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_several_steps_a_call_are_the_same_steps(tiny_data, tmp_path, without_evaluation):
     common = {"minibatches_per_task": 7, "evaluate_every": 7, "checkpoint_every": 5}
     train_and_evaluate(make_config(tiny_data, **common), tmp_path / "one")
