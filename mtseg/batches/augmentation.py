@@ -40,8 +40,9 @@ LARGEST_FACTOR = 1.1
 LARGEST_ANGLE_DEG = 8.0
 """`rotation` turns by at most this about each axis."""
 
-LARGEST_SCALING = 1.1
-"""`scaling` enlarges by at most this and at least its inverse."""
+LARGEST_SCALING = 1.25
+"""`scaling` enlarges by at most this and at least its inverse. A scan whose voxels differ by less
+from those of training is not resampled (see `mtseg.inference.recognition`)."""
 
 GAMMA_DEVIATION = 0.1
 """`gamma` takes intensities to the power exp(deviation × a normal number)."""

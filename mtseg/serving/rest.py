@@ -6,6 +6,7 @@ for networks that pass HTTP only; `mtseg.serving.grpc` is faster. It needs no fu
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -50,6 +51,7 @@ class RestConnection(Connection):
                     raise InputError(
                         f"{options.ca_path}: has no certificates. Give a PEM file."
                     ) from error
+        self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler(context=self._tls))
 
     def close(self) -> None:
         """Does nothing: every request opens a connection for itself."""
@@ -92,7 +94,7 @@ class RestConnection(Connection):
         headers = {"content-type": "application/json", **self._headers}
         request = urllib.request.Request(url, body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=seconds, context=self._tls) as answer:
+            with self._opener.open(request, timeout=seconds) as answer:
                 text = answer.read(self.options.message_bytes + 1)
         except urllib.error.HTTPError as error:
             raise self._explain(error, seconds) from error
@@ -140,6 +142,37 @@ class RestConnection(Connection):
 
     def _not_tensorflow_serving(self) -> ServerError:
         return ServerError(f"{self.address}: its answer is not that of TensorFlow Serving.")
+
+
+class _ReadingRefusals(http.client.HTTPConnection):
+    """Reads the answer of a server that has closed the connection before the whole request came.
+
+    Servers and proxies do so with requests that are too large; their answer says it.
+    """
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()  # its errors count
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            super().send(data)
+
+
+class _HTTPSReadingRefusals(_ReadingRefusals, http.client.HTTPSConnection):
+    pass
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_ReadingRefusals, request)
+
+
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        super().__init__(context=context)
+        self._given = context
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_HTTPSReadingRefusals, request, context=self._given)
 
 
 def _to_array(column: Any) -> npt.NDArray[Any]:

@@ -7,6 +7,7 @@ test_served.py has one that computes.
 import contextlib
 import http.server
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -230,6 +231,28 @@ def test_a_temporary_failure_is_tried_again_and_then_reported(serve, answer, goo
 )
 def test_any_other_failure_is_final_and_says_what_to_do(serve, answer, remedy):
     assert remedy in str(error_of(serve, answer))
+
+
+def test_a_server_that_closes_amid_a_request_is_heard_out():
+    """It refuses by the size that the header says, and does not wait for the rest."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def refuse():
+        client, _ = server.accept()
+        client.recv(1000)
+        client.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 9\r\n\r\ntoo large")
+        client.close()
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    connection = connect(
+        parse_address(f"http://127.0.0.1:{server.getsockname()[1]}/m"), ServerOptions(retries=0)
+    )
+    large = {"x": np.zeros(3_000_000, np.float32)}
+    with pytest.raises(ServerError, match="Give a smaller --message-mb"):
+        connection.predict("sign", large, ("y",), 1)
+    thread.join()
+    server.close()
 
 
 @pytest.mark.parametrize("scheme", ["grpcs", "https"])
