@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from mtseg.scans.formats.label_tables import (
     itksnap_text,
     slicer_text,
 )
-from mtseg.system.atomic_files import atomic_write, lock_folder, writing_to
+from mtseg.system.atomic_files import atomic_write, lock_folder, parse_json, writing_to
 from mtseg.tasks.label_table import LabelEntry
 
 LABEL_TABLES = {
@@ -124,7 +123,7 @@ def _volume_rows(out: Path, stem: Path) -> list[tuple[Any, ...]]:
     if not _is_written(out / stem):
         return []
     try:
-        verdict = json.loads(verdict_path(out / stem).read_text())
+        verdict = parse_json(verdict_path(out / stem).read_text())
         classes = verdict.get("classes")
         if classes is None:  # an earlier version wrote the classes that it found, without labels
             classes = [

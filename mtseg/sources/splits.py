@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.sources.layouts.dataset_files import DatasetFiles
+from mtseg.system.atomic_files import parse_json
 from mtseg.tasks.task import LabelSource, Split, join_groups
 
 SPLIT_FILE = "split.csv"
@@ -291,7 +291,8 @@ def read_fold(path: Path, rule: ValidationRule, default: Split) -> Split:
         InputError: if the file is of another form, or has another number of folds.
     """
     try:
-        folds = [(list(fold["train"]), list(fold["val"])) for fold in json.loads(path.read_text())]
+        stored = parse_json(path.read_text(encoding="utf-8-sig"))
+        folds = [(list(fold["train"]), list(fold["val"])) for fold in stored]
         if not all(type(name) is str for fold in folds for side in fold for name in side):
             raise TypeError("a subject is not a text")
     except (OSError, ValueError, TypeError, KeyError) as error:

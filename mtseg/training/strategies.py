@@ -7,7 +7,6 @@ mini-batch n are the same on one device and on several.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
+from mtseg.system.atomic_files import parse_json
 
 _SLURM_PORTS = 10_000
 """The first port of a Slurm job's workers is this plus the last four digits of the job's number."""
@@ -157,7 +157,7 @@ def make_replicas(name: str) -> Replicas:
 def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     if "TF_CONFIG" in os.environ:
         try:
-            cluster = json.loads(os.environ["TF_CONFIG"])
+            cluster = parse_json(os.environ["TF_CONFIG"])
             workers, _ = cluster["cluster"]["worker"], cluster["task"]["index"]
             if not isinstance(workers, list) or cluster["task"]["type"] not in ("chief", "worker"):
                 raise TypeError

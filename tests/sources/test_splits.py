@@ -258,6 +258,7 @@ def test_nnunets_folds_are_not_used_without_the_flag_and_that_is_said(task, with
     [
         (None, "1/3", ["has 2 folds", "--fold K/2"]),
         ("{", "1/2", ["not a list of folds"]),
+        ("[" * 100_000, "1/2", ["not a list of folds", "nested too deeply"]),
         ('[{"train": []}]', "1/2", ["not a list of folds"]),
         ('[{"train": [1], "val": []}]', "1/2", ["not a list of folds"]),
         ("3", "1/2", ["not a list of folds"]),
