@@ -153,7 +153,8 @@ def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) ->
     """Writes the configuration into a new folder, or compares it with that of the run there.
 
     A run that diverged and has no checkpoint since may be resumed with another learning rate, and
-    with another warm-up if it has no checkpoint at all.
+    with another warm-up if it has no checkpoint at all. A run may become longer if its learning
+    rate is constant, since the mini-batches that are done are then those of the longer run.
 
     Returns:
         A line that says which settings were changed; empty if none.
@@ -168,11 +169,19 @@ def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) ->
         differences = stored.differences(config)
         if not differences:
             return ""
+        if line := _describe_lengthening(stored, config):
+            _write_config(workdir, config, label_space)
+            return line
         diverged = read_json(workdir / DIVERGED) if (workdir / DIVERGED).is_file() else {}
         may_change = _MAY_CHANGE_AFTER[diverged["checkpoint"] > 0] if diverged else ()
         kept = dataclasses.replace(stored, **{name: getattr(config, name) for name in may_change})
         if kept.differences(config):
             remedy = f" {' and '.join(may_change)} may differ." if may_change else ""
+            if _is_longer(stored, config):
+                remedy = (
+                    " Its learning rate has already fallen for the shorter run, so it cannot be "
+                    f"lengthened. To train on from its weights: --init-from {workdir}"
+                )
             raise InputError(
                 f"{workdir}: holds a run of another configuration (there / now: "
                 f"{'; '.join(differences)}). Give the same flags to resume it, or use "
@@ -182,10 +191,29 @@ def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) ->
             f"The run diverged at mini-batch {diverged['minibatch']}. It is resumed with other "
             f"settings (before / now: {'; '.join(differences)})."
         )
+    _write_config(workdir, config, label_space)
+    return changed
+
+
+def _write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -> None:
     write_json(workdir / LABEL_SPACE, label_space.to_json())
     with atomic_write(workdir / CONFIG) as temporary:
         temporary.write_text(config.to_json())
-    return changed
+
+
+def _is_longer(stored: TrainConfig, config: TrainConfig) -> bool:
+    """Whether a configuration asks for the same run with more mini-batches."""
+    lengthened = dataclasses.replace(stored, minibatches_per_task=config.minibatches_per_task)
+    is_longer = config.minibatches_per_task > stored.minibatches_per_task
+    return is_longer and not lengthened.differences(config)
+
+
+def _describe_lengthening(stored: TrainConfig, config: TrainConfig) -> str:
+    """A line that says that a run becomes longer; empty if it does not, or must not."""
+    if stored.schedule != "constant" or not _is_longer(stored, config):
+        return ""
+    before, now = stored.minibatches_per_task, config.minibatches_per_task
+    return f"The run becomes longer: {now} mini-batches per task in place of {before}."
 
 
 _MAY_CHANGE_AFTER = {

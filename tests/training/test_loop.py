@@ -210,6 +210,19 @@ def test_a_run_starts_from_the_weights_of_another(
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_a_run_that_becomes_longer_goes_on_where_it_ended(
+    tiny_data, tmp_path, without_evaluation, capsys
+):
+    for count in (1, 2):
+        config = make_config(
+            tiny_data, minibatches_per_task=count, evaluate_every=1, checkpoint_every=1,
+            schedule="constant", warmup_minibatches=0,
+        )  # fmt: skip
+        train_and_evaluate(config, tmp_path)
+    assert "Resuming after mini-batch 1 of 2." in capsys.readouterr().out
+    assert list(scalars_of(tmp_path, "loss")) == [1, 2]
+
+
 def test_several_steps_a_call_are_the_same_steps(tiny_data, tmp_path, without_evaluation):
     common = {"minibatches_per_task": 7, "evaluate_every": 7, "checkpoint_every": 5}
     train_and_evaluate(make_config(tiny_data, **common), tmp_path / "one")

@@ -1,0 +1,54 @@
+"""The configuration in a run's folder: what may differ when the run is resumed."""
+
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.runs.config import TrainConfig
+from mtseg.runs.workdir import read_config, write_config
+from mtseg.tasks.label_space import parse_tasks
+
+
+def write(folder, **settings):
+    settings = {"minibatches_per_task": 10, **settings}
+    config = TrainConfig("breast:phantom", "data", **settings)
+    return write_config(folder, config, parse_tasks(config.tasks))
+
+
+def test_the_same_configuration_resumes_without_a_word(tmp_path):
+    assert write(tmp_path) == write(tmp_path) == ""
+
+
+def test_what_is_computed_decides_whether_it_is_the_same(tmp_path):
+    write(tmp_path)
+    assert write(tmp_path, keep=5) == ""
+    with pytest.raises(InputError, match=r"there / now: seed: 0 / 1\). Give the same flags"):
+        write(tmp_path, seed=1)
+
+
+def test_a_run_with_a_constant_rate_may_become_longer(tmp_path):
+    write(tmp_path)
+    assert write(tmp_path, minibatches_per_task=15) == (
+        "The run becomes longer: 15 mini-batches per task in place of 10."
+    )
+    assert read_config(tmp_path)[0].minibatches_per_task == 15
+    assert write(tmp_path, minibatches_per_task=15) == ""
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    "changes",
+    [{"minibatches_per_task": 9}, {"minibatches_per_task": 15, "seed": 1}],
+    ids=["shorter", "another run"],
+)
+def test_no_other_run_takes_its_place(tmp_path, changes):
+    write(tmp_path)
+    with pytest.raises(InputError, match=r"minibatches_per_task: 10 / .*use another folder"):
+        write(tmp_path, **changes)
+    assert read_config(tmp_path)[0].minibatches_per_task == 10
+
+
+@pytest.mark.promise("refused input")
+def test_a_rate_that_has_fallen_is_not_lengthened(tmp_path):
+    write(tmp_path, schedule="cosine")
+    with pytest.raises(InputError, match=f"cannot be lengthened.*--init-from {tmp_path}"):
+        write(tmp_path, schedule="cosine", minibatches_per_task=15)
