@@ -106,6 +106,24 @@ def print_error(message: object) -> None:
     print(f"error: {message}".replace("\n", "\\n"), file=sys.stderr)
 
 
+def add_part_flags(parser: argparse._ArgumentGroup) -> None:
+    """Adds the flags of a command whose work several jobs may share."""
+    parser.add_argument(
+        "--num-parts",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="number of jobs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--part-id",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of this job, counted from 0 (default: %(default)s)",
+    )
+
+
 def positive(text: str) -> int:
     """Reads a whole number above 0; a `type` for argparse."""
     value = int(text)

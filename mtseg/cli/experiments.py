@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mtseg.cli.command import DONE, command_line, run
+from mtseg.cli.command import DONE, add_part_flags, command_line, run
 from mtseg.cli.training_flags import (
     add_training_flags,
     announce_kind,
@@ -16,6 +16,7 @@ from mtseg.cli.training_flags import (
 )
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
+from mtseg.scans.discovery import take_part
 from mtseg.system.atomic_files import writing_to
 
 
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="time for all experiments and evaluations, in place of --minibatches-per-task; "
         "measures the speed of this machine first",
     )
+    add_part_flags(parser.add_argument_group("for several jobs that share the experiments"))
     add_training_flags(parser, without_strategies=("multiworker",))
     return parser
 
@@ -53,8 +55,10 @@ def main(argv: list[str] | None = None) -> int:
 def _experiments(argv: list[str]) -> int:
     arguments = vars(make_parser().parse_args(argv))
     out, minutes = Path(arguments.pop("out")), arguments.pop("minutes")
+    num_parts, part_id = arguments.pop("num_parts"), arguments.pop("part_id")
+    take_part((), num_parts, part_id)  # refuses a number that is none before TensorFlow is loaded
     if minutes is not None:
-        _check_budget(minutes, arguments)
+        _check_budget(minutes, num_parts, arguments)
     config, may_prepare = read_training_flags(arguments)
     if may_prepare:
         prepare_phantoms(config)
@@ -66,21 +70,37 @@ def _experiments(argv: list[str]) -> int:
     if minutes is not None:
         config = _fit_minutes(config, out, minutes)
     experiments = plan_experiments(config)
+    own = take_part(experiments, num_parts, part_id)
     print(
         f"{len(experiments)} experiments, {config.minibatches_per_task} mini-batches of "
         f"{config.global_batch_size} per task, {config.precision}: "
         f"{', '.join(e.name for e in experiments)}; results in {out}.",
         flush=True,
     )
+    if num_parts > 1:
+        print(f"Of these, this job has: {', '.join(e.name for e in own) or 'none'}.", flush=True)
     announce_kind(config)
-    if run_experiments(config, out, command_line("mtseg-experiments", argv)) is None:
+    command = command_line("mtseg-experiments", argv)
+    results = run_experiments(config, out, command, num_parts=num_parts, part_id=part_id)
+    if results is None:
+        return DONE
+    if len(results) < len(experiments):
+        print(
+            f"{len(results)} of {len(experiments)} experiments are finished; the others are those "
+            "of other jobs. The job that ends last compares them."
+        )
         return DONE
     print(f"\n{comparison_table(read_json(out / COMPARISON))}\n")
     print(f"Report:  mtseg-report {out}")
     return DONE
 
 
-def _check_budget(minutes: float, arguments: dict[str, Any]) -> None:
+def _check_budget(minutes: float, num_parts: int, arguments: dict[str, Any]) -> None:
+    if num_parts > 1:
+        raise InputError(
+            "--minutes: is the time of one machine for all experiments. With --num-parts, give "
+            "--minibatches-per-task."
+        )
     if not 0 < minutes < float("inf"):
         raise InputError(f"--minutes: {minutes} is not a length of time. Give a number above 0.")
     for name in ("minibatches_per_task", "evaluate_every"):

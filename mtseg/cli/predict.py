@@ -11,8 +11,8 @@ from mtseg.cli.command import (
     Tally,
     add_beam_flags,
     add_devices_flag,
+    add_part_flags,
     check_beam_flags,
-    positive,
     print_error,
     run,
     start_tensorflow,
@@ -133,20 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="segment scans again that have results of this model and these options",
     )
     jobs = parser.add_argument_group("for several jobs that share the scans")
-    jobs.add_argument(
-        "--num-parts",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="number of jobs (default: %(default)s)",
-    )
-    jobs.add_argument(
-        "--part-id",
-        type=int,
-        default=0,
-        metavar="N",
-        help="number of this job, counted from 0 (default: %(default)s)",
-    )
+    add_part_flags(jobs)
     add_beam_flags(jobs, "segment")
     add_server_flags(parser.add_argument_group("with --server"))
     return parser

@@ -1,4 +1,4 @@
-"""Trains and evaluates the networks of a plan, one after the other.
+"""Trains and evaluates the networks of a plan, one after the other, or shared among several jobs.
 
 Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 """
@@ -31,7 +31,9 @@ from mtseg.training.failures import DivergedError
 from mtseg.training.loop import train_and_evaluate
 
 
-def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[Result] | None:
+def run_experiments(
+    config: TrainConfig, path: Path, command: str = "", *, num_parts: int = 1, part_id: int = 0
+) -> list[Result] | None:
     """Trains and evaluates every network that is not finished, and compares them.
 
     The same call again resumes: finished experiments are read, the others are trained.
@@ -40,9 +42,12 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
         config: configuration of the network for all tasks.
         path: folder of the experiments.
         command: the command line, stored with the results.
+        num_parts: number of jobs that share the experiments, one a GPU or machine.
+        part_id: number of this job, from 0.
 
     Returns:
-        All results. None if a SIGTERM stopped the work; what was done is saved.
+        The results that there are; all, with the comparison written, unless other jobs are still at
+        work. None if a SIGTERM stopped the work; what was done is saved.
 
     Raises:
         InputError: as `mtseg.training.loop.train_and_evaluate`, or if a task has no test scan, a
@@ -51,26 +56,36 @@ def run_experiments(config: TrainConfig, path: Path, command: str = "") -> list[
     """
     experiments = plan_experiments(config)
     require_scans(config.data_dir, parse_tasks(config.tasks), "test")  # networks are compared there
+    in_use = f"{path}: another command runs experiments here. Wait for it."
     with contextlib.ExitStack() as lock:
         with writing_to(path, WRITE_REMEDY):
             path.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(
-                lock_folder(path, f"{path}: another command runs experiments here. Wait for it.")
-            )
+            # Jobs that share the experiments wait for each other here, not while they train.
+            lock.enter_context(lock_folder(path, in_use if num_parts == 1 else None))
         write_plan(path, config)
-        return _run_experiments(experiments, path, command)
+        if num_parts > 1:
+            lock.close()
+        if not _train_experiments(experiments, experiments[part_id::num_parts], path, command):
+            return None
+    with writing_to(path, WRITE_REMEDY), lock_folder(path):
+        results = read_results(path)
+        if len(results) == len(experiments):
+            write_json(path / COMPARISON, compare_networks(results))
+    return results
 
 
-def _run_experiments(
-    experiments: Sequence[Experiment], path: Path, command: str
-) -> list[Result] | None:
+def _train_experiments(
+    experiments: Sequence[Experiment], own: Sequence[Experiment], path: Path, command: str
+) -> bool:
+    """Trains and evaluates those of this job that are not finished; False if it was stopped."""
     finished = {result.experiment.name for result in read_results(path)}
-    total = sum(experiment.num_minibatches for experiment in experiments)
-    with catch_sigterm() as stop, Progress("All experiments", total, "mini-batches") as progress:
-        for experiment in experiments:
+    total = sum(experiment.num_minibatches for experiment in own)
+    title = "All experiments" if own == experiments else "Experiments of this part"
+    with catch_sigterm() as stop, Progress(title, total, "mini-batches") as progress:
+        for experiment in own:
             if experiment.name in finished:
                 progress.skip(experiment.num_minibatches)
-        for experiment in experiments:
+        for experiment in own:
             if experiment.name in finished:
                 continue
             progress.say(f"Experiment {experiment.number} of {len(experiments)}: {experiment.name}")
@@ -90,11 +105,8 @@ def _run_experiments(
                 ) from error
             keras.backend.clear_session()
             if evaluation is None or stop.is_made:
-                return None
-    results = read_results(path)
-    with writing_to(path, WRITE_REMEDY):
-        write_json(path / COMPARISON, compare_networks(results))
-    return results
+                return False
+    return True
 
 
 class _StepCounter:

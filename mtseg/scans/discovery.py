@@ -10,11 +10,13 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mtseg.errors import InputError
 from mtseg.scans.formats.dicom_files import DICOM_ENDING, DISC_INDEX, is_dicom_file
 from mtseg.scans.reading import ENDINGS, scan_stem
+
+_Work = TypeVar("_Work")
 
 LIST_ENDING = ".txt"
 """Ending of the name of a list."""
@@ -76,13 +78,13 @@ def list_scans(named: Iterable[Path], results: Path | None = None) -> list[Liste
     return scans
 
 
-def take_part(scans: Sequence[ListedScan], num_parts: int, part_id: int) -> list[ListedScan]:
-    """The scans of one of several jobs that share the work.
+def take_part(work: Sequence[_Work], num_parts: int, part_id: int) -> list[_Work]:
+    """The scans, or other pieces of work, of one of several jobs that share them.
 
-    Every scan is in one part. The numbers of scans of two parts differ by at most one.
+    Every piece is in one part. The numbers of pieces of two parts differ by at most one.
 
     Args:
-        scans: from `list_scans`, the same in every job.
+        work: all pieces, such as the scans of `list_scans`, the same in every job.
         num_parts: number of jobs.
         part_id: number of this job, from 0.
 
@@ -93,7 +95,7 @@ def take_part(scans: Sequence[ListedScan], num_parts: int, part_id: int) -> list
         raise InputError(
             f"--part-id: {part_id} is not one of --num-parts {num_parts}, counted from 0."
         )
-    return list(scans[part_id::num_parts])
+    return list(work[part_id::num_parts])
 
 
 def _read_list(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mtseg.cli import evaluate, export, predict, prepare, train
+from mtseg.cli import evaluate, experiments, export, predict, prepare, train
 
 pytestmark = pytest.mark.promise("refused input")
 
@@ -205,3 +205,16 @@ def test_a_file_that_is_nested_too_deeply(tmp_path, scan, capsys, file):
     else:
         outcome = run(export, capsys, tmp_path / "folder", tmp_path / "model")
     expect_refusal(outcome, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num-parts", "2", "--part-id", "2"], ["--part-id: 2 is not one of --num-parts 2"]),
+        (["--num-parts", "2", "--minutes", "5"], ["--minutes", "--minibatches-per-task"]),
+    ],
+)
+def test_parts_of_the_experiments_that_cannot_be(tmp_path, capsys, flags, words):
+    outcome = run(experiments, capsys, "--out", tmp_path / "out", *flags)
+    expect_refusal(outcome, *words)
+    assert not (tmp_path / "out").exists()

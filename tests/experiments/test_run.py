@@ -92,6 +92,44 @@ def test_only_what_is_not_finished_is_trained(recorded, tmp_path, monkeypatch):
     assert len([row for row in rows if row["class"] == "all"]) == 10
 
 
+def test_two_jobs_share_the_experiments_and_the_last_one_compares_them(
+    recorded, tmp_path, monkeypatch
+):
+    recorded_path, config = recorded
+    trained = []
+
+    def train(config, workdir, command, *, is_complete, on_step):
+        trained.append(workdir.name)
+        shutil.copytree(recorded_path / workdir.name, workdir)
+        return "an evaluation"
+
+    monkeypatch.setattr(run, "train_and_evaluate", train)
+    results = run.run_experiments(config, tmp_path, num_parts=2, part_id=1)
+    assert trained == [e.name for e in plan_experiments(config)][1::2]
+    assert {r.experiment.name for r in results} == set(trained)
+    assert not (tmp_path / "comparison.json").exists()
+    results = run.run_experiments(config, tmp_path, num_parts=2, part_id=0)
+    assert sorted(trained) == sorted(e.name for e in plan_experiments(config))
+    assert len(results) == len(trained)
+    assert (tmp_path / "comparison.json").is_file()
+
+
+def test_jobs_that_share_the_experiments_do_not_lock_each_other_out(
+    recorded, tmp_path, monkeypatch
+):
+    recorded_path, config = recorded
+
+    def train(config, workdir, command, *, is_complete, on_step):
+        shutil.copytree(recorded_path / workdir.name, workdir)
+        if workdir.name == "brain":  # the other job runs while this one trains
+            run.run_experiments(recorded[1], tmp_path, num_parts=2, part_id=1)
+        return "an evaluation"
+
+    monkeypatch.setattr(run, "train_and_evaluate", train)
+    run.run_experiments(config, tmp_path, num_parts=2, part_id=0)
+    assert (tmp_path / "comparison.json").is_file()
+
+
 def test_a_stopped_run_ends_the_experiments(recorded, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(run, "train_and_evaluate", lambda *of, **how: trained.append(of[1].name))
