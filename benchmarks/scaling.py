@@ -65,8 +65,8 @@ def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict[st
     from mtseg.network.model import PATCH_SIZE
     from mtseg.runs.config import TrainConfig
     from mtseg.tasks.label_space import parse_tasks
-    from mtseg.training.strategies import make_replicas
-    from mtseg.training.tensorflow_step import TrainingStep
+    from mtseg.training.engines.strategies import make_replicas
+    from mtseg.training.engines.tensorflow_step import TrainingStep
 
     if num_replicas > 1:
         (processor,) = tf.config.list_physical_devices("CPU")

@@ -52,8 +52,8 @@ from mtseg.network.model import (
 )
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.training.strategies import make_replicas
-from mtseg.training.tensorflow_step import TrainingStep
+from mtseg.training.engines.strategies import make_replicas
+from mtseg.training.engines.tensorflow_step import TrainingStep
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 HOW = ("eager", "compiled")

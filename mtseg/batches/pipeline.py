@@ -1,26 +1,37 @@
-"""The input of training: prepared data as a `tf.data.Dataset` of balanced mini-batches.
+"""The input of training: balanced mini-batches of prepared data, read ahead in other threads.
 
-`open_balanced_samples` opens the data of all tasks, and `make_dataset` makes the dataset, which
-reads ahead in other threads. `mtseg.batches.balance` decides which samples a mini-batch has.
+`open_balanced_samples` opens the data of all tasks. `make_dataset` reads ahead for TensorFlow, as a
+`tf.data.Dataset`, and `read_ahead` without TensorFlow. `mtseg.batches.balance` decides which
+samples a mini-batch has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import collections
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from mtseg.batches.balance import BalancedSamples, PatchStore
 from mtseg.batches.draws import read_source_weights
-from mtseg.batches.patch_records import open_patches
 from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
 from mtseg.records.prepared import require_same_task
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import LabelSpace
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_NUM_READERS = 2
+"""Calls of the training step that are read at the same time."""
+
+_NUM_AHEAD = 4
+"""Calls that are read before they are needed."""
 
 
 def open_balanced_samples(
@@ -48,11 +59,12 @@ def open_balanced_samples(
         InputError: if a task is not prepared, a shard is damaged, a class has no sample, or the
             records were prepared for another definition of the task.
     """
-    openers: dict[str, Callable[..., PatchStore]] = {
-        "patches": open_patches,
-        "volumes": open_volumes,
-    }
-    open_store, weights = openers[kind], read_source_weights(source_weights, label_space)
+    open_store: Callable[..., PatchStore] = open_volumes
+    if kind == "patches":
+        from mtseg.batches.patch_records import open_patches
+
+        open_store = open_patches
+    weights = read_source_weights(source_weights, label_space)
     for selection in label_space.selections:
         for source in selection.sources:
             require_same_task(data_dir, selection.task, source, kind)
@@ -95,20 +107,18 @@ def make_dataset(
         `BalancedSamples.read_minibatch`. If a store can no longer be read, TensorFlow raises an
         error of its own, and `samples.read_error` is the real one.
     """
+    import tensorflow as tf
+
     num_rows = len(range(*shares[0].indices(global_batch_size)))
     of_element = [(start, stop, rows) for start, stop in calls for rows in shares]
 
     def compute(element: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         start, stop, rows = of_element[int(element)]
         try:
-            parts = [samples.read_minibatch(n, global_batch_size, rows) for n in range(start, stop)]
+            return _read_call(samples, global_batch_size, (start, stop), rows)
         except InputError as error:
             samples.read_error = error
             raise
-        patches, score_index = zip(*parts, strict=True)
-        # Usually a call has one mini-batch, and stacking would copy it.
-        is_one = len(parts) == 1
-        return patches[0][np.newaxis] if is_one else np.stack(patches), np.stack(score_index)
 
     def read(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         patches, score_index = tf.numpy_function(compute, [element], (tf.float16, tf.int32))
@@ -119,6 +129,58 @@ def make_dataset(
 
     return (
         tf.data.Dataset.range(len(of_element))
-        .map(read, num_parallel_calls=2, deterministic=True)
-        .prefetch(4)
+        .map(read, num_parallel_calls=_NUM_READERS, deterministic=True)
+        .prefetch(_NUM_AHEAD)
     )
+
+
+def read_ahead(
+    samples: BalancedSamples,
+    global_batch_size: int,
+    calls: Sequence[tuple[int, int]],
+    move: Callable[[npt.NDArray[np.float16], npt.NDArray[np.int32]], Any],
+) -> Iterator[Any]:
+    """Reads the mini-batches of one call of the training step after the other, ahead of need.
+
+    Args:
+        samples: the samples of all tasks.
+        global_batch_size: samples in a mini-batch.
+        calls: as for `make_dataset`.
+        move: called in another thread with the patches, float16 (mini-batches, samples, 3, 51, 51),
+            and the outputs that should be the most probable, int32 (mini-batches, samples): moves
+            them to a device.
+
+    Yields:
+        What `move` returns, for each call in turn.
+
+    Raises:
+        InputError: if a store can no longer be read.
+    """
+
+    def read(call: tuple[int, int]) -> Any:
+        return move(*_read_call(samples, global_batch_size, call))
+
+    left = iter(calls)
+    with ThreadPoolExecutor(_NUM_READERS) as readers:
+        pending: collections.deque[Future[Any]] = collections.deque()
+        for call in itertools.islice(left, _NUM_AHEAD):
+            pending.append(readers.submit(read, call))
+        while pending:
+            batches = pending.popleft().result()
+            for call in itertools.islice(left, 1):
+                pending.append(readers.submit(read, call))
+            yield batches
+
+
+def _read_call(
+    samples: BalancedSamples,
+    global_batch_size: int,
+    call: tuple[int, int],
+    rows: slice = slice(None),
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]:
+    """The mini-batches of a call, stacked; see `BalancedSamples.read_minibatch`."""
+    parts = [samples.read_minibatch(n, global_batch_size, rows) for n in range(*call)]
+    patches, score_index = zip(*parts, strict=True)
+    # Usually a call has one mini-batch, and stacking would copy it.
+    is_one = len(parts) == 1
+    return patches[0][np.newaxis] if is_one else np.stack(patches), np.stack(score_index)

@@ -211,14 +211,39 @@ def start_tensorflow(devices: str | None, *, is_one: bool = True) -> None:
         is_one: whether only one GPU computes.
 
     Raises:
-        InputError: if there are no such devices.
+        InputError: if there are no such devices, or TensorFlow cannot be imported.
     """
     from mtseg.system.devices import choose_devices, describe_devices
     from mtseg.system.quiet_tensorflow import import_tensorflow
 
-    import_tensorflow()
-    choose_devices(devices, is_one=is_one)
+    try:
+        import_tensorflow()
+        choose_devices(devices, is_one=is_one)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} cannot be imported. Install it: only mtseg-train with KERAS_BACKEND=jax "
+            "does without."
+        ) from error
     print(f"Computing on {describe_devices(are_all=not is_one)}.", flush=True)
+
+
+def start_jax(devices: str | None, *, is_one: bool) -> None:
+    """Does for JAX what `start_tensorflow` does for TensorFlow.
+
+    Raises:
+        InputError: if JAX is not installed, or there are no such devices.
+    """
+    from mtseg.system.devices import choose_devices, describe_devices
+
+    try:
+        choose_devices(devices, is_one=is_one)
+        described = describe_devices(are_all=not is_one)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"KERAS_BACKEND=jax: {error.name} cannot be imported. Install JAX (pip install "
+            "'mtseg[jax]'), or train with TensorFlow, without KERAS_BACKEND."
+        ) from error
+    print(f"Computing with JAX on {described}.", flush=True)
 
 
 def add_beam_flags(parser: argparse._ActionsContainer, verb: str) -> None:

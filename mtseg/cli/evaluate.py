@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtseg.cli.command import DONE, add_devices_flag, command_line, run, start_tensorflow
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, write_json, writing_to
 from mtseg.tasks.label_space import LabelSpace
+
+if TYPE_CHECKING:
+    from mtseg.evaluation.results import Evaluation
+    from mtseg.runs.weights import TrainedModel
 
 _WRITE_REMEDY = "Make room, or give another file."
 
@@ -75,14 +80,13 @@ def _evaluate(argv: list[str]) -> int:
         if not Path(file).parent.is_dir():  # before the long work
             raise InputError(f"{Path(file).parent}: no such folder. Make it, or give another file.")
     start_tensorflow(arguments.devices)
-    from mtseg.evaluation.scoring import evaluate_model
     from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
-    from mtseg.inference.dense import make_dense_network
     from mtseg.runs import weights
     from mtseg.runs.manifest import PACKAGED, WEIGHTS
+    from mtseg.runs.unevaluated import read_unevaluated
     from mtseg.system.devices import describe_devices
     from mtseg.system.hardware import describe_machine
-    from mtseg.system.progress import Progress
+    from mtseg.training.reporting import evaluate_run
 
     path = Path(arguments.model or PACKAGED)
     if arguments.weights == "best" and (path / WEIGHTS).is_file():
@@ -95,22 +99,21 @@ def _evaluate(argv: list[str]) -> int:
         name = "the model that comes with mtseg"
         print(f"No model given: evaluating {name}.", flush=True)
     data_dir = arguments.data_dir or trained.config.data_dir
-    total = _count_scans(data_dir, trained.label_space, arguments.split)
     _check_data(path, data_dir, trained.label_space, arguments)
-    network = make_dense_network(
-        trained.model, None if arguments.precision == "auto" else arguments.precision
-    )
-    with Progress("Evaluating", total, "scans") as progress:
-        evaluation = evaluate_model(
-            network,
-            trained.label_space,
-            data_dir,
-            split=arguments.split,
-            operating_points=trained.operating_points,
-            points_from=trained.points_from,
-            is_complete=True,
-            on_scan=lambda name: progress.advance(note=name),
+    evaluation = None
+    if arguments.weights == "last" and read_unevaluated(path) is not None:
+        print(
+            "The run was trained without evaluations: its own comes first, and is kept there.",
+            flush=True,
         )
+        evaluation = evaluate_run(path, trained, data_dir)
+        trained = weights.load_trained(path)
+    if (
+        arguments.precision != "auto"
+        or evaluation is None
+        or evaluation.split not in (arguments.split, "train")
+    ):
+        evaluation = _score(trained, data_dir, arguments)
     print(f"{describe_scans(evaluation)}\n")
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
@@ -123,6 +126,29 @@ def _evaluate(argv: list[str]) -> int:
         with writing_to(path, _WRITE_REMEDY), atomic_write(path) as temporary:
             temporary.write_text(evaluation.to_csv())
     return DONE
+
+
+def _score(trained: TrainedModel, data_dir: str, arguments: argparse.Namespace) -> Evaluation:
+    """Scores the scans of the split that was asked for."""
+    from mtseg.evaluation.scoring import evaluate_model
+    from mtseg.inference.dense import make_dense_network
+    from mtseg.system.progress import Progress
+
+    num_scans = _count_scans(data_dir, trained.label_space, arguments.split)
+    network = make_dense_network(
+        trained.model, None if arguments.precision == "auto" else arguments.precision
+    )
+    with Progress("Evaluating", num_scans, "scans") as progress:
+        return evaluate_model(
+            network,
+            trained.label_space,
+            data_dir,
+            split=arguments.split,
+            operating_points=trained.operating_points,
+            points_from=trained.points_from,
+            is_complete=True,
+            on_scan=lambda name: progress.advance(note=name),
+        )
 
 
 def _count_scans(data_dir: str, label_space: LabelSpace, split: str) -> int:

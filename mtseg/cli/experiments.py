@@ -16,8 +16,8 @@ from mtseg.cli.training_flags import (
 )
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
-from mtseg.scans.discovery import take_part
 from mtseg.system.atomic_files import writing_to
+from mtseg.system.devices import uses_jax
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,12 +53,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _experiments(argv: list[str]) -> int:
+    from mtseg.scans.discovery import take_part
+
     arguments = vars(make_parser().parse_args(argv))
     out, minutes = Path(arguments.pop("out")), arguments.pop("minutes")
     num_parts, part_id = arguments.pop("num_parts"), arguments.pop("part_id")
     take_part((), num_parts, part_id)  # refuses a number that is none before TensorFlow is loaded
     if minutes is not None:
         _check_budget(minutes, num_parts, arguments)
+    if uses_jax():
+        raise InputError(
+            "KERAS_BACKEND=jax: is for mtseg-train. Experiments evaluate their networks, which "
+            "TensorFlow computes: leave it unset."
+        )
     config, may_prepare = read_training_flags(arguments)
     if may_prepare:
         prepare_phantoms(config)

@@ -16,6 +16,7 @@ from mtseg.cli.training_flags import (
     read_training_flags,
 )
 from mtseg.runs.config import TrainConfig
+from mtseg.system.devices import uses_jax
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="mtseg-train",
         description="Train one network for one or several segmentation tasks, and evaluate it.",
         epilog="Rerun the command to resume if it was stopped. "
-        "Watch it: tensorboard --logdir WORKDIR",
+        "Watch it: tensorboard --logdir WORKDIR. "
+        "With KERAS_BACKEND=jax in the environment, JAX computes in place of TensorFlow.",
     )
     add_training_flags(parser)
     parser.add_argument(
@@ -63,7 +65,8 @@ def _train(argv: list[str]) -> int:
     config, may_prepare = read_training_flags(arguments)
     workdir = Path(given_workdir or f"mtseg_runs/{config.preset}")
     _announce(config, workdir)
-    if may_prepare and config.strategy != "multiworker":
+    # JAX trains where the packages that prepare records may be missing.
+    if may_prepare and config.strategy != "multiworker" and not uses_jax():
         prepare_phantoms(config)
 
     from mtseg.evaluation.tables import describe_scans, dice_table

@@ -13,10 +13,12 @@ from mtseg.cli.command import (
     add_devices_flag,
     print_doubts,
     require_named_sources,
+    start_jax,
     start_tensorflow,
 )
 from mtseg.runs.config import Setting, TrainConfig, configure, settings
 from mtseg.runs.presets import DEMO_PHANTOMS, PRESETS
+from mtseg.system.devices import uses_jax
 
 _WITH_OWN_FLAG = ("tasks", "data_dir", "preset")
 """Settings whose flags are written out below."""
@@ -87,8 +89,8 @@ def _show(value: Any) -> str:
 def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     """The configuration that the flags of `add_training_flags` ask for.
 
-    It starts TensorFlow on the devices that `--devices` chooses, since they decide what the
-    precision `auto` means.
+    It starts TensorFlow, or JAX, on the devices that `--devices` chooses, since they decide what
+    the precision `auto` means.
 
     Args:
         arguments: names and values of these flags alone.
@@ -112,7 +114,8 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     tasks = label_space.spec
     # First without the devices, so that a value that cannot be used is refused at once.
     config = configure(preset, tasks, folder, **{**fields, "precision": "float32"})
-    start_tensorflow(devices, is_one=config.strategy == "default")
+    start = start_jax if uses_jax() else start_tensorflow
+    start(devices, is_one=config.strategy == "default")
     return configure(preset, tasks, folder, **fields), data_dir is None
 
 

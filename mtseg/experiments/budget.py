@@ -23,9 +23,9 @@ from mtseg.records.reading import count_scans, read_selection
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
-from mtseg.training.failures import next_call
-from mtseg.training.strategies import configure_devices, make_replicas
-from mtseg.training.tensorflow_step import TrainingStep
+from mtseg.training.engines.strategies import configure_devices, make_replicas
+from mtseg.training.engines.tensorflow_engine import next_call
+from mtseg.training.engines.tensorflow_step import TrainingStep
 
 _NUM_EVALUATIONS = 4
 """Evaluations of each run, including the last one."""

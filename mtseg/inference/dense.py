@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from mtseg.errors import DeviceMemoryError
+from mtseg.errors import DeviceMemoryError, InputError
 from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
@@ -176,7 +176,15 @@ def make_dense_network(patch_model: keras.Model, precision: str | None = None) -
         patch_model: from `mtseg.network.model.build_patch_model`. If it is trained further, the
             dense network changes with it.
         precision: one of `PRECISIONS`; None is the faster one on this machine.
+
+    Raises:
+        InputError: if Keras does not compute with TensorFlow in this process.
     """
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise InputError(
+            f"KERAS_BACKEND: is {backend} in this process, but whole volumes are computed with "
+            "TensorFlow. Use a new process without it; only training takes jax."
+        )
     precision = precision or choose_precision()
     num_classes = patch_model.output.shape[-1]
     return DenseNetwork(

@@ -39,6 +39,7 @@ from mtseg.inference.verdict import calibrate
 from mtseg.models.signatures import add_signatures
 from mtseg.network.model import HALO
 from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
+from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.weights import TrainedModel, load_trained
 from mtseg.runs.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
 from mtseg.system.atomic_files import atomic_write, lock_folder, parse_json, write_json, writing_to
@@ -181,6 +182,11 @@ def _write_saved_model(trained: TrainedModel, manifest: dict[str, Any], path: Pa
 
 def _make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str, Any]:
     label_space = trained.label_space
+    if which == "last" and read_unevaluated(workdir) is not None:
+        raise InputError(
+            f"{workdir}: its last weights are not evaluated yet, so it has no operating points for "
+            f"them. Run mtseg-evaluate {workdir} first."
+        )
     evaluation = _read_evaluation(workdir, {"last": EVALUATION, "best": BEST_EVALUATION}[which])
     chosen_on = evaluation
     if evaluation.points_from != evaluation.split:  # test scans calibrate nothing then

@@ -206,7 +206,8 @@ class MinibatchDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` with a mask that does not depend on the number of replicas.
 
     The mini-batch must be divided into equal consecutive shares, the first for replica 0 and so on,
-    as `mtseg.training.strategies` does. On other backends than TensorFlow it is Keras's layer.
+    as `mtseg.training.engines.strategies` does. On other backends than TensorFlow it is Keras's
+    layer.
 
     Example:
         >>> layer = MinibatchDropout(0.5, seed=1)

@@ -19,6 +19,7 @@ from mtseg.errors import InputError
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.manifest import WEIGHTS, read_manifest
+from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.workdir import (
     have_matching_weights,
     read_config,
@@ -62,7 +63,7 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     """
     is_exported = (path / WEIGHTS).is_file()
     config, label_space, weights = _read_exported(path) if is_exported else _read_run(path, which)
-    described = read_manifest(path) if is_exported else (read_evaluation(path, which) or {})
+    described = read_manifest(path) if is_exported else _read_figures(path, which)
     points_from = described.get("operating_points_from", "test")
     model = build_model(config, label_space)
     try:
@@ -103,7 +104,8 @@ def _read_run(path: Path, which: str) -> tuple[TrainConfig, LabelSpace, Path]:
             "Rerun the mtseg-train command until it reaches one. A run without validation and test "
             "scans has no best weights: use the last."
         )
-    if not have_matching_weights(path, which):
+    is_noted = which == "last" and read_unevaluated(path) is not None
+    if not is_noted and not have_matching_weights(path, which):
         remedy = (
             "Rerun the mtseg-train command: it evaluates again and writes both."
             if which == "last"
@@ -111,6 +113,13 @@ def _read_run(path: Path, which: str) -> tuple[TrainConfig, LabelSpace, Path]:
         )
         raise InputError(f"{weights}: is damaged, or belongs to another evaluation. {remedy}")
     return config, label_space, weights
+
+
+def _read_figures(path: Path, which: str) -> dict[str, Any]:
+    """The evaluation of a run's weights; empty if there is none of them yet."""
+    if which == "last" and read_unevaluated(path) is not None:
+        return {}
+    return read_evaluation(path, which) or {}
 
 
 def require_finite(weights: list[npt.NDArray[Any]], path: Path) -> None:

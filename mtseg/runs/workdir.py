@@ -6,6 +6,7 @@ label_space.json          tasks and classes, so that the task files are not need
 training_data.json        what the records were made from that the run is trained on
 checkpoints/              what is needed to resume: weights, optimiser, step
 last.weights.h5           weights after the latest evaluation
+unevaluated.json          instead: last.weights.h5 was written where none takes place, by JAX
 splits.json               who is in which split, and which scans the learning curves are of
 best.weights.h5           weights with the highest mean Dice on the scans of the learning curves
 learning_curve.json       Dice of every evaluation on these scans
@@ -266,7 +267,7 @@ def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
 def write_evaluation(
     workdir: Path,
     evaluation: Evaluation,
-    model: keras.Model,
+    model: keras.Model | None,
     minibatch: int,
     seconds: float,
     command: str,
@@ -279,7 +280,7 @@ def write_evaluation(
     Args:
         workdir: folder of the run.
         evaluation: the figures.
-        model: the evaluated network.
+        model: the evaluated network; None if the folder has its weights already.
         minibatch: number of mini-batches done.
         seconds: time spent in training up to here.
         command: the command line, stored with the figures.
@@ -302,8 +303,9 @@ def write_evaluation(
         }
     )
     last = weights_path(workdir, "last")
-    with atomic_write(last) as temporary:
-        model.save_weights(temporary)
+    if model is not None:
+        with atomic_write(last) as temporary:
+            model.save_weights(temporary)
     if evaluation.split == "train":
         write_final_evaluation(workdir, evaluation, minibatch, command, device)
         return

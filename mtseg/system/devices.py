@@ -1,12 +1,14 @@
-"""The devices that TensorFlow computes on: which ones, how much memory they have, and their names.
+"""The devices that compute: which ones, how much memory they have, and their names.
 
-A command calls `choose_devices` before TensorFlow computes anything. Look here for what differs on
-a GPU: memory, precision, and what is printed and stored about a run.
+A command calls `choose_devices` before anything is computed. Look here for what differs on a GPU:
+memory, precision, and what is printed and stored about a run. TensorFlow computes, or JAX if
+`uses_jax` says so.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from typing import Any
 
@@ -15,6 +17,11 @@ from mtseg.system.hardware import has_bfloat16_instructions, num_cores, processo
 
 _BFLOAT16_CAPABILITY = (8, 0)
 """Compute capability from which NVIDIA's GPUs multiply bfloat16 numbers fast (Ampere)."""
+
+
+def uses_jax() -> bool:
+    """Whether JAX computes in this process: the environment variable KERAS_BACKEND is `jax`."""
+    return os.environ.get("KERAS_BACKEND") == "jax"
 
 
 def choose_devices(text: str | None, *, is_one: bool = False) -> None:
@@ -31,15 +38,13 @@ def choose_devices(text: str | None, *, is_one: bool = False) -> None:
     Raises:
         InputError: if there are no such devices, or TensorFlow has already started on others.
     """
+    if uses_jax():
+        _choose_jax_devices(text, is_one)
+        return
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    chosen = [gpus[number] for number in _numbers(text, len(gpus))]
-    if is_one and text is not None and len(chosen) > 1:
-        raise InputError(
-            f"--devices {text}: one GPU computes here. Give 1, or its number with a comma, such as "
-            "3, (mtseg-train --strategy mirrored uses several; mtseg-predict takes --num-parts)."
-        )
+    chosen = [gpus[number] for number in _numbers(text, len(gpus), is_one)]
     try:
         if chosen != gpus:
             tf.config.set_visible_devices(chosen, "GPU")
@@ -52,8 +57,22 @@ def choose_devices(text: str | None, *, is_one: bool = False) -> None:
             ) from error
 
 
-def _numbers(text: str | None, num_gpus: int) -> list[int]:
-    """The numbers of the GPUs that `--devices` names."""
+def _choose_jax_devices(text: str | None, is_one: bool) -> None:
+    """Does for JAX what `choose_devices` does, before JAX starts."""
+    import jax
+
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if text is None:
+        return
+    numbers = _numbers(text, _num_cards(), is_one)
+    if numbers:
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, numbers)))
+    else:
+        jax.config.update("jax_platforms", "cpu")
+
+
+def _numbers(text: str | None, num_gpus: int, is_one: bool) -> list[int]:
+    """The numbers of the GPUs that `--devices` names; of no more than one if one computes."""
     if text is None:
         return list(range(num_gpus))
     text = text.strip()
@@ -72,7 +91,13 @@ def _numbers(text: str | None, num_gpus: int) -> list[int]:
         there = {0: "no GPU", 1: "1 GPU, number 0"}.get(
             num_gpus, f"{num_gpus} GPUs, numbers 0 to {num_gpus - 1}"
         )
-        raise InputError(f"--devices {text}: TensorFlow finds {there}. Give fewer, or cpu.")
+        engine = "JAX" if uses_jax() else "TensorFlow"
+        raise InputError(f"--devices {text}: {engine} finds {there}. Give fewer, or cpu.")
+    if is_one and len(numbers) > 1:
+        raise InputError(
+            f"--devices {text}: one GPU computes here. Give 1, or its number with a comma, such as "
+            "3, (mtseg-train --strategy mirrored uses several; mtseg-predict takes --num-parts)."
+        )
     return numbers
 
 
@@ -82,11 +107,13 @@ def describe_devices(*, are_all: bool = False) -> str:
     Args:
         are_all: whether all GPUs of this process compute, or the first one alone.
     """
-    gpus = _visible_gpus()
-    if not gpus:
+    if uses_jax():
+        names = [device.device_kind for device in _jax_gpus()]
+    else:
+        names = [_details(gpu).get("device_name", "of unknown name") for gpu in _visible_gpus()]
+    if not names:
         count = num_cores()
         return f"{count} processor core{'s' * (count != 1)}: {processor_name()}"
-    names = [_details(gpu).get("device_name", "of unknown name") for gpu in gpus]
     names = names if are_all else names[:1]
     return f"{len(names)} GPU{'s' * (len(names) != 1)}: {', '.join(dict.fromkeys(names))}"
 
@@ -124,6 +151,17 @@ def _card_bytes(number: int) -> int | None:
     return None if failed else total.value
 
 
+def _num_cards() -> int:
+    """Number of the cards that NVIDIA's driver shows this process; 0 without that driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
+
+
 def _bytes_left() -> int:
     """What TensorFlow reports of a GPU without that driver: memory that it has not taken yet."""
     from tensorflow.python.client import device_lib
@@ -134,12 +172,27 @@ def _bytes_left() -> int:
 
 def has_fast_bfloat16() -> bool:
     """Whether the devices that compute multiply bfloat16 numbers faster than float32 numbers."""
+    if uses_jax():
+        return _has_fast_bfloat16_in_jax()
     gpus = _visible_gpus()
     if not gpus:
         return has_bfloat16_instructions()
     return all(
         _details(gpu).get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY for gpu in gpus
     )
+
+
+def _has_fast_bfloat16_in_jax() -> bool:
+    """On processors, XLA computes bfloat16 numbers as float32 numbers and rounds each result."""
+    capabilities = [getattr(device, "compute_capability", "0.0") for device in _jax_gpus()]
+    known = [tuple(map(int, str(text).split("."))) for text in capabilities]
+    return bool(known) and all(capability >= _BFLOAT16_CAPABILITY for capability in known)
+
+
+def _jax_gpus() -> list[Any]:
+    import jax
+
+    return [device for device in jax.local_devices() if device.platform != "cpu"]
 
 
 def _visible_gpus() -> list[Any]:

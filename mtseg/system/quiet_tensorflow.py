@@ -8,10 +8,14 @@ import os
 def import_tensorflow() -> None:
     """Imports TensorFlow without its log lines, which would hide what a command prints.
 
+    Keras will compute with it, whatever KERAS_BACKEND says: that is for training alone.
+
     Native code writes them before it reads any log level, so standard error is redirected during
     the import. Errors still arrive as exceptions. If the environment variable
     `TF_CPP_MIN_LOG_LEVEL` is set, the lines are shown as it says.
     """
+    if "KERAS_BACKEND" in os.environ:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

@@ -12,14 +12,10 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import tensorflow as tf
+from typing import Protocol
 
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write
-
-_FILE = "state"
 
 _RULES = "rules.json"
 """In each checkpoint: version of each rule of training that has had several."""
@@ -28,21 +24,31 @@ _HIDDEN = "."
 """Names of folders that are being written or deleted begin so; a restore ignores them."""
 
 
+class State(Protocol):
+    """All that a run needs to resume; see `mtseg.training.engines.engine.Engine`."""
+
+    def write_state(self, folder: Path) -> None:
+        """Writes it into a folder."""
+
+    def read_state(self, folder: Path) -> None:
+        """Reads it back; raises any exception if it is damaged."""
+
+
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
         folder: where they are; made with the first checkpoint.
         keep: how many to keep.
+        state: what is written and read.
         rules: version of each rule of training that has had several, by name.
-        **state: everything that a run needs to resume, by name: TensorFlow trackables.
     """
 
     def __init__(
-        self, folder: Path, keep: int, *, rules: Mapping[str, int] | None = None, **state: Any
+        self, folder: Path, keep: int, state: State, *, rules: Mapping[str, int] | None = None
     ) -> None:
-        self._folder, self._keep, self._rules = folder, keep, dict(rules or {})
-        self._checkpoint = tf.train.Checkpoint(**state)
+        self._folder, self._keep, self._state = folder, keep, state
+        self._rules = dict(rules or {})
 
     def steps(self) -> list[int]:
         """The numbers of mini-batches at which there is a checkpoint, in ascending order."""
@@ -66,14 +72,17 @@ class Checkpoints:
             The number of mini-batches at that checkpoint; 0 if there is none.
 
         Raises:
-            InputError: if there are checkpoints but none can be used.
+            InputError: if there are checkpoints but none can be used, or another engine wrote the
+                latest.
         """
         steps = self.steps()
         for step in reversed(steps):
             path = self._path(step)
             try:
-                self._checkpoint.read(str(path / _FILE)).assert_existing_objects_matched()
-            except Exception as error:  # TensorFlow raises many kinds for damaged files
+                self._state.read_state(path)
+            except InputError:  # it is whole, but another engine's
+                raise
+            except Exception as error:  # damaged files raise many kinds
                 print(
                     f"warning: {path}: this checkpoint is damaged ({type(error).__name__}); "
                     "resuming from the one before.",
@@ -97,12 +106,13 @@ class Checkpoints:
         """Writes a checkpoint, then deletes the oldest ones beyond the number to keep.
 
         Raises:
-            OSError, tf.errors.OpError: if it cannot be written; earlier checkpoints stay.
+            OSError: if it cannot be written; earlier checkpoints stay. So does what the engine
+                raises then.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._path(step)) as temporary:
             temporary.mkdir()
-            self._checkpoint.write(str(temporary / _FILE))
+            self._state.write_state(temporary)
             (temporary / _RULES).write_text(json.dumps(self._rules))
             for path in temporary.iterdir():
                 _flush(path)

@@ -1,39 +1,35 @@
 """What can end a run before its last mini-batch, and what the user is told to do then.
 
-A run can diverge, a shard can be damaged, another worker can be lost, a device of this machine can
-fail, or its memory can be too small. TensorFlow reports the last four by errors that this module
-tells apart.
+A run can diverge, or its disk can be full. What fails in the devices of a run is the engine's to
+explain: see `mtseg.training.engines`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import contextlib
 from pathlib import Path
-from typing import Any
 
-import tensorflow as tf
-
-from mtseg.batches.balance import BalancedSamples
-from mtseg.errors import InputError, WorkerLostError
+from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
-from mtseg.training.strategies import Replicas
+from mtseg.system.atomic_files import writing_to
 
-_LOST_WORKER = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-)
-"""What TensorFlow raises in the remaining workers when one dies; it may also be an
-`InternalError`."""
 
-_WORDS_OF_ANOTHER_WORKER = re.compile(
-    r"collective ops is aborted|connection|socket|\brpc\b|grpc|\bpeer\b|heartbeat"
-    r"|coordination service",
-    re.IGNORECASE,
-)
-"""What an `InternalError` speaks of if another worker, and no device of this one, is its cause."""
+def writing_run(
+    workdir: Path, also: tuple[type[Exception], ...] = ()
+) -> contextlib.AbstractContextManager[None]:
+    """Turns an error of the disk into one line that says how to resume.
+
+    Args:
+        workdir: folder of the run.
+        also: what the engine raises for a full disk, besides OSError.
+
+    Raises:
+        InputError: when the block raises such an error.
+    """
+    remedy = (
+        "Make room or use another folder, and rerun the command to resume from the last checkpoint."
+    )
+    return writing_to(workdir, remedy, also)
 
 
 class DivergedError(InputError):
@@ -47,26 +43,6 @@ class DivergedError(InputError):
     def __init__(self, message: str, minibatch: int) -> None:
         super().__init__(message)
         self.minibatch = minibatch
-
-
-def next_call(batches: Iterator[Any], samples: BalancedSamples) -> Any:
-    """The mini-batches of the next call of the training step.
-
-    TensorFlow hides the error of a damaged shard, so the samples remember it.
-
-    Args:
-        batches: from `mtseg.training.strategies.Replicas.distribute`.
-        samples: what they are drawn from.
-
-    Raises:
-        InputError: if a shard cannot be read.
-    """
-    try:
-        return next(batches)
-    except tf.errors.OpError:
-        if samples.read_error is not None:
-            raise samples.read_error from None
-        raise
 
 
 def explain_divergence(
@@ -88,42 +64,3 @@ def explain_divergence(
     if config.precision == "mixed_float16":
         remedy += " Or start over in another folder with --precision mixed_bfloat16."
     return DivergedError(f"{workdir}: {error} {remedy}", error.minibatch)
-
-
-def explain_error(
-    error: tf.errors.OpError, workdir: Path, config: TrainConfig, replicas: Replicas
-) -> Exception | None:
-    """What an error of TensorFlow means for the user; None if it is a defect of mtseg.
-
-    Args:
-        error: raised during training.
-        workdir: folder of the run.
-        config: its configuration.
-        replicas: its devices.
-
-    Returns:
-        An `InputError` if a device's memory is too small, a `WorkerLostError` if another worker is
-        lost, a `RuntimeError` if a device of this worker failed.
-    """
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        size = replicas.per_replica_batch_size(config.global_batch_size)
-        return InputError(
-            f"{workdir}: the device's memory is too small for {size} samples. Close other programs "
-            "that use it, share mini-batches among more devices (--strategy mirrored), or start "
-            "over in another folder with a smaller --global-batch-size."
-        )
-    if config.strategy != "multiworker":
-        return None
-    is_internal = isinstance(error, tf.errors.InternalError)
-    is_of_another = is_internal and _WORDS_OF_ANOTHER_WORKER.search(error.message)
-    if is_of_another or isinstance(error, _LOST_WORKER):
-        return WorkerLostError(
-            f"{workdir}: another worker was lost ({type(error).__name__}). Rerun the command "
-            "on every worker to resume from the last checkpoint."
-        )
-    if is_internal:
-        return RuntimeError(
-            f"{workdir}: a device of this worker failed: {error.message.splitlines()[0]}. Look at "
-            "its driver, then rerun the command on every worker to resume from the last checkpoint."
-        )
-    return None

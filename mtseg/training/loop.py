@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
-from mtseg.batches.pipeline import make_dataset, open_balanced_samples
+from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
 from mtseg.provenance.training_data import write_training_data
@@ -33,10 +32,9 @@ from mtseg.system.progress import Progress
 from mtseg.system.signals import Stopped, StopRequest, catch_sigterm
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 from mtseg.training.checkpoints import Checkpoints
-from mtseg.training.failures import DivergedError, explain_divergence, explain_error, next_call
-from mtseg.training.reporting import Evaluator, TrainingFigures, writing_run
-from mtseg.training.strategies import Replicas, configure_devices, make_replicas
-from mtseg.training.tensorflow_step import TrainingStep
+from mtseg.training.engines.engine import Engine, Report, open_engine
+from mtseg.training.failures import DivergedError, explain_divergence, writing_run
+from mtseg.training.figures import TrainingFigures
 
 _STEPS_BETWEEN_FIGURES = 10
 """Mini-batches between two points of the loss curve, or a few more or less: whole calls."""
@@ -80,18 +78,16 @@ def train_and_evaluate(
         RuntimeError: if a device of this worker has failed.
     """
     workdir = Path(workdir)
-    configure_devices(config.is_deterministic, config.num_threads)
-    replicas = make_replicas(config.strategy)
-    replicas.check(config)
+    engine = open_engine(config)
     with contextlib.ExitStack() as stack, catch_sigterm() as stop:
-        run = _Run(config, workdir, replicas, command, is_complete, stack)
+        run = _Run(config, workdir, engine, command, is_complete, stack)
         try:
             return run.train(stop, on_step, is_profiling=is_profiling)
         except Stopped:
             run.say("Stopped. Rerun the command to resume.")
             return None
-        except tf.errors.OpError as error:
-            explained = explain_error(error, workdir, config, replicas)
+        except engine.errors as error:
+            explained = engine.explain(error, workdir)
             if explained is None:
                 raise
             raise explained from error
@@ -128,7 +124,7 @@ class _Run:
     Args:
         config: what to train.
         workdir: folder of the run.
-        replicas: the devices.
+        engine: what computes.
         command: the command line, stored with the figures.
         is_complete: whether the last evaluation is a complete one.
         stack: the folder stays locked until it is closed.
@@ -138,7 +134,7 @@ class _Run:
         self,
         config: TrainConfig,
         workdir: Path,
-        replicas: Replicas,
+        engine: Engine,
         command: str,
         is_complete: bool,
         stack: contextlib.ExitStack,
@@ -148,7 +144,7 @@ class _Run:
         trained, lines = check_training_records(config.data_dir, label_space, config.input)
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
-        self._config, self._workdir, self._replicas = config, workdir, replicas
+        self._config, self._workdir, self._engine = config, workdir, engine
         self._label_space, self._initial = label_space, load_initial(config)
         self._samples = open_balanced_samples(
             config.data_dir,
@@ -163,8 +159,8 @@ class _Run:
         lines += self._samples.describe_draws(self._total, config.global_batch_size, config.input)
         self.say(*lines)
         self._evaluate_every = config.evaluate_every * num_tasks
-        if replicas.is_chief:
-            with writing_run(workdir):
+        if engine.is_chief:
+            with self._writing():
                 workdir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(
                     lock_folder(
@@ -177,35 +173,25 @@ class _Run:
                 self._write_splits(label_space)
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
-        self._step = TrainingStep(config, label_space, replicas)
-        self._seconds = tf.Variable(0.0, dtype=tf.float64)
+        engine.build(label_space)
         self._checkpoints = Checkpoints(
-            workdir / "checkpoints",
-            config.keep,
-            rules={"muon": MUON_RULE},
-            seconds=self._seconds,
-            **self._step.state(),
+            workdir / "checkpoints", config.keep, engine, rules={"muon": MUON_RULE}
         )
         self._num_saved = 0
-        self._writer = tf.summary.create_noop_writer()
-        self._evaluator: Evaluator | None = None
-        if replicas.is_chief:
-            with writing_run(workdir):
-                self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        self._report: Report | None = None
+        if engine.is_chief:
             adjustment = np.zeros(1, np.float32)
             if config.class_priors == "natural":
                 adjustment = compute_logit_adjustment(
                     config.data_dir, label_space, config.backgrounds
                 )
-            self._evaluator = Evaluator(
-                config,
+            self._report = engine.open_report(
                 label_space,
                 workdir,
                 command=command,
                 held_out=self._held_out,
                 logit_adjustment=adjustment,
                 is_complete=is_complete,
-                writer=self._writer,
             )
 
     def _write_splits(self, label_space: LabelSpace) -> None:
@@ -219,7 +205,7 @@ class _Run:
 
     def say(self, *lines: str) -> None:
         """Prints lines, in the first worker only."""
-        if self._replicas.is_chief:
+        if self._engine.is_chief:
             print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
     def train(
@@ -242,8 +228,8 @@ class _Run:
         try:
             return self._train(stop, on_step, is_profiling=is_profiling)
         except DivergedError as error:
-            if self._replicas.is_chief:
-                with writing_run(self._workdir):
+            if self._engine.is_chief:
+                with self._writing():
                     write_diverged(self._workdir, error.minibatch, self._num_saved)
             raise explain_divergence(error, self._workdir, self._config, self._num_saved) from None
 
@@ -251,37 +237,32 @@ class _Run:
         self, stop: StopRequest, on_step: Callable[[int], None], *, is_profiling: bool
     ) -> Evaluation | None:
         start, evaluation = self._resume(stop, on_step)
-        config, is_chief = self._config, self._replicas.is_chief
+        config, engine = self._config, self._engine
         # Whole calls, so that these points cut none of them short.
         figures_every = config.steps_per_call * max(
             1, _STEPS_BETWEEN_FIGURES // config.steps_per_call
         )
         due_every = (config.checkpoint_every, self._evaluate_every, figures_every)
         calls = plan_calls(start, self._total, config.steps_per_call, *due_every)
-        batches = self._replicas.distribute(
-            lambda shares: make_dataset(
-                self._samples, config.global_batch_size, calls, shares=shares
-            ),
-            config.global_batch_size,
-        )
-        profiler = _Profiler(self._workdir / "tensorboard", len(calls), is_profiling and is_chief)
+        batches = engine.read_ahead(self._samples, calls)
+        profiler = _Profiler(engine, self._workdir, len(calls), is_profiling)
         with Progress(
-            "Training", self._total, "mini-batches", start, is_quiet=not is_chief
+            "Training", self._total, "mini-batches", start, is_quiet=not engine.is_chief
         ) as progress:
             figures = TrainingFigures(config, self._total, progress)
             for number, (_, step) in enumerate(calls):
                 profiler.before(number)
                 with figures.waiting():
-                    patches, score_index = next_call(batches, self._samples)
-                losses, is_stopping = self._step(patches, score_index, stop.is_made)
-                figures.add(losses.numpy())
+                    batch = next(batches)
+                losses, is_stopping = engine.train(batch, stop.is_made)
+                figures.add(losses)
                 on_step(step)
                 profiler.after(number)
                 is_evaluation = self._is_evaluation(step)
                 is_saved = is_stopping or is_evaluation or step % config.checkpoint_every == 0
                 if is_saved or step % figures_every == 0:
                     self._log(step, figures.take(step))
-                    self._seconds.assign_add(figures.seconds)
+                    engine.seconds += figures.seconds
                 if is_saved:
                     # Before the evaluation, so that stopping during it costs no training.
                     self._save(step)
@@ -301,18 +282,17 @@ class _Run:
         Returns:
             The number of mini-batches done, and the evaluation after them.
         """
-        start = self._num_saved = self._checkpoints.restore_latest(self._step.is_finite)
-        self._step.set_learning_rate()
+        engine = self._engine
+        start = self._num_saved = self._checkpoints.restore_latest(engine.is_finite)
+        engine.set_learning_rate()
         on_step(start)
-        if self._replicas.is_chief:
+        if engine.is_chief:
             self._checkpoints.clean(start)
         if start == 0:
-            with self._writer.as_default(step=0):
-                tf.summary.text("configuration", f"```\n{self._config.to_json()}```")
+            if self._report is not None:
+                self._report.write_text("configuration", f"```\n{self._config.to_json()}```")
             if self._initial is not None:
-                self.say(
-                    start_from(self._initial, self._step.model, self._label_space, self._config)
-                )
+                self.say(start_from(self._initial, engine.model, self._label_space, self._config))
         else:
             self.say(f"Resuming after mini-batch {start} of {self._total}.")
             rule = self._checkpoints.stored_rule(start, "muon")
@@ -323,8 +303,8 @@ class _Run:
                     "this run are of neither. For comparisons, start over in another folder."
                 )
         evaluation = None
-        if self._evaluator is not None:
-            evaluation = self._evaluator.stored(start, is_last=start == self._total)
+        if self._report is not None:
+            evaluation = self._report.stored(start, is_last=start == self._total)
         if evaluation is None and start and self._is_evaluation(start):
             # The run was stopped after the checkpoint and before the end of the evaluation.
             evaluation = self._evaluate(start, stop, self.say)
@@ -340,57 +320,59 @@ class _Run:
         Raises:
             DivergedError: if the weights are not finite; nothing is written then.
         """
-        if not self._step.is_finite():
+        if not self._engine.is_finite():
             raise DivergedError(f"the weights are not finite after mini-batch {step}.", step)
-        if self._replicas.is_chief:
-            with writing_run(self._workdir):
+        if self._engine.is_chief:
+            with self._writing():
                 remove_diverged(self._workdir)
                 self._checkpoints.save(step)
         self._num_saved = step
 
     def _log(self, step: int, figures: dict[str, float]) -> None:
-        with writing_run(self._workdir), self._writer.as_default(step=step):
-            for name, value in figures.items():
-                tf.summary.scalar(name, value)
-            rate = float(tf.convert_to_tensor(self._step.optimizer.learning_rate))
-            tf.summary.scalar("learning_rate", rate)
-            self._writer.flush()
+        if self._report is not None:
+            rate = {"learning_rate": self._engine.learning_rate()}
+            self._report.write_figures(step, figures | rate)
 
     def _evaluate(
         self, step: int, stop: StopRequest, say: Callable[[str], None]
     ) -> Evaluation | None:
         """Evaluates the network, in the first worker only."""
-        if self._evaluator is None:
+        if self._report is None:
             return None
-        return self._evaluator.evaluate(
-            self._step.model,
+        return self._report.evaluate(
+            self._engine.model,
             step,
-            float(self._seconds.numpy()),
+            self._engine.seconds,
             stop,
             is_last=step == self._total,
             say=say,
         )
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing_run(self._workdir, self._engine.errors)
 
 
 class _Profiler:
     """Records a few calls of the training step for TensorBoard.
 
     Args:
-        folder: of the event files.
+        engine: what computes; its first process alone is recorded.
+        workdir: folder of the run.
         num_calls: number of calls of the run. One that ends earlier is recorded to its end.
         is_on: whether to record anything.
     """
 
-    def __init__(self, folder: Path, num_calls: int, is_on: bool) -> None:
-        self._folder = folder
+    def __init__(self, engine: Engine, workdir: Path, num_calls: int, is_on: bool) -> None:
+        self._engine, self._folder = engine, workdir / "tensorboard"
+        is_on = is_on and engine.is_chief
         self._calls = _PROFILED_CALLS[: max(num_calls - _PROFILED_CALLS.start, 0) if is_on else 0]
 
     def before(self, number: int) -> None:
         """Starts the recording if the call of this number is the first one to record."""
         if self._calls and number == self._calls[0]:
-            tf.profiler.experimental.start(str(self._folder))
+            self._engine.start_profile(self._folder)
 
     def after(self, number: int) -> None:
         """Stops the recording if the call of this number is the last one to record."""
         if self._calls and number == self._calls[-1]:
-            tf.profiler.experimental.stop()
+            self._engine.stop_profile()

@@ -1,14 +1,15 @@
-"""What a run reports: loss and speed while it trains; scores, pictures and weights at evaluations.
+"""What an evaluation during a run on TensorFlow reports: scores, pictures, curves and weights.
 
-`TrainingFigures` measures the points of the loss curve. `Evaluator` scores scans that are held out
-and writes what belongs to an evaluation, in TensorBoard and in the folder of the run.
+`Evaluator` scores scans that are held out and writes what belongs to an evaluation, in TensorBoard
+and in the folder of the run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
-from mtseg.evaluation.held_out import HeldOut
+from mtseg.errors import InputError
+from mtseg.evaluation.held_out import HeldOut, choose_held_out
 from mtseg.evaluation.metrics import THRESHOLDS, precision_recall
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
@@ -26,117 +28,20 @@ from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
+from mtseg.runs.unevaluated import UNEVALUATED, read_unevaluated
+from mtseg.runs.weights import TrainedModel
 from mtseg.runs.workdir import (
     read_finished_evaluation,
     write_evaluation,
     write_final_evaluation,
     write_labels,
 )
-from mtseg.system.atomic_files import writing_to
+from mtseg.system.atomic_files import lock_folder
 from mtseg.system.devices import describe_devices
 from mtseg.system.progress import Progress, format_duration
 from mtseg.system.signals import StopRequest
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.failures import DivergedError
-
-
-def writing_run(workdir: Path) -> contextlib.AbstractContextManager[None]:
-    """Turns an error of the disk, also TensorFlow's, into one line that says how to resume.
-
-    Args:
-        workdir: folder of the run.
-
-    Raises:
-        InputError: when the block raises such an error.
-    """
-    remedy = (
-        "Make room or use another folder, and rerun the command to resume from the last checkpoint."
-    )
-    return writing_to(workdir, remedy, also=(tf.errors.OpError,))
-
-
-class TrainingFigures:
-    """Loss, speed and time spent waiting for input since the last point of the curve.
-
-    Args:
-        config: configuration of the run.
-        total: number of mini-batches of the run.
-        progress: where the figures are shown.
-
-    Attributes:
-        seconds: time spent in training between the last two points.
-    """
-
-    def __init__(self, config: TrainConfig, total: int, progress: Progress) -> None:
-        self._batch_size, self._total, self._progress = config.global_batch_size, total, progress
-        self._is_estimated = False
-        self._losses: list[float] = []
-        self._is_first = True
-        self.seconds = self._first_seconds = 0.0
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Restarts the clock after something that was not training, such as an evaluation."""
-        self._since, self._waited, self._timed = time.monotonic(), 0.0, 0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Measures the time in the block as waiting for input."""
-        started = time.monotonic()
-        yield
-        self._waited += time.monotonic() - started
-
-    def add(self, losses: npt.NDArray[np.float32]) -> None:
-        """Counts the mini-batches of a call, whose losses are float32 (mini-batches,)."""
-        self._losses += losses.tolist()
-        self._timed += len(losses)
-        if self._is_first:
-            # The first call traces the graph, so the speed is measured on the calls after it.
-            self._first_seconds = time.monotonic() - self._since
-            self._progress.say(f"First step after {self._first_seconds:.0f} s.")
-            self._is_first = False
-            self.restart_clock()
-
-    def take(self, step: int) -> dict[str, float]:
-        """Returns the figures since the last call, by name, and shows them.
-
-        Args:
-            step: number of mini-batches done.
-
-        Returns:
-            `loss`, and if more than the first call was measured also `samples_per_second` and
-            `share_waiting_for_input`.
-
-        Raises:
-            DivergedError: if the loss of a mini-batch is not finite.
-        """
-        loss, count = float(np.mean(self._losses)), len(self._losses)
-        (diverged,) = np.nonzero(~np.isfinite(self._losses))
-        if diverged.size:
-            first = int(diverged[0])
-            number = step - count + first + 1
-            raise DivergedError(
-                f"the loss is {self._losses[first]} at mini-batch {number}.", minibatch=number
-            )
-        self._losses = []
-        elapsed = time.monotonic() - self._since
-        self.seconds, self._first_seconds = elapsed + self._first_seconds, 0.0
-        if not self._timed:
-            self._progress.advance(count, f"loss {loss:.3f}")
-            return {"loss": loss}
-        speed = self._timed * self._batch_size / elapsed
-        waited = self._waited / elapsed
-        if not self._is_estimated:
-            self._is_estimated = True
-            left = (self._total - step) * self._batch_size / speed
-            self._progress.say(
-                f"{speed:.0f} samples/s, {waited:.0%} of the time waiting for input: "
-                f"{self._total} mini-batches of {self._batch_size} take about "
-                f"{format_duration(left)} more, without evaluations."
-            )
-        self._progress.advance(count, f"loss {loss:.3f}, {speed:.0f} samples/s")
-        self.restart_clock()
-        return {"loss": loss, "samples_per_second": speed, "share_waiting_for_input": waited}
+from mtseg.training.failures import writing_run
 
 
 class Evaluator:
@@ -153,7 +58,9 @@ class Evaluator:
         logit_adjustment: float32 (logits,), or of length 1 for all; added to the logits' bias.
         is_complete: whether the last evaluation also measures surfaces and volumes, and keeps the
             label maps.
-        writer: for TensorBoard.
+
+    Raises:
+        InputError: if TensorBoard's files cannot be written.
     """
 
     def __init__(
@@ -166,13 +73,34 @@ class Evaluator:
         held_out: HeldOut,
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
-        writer: tf.summary.SummaryWriter,
     ) -> None:
         self._config, self._label_space, self._workdir = config, label_space, workdir
-        self._command, self._held_out, self._writer = command, held_out, writer
+        self._command, self._held_out = command, held_out
         self._logit_adjustment, self._is_complete = logit_adjustment, is_complete
         self._model = build_model(config, label_space)
         self._dense = make_dense_network(self._model)
+        with self._writing():
+            self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing_run(self._workdir, also=(tf.errors.OpError,))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text for TensorBoard, at mini-batch 0."""
+        with self._writer.as_default(step=0):
+            tf.summary.text(name, text)
+
+    def write_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes a point of each curve for TensorBoard, at once.
+
+        Args:
+            step: number of mini-batches done.
+            figures: values by name.
+        """
+        with self._writing(), self._writer.as_default(step=step):
+            for name, value in figures.items():
+                tf.summary.scalar(name, value)
+            self._writer.flush()
 
     def evaluate(
         self,
@@ -206,11 +134,50 @@ class Evaluator:
                 kept.
         """
         stop.raise_if_made()
-        started = time.monotonic()
         self._model.set_weights(model.get_weights())
         self._model.get_layer("logits").bias.assign_add(self._logit_adjustment)
         device = describe_devices(are_all=self._config.strategy != "default")
-        held_out = self._held_out
+        return self._evaluate(self._model, step, seconds, stop, device, is_last=is_last, say=say)
+
+    def evaluate_stored(self, trained: keras.Model) -> Evaluation:
+        """Evaluates the weights that `mtseg.runs.unevaluated.write_unevaluated` wrote.
+
+        Args:
+            trained: the network with these weights.
+
+        Returns:
+            As `evaluate`.
+
+        Raises:
+            InputError: if the folder of the run cannot be written, or the weights are evaluated.
+        """
+        note = read_unevaluated(self._workdir)
+        if note is None:
+            raise InputError(f"{self._workdir}: its last weights are evaluated already.")
+        self._model.set_weights(trained.get_weights())
+        step = note["minibatch"]
+        total = self._config.minibatches_per_task * len(self._label_space.selections)
+        evaluation = self._evaluate(
+            None, step, note["training_seconds"], StopRequest(), note["device"],
+            is_last=step == total, say=lambda line: print(line, flush=True),
+        )  # fmt: skip
+        with self._writing():
+            (self._workdir / UNEVALUATED).unlink(missing_ok=True)
+        return evaluation
+
+    def _evaluate(
+        self,
+        model: keras.Model | None,
+        step: int,
+        seconds: float,
+        stop: StopRequest,
+        device: str,
+        *,
+        is_last: bool,
+        say: Callable[[str], None],
+    ) -> Evaluation:
+        """Scores and writes; without a model, the folder has its weights already."""
+        started, held_out = time.monotonic(), self._held_out
         evaluation = self._score(
             held_out.curves,
             held_out.num_curves,
@@ -218,17 +185,15 @@ class Evaluator:
             stop,
             is_final=is_last and not held_out.num_test,
         )
-        with writing_run(self._workdir):
-            write_evaluation(
-                self._workdir, evaluation, self._model, step, seconds, self._command, device
-            )
+        with self._writing():
+            write_evaluation(self._workdir, evaluation, model, step, seconds, self._command, device)
         say(self._summarise(evaluation, step, started))
         if is_last and held_out.num_test:
             started, points = time.monotonic(), evaluation.operating_points
             evaluation = self._score(
                 "test", held_out.num_test, step, stop, is_final=True, points=points
             )
-            with writing_run(self._workdir):
+            with self._writing():
                 write_final_evaluation(self._workdir, evaluation, step, self._command, device)
             say(self._summarise(evaluation, step, started))
         if is_last and (line := describe_missed(evaluation)):
@@ -263,7 +228,7 @@ class Evaluator:
 
         def keep_labels(task: str, scan: StoredScan, labels: npt.NDArray[np.uint8]) -> None:
             stop.raise_if_made()
-            with writing_run(self._workdir):
+            with self._writing():
                 write_labels(self._workdir, task, scan.name, labels)
 
         def write_picture(task: str, picture: npt.NDArray[Any]) -> None:
@@ -284,7 +249,7 @@ class Evaluator:
                 on_scan=advance,
                 on_labels=keep_labels,
             )
-        with writing_run(self._workdir):
+        with self._writing():
             with self._writer.as_default(step=step):
                 log_evaluation(evaluation, "" if self._held_out.curves == "test" else f"{split}/")
             self._writer.flush()
@@ -304,6 +269,40 @@ class Evaluator:
         evaluation = read_finished_evaluation(self._workdir, step, split)
         is_short = evaluation is not None and self._is_complete and not evaluation.is_complete
         return None if is_short and is_last else evaluation
+
+
+def evaluate_run(workdir: Path, trained: TrainedModel, data_dir: str) -> Evaluation:
+    """Evaluates the last weights of a run that has not evaluated them itself.
+
+    Figures, operating points, best weights and a point of the learning curve are written as
+    training would have, so that the run can be exported.
+
+    Args:
+        workdir: folder of the run.
+        trained: its last weights.
+        data_dir: folder of prepared records.
+
+    Returns:
+        The complete figures of the scans of the learning curves; after the whole training, those of
+        the test scans if there are any.
+
+    Raises:
+        InputError: if the weights are evaluated already, the folder is in use or cannot be written,
+            or the records cannot be read.
+    """
+    config = dataclasses.replace(trained.config, data_dir=data_dir)
+    refusal = f"{workdir}: another command is training here. Wait for its end."
+    with lock_folder(workdir, refusal):
+        evaluator = Evaluator(
+            config,
+            trained.label_space,
+            workdir,
+            command=(read_unevaluated(workdir) or {}).get("command", ""),
+            held_out=choose_held_out(data_dir, trained.label_space, config.curves_on),
+            logit_adjustment=np.zeros(1, np.float32),  # the weights that are written have it
+            is_complete=True,
+        )
+        return evaluator.evaluate_stored(trained.model)
 
 
 _MISSED_DICE = 0.0005

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mtseg.batches.balance import assign_classes
 from mtseg.batches.patch_records import open_patches
-from mtseg.batches.pipeline import make_dataset, open_balanced_samples
+from mtseg.batches.pipeline import make_dataset, open_balanced_samples, read_ahead
 from mtseg.errors import InputError
 from mtseg.records.reading import read_volumes
 from mtseg.tasks.label_space import parse_tasks
@@ -96,7 +96,7 @@ def test_volumes_are_balanced_like_patches_and_depend_on_number_and_seed_alone(t
 def test_a_class_without_a_patch_is_refused_by_name(tiny_data, monkeypatch):
     records = open_patches(tiny_data.data_dir, "breast", "phantom")
     only_background = dataclasses.replace(records, class_index=np.zeros_like(records.class_index))
-    monkeypatch.setattr("mtseg.batches.pipeline.open_patches", lambda *_: only_background)
+    monkeypatch.setattr("mtseg.batches.patch_records.open_patches", lambda *_: only_background)
     with pytest.raises(InputError, match="pectoral_muscle"):
         open_balanced_samples(
             str(tiny_data.data_dir), parse_tasks("breast"), seed=0, kind="patches"
@@ -115,6 +115,33 @@ def test_an_error_while_reading_is_kept_for_the_training_loop(tiny_data, monkeyp
     with pytest.raises(tf.errors.OpError):
         next(iter(make_dataset(samples, 6, [(0, 1)])))
     assert str(samples.read_error) == "a shard was changed"
+
+
+def test_read_ahead_gives_the_same_minibatches_without_tensorflow(tiny_data):
+    samples = tiny_data.balanced(kind="volumes")
+    calls = [(0, 2), (2, 4), (4, 5), (5, 7), (7, 8), (8, 10), (10, 11)]
+    read = list(read_ahead(samples, 7, calls, lambda *batches: batches))
+    expected = list(make_dataset(samples, 7, calls).as_numpy_iterator())
+    for ours, theirs in zip(read, expected, strict=True):
+        for array, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
+def test_an_error_of_read_ahead_is_raised_in_its_turn_and_ends_it(tiny_data, monkeypatch):
+    samples = tiny_data.balanced(kind="volumes")
+    read = samples.read_minibatch
+
+    def refuse(n, *others):
+        if n == 2:
+            raise InputError("a shard was changed")
+        return read(n, *others)
+
+    monkeypatch.setattr(samples, "read_minibatch", refuse)
+    calls = read_ahead(samples, 6, [(n, n + 1) for n in range(9)], lambda patches, _: len(patches))
+    assert [next(calls), next(calls)] == [1, 1]
+    with pytest.raises(InputError, match="a shard was changed"):
+        next(calls)
+    assert list(calls) == []
 
 
 def test_a_call_gives_several_minibatches_to_each_replica_in_turn(tiny_data):

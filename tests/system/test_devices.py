@@ -214,3 +214,51 @@ def test_a_processor_says_whether_it_multiplies_bfloat16(tmp_path):
 
 def test_tests_see_no_gpu():
     assert tf.config.get_visible_devices("GPU") == []
+
+
+@pytest.fixture
+def jax_machine(monkeypatch):
+    """A machine as JAX would see it, and what JAX was told."""
+    jax = pytest.importorskip("jax")
+
+    def put(*names, capability="9.0"):
+        told = {}
+        gpus = [
+            SimpleNamespace(platform="gpu", device_kind=name, compute_capability=capability)
+            for name in names
+        ]
+        seen = gpus or [SimpleNamespace(platform="cpu", device_kind="cpu")]
+        monkeypatch.setenv("KERAS_BACKEND", "jax")
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+        monkeypatch.setattr(devices, "_num_cards", lambda: len(names))
+        monkeypatch.setattr(jax, "local_devices", lambda: seen)
+        monkeypatch.setattr(jax.config, "update", told.__setitem__)
+        return told
+
+    return put
+
+
+def test_jax_is_told_its_devices_before_it_starts(jax_machine):
+    told = jax_machine(*["NVIDIA H200"] * 4)
+    devices.choose_devices(None)
+    assert told == {}
+    devices.choose_devices("0,3")
+    assert told.pop("jax_cuda_visible_devices") == "0,3"
+    devices.choose_devices("cpu")
+    assert told == {"jax_platforms": "cpu"}
+    with pytest.raises(InputError, match="JAX finds 4 GPUs"):
+        devices.choose_devices("5")
+    with pytest.raises(InputError, match="one GPU computes here"):
+        devices.choose_devices("2", is_one=True)
+
+
+def test_what_jax_computes_on_is_described_and_has_bfloat16_or_not(jax_machine):
+    jax_machine("NVIDIA H200", "NVIDIA H200")
+    assert devices.describe_devices() == "1 GPU: NVIDIA H200"
+    assert devices.describe_devices(are_all=True) == "2 GPUs: NVIDIA H200"
+    assert configure("fast", "breast", "data").precision == "mixed_bfloat16"
+    jax_machine("Tesla T4", capability="7.5")
+    assert configure("fast", "breast", "data").precision == "float32"
+    jax_machine()  # whatever instructions the processor has
+    assert "processor core" in devices.describe_devices()
+    assert configure("fast", "breast", "data").precision == "float32"

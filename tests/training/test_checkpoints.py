@@ -7,11 +7,24 @@ from mtseg.errors import InputError
 from mtseg.training.checkpoints import Checkpoints
 
 
+class Saved:
+    """The state of a run that is one variable, as TensorFlow writes it."""
+
+    def __init__(self, value):
+        self.checkpoint = tf.train.Checkpoint(value=value)
+
+    def write_state(self, folder):
+        self.checkpoint.write(str(folder / "state"))
+
+    def read_state(self, folder):
+        self.checkpoint.read(str(folder / "state")).assert_existing_objects_matched()
+
+
 @pytest.fixture
 def saved(tmp_path):
     """A run's value and its three checkpoints, after 10, 20 and 30, each holding its number."""
     value = tf.Variable(tf.zeros(1000))
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 3, value=value)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 3, Saved(value))
     for step in (10, 20, 30):
         value.assign(tf.fill(1000, float(step)))
         checkpoints.save(step)
@@ -31,7 +44,7 @@ def test_the_latest_is_restored(saved):
 
 
 def test_there_is_nothing_to_restore_in_a_new_run(tmp_path):
-    assert Checkpoints(tmp_path / "new", 2, value=tf.Variable(1.0)).restore_latest() == 0
+    assert Checkpoints(tmp_path / "new", 2, Saved(tf.Variable(1.0))).restore_latest() == 0
 
 
 def truncate(path):
@@ -69,7 +82,7 @@ def test_a_run_without_a_readable_checkpoint_does_not_start_over_by_itself(saved
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, 2, value=tf.Variable(1.0))
+    checkpoints = Checkpoints(tmp_path, 2, Saved(tf.Variable(1.0)))
     for step in range(1, 6):
         checkpoints.save(step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-4", "step-5"]
@@ -100,7 +113,7 @@ def test_what_a_killed_process_left_half_written_is_ignored_and_removed(saved):
 @pytest.mark.promise("goes on after a kill")
 def test_what_a_killed_process_did_not_delete_is_deleted(saved):
     _, _, folder = saved
-    Checkpoints(folder, 1, value=tf.Variable(tf.zeros(1000))).clean(30)
+    Checkpoints(folder, 1, Saved(tf.Variable(tf.zeros(1000)))).clean(30)
     assert sorted(path.name for path in folder.iterdir()) == ["step-30"]
 
 
@@ -108,7 +121,7 @@ def test_what_a_killed_process_did_not_delete_is_deleted(saved):
 def test_the_one_that_was_restored_is_kept_beside_a_damaged_newer_one(saved):
     _, _, folder = saved
     truncate(data_file(folder, 30))
-    checkpoints = Checkpoints(folder, 1, value=tf.Variable(tf.zeros(1000)))
+    checkpoints = Checkpoints(folder, 1, Saved(tf.Variable(tf.zeros(1000))))
     checkpoints.clean(checkpoints.restore_latest())
     assert checkpoints.restore_latest() == 20
 
@@ -137,8 +150,8 @@ def test_the_one_before_one_that_cannot_be_used_is_restored(saved, capsys):
 
 
 def test_a_checkpoint_says_by_which_rule_it_was_trained(tmp_path):
-    Checkpoints(tmp_path, 2, value=tf.Variable(1.0)).save(10)
-    checkpoints = Checkpoints(tmp_path, 2, rules={"muon": 2}, value=tf.Variable(1.0))
+    Checkpoints(tmp_path, 2, Saved(tf.Variable(1.0))).save(10)
+    checkpoints = Checkpoints(tmp_path, 2, Saved(tf.Variable(1.0)), rules={"muon": 2})
     checkpoints.save(20)
     assert [checkpoints.stored_rule(step, "muon") for step in (10, 20)] == [1, 2]
     (tmp_path / "step-20" / "rules.json").unlink()  # as those of earlier versions

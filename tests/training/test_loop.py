@@ -21,8 +21,8 @@ from mtseg.runs.manifest import read_manifest
 from mtseg.runs.weights import load_trained
 from mtseg.runs.workdir import LEARNING_CURVE, weights_path
 from mtseg.training.checkpoints import Checkpoints
+from mtseg.training.engines.tensorflow_step import TrainingStep
 from mtseg.training.loop import plan_calls, train_and_evaluate
-from mtseg.training.tensorflow_step import TrainingStep
 from tests.event_files import scalars_of
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from mtseg.runs.building import build_model, make_learning_rate, make_optimizer
 from mtseg.runs.config import TrainConfig
 from mtseg.scans.patches import PLANES
 from mtseg.tasks.label_space import LabelSpace
-from mtseg.training.strategies import Replicas
+from mtseg.training.engines.strategies import Replicas
 
 
 class TrainingStep:
@@ -126,9 +126,26 @@ class TrainingStep:
         Returns:
             Its part of the mini-batch's mean cross-entropy.
         """
+        loss, gradients = self.loss_and_gradients(patches, score_index)
+        variables = self.model.trainable_variables
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return tf.cast(loss, tf.float32)
+
+    def loss_and_gradients(
+        self, patches: tf.Tensor, score_index: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """One replica's part of the loss of a mini-batch, and its gradients.
+
+        Args:
+            patches: float16 (n, 3, 51, 51).
+            score_index: int32 (n,).
+
+        Returns:
+            Its part of the mean cross-entropy, and the gradient of each of the model's trainable
+            variables, scaled for float16.
+        """
         patches = tf.cast(patches, self._dtype)[..., tf.newaxis]
         planes = {name: patches[:, p] for p, name in enumerate(PLANES)}
-        variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             logits = self._logits(planes, training=True)[:, 0, 0, :]
             losses = keras.losses.sparse_categorical_crossentropy(
@@ -137,6 +154,4 @@ class TrainingStep:
             # Divided by the global size, so that summing over replicas gives the mean.
             loss = tf.reduce_sum(losses) / self._config.global_batch_size
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return tf.cast(loss, tf.float32)
+        return loss, tape.gradient(scaled, self.model.trainable_variables)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import parse_json
+from mtseg.training.engines.engine import share_equally
 
 _SLURM_PORTS = 10_000
 """The first port of a Slurm job's workers is this plus the last four digits of the job's number."""
@@ -61,17 +62,7 @@ class Replicas:
         Raises:
             InputError: if the mini-batch cannot be divided equally.
         """
-        size, rest = divmod(global_batch_size, self.num_replicas)
-        if rest:
-            fewer = range(1, self.num_replicas)
-            divisors = [str(n) for n in fewer if global_batch_size % n == 0]
-            raise InputError(
-                f"global_batch_size: {global_batch_size} samples cannot be shared equally by "
-                f"{self.num_replicas} devices. Use {', '.join(divisors)} of them "
-                f"(mtseg-train --devices {divisors[-1]}), or give --global-batch-size a multiple "
-                f"of {self.num_replicas}."
-            )
-        return size
+        return share_equally(global_batch_size, self.num_replicas)
 
     def distribute(
         self,
