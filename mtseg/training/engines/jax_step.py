@@ -9,6 +9,7 @@ Reference: Moeskops et al., MICCAI 2016, section 3.2.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,10 @@ from mtseg.runs.building import build_model, make_learning_rate, make_optimizer
 from mtseg.runs.config import TrainConfig
 from mtseg.scans.patches import PLANES
 from mtseg.tasks.label_space import LabelSpace
+
+SLOW_IN_LOOPS = ("cpu",)
+"""Where several mini-batches are not compiled as a loop: XLA computes convolutions within loops on
+one core of a processor, which takes many times longer, and a call costs nothing there."""
 
 
 class State(NamedTuple):
@@ -57,11 +62,14 @@ class TrainingStep:
     def __init__(
         self, config: TrainConfig, label_space: LabelSpace, devices: Sequence[jax.Device]
     ) -> None:
-        self._steps_per_call = config.steps_per_call
+        is_slow = devices[0].platform in SLOW_IN_LOOPS
+        self._per_program = 1 if is_slow else config.steps_per_call
         mesh = Mesh(np.array(devices), ("samples",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._divided = NamedSharding(mesh, PartitionSpec(None, "samples"))
-        keras.utils.set_random_seed(config.seed)
+        # Keras draws the seeds of initial weights and dropout from Python's generator. Its own
+        # function for this would also import TensorFlow.
+        random.seed(config.seed)
         total = config.minibatches_per_task * len(label_space.selections)
         self.schedule = make_learning_rate(config, total)
         self.model = build_model(config, label_space, precision=config.precision)
@@ -111,7 +119,7 @@ class TrainingStep:
     def __call__(self, patches: jax.Array, score_index: jax.Array) -> npt.NDArray[np.float32]:
         """Trains on the mini-batches of one call.
 
-        A call of full length is compiled as one. A shorter one is computed mini-batch by
+        On a GPU a call of full length is one program. A shorter one is computed mini-batch by
         mini-batch, so that not every length has to be compiled.
 
         Args:
@@ -127,7 +135,7 @@ class TrainingStep:
             self._num_done = int(np.asarray(self.optimizer.iterations))
             self._state = State(*jax.device_put(values, self._everywhere))
         count = len(patches)
-        size = count if count == self._steps_per_call else 1
+        size = count if count == self._per_program else 1
         losses = []
         for start in range(0, count, size):
             part = slice(start, start + size)
