@@ -47,13 +47,18 @@ from mtseg.system.checksums import CHECKSUMS, list_checksums
 from mtseg.tasks.label_table import to_labels
 
 INTENSITY_RULE = (
-    "A scan whose minimum is below -500 is CT: 1024 is added and values below 0 become 0. Voxels "
-    "> 0 are foreground, decided on the scan's own grid. After resampling (cubic spline inside "
-    "the foreground, 0 outside) intensities are divided by the 99th percentile of the foreground."
+    "A scan is CT if its header or the user says so, otherwise by its values (many below -500). "
+    "CT, in Hounsfield units: 1024 is added and values below 0 become 0. MR: background becomes 0. "
+    "Voxels > 0 are foreground, decided on the scan's own grid. After resampling (cubic spline "
+    "inside the foreground, 0 outside) intensities are divided by the 99th percentile of the "
+    "foreground."
 )
 """How a scan's intensities are prepared, for people who read a manifest."""
 
-SPACING_RULE = "Isotropic at the scan's finest voxel size, axes flipped to RAS+."
+SPACING_RULE = (
+    "Isotropic, at the voxel size of the task that the scan is recognised as (see label_space and "
+    "trained_spacing_mm), axes flipped to RAS+."
+)
 """How a scan's voxels are prepared, for people who read a manifest."""
 
 
