@@ -16,21 +16,6 @@ import numpy.typing as npt
 from mtseg.batches.coarsening import coarsen, coarsen_noise
 from mtseg.scans.patches import PATCH_SIZE, PLANE_AXES, PLANES
 
-AUGMENTATIONS = (
-    "flip",
-    "intensity",
-    "rotation",
-    "scaling",
-    "gamma",
-    "noise",
-    "bias",
-    "resolution",
-)
-"""The names of the changes. Their order is part of the random numbers, so new ones come last."""
-
-CUTTING_AUGMENTATIONS = ("rotation", "scaling")
-"""Changes that need whole volumes: patches that were cut before cannot be turned."""
-
 CHANGED_SHARE = 0.5
 """Share of the samples that each change but `intensity` is made to."""
 
@@ -59,6 +44,9 @@ LARGEST_COARSENING = 3.0
 _SMALLEST_INTENSITY = np.float32(1e-3)
 """Foreground stays above 0 under noise."""
 
+_STREAMS = {"rotation": 4, "scaling": 5, "gamma": 6, "noise": 7, "bias": 8, "resolution": 9}
+"""The random numbers of each change. `flip` and `intensity` share stream 1."""
+
 _LEFT_RIGHT_IS_ROWS = [PLANES.index("axial"), PLANES.index("coronal")]
 """The planes whose rows go from left to right. A mirrored body has the same sagittal patches."""
 
@@ -71,7 +59,7 @@ def draw_transforms(
     Args:
         rows: which samples of the mini-batch are wanted.
         size: samples in the whole mini-batch.
-        names: of `AUGMENTATIONS`.
+        names: of `mtseg.runs.config.AUGMENTATIONS`.
         key: the seed and the number of the mini-batch.
 
     Returns:
@@ -83,7 +71,7 @@ def draw_transforms(
         >>> np.allclose(np.linalg.det(transforms), 1)
         True
     """
-    if not set(names) & set(CUTTING_AUGMENTATIONS):
+    if "rotation" not in names and "scaling" not in names:
         return None
     transforms = np.tile(np.eye(3), (len(range(*rows.indices(size))), 1, 1))
     if "rotation" in names:
@@ -131,7 +119,7 @@ def augment(
             anatomy of each sample's task.
         is_mr: booleans (global_batch_size,), whether each sample's task is one of MR.
         rows: which samples of the mini-batch `patches` are.
-        names: of `AUGMENTATIONS`; those of `CUTTING_AUGMENTATIONS` change nothing here.
+        names: of `mtseg.runs.config.AUGMENTATIONS`; rotation and scaling change nothing here.
         key: the seed and the number of the mini-batch.
 
     Example:
@@ -146,7 +134,7 @@ def augment(
     # not depend on `rows` or on the other augmentation.
     flip_draw, intensity_draw = np.random.default_rng([*key, 1]).random((2, size))
     if "flip" in names:
-        flipped = np.flatnonzero((is_symmetric & (flip_draw < 0.5))[rows])
+        flipped = np.flatnonzero((is_symmetric & (flip_draw < CHANGED_SHARE))[rows])
         for plane in _LEFT_RIGHT_IS_ROWS:
             patches[flipped, plane] = patches[flipped, plane, ::-1]
     if "resolution" in names or "noise" in names:
@@ -172,7 +160,7 @@ def _draw(
     name: str, size: int, width: int, rows: slice, key: tuple[int, int]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """Draws which samples are changed, and `width` uniform numbers for each of them."""
-    draw = np.random.default_rng([*key, 2 + AUGMENTATIONS.index(name)]).random((size, 1 + width))
+    draw = np.random.default_rng([*key, _STREAMS[name]]).random((size, 1 + width))
     return draw[rows, 0] < CHANGED_SHARE, draw[rows, 1:]
 
 
@@ -203,9 +191,7 @@ def _coarsen_and_add_noise(
         is_noisy, draw = _draw("noise", size, 1, rows, key)
         numbers = np.arange(size)[rows]
         for sample in np.flatnonzero(is_noisy):
-            rng = np.random.default_rng(
-                [*key, 2 + AUGMENTATIONS.index("noise"), int(numbers[sample])]
-            )
+            rng = np.random.default_rng([*key, _STREAMS["noise"], int(numbers[sample])])
             noise = rng.standard_normal(patches.shape[1:], np.float32)[np.newaxis]
             if is_changed[sample]:
                 one = slice(sample, sample + 1)

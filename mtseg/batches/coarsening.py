@@ -1,8 +1,8 @@
 """Larger voxels: what patches of a scan look like that was resampled from a coarser grid.
 
-A coarse voxel is the average of the fine ones that it covers. `mtseg.scans.resampling` then
-interpolates linearly between their centres; so does this module, with one matrix for each axis of
-a sample, the same in all planes that have this axis.
+A coarse voxel is the average of the fine ones that it covers. Between the centres of coarse voxels
+this module interpolates linearly, where the preparation of a scan takes a cubic spline. One matrix
+for each axis of a sample does both, the same in all planes that have this axis.
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ def rank(
     maps = iter(zip(class_probabilities, is_thresholded, strict=True))
     background, _ = next(maps)
     best = np.array(background)
+    del background  # a map of a large tile is large
     most_probable = np.zeros(best.shape, np.uint8)
     candidate = np.zeros(best.shape, np.uint8)
     candidate_probability = np.full_like(best, -1)

@@ -19,7 +19,6 @@ import re
 import typing
 from typing import Any, Literal
 
-from mtseg.batches.augmentation import AUGMENTATIONS, CUTTING_AUGMENTATIONS
 from mtseg.errors import InputError
 from mtseg.runs.presets import PRESETS
 from mtseg.system.atomic_files import parse_json
@@ -29,6 +28,21 @@ from mtseg.system.hardware import num_cores
 Strategy = Literal["default", "mirrored", "multiworker"]
 CurvesOn = Literal["test", "validation", "auto"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16", "float64"]
+
+AUGMENTATIONS = (
+    "flip",
+    "intensity",
+    "rotation",
+    "scaling",
+    "gamma",
+    "noise",
+    "bias",
+    "resolution",
+)
+"""Names that `TrainConfig.augment` may list."""
+
+_CUTTING_AUGMENTATIONS = ("rotation", "scaling")
+"""Those that are made while patches are cut: patches that were cut before cannot be turned."""
 
 _MAY_CHANGE = ("checkpoint_every", "evaluate_every", "keep", "strategy", "steps_per_call")
 """Settings that may differ when a run is resumed: they do not change what is computed."""
@@ -161,7 +175,7 @@ class TrainConfig:
             raise InputError(f"learning_rate: must be finite, not {self.learning_rate}.")
         for name in self.augmentations:
             _check_choice("augment", name, AUGMENTATIONS)
-            if name in CUTTING_AUGMENTATIONS and self.input == "patches":
+            if name in _CUTTING_AUGMENTATIONS and self.input == "patches":
                 raise InputError(
                     f"augment: {name} needs whole volumes, because patches that were cut before "
                     "cannot be turned. Leave it out, or train with --input volumes."

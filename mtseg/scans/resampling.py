@@ -183,9 +183,15 @@ class LinearAxis:
             targets: voxels of the result to compute.
 
         Returns:
-            float32, with `targets` in place of the block's voxels along the axis.
+            float32, with `targets` in place of the block's voxels along the axis; a view of the
+            block where the targets are a part of it.
         """
         lower, weight = self.lower[targets] - start, self.weight[targets]
+        is_part = not weight.any() and bool((np.diff(lower) == 1).all())
+        if is_part and lower.size:  # as on a grid that is the source's: nothing is copied
+            within = [slice(None)] * block.ndim
+            within[axis] = slice(int(lower[0]), int(lower[-1]) + 1)
+            return block[tuple(within)]
         below: npt.NDArray[np.float32] = np.take(block, lower, axis)
         if not weight.any():
             return below

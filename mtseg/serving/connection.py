@@ -59,13 +59,11 @@ class Request(NamedTuple):
 
     Attributes:
         signature: name of the signature.
-        inputs: input name -> array.
         outputs: names of the outputs to return.
         version: version of the model; None is the newest.
     """
 
     signature: str
-    inputs: Mapping[str, npt.NDArray[Any]]
     outputs: Sequence[str]
     version: int | None
 
@@ -117,7 +115,9 @@ class Connection(abc.ABC):
             ServerError: if there is no answer, or not a usable one.
         """
         wanted = self.address.version if version is None else version
-        request = Request(signature, inputs, outputs, wanted)
+        request = Request(signature, outputs, wanted)
+        body = self._encode(request, inputs)
+        del inputs  # arrays of a tile are large, and a retry sends the same bytes
         seconds = self.options.deadline_seconds
         if is_description:
             seconds = min(seconds, _DESCRIBE_SECONDS)
@@ -126,7 +126,7 @@ class Connection(abc.ABC):
             if attempt:
                 time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
             try:
-                response = self._send(request, seconds)
+                response = self._send(request, body, seconds)
             except TemporaryError as error:
                 reason = str(error)
                 continue
@@ -141,8 +141,12 @@ class Connection(abc.ABC):
         )
 
     @abc.abstractmethod
-    def _send(self, request: Request, seconds: float) -> Response:
-        """Sends a request once and waits so long; raises `TemporaryError` if a retry may help."""
+    def _encode(self, request: Request, inputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
+        """The message of a request; raises `ServerError` if it is too large to be sent."""
+
+    @abc.abstractmethod
+    def _send(self, request: Request, body: bytes, seconds: float) -> Response:
+        """Sends a message once and waits so long; raises `TemporaryError` if a retry may help."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -8,6 +8,7 @@ connection is made.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import grpc
 
 
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
 class GrpcConnection(Connection):
     """A connection over gRPC; threads may share it.
 
@@ -39,7 +43,7 @@ class GrpcConnection(Connection):
         super().__init__(address, options)
         try:
             import grpc
-            import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401, for its error
+            import tensorflow_serving.apis.predict_pb2  # noqa: F401, for its error
         except ImportError as error:
             raise InputError(
                 f"{address}: a server over gRPC needs packages that are not installed: "
@@ -76,22 +80,32 @@ class GrpcConnection(Connection):
         if channel is not None:
             channel.close()
 
-    def _send(self, request: Request, seconds: float) -> Response:
-        import grpc
+    def _encode(self, request: Request, inputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
         import tensorflow as tf
-        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+        from tensorflow_serving.apis import predict_pb2
 
         message = predict_pb2.PredictRequest()
         message.model_spec.name = self.address.model
         message.model_spec.signature_name = request.signature
         if request.version is not None:
             message.model_spec.version.value = request.version
-        for name, array in request.inputs.items():
+        for name, array in inputs.items():
             _fill(message.inputs[name], array, tf.as_dtype(array.dtype).as_datatype_enum)
         message.output_filter.extend(request.outputs)
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(self._open_channel())
+        body: bytes = message.SerializeToString()
+        return body
+
+    def _send(self, request: Request, body: bytes, seconds: float) -> Response:
+        import grpc
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        # The stub of these packages takes a message in place of its bytes, and would keep both.
+        call = self._open_channel().unary_unary(
+            _PREDICT, response_deserializer=predict_pb2.PredictResponse.FromString
+        )
         try:
-            answer = stub.Predict(message, timeout=seconds, metadata=tuple(self._headers.items()))
+            answer = call(body, timeout=seconds, metadata=tuple(self._headers.items()))
         except grpc.RpcError as error:
             raise self._explain(error, seconds) from error
         try:

@@ -12,6 +12,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,17 @@ class RestConnection(Connection):
     def close(self) -> None:
         """Does nothing: every request opens a connection for itself."""
 
-    def _send(self, request: Request, seconds: float) -> Response:
+    def _encode(self, request: Request, inputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
+        lists = {name: array.tolist() for name, array in inputs.items()}
+        body = json.dumps({"signature_name": request.signature, "inputs": lists}).encode()
+        if len(body) > self.options.message_bytes:
+            raise self._too_large(f"{len(body) / 1e6:.0f} MB of JSON")
+        return body
+
+    def _send(self, request: Request, body: bytes, seconds: float) -> Response:
         path = f"/v1/models/{self.address.model}"
         if request.version is not None:
             path += f"/versions/{request.version}"
-        inputs = {name: array.tolist() for name, array in request.inputs.items()}
-        body = json.dumps({"signature_name": request.signature, "inputs": inputs}).encode()
-        if len(body) > self.options.message_bytes:
-            raise self._too_large(f"{len(body) / 1e6:.0f} MB of JSON")
         columns = self._read_json(f"{path}:predict", body, seconds).get("outputs")
         if len(request.outputs) == 1 and not isinstance(columns, dict):
             # For a signature with one output, TensorFlow Serving leaves out its name.

@@ -145,7 +145,12 @@ class _Run:
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
         self._config, self._workdir, self._engine = config, workdir, engine
-        self._label_space, self._initial = label_space, load_initial(config)
+        self._label_space = label_space
+        self._checkpoints = Checkpoints(
+            workdir / "checkpoints", config.keep, engine, rules={"muon": MUON_RULE}
+        )
+        # A run that is resumed does not need the network that it started from.
+        self._initial = None if self._checkpoints.steps() else load_initial(config)
         self._samples = open_balanced_samples(
             config.data_dir,
             label_space,
@@ -174,9 +179,6 @@ class _Run:
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
         engine.build(label_space)
-        self._checkpoints = Checkpoints(
-            workdir / "checkpoints", config.keep, engine, rules={"muon": MUON_RULE}
-        )
         self._num_saved = 0
         self._report: Report | None = None
         if engine.is_chief:

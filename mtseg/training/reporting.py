@@ -117,21 +117,10 @@ class Evaluator:
         Every evaluation scores the scans of the learning curves. With validation scans, the test
         scans follow at the end of the run, at the operating points of the validation scans.
 
-        Args:
-            model: the network in training.
-            step: number of mini-batches done.
-            seconds: time spent in training up to here.
-            stop: checked after every scan.
-            is_last: whether this is the evaluation at the end of the run.
-            say: prints a line.
+        Arguments and errors are those of `mtseg.training.engines.engine.Report`.
 
         Returns:
             The figures; at the end, those of the test scans if there are any.
-
-        Raises:
-            InputError: if the folder of the run cannot be written.
-            mtseg.system.signals.Stopped: if the run was asked to stop; nothing of the evaluation is
-                kept.
         """
         stop.raise_if_made()
         self._model.set_weights(model.get_weights())

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mtseg.batches import augmentation, balance
-from mtseg.batches.augmentation import AUGMENTATIONS, augment, draw_transforms
+from mtseg.batches.augmentation import augment, draw_transforms
+from mtseg.runs.config import AUGMENTATIONS
 
 
 def patches(count):

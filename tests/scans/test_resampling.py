@@ -75,6 +75,13 @@ def test_nearest_neighbours_invent_no_label():
     assert set(np.unique(resampled)) == {0, 3, 200}
 
 
+def test_voxels_that_are_those_of_the_source_are_not_copied():
+    source = np.arange(12, dtype=np.float32).reshape(4, 3)
+    part = LinearAxis.between(4, 4, 1.0).apply(source, 0, 0, slice(1, 3))
+    np.testing.assert_array_equal(part, source[1:3])
+    assert np.shares_memory(part, source)
+
+
 @pytest.mark.parametrize(("source_size", "size", "step"), [(5, 9, 0.5), (9, 4, 2.3), (1, 3, 0.4)])
 def test_linear_interpolation_in_blocks_equals_that_of_the_whole(source_size, size, step):
     source = np.random.default_rng(0).random((source_size, 2)).astype(np.float32)

@@ -200,14 +200,17 @@ def test_a_run_starts_from_the_weights_of_another(
     tiny_data, tmp_path, finished, without_evaluation, capsys
 ):
     """So slow a rate that a mini-batch moves no weight."""
+    start, workdir = shutil.copytree(finished, tmp_path / "start"), tmp_path / "run"
     config = make_config(
-        tiny_data, minibatches_per_task=1, learning_rate=1e-12, seed=5, init_from=str(finished)
+        tiny_data, minibatches_per_task=1, learning_rate=1e-12, seed=5, init_from=str(start)
     )
-    train_and_evaluate(config, tmp_path)
+    train_and_evaluate(config, workdir)
     assert "Starting from the trained network breast:phantom." in capsys.readouterr().out
-    started, trained = (load_trained(path).model for path in (tmp_path, finished))
+    started, trained = (load_trained(path).model for path in (workdir, finished))
     for one, other in zip(started.trainable_weights, trained.trainable_weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+    shutil.rmtree(start)  # a run that is resumed does not need it any more
+    assert train_and_evaluate(config, workdir) is not None
 
 
 def test_a_run_that_becomes_longer_goes_on_where_it_ended(
