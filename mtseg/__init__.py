@@ -7,6 +7,7 @@ The names below are the public interface; a module is imported when one of its n
 - `segment`: scan files to label files (`mtseg.prediction.pipeline.segment_files`).
 - `TrainConfig`: the settings of a training run, with the paper's as defaults.
 - `train`: a training run (`mtseg.training.loop.train_and_evaluate`).
+- `Callback`: what derives from it is called while a run trains (`mtseg.training.callbacks`).
 - `InputError`: raised if a scan, file, folder or setting cannot be used; its text says what to do.
 
 Example:
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from mtseg.prediction.pipeline import segment_files as segment
     from mtseg.runs.config import TrainConfig
     from mtseg.serving.address import ServerOptions
+    from mtseg.training.callbacks import Callback
     from mtseg.training.loop import train_and_evaluate as train
 
-__all__ = ["InputError", "TrainConfig", "__version__", "load", "segment", "train"]
+__all__ = ["Callback", "InputError", "TrainConfig", "__version__", "load", "segment", "train"]
 
 __version__ = "0.1.0"
 
 _DEFINED_IN = {
+    "Callback": "mtseg.training.callbacks:Callback",
     "InputError": "mtseg.errors:InputError",
     "TrainConfig": "mtseg.runs.config:TrainConfig",
     "segment": "mtseg.prediction.pipeline:segment_files",

@@ -9,7 +9,7 @@ import mtseg
 
 
 def test_the_public_names_are_listed_and_can_be_had():
-    assert {"InputError", "TrainConfig", "load", "segment", "train"} <= set(dir(mtseg))
+    assert {"Callback", "InputError", "TrainConfig", "load", "segment", "train"} <= set(dir(mtseg))
     for name in mtseg.__all__:
         assert getattr(mtseg, name)
 

@@ -33,6 +33,7 @@ WITHOUT_TENSORFLOW = [
     "mtseg.sources.reading",
     "mtseg.system.progress",
     "mtseg.tasks.label_space",
+    "mtseg.training.tensorboard",
     "mtseg.runs.config",
 ]
 

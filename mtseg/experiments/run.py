@@ -6,7 +6,7 @@ Reference: Moeskops et al., MICCAI 2016, sections 3.2 and 4.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -27,6 +27,7 @@ from mtseg.system.atomic_files import lock_folder, write_json, writing_to
 from mtseg.system.progress import Progress
 from mtseg.system.signals import catch_sigterm
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.training.callbacks import Callback, RunStart
 from mtseg.training.failures import DivergedError
 from mtseg.training.loop import train_and_evaluate
 
@@ -95,7 +96,7 @@ def _train_experiments(
                     path / experiment.name,
                     command,
                     is_complete=True,
-                    on_step=_StepCounter(progress),
+                    callbacks=[_StepCounter(progress)],
                 )
             except DivergedError as error:
                 raise InputError(
@@ -109,20 +110,21 @@ def _train_experiments(
     return True
 
 
-class _StepCounter:
+class _StepCounter(Callback):
     """Adds the mini-batches of one run to the progress of all experiments.
 
-    It is called with the number of mini-batches that the run has done so far. The first call counts
-    them as done by an earlier run.
+    Those of an earlier run that it resumes do not count as done now.
     """
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._num_done: int | None = None
+        self._progress, self._num_done = progress, 0
 
-    def __call__(self, num_done: int) -> None:
-        if self._num_done is None:
-            self._progress.skip(num_done)
-        else:
-            self._progress.advance(num_done - self._num_done)
-        self._num_done = num_done
+    def on_start(self, run: RunStart) -> None:
+        """Skips what an earlier run did."""
+        self._progress.skip(run.step)
+        self._num_done = run.step
+
+    def on_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Counts what was done since the last call."""
+        self._progress.advance(step - self._num_done)
+        self._num_done = step

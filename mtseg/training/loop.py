@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +31,12 @@ from mtseg.system.atomic_files import lock_folder, write_json
 from mtseg.system.progress import Progress
 from mtseg.system.signals import Stopped, StopRequest, catch_sigterm
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
+from mtseg.training.callbacks import Callback, Callbacks, RunStart
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.engines.engine import Engine, Report, open_engine
 from mtseg.training.failures import DivergedError, explain_divergence, writing_run
 from mtseg.training.figures import TrainingFigures
+from mtseg.training.tensorboard import FOLDER, TensorBoard
 
 _STEPS_BETWEEN_FIGURES = 10
 """Mini-batches between two points of the loss curve, or a few more or less: whole calls."""
@@ -50,7 +52,7 @@ def train_and_evaluate(
     *,
     is_profiling: bool = False,
     is_complete: bool = False,
-    on_step: Callable[[int], None] = lambda step: None,
+    callbacks: Sequence[Callback] = (),
 ) -> Evaluation | None:
     """Trains a network and evaluates it on the scans of its tasks that are held out.
 
@@ -62,8 +64,8 @@ def train_and_evaluate(
         is_profiling: whether to record a few mini-batches for TensorBoard's profiler.
         is_complete: whether the last evaluation also measures surfaces and volumes, and keeps the
             label maps.
-        on_step: called with the number of mini-batches done, at the start and after each call of
-            the training step.
+        callbacks: called while the run trains, after TensorBoard: see `mtseg.training.callbacks`.
+            What one of them raises ends the run.
 
     Returns:
         The evaluation after the last mini-batch. None if SIGTERM ended the run earlier (the run is
@@ -80,15 +82,12 @@ def train_and_evaluate(
     workdir = Path(workdir)
     engine = open_engine(config)
     with contextlib.ExitStack() as stack, catch_sigterm() as stop:
-        run = _Run(config, workdir, engine, command, is_complete, stack)
+        run = _Run(config, workdir, engine, command, is_complete, callbacks, stack)
         try:
-            return run.train(stop, on_step, is_profiling=is_profiling)
-        except Stopped:
-            run.say("Stopped. Rerun the command to resume.")
-            return None
+            return run.train(stop, is_profiling=is_profiling)
         except engine.errors as error:
             explained = engine.explain(error, workdir)
-            if explained is None:
+            if explained is None or error is run.callbacks.error:
                 raise
             raise explained from error
 
@@ -127,6 +126,7 @@ class _Run:
         engine: what computes.
         command: the command line, stored with the figures.
         is_complete: whether the last evaluation is a complete one.
+        callbacks: called in the first process, after TensorBoard.
         stack: the folder stays locked until it is closed.
     """
 
@@ -137,6 +137,7 @@ class _Run:
         engine: Engine,
         command: str,
         is_complete: bool,
+        callbacks: Sequence[Callback],
         stack: contextlib.ExitStack,
     ) -> None:
         label_space = parse_tasks(config.tasks)
@@ -181,7 +182,9 @@ class _Run:
         engine.build(label_space)
         self._num_saved = 0
         self._report: Report | None = None
+        self.callbacks = Callbacks([])
         if engine.is_chief:
+            self.callbacks = Callbacks([TensorBoard(config, workdir), *callbacks])
             adjustment = np.zeros(1, np.float32)
             if config.class_priors == "natural":
                 adjustment = compute_logit_adjustment(
@@ -194,6 +197,7 @@ class _Run:
                 held_out=self._held_out,
                 logit_adjustment=adjustment,
                 is_complete=is_complete,
+                callbacks=self.callbacks,
             )
 
     def _write_splits(self, label_space: LabelSpace) -> None:
@@ -210,35 +214,35 @@ class _Run:
         if self._engine.is_chief:
             print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
-    def train(
-        self, stop: StopRequest, on_step: Callable[[int], None], *, is_profiling: bool
-    ) -> Evaluation | None:
+    def train(self, stop: StopRequest, *, is_profiling: bool) -> Evaluation | None:
         """Trains from the latest checkpoint to the end, and evaluates where an evaluation is due.
 
         Args:
             stop: checked at every call of the training step.
-            on_step: called with the number of mini-batches done.
             is_profiling: whether to record a few mini-batches for TensorBoard's profiler.
 
         Returns:
-            The last evaluation; None in every worker but the first.
+            The last evaluation; None in every worker but the first, or if the run was asked to
+            stop; it is saved then.
 
         Raises:
-            Stopped: if the run was asked to stop; it is saved.
             DivergedError: if the loss or the weights are not finite.
         """
+        evaluation = None
         try:
-            return self._train(stop, on_step, is_profiling=is_profiling)
+            evaluation = self._train(stop, is_profiling=is_profiling)
+        except Stopped:
+            self.say("Stopped. Rerun the command to resume.")
         except DivergedError as error:
             if self._engine.is_chief:
                 with self._writing():
                     write_diverged(self._workdir, error.minibatch, self._num_saved)
             raise explain_divergence(error, self._workdir, self._config, self._num_saved) from None
+        self.callbacks.on_end(self._num_saved)
+        return evaluation
 
-    def _train(
-        self, stop: StopRequest, on_step: Callable[[int], None], *, is_profiling: bool
-    ) -> Evaluation | None:
-        start, evaluation = self._resume(stop, on_step)
+    def _train(self, stop: StopRequest, *, is_profiling: bool) -> Evaluation | None:
+        start, evaluation = self._resume(stop)
         config, engine = self._config, self._engine
         # Whole calls, so that these points cut none of them short.
         figures_every = config.steps_per_call * max(
@@ -258,7 +262,6 @@ class _Run:
                     batch = next(batches)
                 losses, is_stopping = engine.train(batch, stop.is_made)
                 figures.add(losses)
-                on_step(step)
                 profiler.after(number)
                 is_evaluation = self._is_evaluation(step)
                 is_saved = is_stopping or is_evaluation or step % config.checkpoint_every == 0
@@ -276,9 +279,7 @@ class _Run:
                     figures.restart_clock()
         return evaluation
 
-    def _resume(
-        self, stop: StopRequest, on_step: Callable[[int], None]
-    ) -> tuple[int, Evaluation | None]:
+    def _resume(self, stop: StopRequest) -> tuple[int, Evaluation | None]:
         """Restores the latest checkpoint, and the evaluation there if one was due.
 
         Returns:
@@ -287,12 +288,12 @@ class _Run:
         engine = self._engine
         start = self._num_saved = self._checkpoints.restore_latest(engine.is_finite)
         engine.set_learning_rate()
-        on_step(start)
         if engine.is_chief:
             self._checkpoints.clean(start)
+        self.callbacks.on_start(
+            RunStart(self._config, self._label_space, self._workdir, start, self._total)
+        )
         if start == 0:
-            if self._report is not None:
-                self._report.write_text("configuration", f"```\n{self._config.to_json()}```")
             if self._initial is not None:
                 self.say(start_from(self._initial, engine.model, self._label_space, self._config))
         else:
@@ -331,9 +332,8 @@ class _Run:
         self._num_saved = step
 
     def _log(self, step: int, figures: dict[str, float]) -> None:
-        if self._report is not None:
-            rate = {"learning_rate": self._engine.learning_rate()}
-            self._report.write_figures(step, figures | rate)
+        rate = {"learning_rate": self._engine.learning_rate()}
+        self.callbacks.on_figures(step, figures | rate)
 
     def _evaluate(
         self, step: int, stop: StopRequest, say: Callable[[str], None]
@@ -365,7 +365,7 @@ class _Profiler:
     """
 
     def __init__(self, engine: Engine, workdir: Path, num_calls: int, is_on: bool) -> None:
-        self._engine, self._folder = engine, workdir / "tensorboard"
+        self._engine, self._folder = engine, workdir / FOLDER
         is_on = is_on and engine.is_chief
         self._calls = _PROFILED_CALLS[: max(num_calls - _PROFILED_CALLS.start, 0) if is_on else 0]
 

@@ -1,7 +1,7 @@
-"""What an evaluation during a run on TensorFlow reports: scores, pictures, curves and weights.
+"""What an evaluation during a run on TensorFlow reports: scores, pictures and weights.
 
-`Evaluator` scores scans that are held out and writes what belongs to an evaluation, in TensorBoard
-and in the folder of the run.
+`Evaluator` scores scans that are held out and writes what belongs to an evaluation in the folder of
+the run. Callbacks get the figures and pictures: see `mtseg.training.callbacks`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
-from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from mtseg.errors import InputError
 from mtseg.evaluation.held_out import HeldOut, choose_held_out
-from mtseg.evaluation.metrics import THRESHOLDS, precision_recall
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.evaluation.stored_scan import StoredScan
@@ -41,7 +37,9 @@ from mtseg.system.devices import describe_devices
 from mtseg.system.progress import Progress, format_duration
 from mtseg.system.signals import StopRequest
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.callbacks import Callback
 from mtseg.training.failures import writing_run
+from mtseg.training.tensorboard import TensorBoard
 
 
 class Evaluator:
@@ -58,9 +56,7 @@ class Evaluator:
         logit_adjustment: float32 (logits,), or of length 1 for all; added to the logits' bias.
         is_complete: whether the last evaluation also measures surfaces and volumes, and keeps the
             label maps.
-
-    Raises:
-        InputError: if TensorBoard's files cannot be written.
+        callbacks: called with each evaluation.
     """
 
     def __init__(
@@ -73,34 +69,17 @@ class Evaluator:
         held_out: HeldOut,
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
+        callbacks: Callback,
     ) -> None:
         self._config, self._label_space, self._workdir = config, label_space, workdir
         self._command, self._held_out = command, held_out
         self._logit_adjustment, self._is_complete = logit_adjustment, is_complete
+        self._callbacks = callbacks
         self._model = build_model(config, label_space)
         self._dense = make_dense_network(self._model)
-        with self._writing():
-            self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return writing_run(self._workdir, also=(tf.errors.OpError,))
-
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a text for TensorBoard, at mini-batch 0."""
-        with self._writer.as_default(step=0):
-            tf.summary.text(name, text)
-
-    def write_figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes a point of each curve for TensorBoard, at once.
-
-        Args:
-            step: number of mini-batches done.
-            figures: values by name.
-        """
-        with self._writing(), self._writer.as_default(step=step):
-            for name, value in figures.items():
-                tf.summary.scalar(name, value)
-            self._writer.flush()
+        return writing_run(self._workdir)
 
     def evaluate(
         self,
@@ -199,7 +178,7 @@ class Evaluator:
         is_final: bool,
         points: Mapping[str, float] | None = None,
     ) -> Evaluation:
-        """Scores the scans of a split; writes pictures, points of curves and label maps.
+        """Scores the scans of a split, calls the callbacks, and writes label maps.
 
         Args:
             split: which scans.
@@ -210,6 +189,7 @@ class Evaluator:
             points: operating points that were chosen on validation scans; None chooses them here.
         """
         of_split = f", {split}" * (self._held_out.curves != "test")
+        pictures: dict[str, npt.NDArray[np.uint8]] = {}
 
         def advance(name: str) -> None:
             stop.raise_if_made()
@@ -220,11 +200,6 @@ class Evaluator:
             with self._writing():
                 write_labels(self._workdir, task, scan.name, labels)
 
-        def write_picture(task: str, picture: npt.NDArray[Any]) -> None:
-            with self._writer.as_default(step=step):
-                name = f"{task}{of_split}: scan, reference, prediction"
-                tf.summary.image(name, picture[np.newaxis])
-
         with Progress(f"Evaluating{of_split}", num_scans, "scans") as progress:
             evaluation = evaluate_model(
                 self._dense,
@@ -234,14 +209,11 @@ class Evaluator:
                 operating_points=points,
                 points_from="validation",
                 is_complete=self._is_complete and is_final,
-                on_picture=write_picture,
+                on_picture=pictures.__setitem__,
                 on_scan=advance,
                 on_labels=keep_labels,
             )
-        with self._writing():
-            with self._writer.as_default(step=step):
-                log_evaluation(evaluation, "" if self._held_out.curves == "test" else f"{split}/")
-            self._writer.flush()
+        self._callbacks.on_evaluation(step, evaluation, pictures)
         return evaluation
 
     @staticmethod
@@ -290,6 +262,7 @@ def evaluate_run(workdir: Path, trained: TrainedModel, data_dir: str) -> Evaluat
             held_out=choose_held_out(data_dir, trained.label_space, config.curves_on),
             logit_adjustment=np.zeros(1, np.float32),  # the weights that are written have it
             is_complete=True,
+            callbacks=TensorBoard(config, workdir),
         )
         return evaluator.evaluate_stored(trained.model)
 
@@ -314,43 +287,3 @@ def describe_missed(evaluation: Evaluation) -> str:
         "longer run or a lower --learning-rate may still bring down, and for a rare class at "
         "--class-priors drawn."
     )
-
-
-def log_evaluation(evaluation: Evaluation, prefix: str = "") -> None:
-    """Writes Dice of each class and precision-recall curves to the default summary writer.
-
-    Args:
-        evaluation: the figures.
-        prefix: begins the name of each figure, such as `validation/`; empty for test scans that
-            are scored throughout the run, as in the paper.
-    """
-    for name, value in evaluation.mean_dice().items():
-        if value is not None:
-            tf.summary.scalar(f"dice/{prefix}{name}", value)
-    tasks = dict((class_name, task) for task, class_name in evaluation.classes)
-    for class_name, curve in evaluation.curves.items():
-        if curve["num_reference"]:
-            task = tasks[class_name]
-            num_voxels = int(np.sum(evaluation.confusion[task]))
-            _write_curve(f"precision_recall/{prefix}{task}/{class_name}", num_voxels, curve)
-
-
-def _write_curve(tag: str, num_voxels: int, curve: Mapping[str, Any]) -> None:
-    """Writes a curve for TensorBoard's plugin of precision-recall curves."""
-    precision, recall = precision_recall(**curve)
-    positives, right = np.array(curve["num_predicted"]), np.array(curve["num_overlap"])
-    missed = curve["num_reference"] - right
-    message = pr_curve.raw_data_pb(
-        name=tag,
-        true_positive_counts=right,
-        false_positive_counts=positives - right,
-        true_negative_counts=num_voxels - positives - missed,
-        false_negative_counts=missed,
-        precision=precision,
-        recall=recall,
-        num_thresholds=len(THRESHOLDS),
-    )
-    (value,) = message.value
-    # The message is TensorFlow 1's; TensorFlow 2 writes a tensor with the plugin's metadata.
-    metadata = tf.compat.v1.SummaryMetadata.FromString(value.metadata.SerializeToString())
-    tf.summary.write(tag, tf.make_ndarray(value.tensor), metadata=metadata)

@@ -18,6 +18,8 @@ from mtseg.experiments.plan import Experiment, plan_experiments, read_plan, writ
 from mtseg.experiments.results import Result, read_results
 from mtseg.runs.config import configure
 from mtseg.system.atomic_files import lock_folder
+from mtseg.system.progress import Progress
+from mtseg.training.callbacks import RunStart
 from mtseg.training.failures import DivergedError
 
 CONFIG = configure("fast", "brain,breast,cta", "data", precision="float32")
@@ -63,6 +65,20 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path):
         read_results(tmp_path / "elsewhere")
 
 
+class Counted(Progress):
+    """Remembers what was counted as done before, and as done now."""
+
+    def __init__(self, title, total, unit):
+        super().__init__(title, total, unit)
+        Counted.total, Counted.skipped, Counted.advanced = total, 0, 0
+
+    def skip(self, steps):
+        Counted.skipped += steps
+
+    def advance(self, steps=1, note=""):
+        Counted.advanced += steps
+
+
 def test_only_what_is_not_finished_is_trained(recorded, tmp_path, monkeypatch):
     recorded_path, config = recorded
     path = tmp_path / "out"
@@ -73,16 +89,20 @@ def test_only_what_is_not_finished_is_trained(recorded, tmp_path, monkeypatch):
     curve_path.write_text(json.dumps(json.loads(curve_path.read_text())[:-1]))
     trained = []
 
-    def train(config, workdir, command, *, is_complete, on_step):
+    def train(config, workdir, command, *, is_complete, callbacks):
         trained.append((config.tasks, workdir.name, is_complete))
-        on_step(0)
-        on_step(40 * len(config.tasks.split(",")))
+        num_steps = 40 * len(config.tasks.split(","))
+        callbacks[0].on_start(RunStart(config, None, workdir, 30, num_steps))
+        callbacks[0].on_figures(num_steps, {"loss": 1.0})
         shutil.rmtree(workdir, ignore_errors=True)
         shutil.copytree(recorded_path / workdir.name, workdir)
         return "an evaluation"
 
     monkeypatch.setattr(run, "train_and_evaluate", train)
+    monkeypatch.setattr(run, "Progress", Counted)
     results = run.run_experiments(config, path)
+    assert Counted.total == sum(e.num_minibatches for e in plan_experiments(config))
+    assert (Counted.skipped + Counted.advanced, Counted.advanced) == (Counted.total, 10 + 50)
     assert trained == [
         ("cta:phantom", "cta", True),
         ("brain:phantom,cta:phantom", "brain+cta", True),
@@ -98,7 +118,7 @@ def test_two_jobs_share_the_experiments_and_the_last_one_compares_them(
     recorded_path, config = recorded
     trained = []
 
-    def train(config, workdir, command, *, is_complete, on_step):
+    def train(config, workdir, command, *, is_complete, callbacks):
         trained.append(workdir.name)
         shutil.copytree(recorded_path / workdir.name, workdir)
         return "an evaluation"
@@ -119,7 +139,7 @@ def test_jobs_that_share_the_experiments_do_not_lock_each_other_out(
 ):
     recorded_path, config = recorded
 
-    def train(config, workdir, command, *, is_complete, on_step):
+    def train(config, workdir, command, *, is_complete, callbacks):
         shutil.copytree(recorded_path / workdir.name, workdir)
         if workdir.name == "brain":  # the other job runs while this one trains
             run.run_experiments(recorded[1], tmp_path, num_parts=2, part_id=1)

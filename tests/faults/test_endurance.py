@@ -42,13 +42,17 @@ print(json.dumps(resident))
 
 MINIBATCHES = """
 from mtseg.runs.config import TrainConfig
+from mtseg.training.callbacks import Callback
 from mtseg.training.loop import train_and_evaluate
+class Measure(Callback):
+    def on_figures(self, step, figures):
+        measure()
 count = int(sys.argv[3])
 config = TrainConfig(
     "breast:phantom", sys.argv[1], global_batch_size=2, minibatches_per_task=count,
     evaluate_every=count // 2, checkpoint_every=count // 10,
 )
-assert train_and_evaluate(config, sys.argv[2], on_step=measure) is not None
+assert train_and_evaluate(config, sys.argv[2], callbacks=[Measure()]) is not None
 print(json.dumps(resident))
 """
 
@@ -106,6 +110,8 @@ def test_many_scans(serving_folder, scans, tmp_path, record_property):
 
 def test_many_minibatches(tiny_data, tmp_path, record_property):
     resident = resident_mb(MINIBATCHES, tiny_data.data_dir, tmp_path / "run", 2000)
+    assert len(resident) == 200
+    resident = np.repeat(resident, 10)  # measured every ten mini-batches
     check_growth(resident, "mini-batches trained", record_property)
 
 

@@ -24,6 +24,7 @@ from mtseg.runs.workdir import (
     VALIDATION,
 )
 from mtseg.training import reporting
+from mtseg.training.callbacks import Callback
 from mtseg.training.loop import train_and_evaluate
 
 MUSCLE = ("breast", "pectoral_muscle", "dice")
@@ -81,17 +82,15 @@ def run(three_splits, tmp_path_factory):
     shutil.copytree(three_splits, folder / "data")
     hidden = HiddenTestScans(folder / "data", folder / "hidden")
     assert len(hidden.shards) == 2
-    done = []
 
-    def on_step(step):
-        if step == 4 and 4 not in done:
-            hidden.show()
-        done.append(step)
+    class ShowAtTheEnd(Callback):
+        def on_figures(self, step, figures):
+            if step == 4:
+                hidden.show()
 
     evaluation = train_and_evaluate(
-        make_config(folder / "data"), folder / "run", is_complete=True, on_step=on_step
+        make_config(folder / "data"), folder / "run", is_complete=True, callbacks=[ShowAtTheEnd()]
     )
-    assert done[-1] == 4
     return folder, evaluation
 
 
@@ -136,6 +135,7 @@ def test_the_curves_of_tensorboard_say_of_which_scans_they_are(run):
     assert {f"dice/{split}/breast/pectoral_muscle" for split in ("validation", "test")} <= tags
     assert "precision_recall/validation/breast/pectoral_muscle" in tags
     assert "breast, validation: scan, reference, prediction" in tags
+    assert {"mean_dice/validation/all_tasks", "mean_dice/test/breast"} <= tags
     assert "dice/breast/pectoral_muscle" not in tags
 
 

@@ -7,7 +7,7 @@ Read this before you change `mtseg.training.loop` or write another engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,24 +22,14 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.runs.config import TrainConfig
 from mtseg.system.signals import StopRequest
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.callbacks import Callback
 
 TENSORFLOW_STATE, JAX_STATE = "state.index", "state.npz"
 """A file that each checkpoint of an engine has."""
 
 
 class Report(Protocol):
-    """What a run writes besides checkpoints, in its first process."""
-
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a text for TensorBoard, at mini-batch 0."""
-
-    def write_figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes a point of each curve for TensorBoard, at once.
-
-        Args:
-            step: number of mini-batches done.
-            figures: values by name.
-        """
+    """What a run writes when an evaluation is due, in its first process."""
 
     def stored(self, step: int, *, is_last: bool) -> Evaluation | None:
         """The evaluation after so many mini-batches, if the folder has all that is wanted of it."""
@@ -148,6 +138,7 @@ class Engine(Protocol):
         held_out: HeldOut,
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
+        callbacks: Callback,
     ) -> Report:
         """Opens what the first process writes.
 
@@ -160,6 +151,7 @@ class Engine(Protocol):
                 of the network that is evaluated and written.
             is_complete: whether the last evaluation also measures surfaces and volumes, and keeps
                 the label maps.
+            callbacks: called with each evaluation, if the engine scores scans.
         """
 
     def start_profile(self, folder: Path) -> None:

@@ -23,6 +23,7 @@ from mtseg.evaluation.held_out import HeldOut
 from mtseg.runs.config import TrainConfig
 from mtseg.system.hardware import num_cores
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.callbacks import Callback
 from mtseg.training.engines.engine import (
     JAX_STATE,
     explain_memory,
@@ -131,8 +132,9 @@ class JaxEngine:
         held_out: HeldOut,
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
+        callbacks: Callback,
     ) -> WeightsReport:
-        """Opens TensorBoard's files, and what writes the weights."""
+        """Opens what writes the weights."""
         return WeightsReport(
             self._config, label_space, workdir, command=command, logit_adjustment=logit_adjustment
         )

@@ -21,6 +21,7 @@ from mtseg.errors import WorkerLostError
 from mtseg.evaluation.held_out import HeldOut
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.callbacks import Callback
 from mtseg.training.engines.engine import TENSORFLOW_STATE, explain_memory, require_own_state
 from mtseg.training.engines.strategies import Replicas, configure_devices, make_replicas
 from mtseg.training.engines.tensorflow_step import TrainingStep
@@ -131,8 +132,9 @@ class TensorFlowEngine:
         held_out: HeldOut,
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
+        callbacks: Callback,
     ) -> Evaluator:
-        """Opens TensorBoard's files, and what evaluates whole volumes."""
+        """Opens what evaluates whole volumes."""
         return Evaluator(
             self._config,
             label_space,
@@ -141,6 +143,7 @@ class TensorFlowEngine:
             held_out=held_out,
             logit_adjustment=logit_adjustment,
             is_complete=is_complete,
+            callbacks=callbacks,
         )
 
     def start_profile(self, folder: Path) -> None:
