@@ -251,11 +251,12 @@ class _Run:
         due_every = (config.checkpoint_every, self._evaluate_every, figures_every)
         calls = plan_calls(start, self._total, config.steps_per_call, *due_every)
         batches = engine.read_ahead(self._samples, calls)
-        profiler = _Profiler(engine, self._workdir, len(calls), is_profiling)
-        with Progress(
+        progress = Progress(
             "Training", self._total, "mini-batches", start, is_quiet=not engine.is_chief
-        ) as progress:
-            figures = TrainingFigures(config, self._total, progress)
+        )
+        profiler = _Profiler(engine, self._workdir, len(calls), is_profiling)
+        with progress, profiler:
+            figures = TrainingFigures(config, self._total, progress, self._scans_after(calls))
             for number, (_, step) in enumerate(calls):
                 profiler.before(number)
                 with figures.waiting():
@@ -275,8 +276,8 @@ class _Run:
                 if is_stopping:
                     raise Stopped
                 if is_evaluation:
-                    evaluation = self._evaluate(step, stop, progress.say)
-                    figures.restart_clock()
+                    with figures.evaluating(step):
+                        evaluation = self._evaluate(step, stop, progress.say)
         return evaluation
 
     def _resume(self, stop: StopRequest) -> tuple[int, Evaluation | None]:
@@ -316,6 +317,15 @@ class _Run:
     def _is_evaluation(self, step: int) -> bool:
         has_curves = self._held_out.curves != "train"
         return step == self._total or (has_curves and step % self._evaluate_every == 0)
+
+    def _scans_after(self, calls: Sequence[tuple[int, int]]) -> dict[int, int]:
+        """How many scans are scored after which mini-batches of these calls; empty on JAX."""
+        if not self._engine.scores_scans:
+            return {}
+        scored = {step: self._held_out.num_curves for _, step in calls if self._is_evaluation(step)}
+        if scored:
+            scored[self._total] += self._held_out.num_test
+        return scored
 
     def _save(self, step: int) -> None:
         """Writes a checkpoint, by the first worker.
@@ -357,6 +367,8 @@ class _Run:
 class _Profiler:
     """Records a few calls of the training step for TensorBoard.
 
+    As a context it ends the recording also if the run is stopped or fails meanwhile.
+
     Args:
         engine: what computes; its first process alone is recorded.
         workdir: folder of the run.
@@ -368,13 +380,26 @@ class _Profiler:
         self._engine, self._folder = engine, workdir / FOLDER
         is_on = is_on and engine.is_chief
         self._calls = _PROFILED_CALLS[: max(num_calls - _PROFILED_CALLS.start, 0) if is_on else 0]
+        self._is_recording = False
 
     def before(self, number: int) -> None:
         """Starts the recording if the call of this number is the first one to record."""
         if self._calls and number == self._calls[0]:
             self._engine.start_profile(self._folder)
+            self._is_recording = True
 
     def after(self, number: int) -> None:
         """Stops the recording if the call of this number is the last one to record."""
         if self._calls and number == self._calls[-1]:
-            self._engine.stop_profile()
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_recording = False
+        self._engine.stop_profile()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_recording:
+            self._stop()

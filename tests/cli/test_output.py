@@ -3,7 +3,8 @@
 import io
 import sys
 
-from mtseg.cli.command import DONE, run
+from mtseg.cli.command import DONE, run, start_tensorflow
+from mtseg.system.devices import describe_devices
 
 
 def test_a_name_that_the_terminal_cannot_show_does_not_end_the_command(monkeypatch):
@@ -16,3 +17,8 @@ def test_a_name_that_the_terminal_cannot_show_does_not_end_the_command(monkeypat
 
     assert run(command, ["müller.nii.gz"]) == DONE
     assert raw.getvalue() == b"m\\xfcller.nii.gz: done\n"
+
+
+def test_a_command_that_computes_names_its_device(capsys):
+    start_tensorflow(None)
+    assert capsys.readouterr().out == f"Computing on {describe_devices()}.\n"

@@ -208,13 +208,17 @@ def test_a_run_killed_before_its_test_scans_were_scored_scores_them_when_resumed
 
 
 @pytest.mark.slow
-def test_best_weights_are_chosen_on_validation_scans(three_splits, tmp_path, monkeypatch):
-    dice = iter([0.6, 0.5, 0.9])  # after two mini-batches, after four, and of the test scans
+def test_best_weights_are_chosen_on_validation_scans_and_a_class_not_found_in_the_end_is_named(
+    three_splits, tmp_path, monkeypatch, capsys
+):
+    dice = iter([0.6, 0.0, 0.0])  # after two mini-batches, after four, and of the test scans
     monkeypatch.setattr(
         reporting, "evaluate_model", lambda *_, split, **__: scores_of(split, next(dice))
     )
     train_and_evaluate(make_config(three_splits), tmp_path)
     assert read_json(tmp_path / BEST_EVALUATION)["minibatch"] == 2
+    said = capsys.readouterr().out
+    assert said.count("warning: Dice is 0 for breast/pectoral_muscle") == 1
 
 
 def test_the_papers_way_is_an_option_and_is_said(three_splits, tmp_path, capsys, monkeypatch):

@@ -69,11 +69,13 @@ class Engine(Protocol):
 
     Attributes:
         is_chief: whether this process prints, and writes to the folder of the run.
+        scores_scans: whether whole volumes are scored during a run.
         errors: the exceptions that `explain` knows, also those of a disk that is full.
         seconds: time spent in training, kept in checkpoints.
     """
 
     is_chief: bool
+    scores_scans: bool
     errors: tuple[type[Exception], ...]
     seconds: float
 

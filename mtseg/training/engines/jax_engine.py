@@ -48,7 +48,7 @@ class JaxEngine:
             devices.
     """
 
-    is_chief = True
+    is_chief, scores_scans = True, False
     errors: tuple[type[Exception], ...] = (jax.errors.JaxRuntimeError,)
 
     def __init__(self, config: TrainConfig) -> None:

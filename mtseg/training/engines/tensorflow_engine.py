@@ -57,6 +57,7 @@ class TensorFlowEngine:
         InputError: if the devices cannot compute the configuration, or there are no such.
     """
 
+    scores_scans = True
     errors: tuple[type[Exception], ...] = (tf.errors.OpError,)
 
     def __init__(self, config: TrainConfig) -> None:

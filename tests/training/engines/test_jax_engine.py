@@ -13,12 +13,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.cli.evaluate import main as evaluate
 from mtseg.cli.export import main as export
 from mtseg.cli.predict import main as predict
 from mtseg.errors import InputError
+from mtseg.evaluation.results import Evaluation
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.unevaluated import UNEVALUATED
@@ -161,6 +164,36 @@ def test_a_run_says_that_it_scores_nothing_and_how_to(trained):
     assert list(scalars_of(workdir, "learning_rate").values()) == pytest.approx([1e-3, 1e-3])
 
 
+def test_tensorboard_compares_a_run_on_jax_by_its_settings(trained):
+    events = EventAccumulator(str(trained[0] / "tensorboard"))
+    events.Reload()
+    (plugin,) = [
+        events.SummaryMetadata(tag).plugin_data
+        for tag in events.Tags()["tensors"]
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "hparams"
+    ]
+    shown = parse_session_start_info_plugin_data(plugin.content).hparams
+    assert shown["minibatches_per_task"].number_value == 4
+    assert shown["class_priors"].string_value == "natural"
+    assert "dropout_rate" not in shown  # it is the preset's
+
+
+def test_a_run_on_jax_starts_from_the_weights_of_another_and_is_profiled(
+    trained, tiny_data, on_jax, tmp_path
+):
+    """So slow a rate that six mini-batches move no weight."""
+    changes = {"minibatches-per-task": 6, "evaluate-every": 6, "learning-rate": 1e-12, "seed": 5}
+    flags = flags_of(tiny_data, tmp_path, **changes)
+    printed = on_jax(TRAIN, *flags, "--init-from", trained[0], "--profile")
+    assert "Starting from the trained network breast:phantom." in printed
+    started, first = (load_trained(path).model for path in (tmp_path, trained[0]))
+    for one, other in zip(started.trainable_weights, first.trainable_weights, strict=True):
+        if one.path != "logits/bias":  # it has the natural priors twice
+            np.testing.assert_allclose(one, other, atol=1e-6)
+    (profile,) = (tmp_path / "tensorboard").glob("plugins/profile/*/*.xplane.pb")
+    assert profile.stat().st_size > 0
+
+
 def test_the_written_weights_are_those_of_the_checkpoint_with_natural_priors(trained, tiny_data):
     workdir, _ = trained
     arrays = arrays_of(workdir)
@@ -201,7 +234,10 @@ def test_tensorflow_evaluates_exports_and_segments_with_it(trained, tmp_path, ca
     assert evaluate([str(workdir)]) == 0
     assert "pectoral_muscle" in capsys.readouterr().out
     assert not (workdir / UNEVALUATED).exists()
-    assert json.loads((workdir / EVALUATION).read_text())["minibatch"] == 4
+    stored = json.loads((workdir / EVALUATION).read_text())
+    assert stored["minibatch"] == 4
+    overall = Evaluation.from_json(stored).overall_dice()
+    assert scalars_of(workdir, "mean_dice/all_tasks") == {4: pytest.approx(overall)}
     for which in ("last", "best"):
         np.testing.assert_array_equal(
             load_trained(workdir, which).model.get_weights()[0],
