@@ -36,13 +36,11 @@ from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.engines.engine import Engine, Report, open_engine
 from mtseg.training.failures import DivergedError, explain_divergence, writing_run
 from mtseg.training.figures import TrainingFigures
-from mtseg.training.tensorboard import FOLDER, TensorBoard
+from mtseg.training.profiling import Profiler
+from mtseg.training.tensorboard import TensorBoard
 
 _STEPS_BETWEEN_FIGURES = 10
 """Mini-batches between two points of the loss curve, or a few more or less: whole calls."""
-
-_PROFILED_CALLS = range(5, 10)
-"""The calls of the training step that `is_profiling` records, counted from the start or resume."""
 
 
 def train_and_evaluate(
@@ -254,7 +252,7 @@ class _Run:
         progress = Progress(
             "Training", self._total, "mini-batches", start, is_quiet=not engine.is_chief
         )
-        profiler = _Profiler(engine, self._workdir, len(calls), is_profiling)
+        profiler = Profiler(engine, self._workdir, len(calls), is_profiling)
         with progress, profiler:
             figures = TrainingFigures(config, self._total, progress, self._scans_after(calls))
             for number, (_, step) in enumerate(calls):
@@ -362,44 +360,3 @@ class _Run:
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return writing_run(self._workdir, self._engine.errors)
-
-
-class _Profiler:
-    """Records a few calls of the training step for TensorBoard.
-
-    As a context it ends the recording also if the run is stopped or fails meanwhile.
-
-    Args:
-        engine: what computes; its first process alone is recorded.
-        workdir: folder of the run.
-        num_calls: number of calls of the run. One that ends earlier is recorded to its end.
-        is_on: whether to record anything.
-    """
-
-    def __init__(self, engine: Engine, workdir: Path, num_calls: int, is_on: bool) -> None:
-        self._engine, self._folder = engine, workdir / FOLDER
-        is_on = is_on and engine.is_chief
-        self._calls = _PROFILED_CALLS[: max(num_calls - _PROFILED_CALLS.start, 0) if is_on else 0]
-        self._is_recording = False
-
-    def before(self, number: int) -> None:
-        """Starts the recording if the call of this number is the first one to record."""
-        if self._calls and number == self._calls[0]:
-            self._engine.start_profile(self._folder)
-            self._is_recording = True
-
-    def after(self, number: int) -> None:
-        """Stops the recording if the call of this number is the last one to record."""
-        if self._calls and number == self._calls[-1]:
-            self._stop()
-
-    def _stop(self) -> None:
-        self._is_recording = False
-        self._engine.stop_profile()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_recording:
-            self._stop()

@@ -1,6 +1,5 @@
 """Resuming to the bit, two replicas as one device, and what may go wrong during a run."""
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -21,10 +20,9 @@ from mtseg.runs.config import TrainConfig
 from mtseg.runs.manifest import read_manifest
 from mtseg.runs.weights import load_trained
 from mtseg.runs.workdir import LEARNING_CURVE, weights_path
-from mtseg.system.signals import Stopped
 from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.engines.tensorflow_step import TrainingStep
-from mtseg.training.loop import _Profiler, plan_calls, train_and_evaluate
+from mtseg.training.loop import plan_calls, train_and_evaluate
 from tests.event_files import scalars_of
 
 pytestmark = pytest.mark.slow
@@ -284,31 +282,6 @@ def test_a_profile_for_tensorboard(tiny_data, tmp_path, without_evaluation, coun
     config = make_config(tiny_data, minibatches_per_task=count, evaluate_every=count)
     train_and_evaluate(config, tmp_path, is_profiling=True)
     assert list((tmp_path / "tensorboard").glob("plugins/profile/*/*.xplane.pb"))
-
-
-@pytest.mark.parametrize(("last", "recorded"), [(4, []), (5, [5, 5]), (7, [5, 7]), (20, [5, 9])])
-def test_a_profile_of_a_run_that_is_stopped_is_written_too(tmp_path, last, recorded):
-    """The calls at which recording starts and ends; the run is stopped in its last call."""
-    events = []
-
-    class Recorder:
-        is_chief = True
-
-        def start_profile(self, folder):
-            assert folder == tmp_path / "tensorboard"
-            events.append(number)
-
-        def stop_profile(self):
-            events.append(number)
-
-    profiler = _Profiler(Recorder(), tmp_path, 100, is_on=True)
-    with contextlib.suppress(Stopped), profiler:
-        for number in range(100):
-            profiler.before(number)
-            if number == last:
-                raise Stopped
-            profiler.after(number)
-    assert events == recorded
 
 
 @pytest.mark.promise("damage is noticed")
