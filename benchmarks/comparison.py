@@ -51,6 +51,12 @@ def add_pairs_option(parser: argparse.ArgumentParser, default: int = 5) -> None:
     )
 
 
+def mtseg_command(name: str, *arguments: str) -> list[str]:
+    """The command `mtseg-NAME` of the package that is imported here, to be run as a process."""
+    code = f"import sys; from mtseg.cli.{name} import main; sys.exit(main())"
+    return [sys.executable, "-c", code, *arguments]
+
+
 def require_modules(names: Sequence[str], remedy: str, python: str = sys.executable) -> None:
     """Ends the benchmark with one line if a Python interpreter lacks a package.
 
@@ -77,7 +83,7 @@ class Worker:
 
     Args:
         command: a program that prints `ready`, then for each line that it reads the seconds that
-            one run took (see `torch_worker.py`).
+            one run took (see `worker_loop.py`).
     """
 
     def __init__(self, *command: str) -> None:

@@ -2,24 +2,27 @@
 
     stack float32|bfloat16 eager|compiled N SIZE   the shared convolutions on N planes
     train float32|bfloat16 eager|compiled N        a training step on N samples
+    train bfloat16 eager|compiled|graphs N cuda    the same on a GPU; graphs: compiled, and each
+                                                   step is one CUDA graph
+    card cpu|cuda SIZE                             what the device reaches, in bfloat16: `run 0` is
+                                                   a product of two SIZE × SIZE matrices, `run 1` a
+                                                   copy of one
     nnunet SCAN                                    nnU-Net v2's predictor on a scan
 
-It runs once, which pays what a first use costs, and prints `ready`. Then it prints, for each line
-`run` (or `run mirrored`) on standard input, the seconds that one run took. `dense.py`,
-`train_step.py` and `predict.py` start it. It needs torch; for nnU-Net also nnunetv2 and
-dynamic_network_architectures.
+It obeys the lines `run`, `run K` for K training steps and `run mirrored`, as `worker_loop.serve`
+says. `dense.py`, `train_step.py`, `train_on_gpu.py` and `predict.py` start it. It needs torch; for
+nnU-Net also nnunetv2 and dynamic_network_architectures.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
 import types
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from worker_loop import repetitions, serve
 
 
 def make_stack(precision: str, how: str, num_planes: int, size: int) -> Callable[[str], None]:
@@ -37,9 +40,12 @@ def make_stack(precision: str, how: str, num_planes: int, size: int) -> Callable
     return lambda _: stack(planes)
 
 
-def make_training_step(precision: str, how: str, num_samples: int) -> Callable[[str], None]:
+def make_training_step(
+    precision: str, how: str, num_samples: int, device: str = "cpu"
+) -> Callable[[str], None]:
     """A training step of the same network, loss and optimiser; the three planes are one batch."""
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
 
     def convolution(num_in: int, num_out: int, size: int) -> list[nn.Module]:
         normalise = nn.BatchNorm2d(num_out, eps=1e-3, momentum=0.01)
@@ -59,18 +65,63 @@ def make_training_step(precision: str, how: str, num_samples: int) -> Callable[[
             features = torch.cat(self.stack(planes).chunk(3), dim=1)
             return self.head(features)[:, :, 0, 0]
 
-    network = Network().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    planes = torch.rand(3 * num_samples, 1, 51, 51).to(memory_format=torch.channels_last)
-    class_index = torch.randint(7, (num_samples,))
-    forward = torch.compile(network) if how == "compiled" else network
+    network = Network().to(device, memory_format=torch.channels_last).train()
+    is_graph = how == "graphs"
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=1e-3, fused=device == "cuda" or None, capturable=is_graph
+    )
+    planes = torch.rand(3 * num_samples, 1, 51, 51).to(device, memory_format=torch.channels_last)
+    class_index = torch.randint(7, (num_samples,)).to(device)
+    forward = network if how == "eager" else torch.compile(network)
 
-    def run(_: str) -> None:
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        # Without a cache, which a graph cannot hold; every weight is cast once in any case.
+        with torch.autocast(
+            device, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
+        ):
             scores = forward(planes)
         nn.functional.cross_entropy(scores.float(), class_index).backward()
         optimizer.step()
+
+    replay = _capture(step) if is_graph else step
+
+    def run(line: str) -> None:
+        for _ in range(repetitions(line)):
+            replay()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _capture(step: Callable[[], None]) -> Callable[[], None]:
+    """Makes a CUDA graph of a step, after some steps on another stream, as PyTorch asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(5):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def make_card(device: str, size: int) -> Callable[[str], None]:
+    """The rates that a device reaches: a product of matrices, and a copy."""
+    matrix = torch.rand(size, size, device=device).to(torch.bfloat16)
+    copied = torch.empty_like(matrix)
+
+    def run(line: str) -> None:
+        if line.strip() == "run 1":
+            copied.copy_(matrix)
+        else:
+            torch.matmul(matrix, matrix, out=copied)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return run
 
@@ -126,22 +177,21 @@ def make_nnunet(scan_path: str) -> Callable[[str], None]:
 
 def main() -> None:
     kind, *arguments = sys.argv[1:]
-    # Standard output is for the seconds alone, so what nnU-Net prints goes to standard error.
-    with torch.inference_mode(kind != "train"), contextlib.redirect_stdout(sys.stderr):
+
+    def make() -> Callable[[str], None]:
         if kind == "train":
-            precision, how, num_samples = arguments
-            run = make_training_step(precision, how, int(num_samples))
-        elif kind == "stack":
+            precision, how, num_samples, *device = arguments
+            return make_training_step(precision, how, int(num_samples), *device)
+        if kind == "stack":
             precision, how, num_planes, size = arguments
-            run = make_stack(precision, how, int(num_planes), int(size))
-        else:
-            run = make_nnunet(*arguments)
-        run("first use")  # of nnU-Net one window
-        print("ready", file=sys.__stdout__, flush=True)
-        for line in sys.stdin:
-            started = time.perf_counter()
-            run(line)
-            print(time.perf_counter() - started, file=sys.__stdout__, flush=True)
+            return make_stack(precision, how, int(num_planes), int(size))
+        if kind == "card":
+            device, size = arguments
+            return make_card(device, int(size))
+        return make_nnunet(*arguments)
+
+    with torch.inference_mode(kind != "train"):
+        serve(make)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ Ratios, for each precision and number of samples N:
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import statistics
 import sys
@@ -42,14 +41,9 @@ from comparison import (
     run_benchmark,
     seconds_of,
 )
+from network_costs import flop_of_sample
 
-from mtseg.network.model import (
-    KERNEL_SIZE,
-    NUM_CONVOLUTIONS,
-    NUM_FEATURES,
-    NUM_HEAD_UNITS,
-    PATCH_SIZE,
-)
+from mtseg.network.model import PATCH_SIZE
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.engines.strategies import make_replicas
@@ -57,18 +51,6 @@ from mtseg.training.engines.tensorflow_step import TrainingStep
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 HOW = ("eager", "compiled")
-
-
-def flop_of_sample(num_classes: int) -> int:
-    """Operations of a sample, forward and backward.
-
-    The first layer needs no gradient of its inputs, so it counts two times, the others three.
-    """
-    kernel = 3 * 2 * KERNEL_SIZE**2 * NUM_FEATURES
-    positions = [(PATCH_SIZE - 2 * n) ** 2 for n in range(1, NUM_CONVOLUTIONS + 1)]
-    units = 3 * NUM_FEATURES, NUM_HEAD_UNITS, NUM_HEAD_UNITS, num_classes
-    head = sum(2 * a * b for a, b in itertools.pairwise(units))
-    return 2 * kernel * positions[0] + 3 * (kernel * NUM_FEATURES * sum(positions[1:]) + head)
 
 
 def make_step(precision: str, num_samples: int, steps_per_call: int = 1) -> Callable[[], object]:

@@ -13,7 +13,15 @@ import pytest
 from mtseg.errors import InputError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SHARED = {"comparison", "torch_worker"}
+SHARED = {
+    "comparison",
+    "engine_worker",
+    "equal_minutes",
+    "network_costs",
+    "nnunet_runs",
+    "torch_worker",
+    "worker_loop",
+}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 
 
@@ -191,3 +199,180 @@ def test_more_workers_spend_a_larger_part_of_a_step_on_exchanging(load):
     assert times_one_worker[0] == 1.0
     assert times_one_worker == sorted(times_one_worker)
     assert times_one_worker[-1] < 210
+
+
+def test_nnunet_overtakes_where_the_lines_cross(load):
+    find_overtaking = load("against_nnunet").find_overtaking
+    minutes = [5, 15, 30]
+    assert find_overtaking(minutes, [0.8, 0.8, 0.8], [0.5, 0.7, 0.8]) is None
+    assert find_overtaking(minutes, [0.8, 0.8, 0.8], [0.9, 0.9, 0.9]) == 5
+    assert find_overtaking(minutes, [0.8, 0.8, 0.8], [0.5, 0.9, 0.9]) == pytest.approx(12.5)
+    # Ahead in between, but not in the end.
+    assert find_overtaking(minutes, [0.8, 0.8, 0.9], [0.5, 0.9, 0.8]) is None
+
+
+def write_scans(folder, label_maps, split):
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for subject, labels in label_maps.items():
+        image = np.full(labels.shape, 7, np.int16)
+        affine = np.diag([-1.0, 1, 1, 1])
+        nib.save(nib.Nifti1Image(image, affine), folder / "images" / f"{subject}.nii.gz")
+        nib.save(nib.Nifti1Image(labels, affine), folder / "labels" / f"{subject}.nii.gz")
+    lines = ["subject,split", *(f"{subject},{side}" for subject, side in split.items())]
+    (folder / "split.csv").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def two_parts(tmp_path):
+    """A data set of two scans, each with half of one class and half of the other."""
+    labels = np.ones((4, 4, 4), np.uint8)
+    labels[2:] = 2
+    scans = tmp_path / "scans"
+    write_scans(scans, {"a": labels, "b": labels}, {"a": "train", "b": "test"})
+    return f"{FOLDER / 'hippocampus.toml'}:folder={scans}"
+
+
+def test_both_sides_are_scored_on_the_scans_own_grid(load, two_parts, tmp_path):
+    runs = load("equal_minutes")
+    data = runs.find_data(two_parts)
+    assert ([s.name for s in data.train], [s.name for s in data.test]) == (["a"], ["b"])
+    predicted = np.full((4, 4, 4), 7, np.uint8)  # other labels, stored with another axis direction
+    predicted[:3] = 5
+    flipped = nib.Nifti1Image(predicted[::-1], np.diag([1.0, 1, 1, 1]))
+    flipped.affine[0, 3] = -3
+    nib.save(flipped, tmp_path / "predicted.nii.gz")
+    found = runs.score(data, lambda subject: tmp_path / "predicted.nii.gz", [0, 5, 7])
+    assert found == {
+        "hippocampus_anterior": pytest.approx(2 * 32 / (48 + 32)),
+        "hippocampus_posterior": pytest.approx(2 * 16 / (16 + 32)),
+    }
+
+
+class Trainer:
+    """A side that trains at 2 seconds a step, after the first which takes 10."""
+
+    name, predictions = "side", ("plain",)
+
+    def __init__(self):
+        self.calls = []
+
+    def time_step(self):
+        self.calls.append("time")
+        return 2.0
+
+    def train(self, folder, steps):
+        self.calls.append(f"train {steps}")
+        return 8.0 + 2 * steps
+
+    def score(self, folder, prediction):
+        self.calls.append(f"score {prediction}")
+        return {"x": 0.5, "y": None}
+
+
+def test_a_finished_run_is_read_and_the_next_one_has_its_rate(load, tmp_path):
+    runs, side = load("equal_minutes"), Trainer()
+    result = runs.run_length(side, tmp_path, 1)
+    assert side.calls == ["time", "train 30", "score plain"]
+    assert result.minutes == pytest.approx(68 / 60)
+    assert result.best() == 0.5
+    assert runs.run_length(side, tmp_path, 1) == result
+    runs.run_length(side, tmp_path, 2)
+    assert side.calls[3:] == [f"train {round(120 / (68 / 30))}", "score plain"]
+
+
+def test_a_killed_training_starts_again_with_the_same_number_of_steps(load, tmp_path):
+    runs, side = load("equal_minutes"), Trainer()
+
+    def killed(folder, steps):
+        raise KeyboardInterrupt
+
+    side.train, train = killed, side.train
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_length(side, tmp_path, 1)
+    side.train, side.time_step = train, None
+    runs.run_length(side, tmp_path, 1)
+    assert side.calls[1:] == ["train 30", "score plain"]
+
+
+def test_nnunet_is_given_the_scans_and_the_classes_of_the_task(load, two_parts, tmp_path):
+    nnunet_runs, data = load("nnunet_runs"), load("equal_minutes").find_data(two_parts)
+    for subject in (*data.train, *data.test):
+        raw = tmp_path / subject.name
+        for name in ("imagesTr", "labelsTr", "imagesTs"):
+            (raw / name).mkdir(parents=True)
+        assert not nnunet_runs._write_subject(data.task, data.labels, subject, raw)
+    written = nib.load(tmp_path / "a" / "labelsTr" / "a.nii.gz")
+    assert np.unique(np.asarray(written.dataobj)).tolist() == [1, 2]
+    scan = nib.load(tmp_path / "a" / "imagesTr" / "a_0000.nii.gz")
+    np.testing.assert_array_equal(written.affine, scan.affine)
+    files = [path.name for path in (tmp_path / "b").rglob("*.nii.gz")]
+    assert files == ["b_0000.nii.gz"]  # no label map of a test scan
+
+
+def test_a_folder_with_runs_of_other_settings_is_refused(load, tmp_path):
+    check = load("against_nnunet").check_settings
+    check(tmp_path / "runs", {"preset": "fast", "train": ["a"]})
+    check(tmp_path / "runs", {"preset": "fast", "train": ["a"]})
+    with pytest.raises(InputError, match="another preset"):
+        check(tmp_path / "runs", {"preset": "best", "train": ["a"]})
+
+
+def test_without_a_gpu_one_line_says_so(load, monkeypatch, capsys):
+    benchmark = load("train_on_gpu")
+    monkeypatch.setattr(benchmark, "find_card", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["train_on_gpu"])
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "error: there is no GPU here. --allow-cpu tries the script on the processor."
+    ]
+
+
+def test_the_paper_s_experiment_7_is_16_million_samples(load):
+    benchmark = load("train_on_gpu")
+    assert benchmark.experiment_7_minutes(15_750_000 / 60) == pytest.approx(1.0)
+
+
+def test_the_rate_of_a_run_is_that_after_its_first_calls(load, monkeypatch):
+    worker = load("engine_worker")
+    clock = iter([100.0, 120.0])
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock))
+    meter = worker.Meter(num_samples=7, per_call=1)
+    for step in range(1, worker.WARM_UP + worker.MEASURED):
+        meter.on_figures(step, {"share_waiting_for_input": 0.25})
+    with pytest.raises(worker.Enough):
+        meter.on_figures(worker.WARM_UP + worker.MEASURED, {"share_waiting_for_input": 0.25})
+    assert meter.result == {"samples_per_s": worker.MEASURED * 7 / 20, "share_waiting": 0.25}
+
+
+def test_outputs_of_the_old_tasks_are_put_back(load):
+    from mtseg.runs.building import build_model
+    from mtseg.runs.config import TrainConfig
+    from mtseg.runs.growing import LOGITS
+    from mtseg.runs.weights import TrainedModel
+    from mtseg.tasks.label_space import parse_tasks
+
+    def make(tasks):
+        config = TrainConfig(tasks, "", backgrounds="by-task")
+        label_space = parse_tasks(tasks)
+        return TrainedModel(config, label_space, build_model(config, label_space))
+
+    old, new = make("brain"), make("breast")
+    joined, label_space = load("adding_a_task").put_back(old, new, "brain,breast")
+    assert label_space.class_names[-1] == "pectoral_muscle"
+    kernel, of_old, of_new = (
+        model.get_layer(LOGITS).get_weights()[0] for model in (joined, old.model, new.model)
+    )
+    # Outputs: both backgrounds, six tissues, one muscle.
+    np.testing.assert_array_equal(kernel[..., [0, *range(2, 8)]], of_old)
+    np.testing.assert_array_equal(kernel[..., [1, 8]], of_new)
+    for layer in joined.layers:
+        if layer.name == LOGITS:
+            continue
+        for values, expected in zip(
+            layer.get_weights(), new.model.get_layer(layer.name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(values, expected)
