@@ -65,6 +65,15 @@ class Progress:
             self._bar.initial += steps
             self._bar.update(steps)
 
+    def leave_out(self, steps: int) -> None:
+        """Counts steps as done, and leaves them and all time until now out of the speed.
+
+        For the first steps of work, if they take longer than the others.
+        """
+        self.skip(steps)
+        self._start = time.monotonic()
+        self._bar.unpause()
+
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
         if self._is_quiet:

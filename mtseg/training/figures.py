@@ -47,7 +47,7 @@ class TrainingFigures:
         self._is_estimated = self._is_evaluation_timed = False
         self._num_timed, self._paused, self._waited_in_all = 0, 0.0, 0.0
         self._losses: list[float] = []
-        self._is_first = True
+        self._is_first, self._num_shown = True, 0
         self.seconds = self._first_seconds = 0.0
         self.restart_clock()
 
@@ -93,6 +93,8 @@ class TrainingFigures:
             self._first_seconds = time.monotonic() - self._since
             self._progress.say(f"First step after {self._first_seconds:.0f} s.")
             self._is_first = False
+            self._progress.leave_out(len(losses))
+            self._num_shown = len(losses)
             self.restart_clock()
             self._timed_since, self._waited_in_all = self._since, 0.0
         else:
@@ -112,6 +114,7 @@ class TrainingFigures:
             DivergedError: if the loss of a mini-batch is not finite.
         """
         loss, count = float(np.mean(self._losses)), len(self._losses)
+        num_new, self._num_shown = count - self._num_shown, 0
         (diverged,) = np.nonzero(~np.isfinite(self._losses))
         if diverged.size:
             first = int(diverged[0])
@@ -123,12 +126,12 @@ class TrainingFigures:
         elapsed = time.monotonic() - self._since
         self.seconds, self._first_seconds = elapsed + self._first_seconds, 0.0
         if not self._timed:
-            self._progress.advance(count, f"loss {loss:.3f}")
+            self._progress.advance(num_new, f"loss {loss:.3f}")
             return {"loss": loss}
         speed = self._timed * self._batch_size / elapsed
         waited = self._waited / elapsed
         self._estimate(step)
-        self._progress.advance(count, f"loss {loss:.3f}, {speed:.0f} samples/s")
+        self._progress.advance(num_new, f"loss {loss:.3f}, {speed:.0f} samples/s")
         self.restart_clock()
         return {"loss": loss, "samples_per_second": speed, "share_waiting_for_input": waited}
 

@@ -21,3 +21,12 @@ def test_a_line_every_30_seconds_with_the_time_left(monkeypatch, capsys):
         bar.advance()  # after 10 s: too early for a line
         bar.advance(3, "loss 0.5")  # after 40 s: 4 steps of 8 are done
     assert capsys.readouterr().out == "Training: 6/10 mini-batches, 40 s left, loss 0.5\n"
+
+
+def test_first_steps_that_take_longer_are_left_out_of_the_time_left(monkeypatch, capsys):
+    clock = iter([0.0, 100.0, 132.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Progress("Training", 10, "mini-batches", done=1) as bar:
+        bar.leave_out(1)  # took 100 s
+        bar.advance(4)  # took 32 s
+    assert capsys.readouterr().out == "Training: 6/10 mini-batches, 32 s left\n"
