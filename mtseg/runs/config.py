@@ -44,7 +44,7 @@ AUGMENTATIONS = (
 _CUTTING_AUGMENTATIONS = ("rotation", "scaling")
 """Those that are made while patches are cut: patches that were cut before cannot be turned."""
 
-_MAY_CHANGE = ("checkpoint_every", "evaluate_every", "keep", "strategy", "steps_per_call")
+MAY_CHANGE = ("checkpoint_every", "evaluate_every", "keep", "strategy", "steps_per_call")
 """Settings that may differ when a run is resumed: they do not change what is computed."""
 
 _ABOVE_ZERO = (
@@ -206,7 +206,7 @@ class TrainConfig:
     def differences(self, other: TrainConfig) -> list[str]:
         """The settings that make `other` a different run, as `name: here / there`."""
         here, there = dataclasses.asdict(self), dataclasses.asdict(other)
-        names = [name for name in here if name not in _MAY_CHANGE]
+        names = [name for name in here if name not in MAY_CHANGE]
         return [f"{k}: {here[k]} / {there[k]}" for k in names if here[k] != there[k]]
 
 

@@ -28,7 +28,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from mtseg.evaluation.metrics import THRESHOLDS, precision_recall
 from mtseg.evaluation.results import Evaluation
-from mtseg.runs.config import TrainConfig, settings
+from mtseg.runs.config import MAY_CHANGE, TrainConfig, settings
 from mtseg.runs.presets import PRESETS
 from mtseg.training.callbacks import Callback, RunStart
 from mtseg.training.failures import writing_run
@@ -134,7 +134,8 @@ def hyperparameters(config: TrainConfig) -> dict[str, str | float | bool]:
         config: configuration of the run.
 
     Returns:
-        Name -> value, of the main settings and of those that differ from the preset.
+        Name -> value, of the main settings, and of the others that determine what is computed if
+        they differ from the preset.
 
     Example:
         >>> from mtseg.runs.config import configure
@@ -146,7 +147,7 @@ def hyperparameters(config: TrainConfig) -> dict[str, str | float | bool]:
     changed = [
         name
         for name, setting in settings().items()
-        if name not in (*_ALWAYS_SHOWN, "data_dir")
+        if name not in (*_ALWAYS_SHOWN, *MAY_CHANGE, "data_dir")
         and preset.get(name, setting.default) not in ("auto", getattr(config, name))
     ]
     return {name: getattr(config, name) for name in (*_ALWAYS_SHOWN, *changed)}

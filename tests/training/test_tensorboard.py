@@ -158,8 +158,9 @@ def test_pictures_and_names_say_of_which_scans_they_are(tmp_path, curves_on, spl
 
 def test_hyperparameters_are_the_main_settings_and_those_that_differ_from_the_preset():
     config = configure(
-        "fast", "breast", "data", precision="float32", curves_on="validation", dropout_rate=0.3
-    )
+        "fast", "breast", "data", precision="float32", curves_on="validation", dropout_rate=0.3,
+        evaluate_every=7,
+    )  # fmt: skip
     assert hyperparameters(config) == {
         "preset": "fast",
         "tasks": "breast",
