@@ -158,8 +158,8 @@ def measure_size(
     """
     from mtseg.errors import InputError
     from mtseg.models.loading import load
+    from mtseg.prediction.options import Options
     from mtseg.prediction.pipeline import Work, segment_files
-    from mtseg.prediction.scan import Options
 
     loaded = load(model)
     options = Options(

@@ -25,8 +25,8 @@ from mtseg.system.quiet_tensorflow import import_tensorflow
 
 if TYPE_CHECKING:
     from mtseg.models.loading import ExportedModel
+    from mtseg.prediction.options import Options
     from mtseg.prediction.pipeline import Work
-    from mtseg.prediction.scan import Options
     from mtseg.scans.discovery import ListedScan
 
 
@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _predict(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    options = _read_options(arguments)
     _check_arguments(arguments)  # and the scans: fail before TensorFlow is loaded
     from mtseg.scans.discovery import list_scans, take_part
 
@@ -164,19 +165,32 @@ def _predict(argv: list[str]) -> int:
         print(PACKAGED_MODEL, flush=True)
     precision = None if arguments.precision == "auto" else arguments.precision
     model = load(arguments.server or arguments.model, precision, server_options)
-    return _segment(model, scans, Path(arguments.out), arguments)
+    return _segment(model, scans, Path(arguments.out), options, arguments)
+
+
+def _read_options(arguments: argparse.Namespace) -> Options:
+    """The options that the flags ask for.
+
+    Raises:
+        InputError: if a value cannot be used.
+    """
+    from mtseg.prediction.options import Options
+
+    return Options(
+        spacing_mm=arguments.spacing_mm,
+        is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
+        task=arguments.task,
+        use_postprocessing=not arguments.no_postprocessing,
+        use_probabilities=arguments.probabilities,
+        use_dicom_seg=arguments.dicom_seg,
+        use_preview=arguments.preview,
+        is_strict=arguments.strict,
+        memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
+    )
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     """Refuses values and combinations of arguments that cannot be used."""
-    if arguments.spacing_mm is not None and not 0.05 <= arguments.spacing_mm <= 20:
-        raise InputError(
-            f"--spacing-mm: {arguments.spacing_mm} is not a voxel size in mm. Give 0.05 to 20."
-        )
-    if arguments.memory_gb is not None and not arguments.memory_gb > 0:
-        raise InputError(
-            f"--memory-gb: {arguments.memory_gb} is not an amount of memory. Give a number above 0."
-        )
     if arguments.preview:
         from mtseg.prediction.preview import require_matplotlib
 
@@ -200,7 +214,11 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _segment(
-    model: ExportedModel, scans: list[ListedScan], out: Path, arguments: argparse.Namespace
+    model: ExportedModel,
+    scans: list[ListedScan],
+    out: Path,
+    options: Options,
+    arguments: argparse.Namespace,
 ) -> int:
     from mtseg.prediction.folder_results import refuse_other_labels, write_folder_results
     from mtseg.prediction.results import (
@@ -210,7 +228,6 @@ def _segment(
         preview_path,
         refuse_other_scan,
     )
-    from mtseg.prediction.scan import Options
 
     check = model.out_of_distribution_check
     if arguments.strict and check is None:
@@ -220,17 +237,6 @@ def _segment(
             "each task."
         )
     print("No out-of-distribution check in the model." if check is None else check.describe())
-    options = Options(
-        spacing_mm=arguments.spacing_mm,
-        is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
-        task=arguments.task,
-        use_postprocessing=not arguments.no_postprocessing,
-        use_probabilities=arguments.probabilities,
-        use_dicom_seg=arguments.dicom_seg,
-        use_preview=arguments.preview,
-        is_strict=arguments.strict,
-        memory_bytes=None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
-    )
     refuse_other_labels(out, model.label_table, may_replace=arguments.overwrite)
     to_do = scans
     if not arguments.overwrite:

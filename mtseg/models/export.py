@@ -85,7 +85,7 @@ def export_model(
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    manifest = _make_manifest(trained, workdir, which)
+    manifest = make_manifest(trained, workdir, which)
     with exporting_to(out):
         if (out / WEIGHTS).exists():
             raise InputError(f"{out}: has the weights of a model only. Give another folder.")
@@ -133,7 +133,7 @@ def export_file(
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    manifest = _make_manifest(trained, workdir, which)
+    manifest = make_manifest(trained, workdir, which)
     with exporting_to(out):
         others = [path for path in out.iterdir() if not path.name.startswith(".")]
         if others and not (out / name).is_file():
@@ -185,7 +185,17 @@ def _write_saved_model(trained: TrainedModel, manifest: dict[str, Any], path: Pa
     archive.write_out(str(path), verbose=False)
 
 
-def _make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str, Any]:
+def make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str, Any]:
+    """What a model of a training run is, as `mtseg.runs.manifest` reads it.
+
+    Args:
+        trained: the network.
+        workdir: folder of the run.
+        which: `last` or `best` weights.
+
+    Raises:
+        InputError: if these weights are not evaluated yet.
+    """
     label_space = trained.label_space
     if which == "last" and read_unevaluated(workdir) is not None:
         raise InputError(

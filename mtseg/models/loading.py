@@ -27,6 +27,7 @@ from mtseg.inference.verdict import OutOfDistributionCheck
 from mtseg.models.signatures import tile_signature
 from mtseg.runs.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest, versions
 from mtseg.runs.weights import load_trained, require_finite
+from mtseg.runs.workdir import CONFIG
 from mtseg.system.checksums import verify_checksums
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.label_table import LabelEntry, to_labels
@@ -99,8 +100,9 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
     """Loads a model from a folder.
 
     Args:
-        path: folder that `mtseg-export` wrote (its newest version is loaded), or one version in it.
-            None is the model that comes with the package.
+        path: folder that `mtseg-export` wrote (its newest version is loaded), one version in it, or
+            the folder of a training run, whose last weights are loaded. None is the model that
+            comes with the package.
         precision: `float32` or `bfloat16`; None is the faster one on this machine.
 
     Raises:
@@ -116,6 +118,12 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
         # `load_trained` verifies the checksums.
         kept_alive = load_trained(folder).model
         network = make_dense_network(kept_alive, precision)
+    elif (folder / CONFIG).is_file():
+        from mtseg.models.export import make_manifest
+
+        trained = load_trained(folder)
+        network = make_dense_network(trained.model, precision)
+        return make_exported(folder, make_manifest(trained, folder, "last"), network, trained.model)
     else:
         folder = _newest_version(folder)
         kept_alive = _load_saved_model(folder)

@@ -1,6 +1,5 @@
-"""From scan files to label files on the scans' own grids.
+"""From scans, in files or in memory, to labels on the scans' own grids.
 
-Begin with `pipeline.segment_files`. `scan` loads a scan, `segmentation` computes its labels,
-`results` names the files that are written, `probability_file` writes 4-D probabilities, and `beam`
-runs on Apache Beam.
+Begin with `pipeline.segment_scans`. `scan` loads a scan, `segmentation` computes its labels,
+`outcome` has what is known about them, `results` writes it to files, `beam` runs on Apache Beam.
 """

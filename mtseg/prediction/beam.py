@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mtseg.errors import InputError
 from mtseg.models.loading import ExportedModel, load
+from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.scan import Options
 from mtseg.scans.discovery import ListedScan
 from mtseg.system.atomic_files import remove_path, temporary_path
 from mtseg.system.processes import make_pipeline

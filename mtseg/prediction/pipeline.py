@@ -1,6 +1,6 @@
-"""From scan files to label files, for many scans in turn.
+"""Segmentation of many scans in turn: `segment_scans`, and `segment_files` from files to files.
 
-While one scan is computed, the next is read and the previous one is written.
+While one scan is computed, the next is read and the results of the previous one are written.
 `mtseg.prediction.scan` and `mtseg.prediction.segmentation` have the steps for one scan.
 """
 
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from mtseg.errors import DeviceMemoryError, InputError
 from mtseg.inference.dense import DenseNetwork
@@ -19,15 +20,18 @@ from mtseg.inference.postprocessing import postprocessing_bytes
 from mtseg.inference.tiling import Plan
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction import results
-from mtseg.prediction.results import Segmentation, write_results
-from mtseg.prediction.scan import (
-    LoadedScan,
-    Options,
-    excluded_classes,
-    load_scan,
-    loading_bytes,
+from mtseg.prediction.options import Options
+from mtseg.prediction.outcome import Segmentation, make_segmentation
+from mtseg.prediction.probabilities import ProbabilityArray, ProbabilityFile, ProbabilityStore
+from mtseg.prediction.results import ScanResults, write_results
+from mtseg.prediction.scan import LoadedScan, excluded_classes, load_scan, loading_bytes
+from mtseg.prediction.segmentation import (
+    SegmentedScan,
+    plan_scan,
+    postprocessing_rules,
+    segment_scan,
 )
-from mtseg.prediction.segmentation import plan_scan, postprocessing_rules, segment_scan
+from mtseg.scans.formats.headers import ScanFile
 from mtseg.scans.reading import scan_stem
 from mtseg.serving.connection import ModelGoneError, ServerError
 from mtseg.system.atomic_files import writing_to
@@ -35,6 +39,9 @@ from mtseg.system.hardware import free_bytes
 
 MEMORY_SHARE = 0.5
 """Share of the free memory that is used if no other limit is given."""
+
+_Result_co = TypeVar("_Result_co", covariant=True)
+_Result = TypeVar("_Result")
 
 _AHEAD_SHARE = 0.3
 """Share of the remaining memory that reading the next scan at the same time may use."""
@@ -53,6 +60,142 @@ class Work:
     peak_bytes: int
 
 
+class Output(Protocol[_Result_co]):
+    """Where the results of scans go, for example to files."""
+
+    def held_bytes(self, scan: LoadedScan) -> int:
+        """Memory for the probabilities of a scan; 0 if they go to a file or are not wanted."""
+
+    def begin(self, scan: LoadedScan) -> ProbabilityStore | None:
+        """Prepares for a scan before it is computed.
+
+        Returns:
+            What collects its probabilities; None if they are not wanted.
+
+        Raises:
+            InputError: if its results cannot be kept.
+        """
+
+    def finish(self, segmentation: Segmentation) -> _Result_co:
+        """Takes the results of a scan, in another thread.
+
+        Raises:
+            InputError: if they cannot be kept.
+        """
+
+
+def segment_scans(
+    model: ExportedModel,
+    scans: Sequence[Path | ScanFile],
+    output: Output[_Result],
+    options: Options,
+    *,
+    on_start: Callable[[Path, Work], None] = lambda path, work: None,
+    on_flop: Callable[[int], None] = lambda flop: None,
+) -> Iterator[tuple[Path, _Result | InputError]]:
+    """Segments scans, each of which is a file or in memory.
+
+    The work is done while the iterator is consumed.
+
+    Args:
+        model: from `mtseg.load`.
+        scans: files, folders of DICOM series, or scans in memory.
+        output: where their results go.
+        options: how they are segmented.
+        on_start: called with each scan and its work before it is computed; twice if it is computed
+            again with a newer version of a served model, or in smaller tiles after the memory of
+            the device was too small.
+        on_flop: called after every tile with its number of floating-point operations.
+
+    Yields:
+        The path of each scan (what it is called if it is in memory), in order, with what `output`
+        made of it, or why it could not be segmented.
+
+    Raises:
+        ServerError: if the server of a model does not answer as it should. The scans before have
+            been given to `output`.
+    """
+    budget = options.memory_bytes or MEMORY_SHARE * free_bytes()
+    pending: deque[tuple[Path, Future[_Result]]] = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead: Future[LoadedScan] | None = None
+        for given, following in itertools.zip_longest(scans, scans[1:]):
+            path = given.path if isinstance(given, ScanFile) else given
+            try:
+                reading, ahead = ahead, None
+                scan = (
+                    load_scan(model, given, options, budget)
+                    if reading is None
+                    else reading.result()
+                )
+                left = budget - scan.held_bytes
+                # The memory of the tiles is still in use when the label map is post-processed.
+                shape = scan.prepared.source.array.shape
+                left -= postprocessing_bytes(shape, postprocessing_rules(model, options))
+                bytes_ahead = loading_bytes(model, following, options)
+                if following is not None and 0 < bytes_ahead < _AHEAD_SHARE * left:
+                    ahead = reader.submit(load_scan, model, following, options, left)
+                    left -= bytes_ahead
+                left -= output.held_bytes(scan)
+                plan = plan_scan(model, scan, left)
+                peak_bytes = max(int(budget - left) + plan.tile_bytes, scan.reading_bytes)
+                excluded = excluded_classes(model, scan, options)
+                store = output.begin(scan)
+                on_start(path, Work(plan, peak_bytes))
+                try:
+                    segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
+                except ModelGoneError:
+                    if model.load_newest is None:
+                        raise
+                    # The server has replaced this version, so the scan is computed again with the
+                    # newest one.
+                    newest = model.load_newest()
+                    if newest.label_table != model.label_table:
+                        raise ServerError(
+                            f"{newest.path}: this version has other labels than the one before. "
+                            "Use another folder for its results."
+                        ) from None
+                    model = newest
+                    on_start(path, Work(plan, peak_bytes))
+                    segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
+                except DeviceMemoryError:
+                    smaller, plan = _smaller_parts(model, scan, plan)
+                    on_start(path, Work(plan, peak_bytes))
+                    try:
+                        segmented = segment_scan(
+                            smaller, scan, plan, options, store, excluded, on_flop
+                        )
+                    except DeviceMemoryError as error:
+                        raise InputError(f"{path}: {error}") from error
+                outcome = writer.submit(_finish, output, model, scan, segmented, options, store)
+            except ServerError:
+                for done, future in pending:
+                    result = _outcome_of(future)
+                    yield done, result
+                raise
+            except InputError as error:
+                outcome = Future()
+                outcome.set_exception(error)
+            pending.append((path, outcome))
+            # The last scan but one is still being written while this one was computed.
+            while pending and (len(pending) > 1 or following is None):
+                done, future = pending.popleft()
+                result = _outcome_of(future)
+                yield done, result
+
+
+def _finish(
+    output: Output[_Result],
+    model: ExportedModel,
+    scan: LoadedScan,
+    segmented: SegmentedScan,
+    options: Options,
+    store: ProbabilityStore | None,
+) -> _Result:
+    array = store.array if isinstance(store, ProbabilityArray) else None
+    return output.finish(make_segmentation(model, scan, segmented, options, array))
+
+
 def segment_files(
     model: ExportedModel,
     scan_paths: Sequence[Path],
@@ -62,7 +205,7 @@ def segment_files(
     folders: Mapping[Path, Path] | None = None,
     on_start: Callable[[Path, Work], None] = lambda path, work: None,
     on_flop: Callable[[int], None] = lambda flop: None,
-) -> Iterator[tuple[Path, Segmentation | InputError]]:
+) -> Iterator[tuple[Path, ScanResults | InputError]]:
     """Segments scan files and writes the results.
 
     The work is done while the iterator is consumed.
@@ -74,10 +217,8 @@ def segment_files(
             `NAME_probabilities.nii.gz`, `NAME_labels.dcm` and `NAME_preview.png`; made if missing.
         options: how scans are segmented; None uses the defaults.
         folders: scan path -> folder below `out_dir` for its results; `out_dir` itself if missing.
-        on_start: called with each scan and its work before it is computed; twice if it is computed
-            again with a newer version of a served model, or in smaller tiles after the memory of
-            the device was too small.
-        on_flop: called after every tile with its number of floating-point operations.
+        on_start: as for `segment_scans`.
+        on_flop: as for `segment_scans`.
 
     Yields:
         Each scan, in order, with what was written for it, or why it could not be segmented.
@@ -91,76 +232,36 @@ def segment_files(
         ...     print(path, outcome)
     """
     options = options or Options()
-    budget = options.memory_bytes or MEMORY_SHARE * free_bytes()
-    pending: deque[tuple[Path, Future[Segmentation]]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead: Future[LoadedScan] | None = None
-        for path, following in itertools.zip_longest(scan_paths, scan_paths[1:]):
-            stem = out_dir / (folders or {}).get(path, Path()) / scan_stem(path)
-            try:
-                reading, ahead = ahead, None
-                scan = (
-                    load_scan(model, path, options, budget) if reading is None else reading.result()
-                )
-                left = budget - scan.held_bytes
-                # The memory of the tiles is still in use when the label map is post-processed.
-                shape = scan.prepared.source.array.shape
-                left -= postprocessing_bytes(shape, postprocessing_rules(model, options))
-                bytes_ahead = loading_bytes(model, following, options)
-                if following is not None and 0 < bytes_ahead < _AHEAD_SHARE * left:
-                    ahead = reader.submit(load_scan, model, following, options, left)
-                    left -= bytes_ahead
-                plan = plan_scan(model, scan, left)
-                peak_bytes = max(int(budget - left) + plan.tile_bytes, scan.reading_bytes)
-                work = Work(plan, peak_bytes)
-                with writing_to(stem, results.WRITE_REMEDY):
-                    stem.parent.mkdir(parents=True, exist_ok=True)
-                probabilities = results.probabilities_path(stem)
-                to_write = probabilities if options.use_probabilities else None
-                excluded = excluded_classes(model, scan, options)
-                on_start(path, work)
-                try:
-                    segmented = segment_scan(
-                        model, scan, plan, options, to_write, excluded, on_flop
-                    )
-                except ModelGoneError:
-                    if model.load_newest is None:
-                        raise
-                    # The server has replaced this version, so the scan is computed again with the
-                    # newest one.
-                    newest = model.load_newest()
-                    if newest.label_table != model.label_table:
-                        raise ServerError(
-                            f"{newest.path}: this version has other labels than the one before. "
-                            "Use another folder for its results."
-                        ) from None
-                    model = newest
-                    on_start(path, work)
-                    segmented = segment_scan(
-                        model, scan, plan, options, to_write, excluded, on_flop
-                    )
-                except DeviceMemoryError:
-                    smaller, plan = _smaller_parts(model, scan, plan)
-                    on_start(path, Work(plan, peak_bytes))
-                    try:
-                        segmented = segment_scan(
-                            smaller, scan, plan, options, to_write, excluded, on_flop
-                        )
-                    except DeviceMemoryError as error:
-                        raise InputError(f"{path}: {error}") from error
-                outcome = writer.submit(write_results, model, scan, segmented, stem, options)
-            except ServerError:
-                for done, future in pending:
-                    yield done, _outcome_of(future)
-                raise
-            except InputError as error:
-                outcome = Future()
-                outcome.set_exception(error)
-            pending.append((path, outcome))
-            # The last scan but one is still being written while this one was computed.
-            while pending and (len(pending) > 1 or following is None):
-                done, future = pending.popleft()
-                yield done, _outcome_of(future)
+    output = _Files(out_dir, folders or {}, model.network.num_classes, options)
+    return segment_scans(model, scan_paths, output, options, on_start=on_start, on_flop=on_flop)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """An `Output` that writes files."""
+
+    out_dir: Path
+    folders: Mapping[Path, Path]
+    num_classes: int
+    options: Options
+
+    def held_bytes(self, scan: LoadedScan) -> int:
+        return 0
+
+    def begin(self, scan: LoadedScan) -> ProbabilityStore | None:
+        stem = self._stem(scan)
+        with writing_to(stem, results.WRITE_REMEDY):
+            stem.parent.mkdir(parents=True, exist_ok=True)
+        if not self.options.use_probabilities:
+            return None
+        path = results.probabilities_path(stem)
+        return ProbabilityFile(path, scan.prepared.source, self.num_classes)
+
+    def finish(self, segmentation: Segmentation) -> ScanResults:
+        return write_results(segmentation, self._stem(segmentation.scan))
+
+    def _stem(self, scan: LoadedScan) -> Path:
+        return self.out_dir / self.folders.get(scan.path, Path()) / scan_stem(scan.path)
 
 
 def _smaller_parts(
@@ -179,8 +280,8 @@ def _smaller_parts(
         return model, plan
 
 
-def _outcome_of(future: Future[Segmentation]) -> Segmentation | InputError:
-    """What was written, or why not."""
+def _outcome_of(future: Future[_Result]) -> _Result | InputError:
+    """What became of a scan, or why nothing did."""
     try:
         return future.result()
     except InputError as error:

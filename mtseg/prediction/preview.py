@@ -7,7 +7,9 @@ pictures can be drawn in a thread.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from scipy import ndimage
 
 from mtseg.errors import InputError
 from mtseg.scans.volume import Volume, to_ras
-from mtseg.system.atomic_files import atomic_write
+from mtseg.system.atomic_files import atomic_write, writing_to
 from mtseg.tasks.label_table import LabelEntry
 
 if TYPE_CHECKING:
@@ -58,25 +60,49 @@ def require_matplotlib() -> None:
     Raises:
         InputError: if Matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
-            "--preview: needs Matplotlib. Install it: pip install 'mtseg[report]', or leave out "
-            "--preview."
-        )
+    if not has_matplotlib():
+        raise InputError("a preview needs Matplotlib. Install it: pip install 'mtseg[report]'.")
 
 
-def write_preview(
-    path: Path,
+def has_matplotlib() -> bool:
+    """Whether a preview can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture that a notebook shows by itself.
+
+    Attributes:
+        png: the bytes of the PNG file.
+    """
+
+    png: bytes = dataclasses.field(repr=False)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the PNG file.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        path = Path(path)
+        with writing_to(path, "Make room, or give another file."), atomic_write(path) as temporary:
+            temporary.write_bytes(self.png)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def make_picture(
     image: Volume,
     labels: Volume,
     table: Sequence[LabelEntry],
     title: str,
     warning: str | None = None,
-) -> None:
-    """Draws a scan with its labels and writes the picture.
+) -> Picture:
+    """Draws a scan with its labels.
 
     Args:
-        path: the PNG file. It appears whole, by an atomic write.
         image: the scan as the network takes it, 0 outside the foreground; any grid.
         labels: label map on the scan's own grid.
         table: names and colours of the labels.
@@ -85,13 +111,13 @@ def write_preview(
 
     Raises:
         InputError: if Matplotlib is not installed.
-        OSError: if the file cannot be written.
     """
     require_matplotlib()
     figure = draw_preview(image, labels, table, title, warning)
-    with atomic_write(path) as temporary:
-        # Without the version of Matplotlib, so that the same scan gives the same bytes.
-        figure.savefig(temporary, dpi=_DPI, metadata={"Software": None})
+    file = io.BytesIO()
+    # Without the version of Matplotlib, so that the same scan gives the same bytes.
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return Picture(file.getvalue())
 
 
 def draw_preview(
@@ -101,7 +127,7 @@ def draw_preview(
     title: str,
     warning: str | None = None,
 ) -> Figure:
-    """The picture that `write_preview` writes; its arguments are the same."""
+    """The picture of `make_picture` as a figure; its arguments are the same."""
     from matplotlib.figure import Figure
 
     canonical = to_ras(labels)

@@ -12,26 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mtseg.errors import InputError
-from mtseg.inference.verdict import VOXEL_SIZE_FACTOR
 from mtseg.system.atomic_files import parse_json, write_json, writing_to
-from mtseg.tasks.label_table import to_labels
 
 if TYPE_CHECKING:
     from mtseg.inference.verdict import Assessment, ScanStatistics
-    from mtseg.models.loading import ExportedModel
-    from mtseg.prediction.scan import LoadedScan, Options
-    from mtseg.prediction.segmentation import SegmentedScan
+    from mtseg.prediction.outcome import Segmentation
 
 WRITE_REMEDY = "Make room or use another folder for the results."
 """What to do if a result file cannot be written."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation:
+class ScanResults:
     """The results of a scan that were written.
 
     Attributes:
@@ -183,26 +176,15 @@ def _read_verdict(stem: Path) -> dict[str, Any]:
     return stored if isinstance(stored, dict) else {}
 
 
-def write_results(
-    model: ExportedModel,
-    scan: LoadedScan,
-    segmented: SegmentedScan,
-    stem: Path,
-    options: Options,
-) -> Segmentation:
+def write_results(segmentation: Segmentation, stem: Path) -> ScanResults:
     """Writes the label file, the DICOM segmentation and the preview if asked for, and the verdict.
-
-    The only place where combined class indices become labels: the values of the task files.
 
     If the options are strict and there is a warning, only the verdict is written, and what earlier
     commands wrote of the scan is removed.
 
     Args:
-        model: the model that made the labels.
-        scan: the scan.
-        segmented: its labels and what else was computed of it.
+        segmentation: the labels of the scan and all that is known about them.
         stem: as for `label_path`; its folder exists.
-        options: how the scan was segmented.
 
     Returns:
         What was written.
@@ -213,37 +195,15 @@ def write_results(
     """
     from mtseg.scans.label_files import write_label_map
 
-    source, table = scan.prepared.source, model.label_table
-    labels, counts = _to_file(segmented.labels, to_labels(table))
-    volumes_ml = {
-        entry.name: round(count * source.voxel_ml, 3)
-        for entry, count in zip(table, counts[1:], strict=True)
-    }
-    classes = [
-        {
-            "class": entry.name,
-            "task": entry.task,
-            "class_index": class_index,
-            "label": entry.label,
-            "num_voxels": counts[class_index],
-            "volume_ml": volumes_ml[entry.name],
-        }
-        for class_index, entry in enumerate(table, start=1)
-    ]
-    verdict = segmented.verdict
+    scan, model, options = segmentation.scan, segmentation.model, segmentation.options
+    labels, table = segmentation.labels, model.label_table
+    verdict, volumes_ml = segmentation.assessment, segmentation.volumes_ml
     is_withheld = options.is_strict and verdict.warning is not None
+    content = segmentation.to_json()
     if is_withheld:
-        volumes_ml, classes = {}, []
-    content = {"schema": 1, "scan": str(scan.path), "model": str(model.path)}
-    content |= {"volumes_ml": volumes_ml, "classes": classes} | verdict.to_json()
-    content["labels_withheld"] = f"--strict: {verdict.warning}" if is_withheld else None
-    check = model.out_of_distribution_check
-    content["out_of_distribution_check"] = None if check is None else check.describe()
-    content["postprocessing"] = [change.to_json() for change in segmented.changes]
-    content["computed"] = scan.recognition.reason
-    content["spacing_mm"] = scan.prepared.volume.spacing_mm[0]
-    content["modality"] = "CT" if scan.prepared.is_ct else "MR"
-    content["intensities"] = scan.prepared.intensities
+        volumes_ml = {}
+        withheld = f"--strict: {verdict.warning}"
+        content |= {"volumes_ml": {}, "classes": [], "labels_withheld": withheld}
     content["made_from"] = made_from(
         scan.path, model.model_id, model.network.precision, options.deciding()
     )
@@ -258,58 +218,19 @@ def write_results(
         for path in stale:
             path.unlink(missing_ok=True)
         if not is_withheld:
-            write_label_map(label_path(stem), labels, source, table)
+            write_label_map(label_path(stem), labels, scan.prepared.source, table)
         if options.use_dicom_seg and not is_withheld:
             from mtseg.scans.dicom_seg import write_dicom_seg
 
             write_dicom_seg(dicom_seg_path(stem), labels, scan.path, table)
         if options.use_preview and not is_withheld:
-            from mtseg.prediction.preview import write_preview
-
-            label_map = dataclasses.replace(source, array=labels)
-            image, title = scan.prepared.volume, scan.path.name
-            write_preview(preview_path(stem), image, label_map, table, title, verdict.warning)
+            segmentation.preview().save(preview_path(stem))
         write_json(verdict_path(stem), content)
-    postprocessing = "; ".join(change.describe() for change in segmented.changes)
-    slices = _describe_slices(source.spacing_mm, scan.prepared.volume.spacing_mm[0])
-    notes = (scan.recognition.reason, slices, scan.prepared.intensities, postprocessing)
-    return Segmentation(
+    return ScanResults(
         None if is_withheld else label_path(stem),
         verdict_path(stem),
         volumes_ml,
-        segmented.statistics,
+        segmentation.statistics,
         verdict,
-        tuple(note for note in notes if note),
+        segmentation.notes,
     )
-
-
-def _describe_slices(own_mm: tuple[float, float, float], computed_mm: float) -> str:
-    """A note on thick slices, of which it is not known whether the reference scans had them."""
-    if max(own_mm) <= VOXEL_SIZE_FACTOR * computed_mm:
-        return ""
-    return (
-        f"its slices are {max(own_mm):.3g} mm apart and were interpolated to {computed_mm:.3g} mm: "
-        "look at the labels between them"
-    )
-
-
-def _to_file(
-    class_indices: npt.NDArray[np.uint8], lookup: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """Turns combined class indices into the labels of the file, and counts the voxels of each.
-
-    Args:
-        class_indices: uint8, combined class indices of any grid.
-        lookup: from `mtseg.tasks.label_table.to_labels`.
-
-    Returns:
-        uint8 labels of the same shape, and the number of voxels of each combined class.
-    """
-    labels = np.empty_like(class_indices)
-    counts = np.zeros(len(lookup), np.int64)
-    # Slice by slice: as an index, a whole label map would need eight times its own memory.
-    for k in range(labels.shape[-1]):
-        of_slice = class_indices[..., k]
-        labels[..., k] = lookup[of_slice]
-        counts += np.bincount(of_slice.ravel(), minlength=len(lookup))
-    return labels, counts.tolist()

@@ -1,5 +1,7 @@
 """Loading a scan for a network: reading it, and preparing it at the voxel size of its task.
 
+A scan is a path, or one in memory from `mtseg.scans.formats.in_memory`.
+
 `mtseg.prediction.segmentation` computes its labels.
 """
 
@@ -8,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 from mtseg.errors import InputError
 from mtseg.inference.recognition import (
@@ -20,53 +21,16 @@ from mtseg.inference.recognition import (
 )
 from mtseg.inference.restoration import Restoration
 from mtseg.models.loading import ExportedModel
+from mtseg.prediction.options import Options
 from mtseg.scans import preprocessing
+from mtseg.scans.formats.headers import ScanFile
 from mtseg.scans.intensities import is_ct
 from mtseg.scans.preprocessing import PreparedScan
-from mtseg.scans.reading import is_dicom, open_scan, read_scan
+from mtseg.scans.reading import is_dicom, open_scan, read_opened_scan
 from mtseg.scans.resampling import resampled_shape
 from mtseg.scans.volume import Volume
 from mtseg.serving.connection import ServerError
 from mtseg.tasks.task import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How scans are segmented.
-
-    Attributes:
-        spacing_mm: isotropic voxel size to compute at; None is that of the task, which is
-            recognised if the network has several (see `mtseg.inference.recognition`).
-        is_ct: whether the scan is CT, in Hounsfield units, or MR; None lets the Modality of a DICOM
-            series decide, or the values of other scans. If it is given or in the DICOM header,
-            classes of tasks of the other modality are excluded.
-        task: name of the task that the scan is for; classes of all others are excluded. None lets
-            the network decide.
-        use_postprocessing: whether label maps are post-processed as the model's tasks ask for (see
-            `mtseg.inference.postprocessing`).
-        use_probabilities: whether to write the class probabilities too.
-        use_dicom_seg: whether to write a DICOM segmentation too; the scan must be a DICOM series.
-        is_strict: whether the labels of a scan with a warning are withheld.
-        use_preview: whether to draw a picture of the scan with its labels too.
-        memory_bytes: memory that may be used in total; None is half of what is free.
-    """
-
-    spacing_mm: float | None = None
-    is_ct: bool | None = None
-    task: str | None = None
-    use_postprocessing: bool = True
-    use_probabilities: bool = False
-    use_dicom_seg: bool = False
-    use_preview: bool = False
-    is_strict: bool = False
-    memory_bytes: float | None = None
-
-    def deciding(self) -> dict[str, Any]:
-        """The options that decide what the labels are, as plain values."""
-        fields = dataclasses.asdict(self)
-        # Whether labels were withheld is in the verdict file. A preview shows the same labels.
-        del fields["memory_bytes"], fields["is_strict"], fields["use_preview"]
-        return fields
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +38,7 @@ class LoadedScan:
     """A scan that has been read and prepared.
 
     Attributes:
-        path: where it was read from.
+        path: where it was read from; what a scan in memory is called.
         prepared: the scan as the network takes it.
         restoration: the way back to the scan's own grid.
         reading_bytes: highest memory while it was read; an estimate.
@@ -93,19 +57,27 @@ class LoadedScan:
         return self.prepared.volume.array.nbytes + 2 * self.prepared.source.array.nbytes
 
 
-def loading_bytes(model: ExportedModel, path: Path | None, options: Options) -> int:
+def loading_bytes(model: ExportedModel, scan: Path | ScanFile | None, options: Options) -> int:
     """Highest memory while a scan is read; 0 if there is no scan or its header cannot be read."""
     try:
-        return 0 if path is None else _preparation_bytes(model, path, options)
+        return 0 if scan is None else _preparation_bytes(model, _opened(scan), options)
     except InputError:
         return 0
 
 
-def _preparation_bytes(model: ExportedModel, path: Path, options: Options) -> int:
+def _opened(scan: Path | ScanFile) -> ScanFile:
+    return scan if isinstance(scan, ScanFile) else open_scan(scan)
+
+
+def _preparation_bytes(model: ExportedModel, scan: ScanFile, options: Options) -> int:
     """The highest memory at any of the voxel sizes that the scan may be computed at."""
+
+    def needed_at(spacing_mm: float | None) -> int:
+        new_mm = min(scan.spacing_mm) if spacing_mm is None else spacing_mm
+        return preprocessing.preparation_bytes(scan.shape, scan.spacing_mm, new_mm)
+
     if options.spacing_mm is not None:
-        return preprocessing.preparation_bytes(path, options.spacing_mm)
-    scan = open_scan(path)
+        return needed_at(options.spacing_mm)
     tasks = _wanted_tasks(model, options)
     needed = []
     known = scan.is_ct if options.is_ct is None else options.is_ct
@@ -118,9 +90,7 @@ def _preparation_bytes(model: ExportedModel, path: Path, options: Options) -> in
             shapes = [resampled_shape(scan.shape, scan.spacing_mm, mm) for mm in spacings if mm]
             kept = 5 * math.prod(scan.shape)
             kept += max(4 * math.prod(shape or scan.shape) for shape in shapes)
-        needed += [
-            kept + preprocessing.preparation_bytes(path, spacing) for spacing in spacings or [None]
-        ]
+        needed += [kept + needed_at(spacing) for spacing in spacings or [None]]
     return max(needed)
 
 
@@ -133,20 +103,20 @@ def _wanted_tasks(model: ExportedModel, options: Options) -> list[Task]:
     names = [task.name for task in model.tasks]
     if options.task is not None and options.task not in names:
         raise InputError(
-            f"--task {options.task}: the model has no such task. Give one of {', '.join(names)}, "
-            "or another --model."
+            f"task {options.task}: the model has no such task. Give one of {', '.join(names)}, or "
+            "another model."
         )
     return [task for task in model.tasks if options.task in (None, task.name)]
 
 
 def load_scan(
-    model: ExportedModel, path: Path, options: Options, memory_bytes: float
+    model: ExportedModel, scan: Path | ScanFile, options: Options, memory_bytes: float
 ) -> LoadedScan:
     """Reads a scan and prepares it for the network, at the voxel size of its task.
 
     Args:
         model: the model that will segment it; it recognises the task.
-        path: a file, or the folder of a DICOM series.
+        scan: a file, the folder of a DICOM series, or a scan in memory.
         options: how the scan is segmented.
         memory_bytes: memory that reading may use.
 
@@ -154,18 +124,20 @@ def load_scan(
         InputError: if the scan cannot be used, needs more memory, or is not the DICOM series that a
             DICOM segmentation needs.
     """
+    path = scan.path if isinstance(scan, ScanFile) else scan
     if options.use_dicom_seg and not is_dicom(path):
         raise InputError(
             f"{path}: is not a DICOM series, and a DICOM SEG can only be written for one. Leave "
             "out --dicom-seg."
         )
-    needed = _preparation_bytes(model, path, options)
+    opened = _opened(scan)
+    needed = _preparation_bytes(model, opened, options)
     if needed > memory_bytes:
         raise InputError(
             f"{path}: needs {needed / 1e9:.1f} GB to be prepared, but only "
             f"{memory_bytes / 1e9:.1f} GB may be used. Give a larger --memory-gb or --spacing-mm."
         )
-    scans = [read_scan(path)]
+    scans = [read_opened_scan(opened)]
     try:
         prepared, recognition = _prepare(model, scans, options)
     except ServerError:

@@ -1,7 +1,8 @@
 """From a loaded scan to its labels: plan its tiles, compute them, decide and assess.
 
 Every tile is restored to the scan's own grid and turned into labels at once, so the probabilities
-of the whole scan are never in memory. `mtseg.prediction.results` writes the labels.
+of the whole scan are in memory only if they are asked for. `mtseg.prediction.outcome` gives the
+labels to the user.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from mtseg.inference.postprocessing import Change, ClassRule, class_rules, postp
 from mtseg.inference.tiling import Block, Plan, Tile
 from mtseg.inference.verdict import Assessment, ScanStatistics, assess, intensity_percentiles
 from mtseg.models.loading import ExportedModel
-from mtseg.prediction.probability_file import ProbabilityFile
-from mtseg.prediction.scan import LoadedScan, Options
+from mtseg.prediction.options import Options
+from mtseg.prediction.probabilities import ProbabilityStore
+from mtseg.prediction.scan import LoadedScan
 from mtseg.scans.volume import from_ras
 from mtseg.tasks.task import in_plane_mm
 
@@ -76,7 +77,7 @@ def segment_scan(
     scan: LoadedScan,
     plan: Plan,
     options: Options,
-    probabilities_path: Path | None = None,
+    probabilities: ProbabilityStore | None = None,
     excluded: Sequence[int] = (),
     on_flop: Callable[[int], None] = lambda flop: None,
 ) -> SegmentedScan:
@@ -87,7 +88,7 @@ def segment_scan(
         scan: the scan.
         plan: its tiles, from `plan_scan`.
         options: how it is segmented.
-        probabilities_path: file to write the class probabilities to; None writes none.
+        probabilities: collects the class probabilities; None if they are not wanted.
         excluded: combined class indices that no voxel may get; their probabilities are set to 0.
         on_flop: called after every tile with its number of floating-point operations.
 
@@ -101,12 +102,8 @@ def segment_scan(
     statistics.spacing_mm = scan.prepared.volume.spacing_mm[0]
     statistics.intensities = intensity_percentiles(volume)
     with contextlib.ExitStack() as stack:
-        file = None
-        if probabilities_path is not None:
-            num_classes = model.network.num_classes
-            file = stack.enter_context(
-                ProbabilityFile(probabilities_path, scan.prepared.source, num_classes)
-            )
+        if probabilities is not None:
+            stack.enter_context(probabilities)
         for tile, rows in model.network.run_all(volume, plan):
             if not np.isfinite(rows).all():
                 raise InputError(
@@ -121,7 +118,7 @@ def segment_scan(
                 most_probable = rows.argmax(axis=-1)
             decided.add(rows, decide_rows(rows, most_probable, model.thresholds), is_in_core)
             targets = restoration.targets(tile.core)
-            restored = _restore_classes(scan, tile, rows, targets, file)
+            restored = _restore_classes(scan, tile, rows, targets, probabilities)
             of_tile = decide(restored, model.thresholds)
             labels[targets] = np.where(restoration.foreground[targets], of_tile, 0)
             on_flop(tile.flop)
@@ -135,8 +132,8 @@ def segment_scan(
             in_plane_mm=in_plane_mm(scan.prepared.source.spacing_mm),
             given_task=options.task,
         )
-        if file is not None and not (options.is_strict and verdict.warning):
-            file.finish()
+        if probabilities is not None and not (options.is_strict and verdict.warning):
+            probabilities.finish()
     changes = postprocess(labels, postprocessing_rules(model, options))
     on_source = from_ras(labels, scan.prepared.source.affine)
     return SegmentedScan(on_source, statistics, verdict, changes)
@@ -147,9 +144,9 @@ def _restore_classes(
     tile: Tile,
     rows: npt.NDArray[np.float32],
     targets: Block,
-    file: ProbabilityFile | None,
+    probabilities: ProbabilityStore | None,
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Restores a tile's probabilities to the source's grid, and writes them to the file.
+    """Restores a tile's probabilities to the source's grid, and collects them.
 
     One class at a time: all of them on a fine source grid would not fit into memory.
 
@@ -163,8 +160,8 @@ def _restore_classes(
         block[mask] = rows[:, class_index]
         restored = scan.restoration.interpolate(block, tile.computed, targets)
         restored[outside] = class_index == 0
-        if file is not None:
-            file.put(class_index, targets, restored)
+        if probabilities is not None:
+            probabilities.put(class_index, targets, restored)
         yield restored
 
 

@@ -12,7 +12,7 @@ from mtseg.phantoms.scanner import SLAB_VOXELS, phantom_grid
 from mtseg.records.builder import RecordConfig
 from mtseg.records.schema import PATCH_RECORD_BYTES, SPLITS, VOXEL_BYTES
 from mtseg.records.shards import array_record_bytes
-from mtseg.scans.preprocessing import grid_preparation_bytes
+from mtseg.scans.preprocessing import preparation_bytes
 from mtseg.scans.reading import open_scan
 from mtseg.scans.resampling import resampled_shape
 from mtseg.sources.subject import Subject
@@ -48,7 +48,7 @@ def estimate_memory(task: Task, subject: Subject, configs: tuple[RecordConfig, .
     """
     shape, spacing_mm, new_shape = _find_grid(task, subject, configs[0].size)
     source, new = math.prod(shape), math.prod(new_shape)
-    preparing = grid_preparation_bytes(shape, spacing_mm, task.target_spacing_mm(spacing_mm))
+    preparing = preparation_bytes(shape, spacing_mm, task.target_spacing_mm(spacing_mm))
     moments = [preparing + _LABEL_BYTES * source]
     if subject.seed is None:
         moments.append(_CHECK_BYTES * source)

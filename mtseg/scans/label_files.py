@@ -90,12 +90,20 @@ def write_label_map(
     require_shape(labels, source.array.shape)
     if not path.name.endswith(NIFTI_ENDINGS):
         raise InputError(f"{path}: is not a name for a NIfTI file. End it in .nii.gz or .nii.")
-    array = labels.astype(label_type(labels, path))
-    image = nib.Nifti1Image(array, None, make_header(source, array.shape, array.dtype))
-    if table:
-        image.header.extensions.extend(make_extensions(table))
+    image = make_label_image(labels.astype(label_type(labels, path)), source, table)
     with writing_to(path, "Make room, or give another folder."), atomic_write(path) as temporary:
         nib.save(image, temporary)
+
+
+def make_label_image(
+    labels: npt.NDArray[np.integer], source: Volume, table: Sequence[LabelEntry] = ()
+) -> nib.Nifti1Image:
+    """Labels as the NIfTI image that `write_label_map` writes, with their own type of number."""
+    header = make_header(source, labels.shape, labels.dtype)
+    image = nib.Nifti1Image(labels, header.get_best_affine(), header)
+    if table:
+        image.header.extensions.extend(make_extensions(table))
+    return image
 
 
 def make_header(source: Volume, shape: Sequence[int], dtype: npt.DTypeLike) -> nib.Nifti1Header:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.scans.intensities import shift_to_positive
-from mtseg.scans.reading import open_scan
 from mtseg.scans.resampling import BORDER, CUBIC, NEAREST, interpolate, resample, resampled_shape
 from mtseg.scans.volume import Volume, from_ras, require_shape, to_ras
 
@@ -55,23 +53,8 @@ class PreparedScan:
         return self.source.array
 
 
-def preparation_bytes(path: str | Path, spacing_mm: float | None = None) -> int:
+def preparation_bytes(shape: Sequence[int], spacing_mm: Sequence[float], new_mm: float) -> int:
     """Estimates the peak memory of `read_scan` and `prepare_scan` together.
-
-    Args:
-        path: a scan, of which only the header is read.
-        spacing_mm: as for `prepare_scan`.
-
-    Raises:
-        InputError: if the header is not valid.
-    """
-    scan = open_scan(path)
-    new_mm = min(scan.spacing_mm) if spacing_mm is None else spacing_mm
-    return grid_preparation_bytes(scan.shape, scan.spacing_mm, new_mm)
-
-
-def grid_preparation_bytes(shape: Sequence[int], spacing_mm: Sequence[float], new_mm: float) -> int:
-    """As `preparation_bytes`, for a scan of which the grid is known.
 
     Args:
         shape: voxels along (i, j, k).

@@ -65,9 +65,14 @@ def read_scan(path: str | Path) -> Volume:
         InputError: if it is missing, of no known format, truncated, not three-dimensional, too
             large for this machine, or has voxels that are not finite or not plain numbers.
     """
-    scan = read_voxels(path, np.float32)
-    require_finite(scan, path)
-    return scan
+    return read_opened_scan(open_scan(path))
+
+
+def read_opened_scan(scan: ScanFile) -> Volume:
+    """As `read_scan`, of a scan whose header has been read, or that is in memory already."""
+    volume = _read_array(scan, np.float32)
+    require_finite(volume, scan.path)
+    return volume
 
 
 def require_finite(scan: Volume, path: str | Path) -> None:
@@ -95,14 +100,19 @@ def read_voxels(path: str | Path, dtype: npt.DTypeLike | None = None) -> Volume:
     Raises:
         InputError: if the file cannot be read.
     """
-    scan = open_scan(path)
+    return _read_array(open_scan(path), dtype)
+
+
+def _read_array(scan: ScanFile, dtype: npt.DTypeLike | None) -> Volume:
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             array: npt.NDArray[Any] = scan.read_array(dtype)
     except InputError:
         raise
     except _UNREADABLE as error:
-        raise InputError(f"{path}: is truncated or damaged. Copy or convert it again.") from error
+        raise InputError(
+            f"{scan.path}: is truncated or damaged. Copy or convert it again."
+        ) from error
     return Volume(array.reshape(array.shape[:3]), scan.affine, scan.header, scan.is_ct)
 
 

@@ -7,6 +7,7 @@ memory, precision, and what is printed and stored about a run. TensorFlow comput
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -55,6 +56,15 @@ def choose_devices(text: str | None, *, is_one: bool = False) -> None:
             raise InputError(
                 "--devices: must be chosen before TensorFlow computes anything. Use a new process."
             ) from error
+
+
+def let_memory_grow() -> None:
+    """Lets the memory of TensorFlow's GPUs grow with need, unless it has started on them."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError, ValueError):
+        for gpu in _visible_gpus():
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _choose_jax_devices(text: str | None, is_one: bool) -> None:

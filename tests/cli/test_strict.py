@@ -15,8 +15,8 @@ from mtseg.inference.verdict import calibrate
 from mtseg.models.loading import ExportedModel
 from mtseg.network.model import HALO
 from mtseg.prediction.beam import ScanHandler, ScanOutcome
+from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.scan import Options
 from mtseg.scans.discovery import ListedScan
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.label_table import make_label_table

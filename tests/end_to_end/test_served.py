@@ -27,8 +27,8 @@ from mtseg.errors import InputError
 from mtseg.inference.dense import dense_probabilities
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.prediction.folder_results import LABEL_TABLES, VOLUMES
+from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.scan import Options
 from mtseg.runs.manifest import versions
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan

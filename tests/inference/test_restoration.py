@@ -12,7 +12,7 @@ from scipy import ndimage
 from mtseg.errors import InputError
 from mtseg.inference.restoration import Restoration
 from mtseg.inference.tiling import plan_tiles
-from mtseg.prediction.probability_file import ProbabilityFile
+from mtseg.prediction.probabilities import ProbabilityFile
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
 from mtseg.scans.resampling import LinearAxis
@@ -140,7 +140,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from mtseg.errors import InputError
-from mtseg.prediction.probability_file import ProbabilityFile
+from mtseg.prediction.probabilities import ProbabilityFile
 from mtseg.scans.volume import Volume
 try:
     source = Volume(np.zeros((64, 64, 64), np.int16), np.eye(4))

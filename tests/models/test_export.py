@@ -67,6 +67,16 @@ def test_weights_only_give_the_same_network(exported, tmp_path):
     assert sorted(file.name for file in path.iterdir()) == names
 
 
+def test_a_run_is_the_model_that_it_exports(exported, tmp_path):
+    workdir, _, _, model = exported
+    of_run, of_weights = load(workdir, "float32"), load(export_weights(workdir, tmp_path / "w"))
+    for here, there in zip(model.get_weights(), of_run.kept_alive.get_weights(), strict=True):
+        np.testing.assert_array_equal(here, there)
+    for field in ("class_names", "thresholds", "label_table", "tasks", "model_id"):
+        assert getattr(of_run, field) == getattr(of_weights, field)
+    assert of_run.path == workdir
+
+
 @pytest.mark.promise("refused input")
 def test_weights_do_not_go_among_other_files(exported, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")

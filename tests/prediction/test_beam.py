@@ -10,7 +10,7 @@ from mtseg.models.export import export_weights
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.prediction.beam import segment_on_beam
 from mtseg.prediction.folder_results import LABEL_TABLES, VOLUMES
-from mtseg.prediction.scan import Options
+from mtseg.prediction.options import Options
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,9 @@ import pytest
 
 from mtseg.inference.dense import make_dense_network
 from mtseg.models.loading import ExportedModel
+from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.scan import Options, _prepare, excluded_classes, load_scan
+from mtseg.prediction.scan import _prepare, excluded_classes, load_scan
 from mtseg.scans.volume import Volume
 from mtseg.tasks.label_table import make_label_table
 from mtseg.tasks.task import TissueClass

@@ -15,8 +15,9 @@ from mtseg.inference import tile_cost
 from mtseg.inference.decision import decide
 from mtseg.inference.dense import DenseNetwork, dense_probabilities, make_dense_network
 from mtseg.models.loading import ExportedModel
+from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.scan import Options, load_scan
+from mtseg.prediction.scan import load_scan
 from mtseg.scans import volume
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan

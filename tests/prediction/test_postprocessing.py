@@ -11,8 +11,8 @@ import tensorflow as tf
 from mtseg.inference.dense import DenseNetwork
 from mtseg.models.loading import ExportedModel
 from mtseg.network.model import HALO
+from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.scan import Options
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.label_table import make_label_table
 

@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from mtseg.errors import InputError
 from mtseg.prediction import preview
-from mtseg.prediction.preview import centre_index, draw_preview, write_preview
+from mtseg.prediction.preview import centre_index, draw_preview, make_picture
 from mtseg.scans.volume import Volume, from_ras
 from mtseg.tasks.label_table import make_label_table
 from mtseg.tasks.task import TissueClass
@@ -120,7 +120,8 @@ def test_a_scan_without_labels_and_a_warning_are_shown_too(tmp_path):
     image, labels = make_scan()
     labels.array[:] = 0
     assert centre_index(labels.array) == (10, 15, 5)
-    write_preview(tmp_path / "a.png", image, labels, TABLE, "scan", "do not trust this " * 20)
+    warning = "do not trust this " * 20
+    make_picture(image, labels, TABLE, "scan", warning).save(tmp_path / "a.png")
     picture = imread(tmp_path / "a.png")
     assert picture.shape[0] > 500
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
@@ -138,14 +139,13 @@ def test_the_centre_is_the_middle_labelled_voxel_along_each_axis():
     assert centre_index(labels) == (6, 1, 2)
 
 
-def test_the_same_labels_give_the_same_bytes(tmp_path):
+def test_the_same_labels_give_the_same_bytes_which_a_notebook_shows():
     image, labels = make_scan()
-    for name in "ab":
-        write_preview(tmp_path / f"{name}.png", image, labels, TABLE, "scan")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    one, other = (make_picture(image, labels, TABLE, "scan") for _ in range(2))
+    assert one.png == other.png == one._repr_png_()
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'mtseg\[report\]', or leave out --preview"):
+    with pytest.raises(InputError, match=r"needs Matplotlib.*pip install 'mtseg\[report\]'"):
         preview.require_matplotlib()

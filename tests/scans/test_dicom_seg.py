@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.prediction.scan import Options
+from mtseg.prediction.options import Options
 from mtseg.scans.dicom_seg import distinct_codes, write_dicom_seg
 from mtseg.scans.formats.dicom import open_series
 from mtseg.tasks.label_space import parse_tasks

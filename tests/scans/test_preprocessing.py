@@ -10,7 +10,7 @@ from mtseg.scans.preprocessing import preparation_bytes, prepare_label_map, prep
 from mtseg.scans.reading import read_scan
 from mtseg.scans.resampling import NEAREST, resample
 from mtseg.scans.volume import Volume, from_ras, to_ras
-from tests.scans.grids import ORIENTATIONS, SHAPE, oblique_affine, on_grid, ranged, save
+from tests.scans.grids import ORIENTATIONS, SHAPE, oblique_affine, on_grid, ranged
 
 
 def restored(array, prepared):
@@ -174,11 +174,11 @@ def test_a_scan_without_foreground():
         prepare_scan(Volume(np.zeros(SHAPE, np.float32), np.eye(4)))
 
 
-def test_the_estimated_memory_grows_with_the_scan_and_the_resolution(tmp_path):
+def test_the_estimated_memory_grows_with_the_scan_and_the_resolution():
     """Bytes per voxel, from the header alone."""
-    path = save(tmp_path / "scan.nii", np.zeros((20, 30, 40), np.uint8))
-    assert preparation_bytes(path) == 16 * 24_000
-    assert preparation_bytes(path, 0.5) == 5 * 24_000 + 10 * 8 * 24_000
+    shape, spacing_mm = (20, 30, 40), (1.0, 1.0, 1.0)
+    assert preparation_bytes(shape, spacing_mm, 1.0) == 16 * 24_000
+    assert preparation_bytes(shape, spacing_mm, 0.5) == 5 * 24_000 + 10 * 8 * 24_000
 
 
 def test_real_scans_come_back_to_their_own_grid(real_data):

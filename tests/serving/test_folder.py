@@ -138,7 +138,7 @@ def test_the_commands_and_python_of_the_readme_can_be_run(serving_folder):
     tree = ast.parse(code)
     used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     of_mtseg = {node.attr for node in used if getattr(node.value, "id", "") == "mtseg"}
-    assert of_mtseg == {"load", "segment"} <= set(dir(mtseg))
+    assert of_mtseg == {"load"} <= set(dir(mtseg))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     exec("\n".join(map(ast.unparse, imports)), {})
 

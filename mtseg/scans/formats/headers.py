@@ -38,14 +38,16 @@ _LARGEST_COMPRESSION = 1032
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanFile:
-    """A scan file of which only the header has been read and checked.
+    """A scan of which only the header has been read and checked.
 
     Attributes:
-        path: the file, or the folder of a DICOM series.
+        path: the file, or the folder of a DICOM series; what a scan in memory is called in
+            messages.
         shape: voxels along (i, j, k).
         affine: float64 (4, 4), voxel index to RAS+ world in mm.
         header: the header of a NIfTI file in mm; None for others.
-        read_array: reads the voxels as the given type; None keeps the type of the file.
+        read_array: reads the voxels as the given type; None keeps the type of the file. The array
+            belongs to the caller, who may change it.
         is_ct: whether the file says that it is CT (True) or MR (False); None if it says neither, as
             all formats but DICOM.
     """

@@ -42,17 +42,37 @@ def open_nifti(path: Path) -> ScanFile:
     image: Any = nib.load(path, mmap=False)  # a mapped file would have to stay unchanged
     if not isinstance(image, nib.Nifti1Image):
         raise nib.filebasedimages.ImageFileError
+    stored = stored_header(image, path)
+    scan = describe_nifti(path, image, stored)
+    check_length(path, float(stored["vox_offset"]), scan.shape, image.get_data_dtype())
+    return scan
+
+
+def stored_header(image: Any, path: Path) -> Any:
+    """The header of an image's file as it is stored: nibabel turns a voxel size of 0 into 1."""
     with nib.openers.ImageOpener(str(path)) as file:
-        stored = type(image.header).from_fileobj(file, check=False)
-    # nibabel turns a voxel size of 0 into 1. That matters if no sform has the voxel size.
+        return type(image.header).from_fileobj(file, check=False)
+
+
+def describe_nifti(path: Path, image: Any, stored: Any) -> ScanFile:
+    """Checks the header of a NIfTI image of nibabel's.
+
+    Args:
+        path: the file, or what an image without one is called in messages.
+        image: the image.
+        stored: its header before nibabel corrected it.
+
+    Raises:
+        InputError: if the header cannot be used.
+    """
+    # A voxel size of 0 matters if no sform has the voxel size.
     has_voxel_size = bool(image.header["sform_code"] > 0 or stored["pixdim"][1:4].all())
-    dtype = image.get_data_dtype()
     shape = without_single_frames(image.shape)
     unit_mm = _UNITS_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
     affine = np.diag([unit_mm, unit_mm, unit_mm, 1]) @ image.affine
+    dtype = image.get_data_dtype()
     check_header(path, shape, dtype, affine, has_voxel_size=has_voxel_size)
     _check_voxel_sizes(path, stored, affine, unit_mm)
-    check_length(path, float(stored["vox_offset"]), shape, dtype)
     return ScanFile(
         path,
         shape[:3],

@@ -1,8 +1,8 @@
-"""Class probabilities as a 4-D NIfTI file, written block by block.
+"""Class probabilities on the scan's grid, collected block by block as they are computed.
 
-The probabilities of all classes take many times the memory of a scan, so they go to disk as they
-are computed, as uint8 in steps of 1/255. The header states the scale, so a NIfTI reader gives 0 to
-1.
+The probabilities of all classes take many times the memory of a scan. `ProbabilityFile` writes
+them to a 4-D NIfTI file, as uint8 in steps of 1/255; its header states the scale, so a NIfTI reader
+gives 0 to 1. `ProbabilityArray` keeps them in memory, as float32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,72 @@ _CHUNK_BYTES = 1 << 24
 
 _DATA_OFFSET = 352
 """Position of the voxels in a NIfTI file without extensions."""
+
+
+class ProbabilityStore(Protocol):
+    """What collects the probabilities of a scan: a file or an array.
+
+    It is entered before the first block and left after the last one, and once more if the scan is
+    computed again. `finish` is called at the end, unless the probabilities are to be withheld.
+    """
+
+    def __enter__(self) -> ProbabilityStore:
+        """Begins with background everywhere."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Ends the collection."""
+
+    def put(self, class_index: int, targets: Block, block: npt.NDArray[np.float32]) -> None:
+        """Takes the probabilities of a class in a block, as `ProbabilityFile.put` does."""
+
+    def finish(self) -> None:
+        """Completes the collection."""
+
+
+class ProbabilityArray:
+    """Probabilities in memory.
+
+    Args:
+        source: the scan whose grid the array gets.
+        num_classes: size of its fourth dimension.
+
+    Attributes:
+        array: float32 (i, j, k, num_classes) on the scan's grid.
+        num_bytes: size of the array.
+    """
+
+    def __init__(self, source: Volume, num_classes: int) -> None:
+        self._source = source
+        self._shape = (*source.array.shape, num_classes)
+        self.array = np.empty(0, np.float32)
+        self.num_bytes = 4 * math.prod(self._shape)
+
+    def __enter__(self) -> ProbabilityArray:
+        # A class after the other in memory, as in the file, since they are computed in turn.
+        self.array = np.zeros(self._shape, np.float32, order="F")
+        self.array[..., 0] = 1
+        return self
+
+    def put(self, class_index: int, targets: Block, block: npt.NDArray[np.float32]) -> None:
+        """Takes the probabilities of a class in a block, as `ProbabilityFile.put` does."""
+        of_class = Volume(self.array[..., class_index], self._source.affine)
+        to_ras(of_class).array[targets] = block
+
+    def finish(self) -> None:
+        """Completes the array, which needs nothing more."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Keeps the array."""
 
 
 class ProbabilityFile:
