@@ -5,11 +5,13 @@
 
 It compares balanced mini-batches of 210 with TFDS's `as_dataset` over the patch records of the
 first task, which are not balanced, and with reading the bytes of the shards and nothing more. All
-of them find the files in the page cache. Nothing else should run on the machine. About 1 minute on
-2 cores; smallest form, with phantoms: `--tasks breast --batches 5 --pairs 1`.
+of them find the files in the page cache. `volumes` and `device` end in the memory of the device
+that trains, cut by the host and by the device. Nothing else should run on the machine. About 1
+minute on 2 cores; smallest form, with phantoms: `--tasks breast --batches 5 --pairs 1`.
 
     INPUT_over_as_dataset   patches per second of INPUT, `patches` or `volumes`, over as_dataset's
     INPUT_over_raw          the same, over the patches whose bytes are read per second
+    device_over_volumes     patches per second, cut by the device over cut by the host
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from comparison import (
     add_pairs_option,
@@ -32,9 +35,11 @@ from comparison import (
 )
 
 from mtseg.batches.pipeline import make_dataset, open_balanced_samples
+from mtseg.batches.placed_samples import PlacedSamples, Places
 from mtseg.records.prepared import prepared_dir
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.training.engines.cutting import cut_from_buffer
 
 BATCH_SIZE = 210
 PATCH_BYTES = len(PLANES) * PATCH_SIZE**2 * 2  # float16
@@ -55,10 +60,35 @@ def main() -> None:
     ]
     count = arguments.batches * BATCH_SIZE
 
-    def ours(kind: str) -> Callable[[], Iterable[Any]]:
-        samples = open_balanced_samples(arguments.data_dir, label_space, 0, kind=kind)
-        calls = [(n, n + 1) for n in range(arguments.batches + 10)]
+    calls = [(n, n + 1) for n in range(arguments.batches + 10)]
+
+    def stored() -> Callable[[], Iterable[Any]]:
+        samples = open_balanced_samples(arguments.data_dir, label_space, 0, kind="patches")
         return lambda: make_dataset(samples, BATCH_SIZE, calls)
+
+    def on_device(kind: str) -> Callable[[], Iterable[Any]]:
+        """Mini-batches in the device's memory."""
+        samples = open_balanced_samples(arguments.data_dir, label_space, 0)
+        if kind == "volumes":
+            move = tf.function(tf.identity)
+            return lambda: (
+                wait_for(move(patches)) for patches, _ in make_dataset(samples, BATCH_SIZE, calls)
+            )
+        placed = PlacedSamples(samples)
+        volumes = tf.constant(placed.make_buffer())
+
+        @tf.function
+        def cut(volumes: tf.Tensor, places: Places) -> tf.Tensor:
+            return cut_from_buffer(volumes, Places(places.steps[0], places.factors[0]))
+
+        return lambda: (
+            wait_for(cut(volumes, places)) for places, _ in make_dataset(placed, BATCH_SIZE, calls)
+        )
+
+    def wait_for(patches: tf.Tensor) -> tf.Tensor:
+        """Returns when the device has computed them."""
+        tf.reshape(patches, [-1])[0].numpy()
+        return patches
 
     def as_dataset() -> Iterable[Any]:
         builder = tfds.builder_from_directory(folders[0])
@@ -82,7 +112,12 @@ def main() -> None:
                     while left > 0 and (size := shard.readinto(buffer)):
                         left -= size
 
-    made = {"patches": ours("patches"), "volumes": ours("volumes"), "as_dataset": as_dataset}
+    made = {
+        "patches": stored(),
+        "volumes": on_device("volumes"),
+        "device": on_device("device"),
+        "as_dataset": as_dataset,
+    }
     speeds: dict[str, list[float]] = {name: [] for name in (*made, "raw")}
     for make in made.values():
         measure_rate(make())
@@ -101,6 +136,7 @@ def main() -> None:
         for name in ("patches", "volumes")
         for other in ("as_dataset", "raw")
     }
+    ratios["device_over_volumes"] = median_ratio(speeds["device"], speeds["volumes"])
     floor = {
         "bytes_per_patch": PATCH_BYTES,
         "raw_patches_per_s": statistics.median(speeds["raw"]),

@@ -92,6 +92,30 @@ def draw_transforms(
     return transforms
 
 
+def draw_flips_and_factors(
+    is_symmetric: npt.NDArray[np.bool_], names: tuple[str, ...], key: tuple[int, int]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float16]]:
+    """Draws what `flip` and `intensity` change in a whole mini-batch.
+
+    Args:
+        is_symmetric: booleans (global_batch_size,), whether left and right may be exchanged in the
+            anatomy of each sample's task.
+        names: of `mtseg.runs.config.AUGMENTATIONS`.
+        key: the seed and the number of the mini-batch.
+
+    Returns:
+        `(is_flipped, factors)`: booleans (global_batch_size,), and float16 (global_batch_size,),
+        by which intensities are multiplied. None is flipped without `flip`, and all factors are 1
+        without `intensity`.
+    """
+    # Both are drawn, whatever is asked for, so that one does not depend on the other.
+    flip_draw, intensity_draw = np.random.default_rng([*key, 1]).random((2, is_symmetric.size))
+    is_flipped = is_symmetric & (flip_draw < CHANGED_SHARE) & ("flip" in names)
+    if "intensity" not in names:
+        return is_flipped, np.ones(is_symmetric.size, np.float16)
+    return is_flipped, (LARGEST_FACTOR ** (2 * intensity_draw - 1)).astype(np.float16)
+
+
 def augment(
     patches: npt.NDArray[np.float16],
     is_symmetric: npt.NDArray[np.bool_],
@@ -130,11 +154,9 @@ def augment(
         True
     """
     size = is_symmetric.size
-    # Both are drawn for the whole mini-batch, whatever is asked for, so that a sample's change does
-    # not depend on `rows` or on the other augmentation.
-    flip_draw, intensity_draw = np.random.default_rng([*key, 1]).random((2, size))
+    is_flipped, factors = draw_flips_and_factors(is_symmetric, names, key)
     if "flip" in names:
-        flipped = np.flatnonzero((is_symmetric & (flip_draw < CHANGED_SHARE))[rows])
+        flipped = np.flatnonzero(is_flipped[rows])
         for plane in _LEFT_RIGHT_IS_ROWS:
             patches[flipped, plane] = patches[flipped, plane, ::-1]
     if "resolution" in names or "noise" in names:
@@ -152,8 +174,7 @@ def augment(
         power = np.exp(GAMMA_DEVIATION * normal).astype(np.float32)
         patches[chosen] = patches[chosen].astype(np.float32) ** power[:, None, None, None]
     if "intensity" in names:
-        factor = LARGEST_FACTOR ** (2 * intensity_draw[rows] - 1)
-        patches *= factor.astype(np.float16)[:, np.newaxis, np.newaxis, np.newaxis]
+        patches *= factors[rows, np.newaxis, np.newaxis, np.newaxis]
 
 
 def _draw(

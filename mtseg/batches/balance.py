@@ -18,6 +18,7 @@ project's way to balance them exactly.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -96,6 +97,46 @@ def assign_classes(
     return task, class_index, ordinal
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class DrawnPart:
+    """The samples of a mini-batch that one source of a task gives.
+
+    Attributes:
+        task: number of the task.
+        source: number of the source in the task.
+        samples: int64 (n,), their places among the samples that were asked for.
+        class_index: int64 (n,), the task's own class of each of them.
+        turn: int64 (n,), see `PatchStore.take`.
+        draw: float64 (n,), likewise.
+    """
+
+    task: int
+    source: int
+    samples: npt.NDArray[np.int64]
+    class_index: npt.NDArray[np.int64]
+    turn: npt.NDArray[np.int64]
+    draw: npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DrawnMinibatch:
+    """Which samples a mini-batch has, before their patches are read.
+
+    Attributes:
+        task: int64 (global_batch_size,), the task of each sample of the whole mini-batch.
+        is_symmetric: booleans (global_batch_size,), whether left and right may be exchanged in
+            the anatomy of that task.
+        score_index: int32 (rows,), of the samples that were asked for, the network output that
+            should be the most probable.
+        parts: for each source of each task, its samples among these.
+    """
+
+    task: npt.NDArray[np.int64]
+    is_symmetric: npt.NDArray[np.bool_]
+    score_index: npt.NDArray[np.int32]
+    parts: tuple[DrawnPart, ...]
+
+
 class BalancedSamples:
     """The mini-batches of a run, which can be read in any order by their numbers.
 
@@ -111,6 +152,9 @@ class BalancedSamples:
             its scans that show the class.
 
     Attributes:
+        stores: for each task, the store of each of its sources.
+        seed: seed of the order of samples.
+        augmentations: names of `mtseg.batches.augmentation`.
         num_samples: for each task, the number of different samples of each of its classes.
         read_error: why a mini-batch could not be read. `mtseg.batches.pipeline` sets it, because
             TensorFlow replaces an exception in a dataset by one that hides the message.
@@ -129,7 +173,7 @@ class BalancedSamples:
     ) -> None:
         tasks = [selection.task for selection in label_space.selections]
         self._tasks = tasks
-        self._stores, self._seed, self._augmentations = stores, seed, augmentations
+        self.stores, self.seed, self.augmentations = stores, seed, augmentations
         self._num_classes = tuple(task.num_classes for task in tasks)
         self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
         self._is_symmetric = np.array([task.is_symmetric for task in tasks])
@@ -168,29 +212,48 @@ class BalancedSamples:
         Raises:
             InputError: if a store can no longer be read.
         """
+        drawn = self.draw_minibatch(n, global_batch_size, rows)
+        key = (self.seed, n)
+        transforms = draw_transforms(rows, global_batch_size, self.augmentations, key)
+        count = len(drawn.score_index)
+        patches = np.empty((count, len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
+        for part in drawn.parts:
+            store = self.stores[part.task][part.source]
+            out = [patches[sample] for sample in part.samples]
+            turned = None if transforms is None else transforms[part.samples]
+            of_source = (self.seed, part.task, part.source)
+            store.take(part.class_index, part.turn, part.draw, of_source, out, turned)
+        if self.augmentations:
+            is_mr = self._is_mr[drawn.task]
+            augment(patches, drawn.is_symmetric, is_mr, rows, self.augmentations, key)
+        return patches, drawn.score_index
+
+    def draw_minibatch(
+        self, n: int, global_batch_size: int, rows: slice = slice(None)
+    ) -> DrawnMinibatch:
+        """Decides which samples of which stores mini-batch n has, or some of them.
+
+        Args:
+            n: number of the mini-batch, from 0.
+            global_batch_size: samples in the whole mini-batch.
+            rows: the samples that are wanted.
+        """
         task, class_index, ordinal = assign_classes(n, global_batch_size, self._num_classes)
-        draw = np.random.default_rng([self._seed, n]).random(global_batch_size)[rows]
-        key = (self._seed, n)
-        transforms = draw_transforms(rows, global_batch_size, self._augmentations, key)
-        is_symmetric, is_mr = self._is_symmetric[task], self._is_mr[task]
-        task, class_index, ordinal = task[rows], class_index[rows], ordinal[rows]
-        patches = np.empty((len(task), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
+        draw = np.random.default_rng([self.seed, n]).random(global_batch_size)[rows]
+        whole, task, class_index, ordinal = task, task[rows], class_index[rows], ordinal[rows]
         score_index = np.empty(len(task), np.int32)
-        for t, of_task in enumerate(self._stores):
+        parts = []
+        for t, of_task in enumerate(self.stores):
             of_this = np.flatnonzero(task == t)
             score_index[of_this] = self._to_scores[t][class_index[of_this]]
             source, turn = np.empty((2, len(of_this)), np.int64)
             for c in np.unique(class_index[of_this]):
                 mine = class_index[of_this] == c
                 source[mine], turn[mine] = self._orders[t][c].find(ordinal[of_this][mine])
-            for s, store in enumerate(of_task):
+            for s in range(len(of_task)):
                 mine, turns = of_this[source == s], turn[source == s]
-                out = [patches[sample] for sample in mine]
-                turned = None if transforms is None else transforms[mine]
-                store.take(class_index[mine], turns, draw[mine], (self._seed, t, s), out, turned)
-        if self._augmentations:
-            augment(patches, is_symmetric, is_mr, rows, self._augmentations, key)
-        return patches, score_index
+                parts.append(DrawnPart(t, s, mine, class_index[mine], turns, draw[mine]))
+        return DrawnMinibatch(whole, self._is_symmetric[whole], score_index, tuple(parts))
 
     def describe_draws(self, num_minibatches: int, global_batch_size: int, kind: str) -> list[str]:
         """Says of each task how often a run draws its samples.

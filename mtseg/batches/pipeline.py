@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mtseg.batches.balance import BalancedSamples, PatchStore
 from mtseg.batches.draws import read_source_weights
+from mtseg.batches.placed_samples import PlacedSamples, Places
 from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
 from mtseg.records.prepared import require_same_task
@@ -85,7 +86,7 @@ def open_balanced_samples(
 
 
 def make_dataset(
-    samples: BalancedSamples,
+    samples: BalancedSamples | PlacedSamples,
     global_batch_size: int,
     calls: Sequence[tuple[int, int]],
     *,
@@ -94,7 +95,7 @@ def make_dataset(
     """Makes a dataset whose elements are one call of the training step each.
 
     Args:
-        samples: the samples of all tasks.
+        samples: the samples of all tasks, or their places in a buffer.
         global_batch_size: samples in a mini-batch.
         calls: `(start, stop)` for each call: it trains on the mini-batches start, …, stop - 1. Most
             calls have equally many.
@@ -104,28 +105,37 @@ def make_dataset(
     Returns:
         Elements `(patches, score_index)`: float16 (mini-batches, rows, 3, 51, 51), the axial,
         coronal and sagittal patch of each sample, and int32 (mini-batches, rows); see
-        `BalancedSamples.read_minibatch`. If a store can no longer be read, TensorFlow raises an
-        error of its own, and `samples.read_error` is the real one.
+        `BalancedSamples.read_minibatch`. Of `PlacedSamples`, the first are `Places` with tensors
+        int64 (mini-batches, rows, 4) and float16 (mini-batches, rows). If a store can no longer be
+        read, TensorFlow raises an error of its own, and `samples.read_error` is the real one.
     """
     import tensorflow as tf
 
     num_rows = len(range(*shares[0].indices(global_batch_size)))
     of_element = [(start, stop, rows) for start, stop in calls for rows in shares]
+    is_placed = isinstance(samples, PlacedSamples)
+    patch_shape = (len(PLANES), PATCH_SIZE, PATCH_SIZE)
+    # Of each tensor of an element, its type and its shape without mini-batches and rows.
+    tensors: list[tuple[Any, tuple[int, ...]]] = [(tf.float16, patch_shape), (tf.int32, ())]
+    if is_placed:
+        tensors[:1] = [(tf.int64, (4,)), (tf.float16, ())]
 
-    def compute(element: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def compute(element: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
         start, stop, rows = of_element[int(element)]
         try:
-            return _read_call(samples, global_batch_size, (start, stop), rows)
+            patches, score_index = _read_call(samples, global_batch_size, (start, stop), rows)
         except InputError as error:
             samples.read_error = error
             raise
+        return (*patches, score_index) if isinstance(patches, Places) else (patches, score_index)
 
-    def read(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        patches, score_index = tf.numpy_function(compute, [element], (tf.float16, tf.int32))
-        # With shapes that are not known, the training step would be traced twice.
-        patches.set_shape([None, num_rows, len(PLANES), PATCH_SIZE, PATCH_SIZE])
-        score_index.set_shape([None, num_rows])
-        return patches, score_index
+    def read(element: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        read = tf.numpy_function(compute, [element], [dtype for dtype, _ in tensors])
+        for tensor, (_, shape) in zip(read, tensors, strict=True):
+            # With shapes that are not known, the training step would be traced twice.
+            tensor.set_shape([None, num_rows, *shape])
+        *patches, score_index = read
+        return Places(*patches) if is_placed else patches[0], score_index
 
     return (
         tf.data.Dataset.range(len(of_element))
@@ -135,20 +145,20 @@ def make_dataset(
 
 
 def read_ahead(
-    samples: BalancedSamples,
+    samples: BalancedSamples | PlacedSamples,
     global_batch_size: int,
     calls: Sequence[tuple[int, int]],
-    move: Callable[[npt.NDArray[np.float16], npt.NDArray[np.int32]], Any],
+    move: Callable[[Any, npt.NDArray[np.int32]], Any],
 ) -> Iterator[Any]:
     """Reads the mini-batches of one call of the training step after the other, ahead of need.
 
     Args:
-        samples: the samples of all tasks.
+        samples: as for `make_dataset`.
         global_batch_size: samples in a mini-batch.
         calls: as for `make_dataset`.
         move: called in another thread with the patches, float16 (mini-batches, samples, 3, 51, 51),
-            and the outputs that should be the most probable, int32 (mini-batches, samples): moves
-            them to a device.
+            or their `Places`, and the outputs that should be the most probable, int32
+            (mini-batches, samples): moves them to a device.
 
     Yields:
         What `move` returns, for each call in turn.
@@ -173,14 +183,17 @@ def read_ahead(
 
 
 def _read_call(
-    samples: BalancedSamples,
+    samples: BalancedSamples | PlacedSamples,
     global_batch_size: int,
     call: tuple[int, int],
     rows: slice = slice(None),
-) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]:
+) -> tuple[npt.NDArray[np.float16] | Places, npt.NDArray[np.int32]]:
     """The mini-batches of a call, stacked; see `BalancedSamples.read_minibatch`."""
     parts = [samples.read_minibatch(n, global_batch_size, rows) for n in range(*call)]
     patches, score_index = zip(*parts, strict=True)
+    if isinstance(patches[0], Places):
+        steps, factors = zip(*patches, strict=True)
+        return Places(np.stack(steps), np.stack(factors)), np.stack(score_index)
     # Usually a call has one mini-batch, and stacking would copy it.
     is_one = len(parts) == 1
     return patches[0][np.newaxis] if is_one else np.stack(patches), np.stack(score_index)

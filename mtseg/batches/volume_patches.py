@@ -76,9 +76,24 @@ class VolumePatches:
         All voxels of a class are equally likely, and a voxel may be drawn again. `turn` and `key`
         are not used. See `mtseg.batches.balance.PatchStore`.
         """
-        number = (draw * self.num_samples[class_index]).astype(np.int64)
+        number = self._number(class_index, draw)
         for patches, cut in zip(out, self.cut(class_index, number, transforms), strict=True):
             patches[...] = cut
+
+    def locate(
+        self, class_index: npt.NDArray[np.int64], draw: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Finds the voxels whose patches `take` cuts.
+
+        Args:
+            class_index: (n,), the task's own class of each sample.
+            draw: (n,), random numbers, at least 0 and less than 1.
+
+        Returns:
+            `(scan, index_ijk)`: int64 (n,), the number of the volume, and int64 (n, 3), the voxel
+            of it before padding.
+        """
+        return self._find(class_index, self._number(class_index, draw))
 
     def cut(
         self,
@@ -97,27 +112,40 @@ class VolumePatches:
             float16 (n, 3, 51, 51).
         """
         patches = np.empty((len(number), len(PLANES), PATCH_SIZE, PATCH_SIZE), np.float16)
-        scan, flat = np.empty((2, len(number)), np.int64)
-        for sample, (c, n) in enumerate(zip(class_index, number, strict=True)):
-            s = scan[sample] = np.searchsorted(self.ends[c], n, side="right")
-            voxels = self.voxels[c][s]
-            flat[sample] = voxels[n - (self.ends[c][s] - voxels.size)]
+        scan, index_ijk = self._find(class_index, number)
         is_turned = np.zeros(len(number), np.bool_)
         if transforms is not None:
             is_turned = (transforms != np.eye(3)).any(axis=(1, 2))
         for s in np.unique(scan):
             mine = scan == s
             straight, turned = np.flatnonzero(mine & ~is_turned), np.flatnonzero(mine & is_turned)
-            patches[straight] = cut_patches(self.padded[s], self._place(s, flat[straight]))
+            patches[straight] = cut_patches(self.padded[s], index_ijk[straight])
             if transforms is not None and turned.size:
                 patches[turned] = cut_turned_patches(
-                    self.padded[s], self._place(s, flat[turned]), transforms[turned]
+                    self.padded[s], index_ijk[turned], transforms[turned]
                 )
         return patches
 
-    def _place(self, scan: int, flat: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The voxels (n, 3) of flat indices into a volume."""
-        return np.stack(np.unravel_index(flat, self.shapes[scan]), axis=1)
+    def _number(
+        self, class_index: npt.NDArray[np.int64], draw: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.int64]:
+        """The numbers of samples in their classes, all equally likely."""
+        return (draw * self.num_samples[class_index]).astype(np.int64)
+
+    def _find(
+        self, class_index: npt.NDArray[np.int64], number: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The volume (n,) and the voxel (n, 3) of samples by their numbers."""
+        scan, flat = np.empty((2, len(number)), np.int64)
+        for sample, (c, n) in enumerate(zip(class_index, number, strict=True)):
+            s = scan[sample] = np.searchsorted(self.ends[c], n, side="right")
+            voxels = self.voxels[c][s]
+            flat[sample] = voxels[n - (self.ends[c][s] - voxels.size)]
+        index_ijk = np.empty((len(number), 3), np.int64)
+        for s in np.unique(scan):
+            mine = scan == s
+            index_ijk[mine] = np.stack(np.unravel_index(flat[mine], self.shapes[s]), axis=1)
+        return scan, index_ijk
 
 
 def open_volumes(

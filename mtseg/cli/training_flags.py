@@ -142,7 +142,7 @@ def prepare_phantoms(config: TrainConfig) -> None:
     from mtseg.records.writing import prepare
     from mtseg.tasks.label_space import parse_tasks
 
-    kinds = ("volumes",) if config.input == "volumes" else (config.input, "volumes")
+    kinds = ("volumes",) if config.records == "volumes" else (config.records, "volumes")
     settings = DEMO_PHANTOMS if config.preset == "demo" else {}
     for selection in parse_tasks(config.tasks).selections:
         for source in selection.sources:
@@ -150,4 +150,4 @@ def prepare_phantoms(config: TrainConfig) -> None:
                 prepare(selection.task, source, config.data_dir, kinds=kinds, **settings)
             else:
                 task = selection.task
-                prepared_dir(config.data_dir, task.name, source, config.input, task.own_file)
+                prepared_dir(config.data_dir, task.name, source, config.records, task.own_file)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 
-from mtseg.batches.pipeline import make_dataset, open_balanced_samples
+from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.errors import InputError
 from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.scoring import evaluate_task
@@ -23,9 +24,8 @@ from mtseg.records.reading import count_scans, read_selection
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
-from mtseg.training.engines.strategies import configure_devices, make_replicas
-from mtseg.training.engines.tensorflow_engine import next_call
-from mtseg.training.engines.tensorflow_step import TrainingStep
+from mtseg.training.engines.tensorflow_engine import TensorFlowEngine
+from mtseg.training.holding import hold_volumes
 
 _NUM_EVALUATIONS = 4
 """Evaluations of each run, including the last one."""
@@ -62,7 +62,6 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
     Raises:
         InputError: if the data is not prepared.
     """
-    configure_devices(config.is_deterministic, config.num_threads)
     label_space = parse_tasks(config.tasks)
     costs = Costs(
         _time_minibatch(config, label_space, num_steps), _time_evaluations(config, label_space)
@@ -73,34 +72,26 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
 
 def _time_minibatch(config: TrainConfig, label_space: LabelSpace, num_steps: int) -> float:
     """Seconds of a mini-batch, with reading and cutting its patches, in calls as the run's."""
-    replicas = make_replicas(config.strategy)
-    replicas.check(config)
+    engine = TensorFlowEngine(config)
     samples = open_balanced_samples(
         config.data_dir,
         label_space,
         config.seed,
-        kind=config.input,
+        kind=config.records,
         augmentations=config.augmentations,
         backgrounds=config.backgrounds,
         source_weights=config.source_weights,
     )
+    engine.build(label_space)
+    hold_volumes(config, engine, samples, Path(config.data_dir), say=lambda line: None)
     per_call = config.steps_per_call
     num_calls = math.ceil(num_steps / per_call)
-    batches = replicas.distribute(
-        lambda shares: make_dataset(
-            samples,
-            config.global_batch_size,
-            [(n * per_call, (n + 1) * per_call) for n in range(num_calls + 1)],
-            shares=shares,
-        ),
-        config.global_batch_size,
-    )
-    step = TrainingStep(config, label_space, replicas)
-    step(*next_call(batches, samples))  # compiles
+    calls = [(n * per_call, (n + 1) * per_call) for n in range(num_calls + 1)]
+    batches = engine.read_ahead(samples, calls)
+    engine.train(next(batches), False)  # compiles
     started = time.monotonic()
-    for _ in range(num_calls):
-        losses, _ = step(*next_call(batches, samples))
-        losses.numpy()
+    for batch in batches:
+        engine.train(batch, False)
     return (time.monotonic() - started) / (num_calls * per_call)
 
 

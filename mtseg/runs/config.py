@@ -87,8 +87,10 @@ class TrainConfig:
         backgrounds: one background output shared by all tasks, as in the paper, or one by-task.
             By task, the outputs are summed after the softmax. The network then also learns whose
             background a voxel is, and natural class priors are exact for each task.
-        input: draw from all voxels of whole volumes in memory, as in the paper, or from patches
-            prepared before. Patches are streamed from disk, and each is drawn again and again.
+        input: patches cut from whole volumes, as in the paper, by the host (volumes) or by the
+            device that trains (device; auto where that is a GPU with room for them), or patches
+            prepared before. The first three give the same samples, bit for bit. Prepared patches
+            are streamed from disk, and each is drawn again and again.
         source_weights: TASK:SOURCE=N for all sources of a task, with commas; empty for weights in
             proportion to scans. The paper draws from all training images; of several sources,
             each then counts as many times as it has scans that show the class.
@@ -137,7 +139,7 @@ class TrainConfig:
     batch_norm_momentum: float = 0.99
     class_priors: Literal["drawn", "natural"] = "drawn"
     backgrounds: Literal["shared", "by-task"] = "shared"
-    input: Literal["volumes", "patches"] = "volumes"
+    input: Literal["auto", "volumes", "device", "patches"] = "auto"
     source_weights: str = ""
     augment: str = ""
     init_from: str = ""
@@ -175,7 +177,7 @@ class TrainConfig:
             raise InputError(f"learning_rate: must be finite, not {self.learning_rate}.")
         for name in self.augmentations:
             _check_choice("augment", name, AUGMENTATIONS)
-            if name in _CUTTING_AUGMENTATIONS and self.input == "patches":
+            if name in _CUTTING_AUGMENTATIONS and self.records == "patches":
                 raise InputError(
                     f"augment: {name} needs whole volumes, because patches that were cut before "
                     "cannot be turned. Leave it out, or train with --input volumes."
@@ -186,6 +188,11 @@ class TrainConfig:
     def augmentations(self) -> tuple[str, ...]:
         """The names in `augment`."""
         return tuple(name.strip() for name in self.augment.split(",") if name.strip())
+
+    @property
+    def records(self) -> str:
+        """Kind of the records that are drawn from: `volumes` or `patches`."""
+        return "patches" if self.input == "patches" else "volumes"
 
     def to_json(self) -> str:
         """The configuration as indented JSON text."""
@@ -204,8 +211,11 @@ class TrainConfig:
             raise InputError(f"not a configuration of this version of mtseg: {error}.") from error
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """The settings that make `other` a different run, as `name: here / there`."""
-        here, there = dataclasses.asdict(self), dataclasses.asdict(other)
+        """The settings that make `other` a different run, as `name: here / there`.
+
+        Where patches are cut from volumes does not: the samples are the same.
+        """
+        here, there = (dataclasses.asdict(c) | {"input": c.records} for c in (self, other))
         names = [name for name in here if name not in MAY_CHANGE]
         return [f"{k}: {here[k]} / {there[k]}" for k in names if here[k] != there[k]]
 

@@ -132,8 +132,11 @@ def gpu_bytes() -> int | None:
     """Memory of the GPU that computes, also if TensorFlow has taken it already; None without a GPU.
 
     It is the limit that was set for TensorFlow, if there is one, else what the card has. Memory
-    that other processes use is not known here; who runs out of it takes smaller tiles.
+    that other processes use is not known here; who runs out of it takes smaller tiles. For JAX it
+    is what JAX may take of the card; 0 if JAX does not say.
     """
+    if uses_jax():
+        return next((_jax_limit(gpu) for gpu in _jax_gpus()), None)
     import tensorflow as tf
 
     gpus = _visible_gpus()
@@ -144,6 +147,10 @@ def gpu_bytes() -> int | None:
             return int(part.memory_limit) << 20
     number = int(gpus[0].name.rsplit(":", 1)[1])
     return _card_bytes(number) or _bytes_left()
+
+
+def _jax_limit(gpu: Any) -> int:
+    return int((gpu.memory_stats() or {}).get("bytes_limit", 0))
 
 
 def _card_bytes(number: int) -> int | None:

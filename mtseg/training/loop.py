@@ -36,6 +36,7 @@ from mtseg.training.checkpoints import Checkpoints
 from mtseg.training.engines.engine import Engine, Report, open_engine
 from mtseg.training.failures import DivergedError, explain_divergence, writing_run
 from mtseg.training.figures import TrainingFigures
+from mtseg.training.holding import hold_volumes
 from mtseg.training.profiling import Profiler
 from mtseg.training.tensorboard import TensorBoard
 
@@ -140,7 +141,7 @@ class _Run:
     ) -> None:
         label_space = parse_tasks(config.tasks)
         # Read before the folder is made, so that data that is not prepared leaves no folder.
-        trained, lines = check_training_records(config.data_dir, label_space, config.input)
+        trained, lines = check_training_records(config.data_dir, label_space, config.records)
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
         self._config, self._workdir, self._engine = config, workdir, engine
@@ -154,13 +155,14 @@ class _Run:
             config.data_dir,
             label_space,
             config.seed,
-            kind=config.input,
+            kind=config.records,
             augmentations=config.augmentations,
             backgrounds=config.backgrounds,
             source_weights=config.source_weights,
         )
         self._total = config.minibatches_per_task * (num_tasks := len(label_space.selections))
-        lines += self._samples.describe_draws(self._total, config.global_batch_size, config.input)
+        size, kind = config.global_batch_size, config.records
+        lines += self._samples.describe_draws(self._total, size, kind)
         self.say(*lines)
         self._evaluate_every = config.evaluate_every * num_tasks
         if engine.is_chief:
@@ -178,6 +180,7 @@ class _Run:
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
         engine.build(label_space)
+        hold_volumes(config, engine, self._samples, workdir, self.say)
         self._num_saved = 0
         self._report: Report | None = None
         self.callbacks = Callbacks([])

@@ -127,9 +127,9 @@ def test_rows_are_those_of_the_whole_minibatch():
     taken, outputs = read(whole, 5, 12)
     assert read(part, 5, 12, slice(3, 7)) == (taken[3:7], outputs[3:7])
     draws = np.empty(12)
-    for store in (of_task[0] for of_task in whole._stores):
+    for store in (of_task[0] for of_task in whole.stores):
         draws[store.number :: 2] = store.draw  # Tasks take turns.
-    for store in (of_task[0] for of_task in part._stores):
+    for store in (of_task[0] for of_task in part.stores):
         np.testing.assert_array_equal(store.draw, draws[3:7][(store.number + 1) % 2 :: 2])
 
 
@@ -138,6 +138,6 @@ def test_a_minibatch_does_not_depend_on_those_before_it():
     for n in range(5):
         last = read(run, n, 6)
     assert read(resumed, 4, 6) == last
-    for before, after in zip(run._stores, resumed._stores, strict=True):
+    for before, after in zip(run.stores, resumed.stores, strict=True):
         np.testing.assert_array_equal(before[0].draw, after[0].draw)
         assert before[0].key == after[0].key

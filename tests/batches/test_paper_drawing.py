@@ -39,11 +39,11 @@ def drawn(data_dir):
     """Task -> counts of what the preset draws: (class, number of the voxel) -> times."""
     config = configure("paper", ",".join(TASKS), str(data_dir))
     label_space = parse_tasks(config.tasks)
-    samples = open_balanced_samples(config.data_dir, label_space, config.seed, kind=config.input)
+    samples = open_balanced_samples(config.data_dir, label_space, config.seed, kind=config.records)
     counts = {task: collections.Counter() for task in TASKS}
     with pytest.MonkeyPatch.context() as patch:
         of_store = {
-            id(store): counts[task] for task, (store,) in zip(TASKS, samples._stores, strict=True)
+            id(store): counts[task] for task, (store,) in zip(TASKS, samples.stores, strict=True)
         }
 
         def note(self, class_index, number, transforms):
@@ -68,7 +68,7 @@ def voxels_of_scans(data_dir, task):
 
 
 def test_the_preset_of_the_paper_draws_from_volumes():
-    assert configure("paper", "brain", "data").input == "volumes"
+    assert configure("paper", "brain", "data").records == "volumes"
 
 
 def test_mini_batches_are_balanced_over_tasks_and_their_classes(data_dir, drawn):

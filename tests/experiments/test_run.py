@@ -20,6 +20,7 @@ from mtseg.runs.config import configure
 from mtseg.system.atomic_files import lock_folder
 from mtseg.system.progress import Progress
 from mtseg.training.callbacks import RunStart
+from mtseg.training.engines import tensorflow_engine
 from mtseg.training.failures import DivergedError
 
 CONFIG = configure("fast", "brain,breast,cta", "data", precision="float32")
@@ -232,7 +233,10 @@ class Timed:
     def __init__(self, *_):
         Timed.lengths = []
 
-    def __call__(self, patches, score_index):
+    def state(self):
+        return {}
+
+    def __call__(self, patches, score_index, is_stopping):
         Timed.lengths.append(len(patches))
         return tf.zeros(len(patches)), False
 
@@ -242,7 +246,7 @@ def test_a_budget_times_calls_as_long_as_those_of_the_run(
     tiny_data, monkeypatch, steps_per_call, calls
 ):
     """The first call compiles; ten mini-batches or more are timed after it."""
-    monkeypatch.setattr(budget, "TrainingStep", Timed)
+    monkeypatch.setattr(tensorflow_engine, "TrainingStep", Timed)
     config = configure(
         "demo",
         "breast",
@@ -263,7 +267,7 @@ def test_a_damaged_shard_is_named_while_a_budget_is_measured(tiny_data, tmp_path
             os.truncate(shard, 1000)
             return super().__call__(*batch)
 
-    monkeypatch.setattr(budget, "TrainingStep", Truncates)
+    monkeypatch.setattr(tensorflow_engine, "TrainingStep", Truncates)
     config = configure("demo", "breast", str(data_dir), precision="float32", input="patches")
     with pytest.raises(InputError, match="was changed while it was in use"):
         budget._time_minibatch(config, tiny_data.label_space, 50)

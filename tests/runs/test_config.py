@@ -35,6 +35,17 @@ def test_differences_name_the_field_and_both_values():
     assert here.differences(there) == ["seed: 0 / 7"]
 
 
+@pytest.mark.parametrize(("here", "there"), [("auto", "device"), ("device", "volumes")])
+def test_who_cuts_patches_of_volumes_makes_no_other_run(here, there):
+    volumes, patches = ("volumes", "volumes"), "patches"
+    one, other, stored = (
+        TrainConfig("brain", "data", input=name) for name in (here, there, patches)
+    )
+    assert (one.records, other.records) == volumes
+    assert one.differences(other) == []
+    assert one.differences(stored) == ["input: volumes / patches"]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

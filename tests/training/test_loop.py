@@ -107,6 +107,20 @@ def test_a_resumed_run_has_the_weights_of_one_that_never_stopped(
 
 
 @pytest.mark.promise("exact resume")
+def test_a_run_whose_patches_the_device_cuts_from_its_middle_on_has_the_same_weights(
+    tiny_data, finished, tmp_path, without_evaluation, capsys
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "step-4")
+    assert "Patches are cut on the device" not in capsys.readouterr().out
+    train_and_evaluate(make_config(tiny_data, input="device"), workdir)
+    printed = capsys.readouterr().out
+    assert "Resuming after mini-batch 2 of 4." in printed
+    assert "Patches are cut on the device, from " in printed
+    assert_same_weights(finished, workdir)
+
+
+@pytest.mark.promise("exact resume")
 @pytest.mark.parametrize("when", ["training", "evaluation"])
 def test_sigterm_saves_the_run_and_resuming_gives_the_same_weights(
     tiny_data, finished, tmp_path, monkeypatch, capsys, when
@@ -144,8 +158,11 @@ def test_sigterm_saves_the_run_and_resuming_gives_the_same_weights(
 
 
 def train_mirrored(config, workdir):
-    """Trains on two devices, in another process: TensorFlow cannot change a collective's type."""
-    config = dataclasses.replace(config, strategy="mirrored")
+    """Trains on two devices, which cut the patches, in another process.
+
+    TensorFlow cannot change a collective's type.
+    """
+    config = dataclasses.replace(config, strategy="mirrored", input="device")
     script = f"""
 import tensorflow as tf
 from mtseg.evaluation.results import Evaluation

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.batches.balance import BalancedSamples
+from mtseg.batches.placed_samples import PlacedSamples
 from mtseg.errors import InputError
 from mtseg.evaluation.held_out import HeldOut
 from mtseg.evaluation.results import Evaluation
@@ -70,6 +71,7 @@ class Engine(Protocol):
     Attributes:
         is_chief: whether this process prints, and writes to the folder of the run.
         scores_scans: whether whole volumes are scored during a run.
+        per_device_batch_size: number of samples of a mini-batch that each device computes.
         errors: the exceptions that `explain` knows, also those of a disk that is full.
         seconds: time spent in training, kept in checkpoints.
     """
@@ -79,8 +81,17 @@ class Engine(Protocol):
     errors: tuple[type[Exception], ...]
     seconds: float
 
+    @property
+    def per_device_batch_size(self) -> int: ...
+
     def build(self, label_space: LabelSpace) -> None:
         """Builds the network and the optimiser of the run for the tasks of a label space."""
+
+    def hold_volumes(self, samples: PlacedSamples) -> None:
+        """Copies the volumes to each device, and has the patches cut there from now on.
+
+        Without this, `read_ahead` reads patches that the host cuts.
+        """
 
     @property
     def model(self) -> keras.Model:

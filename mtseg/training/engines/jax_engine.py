@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mtseg.batches.balance import BalancedSamples
 from mtseg.batches.pipeline import read_ahead
+from mtseg.batches.placed_samples import PlacedSamples
 from mtseg.errors import InputError
 from mtseg.evaluation.held_out import HeldOut
 from mtseg.runs.config import TrainConfig
@@ -59,11 +60,17 @@ class JaxEngine:
             os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
         devices = jax.local_devices()
         self._devices = devices if config.strategy == "mirrored" else devices[:1]
-        self._share = share_equally(config.global_batch_size, len(self._devices))
+        self.per_device_batch_size = share_equally(config.global_batch_size, len(self._devices))
+        self._placed: PlacedSamples | None = None
 
     def build(self, label_space: LabelSpace) -> None:
         """Builds the network and the optimiser."""
         self._step = TrainingStep(self._config, label_space, self._devices)
+
+    def hold_volumes(self, samples: PlacedSamples) -> None:
+        """Copies the volumes to each device, and has the patches cut there."""
+        self._step.hold_volumes(samples.make_buffer())
+        self._placed = samples
 
     @property
     def model(self) -> keras.Model:
@@ -75,7 +82,8 @@ class JaxEngine:
         self, samples: BalancedSamples, calls: Sequence[tuple[int, int]]
     ) -> Iterator[Any]:
         """Yields the mini-batches of each call, on the devices."""
-        return read_ahead(samples, self._config.global_batch_size, calls, self._step.move)
+        source = self._placed or samples
+        return read_ahead(source, self._config.global_batch_size, calls, self._step.move)
 
     def train(self, batches: Any, is_stopping: bool) -> tuple[npt.NDArray[np.float32], bool]:
         """Trains on the mini-batches of one call."""
@@ -150,7 +158,7 @@ class JaxEngine:
     def explain(self, error: Exception, workdir: Path) -> Exception | None:
         """What an error of XLA means for the user; None if it is a defect of mtseg."""
         if "RESOURCE_EXHAUSTED" in str(error):
-            return explain_memory(workdir, self._share)
+            return explain_memory(workdir, self.per_device_batch_size)
         return None
 
 
@@ -161,7 +169,7 @@ def check_config(config: TrainConfig) -> None:
         InputError: if it is one; the message names the setting.
     """
     remedy = "or train on TensorFlow, without KERAS_BACKEND=jax."
-    if config.input != "volumes":
+    if config.records != "volumes":
         raise InputError(f"input: JAX trains from volumes. Leave out --input, {remedy}")
     if config.strategy == "multiworker":
         raise InputError(

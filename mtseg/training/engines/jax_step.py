@@ -20,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mtseg.batches.placed_samples import Places
 from mtseg.network.model import patch_logits_model
 from mtseg.runs.building import build_model, make_learning_rate, make_optimizer
 from mtseg.runs.config import TrainConfig
 from mtseg.scans.patches import PLANES
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.engines.cutting import cut_from_buffer
 
 SLOW_IN_LOOPS = ("cpu",)
 """Where several mini-batches are not compiled as a loop: XLA computes convolutions within loops on
@@ -77,8 +79,10 @@ class TrainingStep:
         self.optimizer = make_optimizer(config, self.schedule)
         self.optimizer.build(self._logits.trainable_variables)
         self._state: State | None = None
+        self._volumes: jax.Array | None = None
         self._num_done = 0
-        # The state is an argument that each call gives back: as a constant it would be compiled in.
+        # The state is an argument that each call gives back, and the volumes are an argument: as
+        # constants they would be compiled in.
         self._compute = jax.jit(
             self._compute_call, donate_argnums=0, out_shardings=(self._everywhere, self._everywhere)
         )
@@ -109,21 +113,34 @@ class TrainingStep:
             self._state = None
         return variables
 
+    def hold_volumes(self, buffer: npt.NDArray[np.float16]) -> None:
+        """Copies volumes to each device, which then cuts patches from them.
+
+        Args:
+            buffer: float16 (voxels,), from `mtseg.batches.placed_samples.PlacedSamples`.
+        """
+        self._volumes = jax.device_put(buffer, self._everywhere)
+
     def move(
-        self, patches: npt.NDArray[np.float16], score_index: npt.NDArray[np.int32]
-    ) -> tuple[jax.Array, jax.Array]:
+        self, patches: npt.NDArray[np.float16] | Places, score_index: npt.NDArray[np.int32]
+    ) -> tuple[jax.Array | Places, jax.Array]:
         """Moves the mini-batches of a call to the devices, each its share."""
-        moved: tuple[jax.Array, jax.Array] = jax.device_put((patches, score_index), self._divided)
+        if isinstance(patches, Places):  # they fit: a buffer has less than 2**31 voxels
+            patches = patches._replace(steps=patches.steps.astype(np.int32))
+        moved: tuple[Any, jax.Array] = jax.device_put((patches, score_index), self._divided)
         return moved
 
-    def __call__(self, patches: jax.Array, score_index: jax.Array) -> npt.NDArray[np.float32]:
+    def __call__(
+        self, patches: jax.Array | Places, score_index: jax.Array
+    ) -> npt.NDArray[np.float32]:
         """Trains on the mini-batches of one call.
 
         On a GPU a call of full length is one program. A shorter one is computed mini-batch by
         mini-batch, so that not every length has to be compiled.
 
         Args:
-            patches: float16 (mini-batches, samples, 3, 51, 51), from `move`.
+            patches: float16 (mini-batches, samples, 3, 51, 51), from `move`; or their places after
+                `hold_volumes`.
             score_index: int32 (mini-batches, samples), the output that should be the most probable.
 
         Returns:
@@ -134,30 +151,37 @@ class TrainingStep:
             values = [[np.array(variable) for variable in group] for group in self.variables()]
             self._num_done = int(np.asarray(self.optimizer.iterations))
             self._state = State(*jax.device_put(values, self._everywhere))
-        count = len(patches)
+        count = len(score_index)
         size = count if count == self._per_program else 1
         losses = []
         for start in range(0, count, size):
             part = slice(start, start + size)
-            self._state, loss = self._compute(self._state, patches[part], score_index[part])
+            batch = jax.tree.map(lambda array, part=part: array[part], (patches, score_index))
+            self._state, loss = self._compute(self._state, self._volumes, batch)
             losses.append(loss)
         self._num_done += count
         return np.concatenate([np.asarray(loss) for loss in losses])
 
     def _compute_call(
-        self, state: State, patches: jax.Array, score_index: jax.Array
+        self, state: State, volumes: jax.Array | None, batch: tuple[Any, jax.Array]
     ) -> tuple[State, jax.Array]:
-        if len(patches) == 1:  # a loop would be compiled otherwise than what it contains
-            state, loss = self._compute_minibatch(state, (patches[0], score_index[0]))
+        def compute(state: State, batch: tuple[Any, jax.Array]) -> tuple[State, jax.Array]:
+            patches, score_index = batch
+            if volumes is not None:
+                patches = cut_from_buffer(volumes, patches)
+            return self._compute_minibatch(state, patches, score_index)
+
+        if len(batch[1]) == 1:  # a loop would be compiled otherwise than what it contains
+            state, loss = compute(state, jax.tree.map(lambda array: array[0], batch))
             return state, loss[jnp.newaxis]
-        state, losses = jax.lax.scan(self._compute_minibatch, state, (patches, score_index))
+        state, losses = jax.lax.scan(compute, state, batch)
         return state, losses
 
     def _compute_minibatch(
-        self, state: State, minibatch: tuple[jax.Array, jax.Array]
+        self, state: State, patches: jax.Array, score_index: jax.Array
     ) -> tuple[State, jax.Array]:
         """Forward, backward, update; returns the new state and the mean cross-entropy."""
-        (loss, others), gradients = self.loss_and_gradients(state, *minibatch)
+        (loss, others), gradients = self.loss_and_gradients(state, patches, score_index)
         trainable, optimizer = self.optimizer.stateless_apply(
             state.optimizer, gradients, state.trainable
         )

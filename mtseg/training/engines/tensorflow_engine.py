@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mtseg.batches.balance import BalancedSamples
 from mtseg.batches.pipeline import make_dataset
+from mtseg.batches.placed_samples import PlacedSamples
 from mtseg.errors import WorkerLostError
 from mtseg.evaluation.held_out import HeldOut
 from mtseg.runs.config import TrainConfig
@@ -65,12 +66,23 @@ class TensorFlowEngine:
         self._config, self._replicas = config, make_replicas(config.strategy)
         self._replicas.check(config)
         self.is_chief = self._replicas.is_chief
+        self._placed: PlacedSamples | None = None
 
     def build(self, label_space: LabelSpace) -> None:
         """Builds the network, the optimiser and the graph."""
         self._step = TrainingStep(self._config, label_space, self._replicas)
         self._seconds = tf.Variable(0.0, dtype=tf.float64)
         self._state = tf.train.Checkpoint(seconds=self._seconds, **self._step.state())
+
+    @property
+    def per_device_batch_size(self) -> int:
+        """Number of samples of a mini-batch that each device computes."""
+        return self._replicas.per_replica_batch_size(self._config.global_batch_size)
+
+    def hold_volumes(self, samples: PlacedSamples) -> None:
+        """Copies the volumes to each device, and has the patches cut there."""
+        self._step.hold_volumes(samples.make_buffer())
+        self._placed = samples
 
     @property
     def model(self) -> keras.Model:
@@ -91,8 +103,9 @@ class TensorFlowEngine:
     ) -> Iterator[Any]:
         """Yields the mini-batches of each call, divided among the replicas of this process."""
         size = self._config.global_batch_size
+        source = self._placed or samples
         batches = self._replicas.distribute(
-            lambda shares: make_dataset(samples, size, calls, shares=shares), size
+            lambda shares: make_dataset(source, size, calls, shares=shares), size
         )
         for _ in calls:
             yield next_call(batches, samples)

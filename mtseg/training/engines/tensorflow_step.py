@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from mtseg.network.model import patch_logits_model
@@ -15,6 +17,7 @@ from mtseg.runs.building import build_model, make_learning_rate, make_optimizer
 from mtseg.runs.config import TrainConfig
 from mtseg.scans.patches import PLANES
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.training.engines.cutting import cut_from_buffer
 from mtseg.training.engines.strategies import Replicas
 
 
@@ -32,7 +35,7 @@ class TrainingStep:
     """
 
     def __init__(self, config: TrainConfig, label_space: LabelSpace, replicas: Replicas) -> None:
-        self._config, self._strategy = config, replicas.strategy
+        self._config, self._strategy, self._replicas = config, replicas.strategy, replicas
         self._dtype = "float64" if config.precision == "float64" else "float32"
         keras.utils.set_random_seed(config.seed)
         total = config.minibatches_per_task * len(label_space.selections)
@@ -47,7 +50,26 @@ class TrainingStep:
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             self.optimizer = optimizer
             self.optimizer.build(self.model.trainable_variables)
+        self._volumes: Any = None
         self._compute = tf.function(self._compute_call)
+
+    def hold_volumes(self, buffer: npt.NDArray[np.float16]) -> None:
+        """Copies volumes to each replica, which then cuts patches from them.
+
+        Args:
+            buffer: float16 (voxels,), from `mtseg.batches.placed_samples.PlacedSamples`.
+        """
+        if self._replicas.num_replicas == 1:
+            self._volumes = tf.constant(buffer)
+            return
+        devices = self._strategy.extended.worker_devices
+
+        def copy(context: tf.distribute.DistributedValues) -> tf.Tensor:
+            local = context.replica_id_in_sync_group - self._replicas.first_local
+            with tf.device(devices[local]):
+                return tf.identity(tf.constant(buffer))
+
+        self._volumes = self._strategy.experimental_distribute_values_from_function(copy)
 
     def state(self) -> dict[str, Any]:
         """Everything that is needed to resume, by name."""
@@ -77,7 +99,8 @@ class TrainingStep:
         """Trains on the mini-batches of one call.
 
         Args:
-            patches: from `mtseg.batches.pipeline.make_dataset`, shared among the replicas.
+            patches: from `mtseg.batches.pipeline.make_dataset`, shared among the replicas: the
+                patches, or their places after `hold_volumes`.
             score_index: likewise, the output that should be the most probable.
             is_stopping: whether this process has been asked to stop.
 
@@ -85,32 +108,45 @@ class TrainingStep:
             The mean cross-entropy of each mini-batch, float32 (mini-batches,), and whether any of
             the processes has been asked to stop.
         """
-        losses, stopping = self._compute(patches, score_index, tf.constant(float(is_stopping)))
+        # The volumes are an argument, never a constant of the graph.
+        losses, stopping = self._compute(
+            self._volumes, patches, score_index, tf.constant(float(is_stopping))
+        )
         return losses, bool(stopping > 0)
 
     def _compute_call(
-        self, patches: Any, score_index: Any, is_stopping: tf.Tensor
+        self, volumes: Any, patches: Any, score_index: Any, is_stopping: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         if self._config.steps_per_call == 1:
-            loss, stopping = self._compute_minibatch(patches, score_index, 0, is_stopping)
+            loss, stopping = self._compute_minibatch(volumes, patches, score_index, 0, is_stopping)
             return loss[tf.newaxis], stopping
         (own_score_index, *_) = self._strategy.experimental_local_results(score_index)
         count = tf.shape(own_score_index)[0]
         losses = tf.TensorArray(tf.float32, count)
         stopping = tf.constant(0.0)
         for number in tf.range(count):
-            loss, stopping = self._compute_minibatch(patches, score_index, number, is_stopping)
+            loss, stopping = self._compute_minibatch(
+                volumes, patches, score_index, number, is_stopping
+            )
             losses = losses.write(number, loss)
         return losses.stack(), stopping
 
     def _compute_minibatch(
-        self, patches: Any, score_index: Any, number: Any, is_stopping: tf.Tensor
+        self,
+        volumes: Any,
+        patches: Any,
+        score_index: Any,
+        number: Any,
+        is_stopping: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        def compute(patches: tf.Tensor, score_index: tf.Tensor) -> tf.Tensor:
-            loss = self._compute_share(patches[number], score_index[number])
+        def compute(volumes: Any, patches: Any, score_index: tf.Tensor) -> tf.Tensor:
+            of_minibatch = tf.nest.map_structure(lambda part: part[number], patches)
+            if volumes is not None:
+                of_minibatch = cut_from_buffer(volumes, of_minibatch)
+            loss = self._compute_share(of_minibatch, score_index[number])
             return tf.stack([loss, is_stopping])
 
-        both = self._strategy.run(compute, args=(patches, score_index))
+        both = self._strategy.run(compute, args=(volumes, patches, score_index))
         loss, stopping = tf.unstack(
             self._strategy.reduce(tf.distribute.ReduceOp.SUM, both, axis=None)
         )

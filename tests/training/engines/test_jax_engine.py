@@ -16,7 +16,10 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
+from mtseg.batches.balance import BalancedSamples
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
+from mtseg.batches.placed_samples import PlacedSamples
+from mtseg.batches.volume_patches import VolumePatches
 from mtseg.cli.evaluate import main as evaluate
 from mtseg.cli.export import main as export
 from mtseg.cli.predict import main as predict
@@ -27,6 +30,7 @@ from mtseg.runs.config import TrainConfig
 from mtseg.runs.unevaluated import UNEVALUATED
 from mtseg.runs.weights import load_trained
 from mtseg.runs.workdir import EVALUATION, weights_path
+from mtseg.scans.patches import pad_volume
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.engines.strategies import make_replicas
 from mtseg.training.engines.tensorflow_step import TrainingStep
@@ -112,40 +116,77 @@ def arrays_of(workdir, step=4):
         return {name: file[name] for name in file.files if name != "seconds"}
 
 
+def random_samples(label_space, shapes, margin=0):
+    """Samples of volumes of these shapes, so many voxels from their borders; half are tissue."""
+    rng = np.random.default_rng(0)
+    volumes = [rng.uniform(0.1, 1, shape) for shape in shapes]
+    inside = slice(margin, -margin or None)
+    numbered = [np.arange(v.size, dtype=np.uint32).reshape(v.shape) for v in volumes]
+    halves = [np.array_split(n[inside, inside, inside].ravel(), 2) for n in numbered]
+    voxels = tuple(zip(*halves, strict=True))
+    ends = tuple(np.cumsum([v.size for v in of_class]) for of_class in voxels)
+    padded = tuple(pad_volume(volume, dtype=np.float16) for volume in volumes)
+    store = VolumePatches(padded, shapes, voxels, ends)
+    return BalancedSamples(label_space, [[store]], 0, ("flip", "intensity"))
+
+
 GRADIENTS = """
 import jax, numpy as np
+from mtseg.batches.placed_samples import Places
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.training.engines.cutting import cut_from_buffer
 from mtseg.training.engines.jax_step import TrainingStep
 
 folder = sys.argv[1]
 config = TrainConfig.from_json(open(folder + "/config.json").read())
 step = TrainingStep(config, parse_tasks(config.tasks), jax.devices()[:1])
 step.model.load_weights(folder + "/start.weights.h5")
-batch = np.load(folder + "/batch.npz")
+cut = []
+for name in ("borders", "inside"):
+    batch = np.load(folder + f"/{name}.npz")
+    places = Places(batch["steps"].astype(np.int32), batch["factors"])
+    cut.append(jax.jit(cut_from_buffer)(batch["volumes"], places))
 state = type(step.variables())(*[[np.array(v) for v in group] for group in step.variables()])
-(loss, _), gradients = jax.jit(step.loss_and_gradients)(state, batch["patches"], batch["classes"])
-np.savez(folder + "/jax.npz", loss, *gradients)
+compute = lambda state, volumes, places, classes: step.loss_and_gradients(
+    state, cut_from_buffer(volumes, places), classes
+)
+(loss, _), gradients = jax.jit(compute)(state, batch["volumes"], places, batch["classes"])
+np.savez(folder + "/jax.npz", *cut, loss, *gradients)
 """
 
 
-def test_loss_and_gradients_are_those_of_tensorflow(on_jax, tmp_path):
+def test_patches_loss_and_gradients_are_those_of_tensorflow(on_jax, tmp_path):
     """From the same weights file. Without dropout: the engines draw different masks.
 
-    The patches are random. In those of tiny phantoms nearly every voxel is 0, and normalisation by
-    so small a variance enlarges TensorFlow's rounding beyond the tolerance (not that of JAX).
+    JAX cuts the patches from volumes, TensorFlow takes those that the host cut: they are equal, bit
+    for bit. Gradients are of random patches without borders. Where many voxels are 0, normalisation
+    by a small variance enlarges TensorFlow's rounding beyond the tolerance (not that of JAX).
     """
     config = TrainConfig("breast:phantom", "data", global_batch_size=12, dropout_rate=0.0)
-    step = TrainingStep(config, parse_tasks(config.tasks), make_replicas("default"))
-    rng = np.random.default_rng(0)
-    patches = rng.random((12, 3, 51, 51)).astype(np.float16)
-    classes = rng.integers(0, 2, 12).astype(np.int32)
+    label_space = parse_tasks(config.tasks)
+    step = TrainingStep(config, label_space, make_replicas("default"))
     step.model.save_weights(tmp_path / "start.weights.h5")
     (tmp_path / "config.json").write_text(config.to_json())
-    np.savez(tmp_path / "batch.npz", patches=patches, classes=classes)
+    cut = {}
+    for name, shapes, margin in [
+        ("borders", ((60, 57, 70), (20, 61, 9)), 0),
+        ("inside", ((60, 57, 70), (55, 61, 58)), 25),
+    ]:
+        samples = random_samples(label_space, shapes, margin)
+        placed = PlacedSamples(samples)
+        cut[name], classes = samples.read_minibatch(0, 12)
+        places, _ = placed.read_minibatch(0, 12)
+        arrays = {"volumes": placed.make_buffer(), "classes": classes, **places._asdict()}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    assert (cut["borders"] == 0).any()
+    assert (cut["inside"] > 0).all()
     on_jax(GRADIENTS, tmp_path)
     with np.load(tmp_path / "jax.npz") as file:
-        on_jax_loss, *on_jax_gradients = (file[name] for name in file.files)
+        borders, inside, on_jax_loss, *on_jax_gradients = (file[name] for name in file.files)
+    np.testing.assert_array_equal(borders.view(np.uint16), cut["borders"].view(np.uint16))
+    np.testing.assert_array_equal(inside.view(np.uint16), cut["inside"].view(np.uint16))
+    patches = cut["inside"]
     loss, gradients = step.loss_and_gradients(tf.constant(patches), tf.constant(classes))
     assert float(loss) == pytest.approx(float(on_jax_loss), abs=1e-4)
     for ours, theirs in zip(gradients, on_jax_gradients, strict=True):
@@ -208,10 +249,13 @@ def test_the_written_weights_are_those_of_the_checkpoint_with_natural_priors(tra
 
 @pytest.mark.promise("exact resume")
 def test_a_run_killed_after_a_checkpoint_resumes_to_the_bit(trained, tiny_data, on_jax, tmp_path):
+    """Also if the device cuts the patches from there on."""
     flags = flags_of(tiny_data, tmp_path / "run")
     on_jax(KILLED + TRAIN, *flags, code=-9)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-2"]
-    assert "Resuming after mini-batch 2 of 4." in on_jax(TRAIN, *flags)
+    printed = on_jax(TRAIN, *flags, "--input", "device")
+    assert "Resuming after mini-batch 2 of 4." in printed
+    assert "Patches are cut on the device, from " in printed
     whole, resumed = arrays_of(trained[0]), arrays_of(tmp_path / "run")
     assert whole.keys() == resumed.keys()
     for name in whole:
@@ -219,8 +263,9 @@ def test_a_run_killed_after_a_checkpoint_resumes_to_the_bit(trained, tiny_data, 
 
 
 def test_two_devices_are_one(trained, tiny_data, on_jax, tmp_path):
-    """Also with two mini-batches a call as one loop, as on GPUs."""
+    """Also with two mini-batches a call as one loop and with patches cut there, as on GPUs."""
     changes = {"strategy": "mirrored", "steps-per-call": 2, "minibatches-per-task": 2}
+    changes["input"] = "device"
     flags = flags_of(tiny_data, tmp_path, **changes)
     on_jax(LOOPS_ON_PROCESSORS + TRAIN, *flags, devices=2)
     one, two = (scalars_of(workdir, "loss") for workdir in (trained[0], tmp_path))
