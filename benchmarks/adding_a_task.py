@@ -96,19 +96,26 @@ def train(
     return float(point["training_seconds"])
 
 
-def score(
-    model: keras.Model, label_space: LabelSpace, selected: LabelSpace, data_dir: str
-) -> float | None:
+def read_score(workdir: Path, tasks: LabelSpace) -> float:
+    """Mean Dice of a run on the test scans of some of its tasks, from its last evaluation."""
+    from mtseg.evaluation.results import Evaluation
+    from mtseg.runs.workdir import EVALUATION
+    from mtseg.system.atomic_files import parse_json
+
+    evaluation = Evaluation.from_json(parse_json((workdir / EVALUATION).read_text()))
+    names = {selection.task.name for selection in tasks.selections}
+    rows = tuple(row for row in evaluation.rows if row.task in names)
+    return dataclasses.replace(evaluation, rows=rows).overall_dice()
+
+
+def score(model: keras.Model, label_space: LabelSpace, tasks: LabelSpace, data_dir: str) -> float:
     """Mean Dice of a network on the test scans of some of its tasks.
 
     Args:
         model: the network.
-        label_space: its tasks.
-        selected: those to score, with their sources.
+        label_space: all its tasks.
+        tasks: those to score, with their sources.
         data_dir: folder of prepared records.
-
-    Returns:
-        The mean over the classes of all these tasks.
     """
     from mtseg.evaluation.results import join
     from mtseg.evaluation.scoring import evaluate_task
@@ -116,12 +123,12 @@ def score(
     from mtseg.records.reading import read_selection
 
     network = make_dense_network(model)
-    evaluations = (
+    evaluations = [
         evaluate_task(
             network, label_space, selection.task, read_selection(data_dir, selection, "test")
         )
-        for selection in selected.selections
-    )
+        for selection in tasks.selections
+    ]
     return join(evaluations).overall_dice()
 
 
@@ -195,8 +202,7 @@ def main() -> None:
     print(f"{arguments.init_from}: mean Dice {rows[0].old:.3f} on {old.spec}", flush=True)
 
     seconds = train(folder / "both", both, count, arguments, is_start=True)
-    network = load_trained(folder / "both")
-    figures = (score(network.model, network.label_space, part, data_dir) for part in (old, new))
+    figures = (read_score(folder / "both", part) for part in (old, new))
     rows.append(Scored("both tasks", seconds / 60, total, *figures))
 
     seconds = train(folder / "new_alone", new.spec, total, arguments, is_start=True)
@@ -206,9 +212,7 @@ def main() -> None:
 
     total *= arguments.times
     seconds = train(folder / "own", new.spec, total, arguments, is_start=False)
-    network = load_trained(folder / "own")
-    figure = score(network.model, network.label_space, new, data_dir)
-    rows.append(Scored("of its own", seconds / 60, total, new=figure))
+    rows.append(Scored("of its own", seconds / 60, total, new=read_score(folder / "own", new)))
     report(rows, old.spec, new.spec, use_json=arguments.json)
 
 

@@ -216,7 +216,8 @@ class OurSide:
         """Segments the test scans with the last weights of a run, and scores them."""
         model, out = folder / "model", folder / prediction
         shutil.rmtree(model, ignore_errors=True)
-        run_logged(mtseg_command("export", str(folder / "run"), str(model)), folder / "export.log")
+        export = mtseg_command("export", str(folder / "run"), str(model), "--format", "weights")
+        run_logged(export, folder / "export.log")
         scans = [str(subject.image_path) for subject in self._data.test]
         command = mtseg_command("predict", *scans, "-o", str(out), "--model", str(model))
         run_logged([*command, "--overwrite"], folder / "predict.log")

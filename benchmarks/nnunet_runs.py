@@ -7,12 +7,15 @@ run.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,16 +43,29 @@ _ENTRY_POINTS = {
 }
 _NIFTI = ".nii.gz"
 
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent ends."""
+
 
 def run_logged(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Runs a command whose output goes to a file; if it fails, one line names that file."""
+    """Runs a command whose output goes to a file; if it fails, one line names that file.
+
+    If this process is killed, so is the command: it would disturb the next run, or write into it.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"error: {log} says why this command failed: {shlex.join(command)}")
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Form:
 
 
 ON_GPU = Form(PAPER_BATCH_SIZE, 10, 100, 7, 96, 8192, ("eager", "compiled", "graphs"), "cuda")
-ON_CPU = Form(6, 1, 1, 1, 48, 1024, ("eager", "compiled"), "cpu")
+ON_CPU = Form(6, 1, 1, 1, 48, 1024, ("eager",), "cpu")
 
 
 def find_card() -> str | None:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -308,6 +310,30 @@ def test_nnunet_is_given_the_scans_and_the_classes_of_the_task(load, two_parts, 
     np.testing.assert_array_equal(written.affine, scan.affine)
     files = [path.name for path in (tmp_path / "b").rglob("*.nii.gz")]
     assert files == ["b_0000.nii.gz"]  # no label map of a test scan
+
+
+def test_a_command_ends_with_the_benchmark_that_is_killed(tmp_path):
+    log = tmp_path / "log"
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import nnunet_runs; "
+        "nnunet_runs.run_logged(['sh', '-c', 'echo $$; exec sleep 100'], pathlib.Path(sys.argv[2]))"
+    )
+    benchmark = subprocess.Popen([sys.executable, "-c", code, str(FOLDER), str(log)])
+    command = Path("/proc") / wait_for(lambda: log.is_file() and log.read_text().strip())
+    assert command.exists()
+    benchmark.kill()
+    benchmark.wait()
+    wait_for(lambda: not command.exists() or "Z (zombie)" in (command / "status").read_text())
+
+
+def wait_for(condition, seconds=30):
+    """Waits until a condition is true; returns its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
 
 
 def test_a_folder_with_runs_of_other_settings_is_refused(load, tmp_path):
