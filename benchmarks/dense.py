@@ -46,11 +46,13 @@ from comparison import (
     seconds_of,
 )
 
-from mtseg.inference import rounding, tile_graph
+from mtseg.inference import tile_graph
 from mtseg.inference.dense import PRECISIONS, DenseNetwork, make_dense_network
+from mtseg.inference.engines import rounding
 from mtseg.inference.tiling import Plan
+from mtseg.network.architecture import NUM_CONVOLUTIONS
 from mtseg.network.folding import fold
-from mtseg.network.model import NUM_CONVOLUTIONS, build_patch_model
+from mtseg.network.model import build_patch_model
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.scans.patches import PLANES, cut_patches, pad_volume
 from mtseg.scans.preprocessing import prepare_scan
@@ -89,7 +91,7 @@ def make_stack(patch_model: keras.Model, precision: str) -> Callable[[], float]:
     """The shared convolutions on the planes that PyTorch computes as well."""
     network = fold(patch_model)
     if precision == "bfloat16":
-        network = rounding.round_weights(network, tf.bfloat16)
+        network = rounding.round_weights(network, keras.ops, tile_graph.round_to(tf.bfloat16))
     planes = tf.random.uniform((NUM_PLANES, PLANE_SIZE, PLANE_SIZE, 1))
     convolve = tf.function(
         lambda images: tile_graph.convolve(images, network, tf.as_dtype(precision)),

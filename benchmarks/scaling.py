@@ -62,8 +62,8 @@ def run_replicas(num_replicas: int, num_samples: int, num_steps: int) -> dict[st
     """
     import tensorflow as tf
 
-    from mtseg.network.model import PATCH_SIZE
     from mtseg.runs.config import TrainConfig
+    from mtseg.scans.patches import PATCH_SIZE
     from mtseg.tasks.label_space import parse_tasks
     from mtseg.training.engines.strategies import make_replicas
     from mtseg.training.engines.tensorflow_step import TrainingStep

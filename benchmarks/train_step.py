@@ -43,8 +43,8 @@ from comparison import (
 )
 from network_costs import flop_of_sample
 
-from mtseg.network.model import PATCH_SIZE
 from mtseg.runs.config import TrainConfig
+from mtseg.scans.patches import PATCH_SIZE
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.engines.strategies import make_replicas
 from mtseg.training.engines.tensorflow_step import TrainingStep

@@ -47,6 +47,7 @@ def load(
     path: str | os.PathLike[str] | None = None,
     precision: str | None = None,
     options: ServerOptions | None = None,
+    engine: str | None = None,
 ) -> Model:
     """Loads a model.
 
@@ -57,6 +58,8 @@ def load(
         precision: `float32` or `bfloat16`. None is the faster one on this machine, and float32 on
             a server.
         options: how to send requests to a server; None uses the defaults.
+        engine: what computes in this process, `tensorflow` or `openvino`. None is the fastest that
+            is installed: OpenVINO for a weights file where there is no GPU, else TensorFlow.
 
     Returns:
         The model. From a server, only its description is loaded; the server computes.
@@ -75,17 +78,21 @@ def load(
 
     if precision not in (None, "float32", "bfloat16"):
         raise InputError(f"precision: {precision!r} is not one of float32, bfloat16.")
-    _begin_tensorflow()
     from mtseg.api.model import Model
 
     if path is not None and is_address(str(path)):
+        _begin_tensorflow()
         from mtseg.serving.remote_model import load_served
 
         exported = load_served(str(path), precision, options)
     else:
         from mtseg.models import loading
 
-        exported = loading.load(None if path is None else Path(path), precision)
+        folder = None if path is None else Path(path)
+        engine = loading.find_engine(folder, engine)
+        if engine == "tensorflow":
+            _begin_tensorflow()
+        exported = loading.load(folder, precision, engine)
     fields = dataclasses.fields(exported)
     return Model(**{field.name: getattr(exported, field.name) for field in fields})
 
@@ -163,7 +170,6 @@ def segment(
         >>> (again.labels == seg.labels).all()
         np.True_
     """
-    _begin_tensorflow()
     from mtseg.api.model import Model
 
     if model is None:

@@ -227,6 +227,32 @@ def start_tensorflow(devices: str | None, *, is_one: bool = True) -> None:
     print(f"Computing on {describe_devices(are_all=not is_one)}.", flush=True)
 
 
+def start_engine(model: str | None, wanted: str, devices: str | None) -> str:
+    """Chooses what computes a model, starts it, and prints in one line what will compute.
+
+    Args:
+        model: folder of the model; None is the one that comes with the package.
+        wanted: the value of `--engine`.
+        devices: the value of `--devices`.
+
+    Returns:
+        The engine's name.
+
+    Raises:
+        InputError: if there is no such model, engine or device.
+    """
+    from mtseg.inference.engines.choice import TITLES
+    from mtseg.models.loading import find_engine
+    from mtseg.system.hardware import describe_processor
+
+    engine = find_engine(model, None if wanted == "auto" else wanted, devices)
+    if engine == "tensorflow":
+        start_tensorflow(devices)
+    else:
+        print(f"Computing with {TITLES[engine]} on {describe_processor()}.", flush=True)
+    return engine
+
+
 def start_jax(devices: str | None, *, is_one: bool) -> None:
     """Does for JAX what `start_tensorflow` does for TensorFlow.
 

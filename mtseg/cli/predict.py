@@ -15,9 +15,10 @@ from mtseg.cli.command import (
     check_beam_flags,
     print_error,
     run,
-    start_tensorflow,
+    start_engine,
 )
 from mtseg.errors import InputError
+from mtseg.inference.engines.choice import ENGINES
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
 from mtseg.system.progress import Progress
@@ -106,6 +107,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="precision of the convolutions; auto: the faster one on this machine, and float32 on "
         "a server (default: %(default)s)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="what computes the network; auto: OpenVINO for a weights file where it is installed "
+        "and there is no GPU, else TensorFlow (default: %(default)s)",
+    )
     add_devices_flag(parser)
     parser.add_argument(
         "--memory-gb",
@@ -157,14 +165,15 @@ def _predict(argv: list[str]) -> int:
     scans = take_part(scans, arguments.num_parts, arguments.part_id)
     server_options = None if arguments.server is None else read_server_options(arguments)
 
+    engine = None
     if arguments.server is None and arguments.beam_runner is None:
-        start_tensorflow(arguments.devices)
+        engine = start_engine(arguments.model, arguments.engine, arguments.devices)
     else:
         import_tensorflow()
     if arguments.model is None and arguments.server is None:
         print(PACKAGED_MODEL, flush=True)
     precision = None if arguments.precision == "auto" else arguments.precision
-    model = load(arguments.server or arguments.model, precision, server_options)
+    model = load(arguments.server or arguments.model, precision, server_options, engine)
     return _segment(model, scans, Path(arguments.out), options, arguments)
 
 
@@ -203,6 +212,11 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise InputError(
             "--devices: is for computing in this process. Leave it out: the server or the workers "
             "choose their devices."
+        )
+    if arguments.engine != "auto" and (arguments.server or arguments.beam_runner):
+        raise InputError(
+            "--engine: is for computing in this process. Leave it out: the server or the workers "
+            "choose their engines."
         )
     if arguments.server is None:
         refuse_server_flags(arguments)

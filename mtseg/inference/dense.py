@@ -6,39 +6,31 @@ such voxels. Neighbouring patches share their convolutions, so a voxel needs 833
 operations than patch by patch.
 
 An evaluation during training uses `make_dense_network`, which follows the current weights;
-`mtseg.models.loading` makes a `DenseNetwork` from an exported model with the same graph.
-
-In float32, TensorFlow's TF32 is off on GPUs while a tile is computed, so that a GPU and a processor
-agree to 1e-4 in probability.
+`mtseg.models.loading` makes a `DenseNetwork` from an exported model, on TensorFlow or another
+engine of `mtseg.inference.engines`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-from mtseg.errors import DeviceMemoryError, InputError
-from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_positions_for
-from mtseg.inference.tile_graph import make_tile_function
+from mtseg.errors import DeviceMemoryError
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
-from mtseg.network.model import HALO
-from mtseg.system.devices import gpu_bytes, has_fast_bfloat16
+from mtseg.network.architecture import HALO
+from mtseg.system.devices import has_fast_bfloat16
 from mtseg.system.hardware import free_bytes
+
+if TYPE_CHECKING:
+    import keras
 
 PRECISIONS = ("float32", "bfloat16")
 """Number types that the convolutions may run in."""
-
-_GPU_SHARE = 0.8
-"""Share of a GPU's memory that a tile may take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +38,23 @@ class DenseNetwork:
     """A network that computes the tiles of a volume in this process.
 
     Attributes:
-        function: from `mtseg.inference.tile_graph.make_tile_function`, or the same function of a
-            SavedModel.
+        function: from an engine of `mtseg.inference.engines`. It takes a tile, float32 (I + 50,
+            J + 50, K + 50), from `with_halo`, and `chunk_positions`. It returns float32 (voxels,
+            num_classes): the probabilities of the tile's foreground voxels in C order.
         num_classes: number of combined classes, including background.
         precision: one of `PRECISIONS`, in which its convolutions run.
         chunk_positions: voxels, including their halo, that pass the convolutions at once.
+        engine: what computes, one of `mtseg.inference.engines.choice.ENGINES`.
+        device_bytes: memory of the device that a tile may take; infinite on a processor, which has
+            no memory of its own.
     """
 
-    function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    function: Callable[[npt.NDArray[np.float32], int], Any]
     num_classes: int
     precision: str
     chunk_positions: int
+    engine: str = "tensorflow"
+    device_bytes: float = math.inf
 
     def plan(
         self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any
@@ -77,7 +75,7 @@ class DenseNetwork:
             volume,
             self.num_classes,
             self.precision,
-            min(memory_bytes, _device_bytes()),
+            min(memory_bytes, self.device_bytes),
             chunk_positions=self.chunk_positions,
             **how,
         )
@@ -97,16 +95,12 @@ class DenseNetwork:
             DeviceMemoryError: if the device has not enough memory for it.
         """
         try:
-            with _exact_float32 if self.precision == "float32" else contextlib.nullcontext():
-                rows: npt.NDArray[np.float32] = self.function(
-                    tf.constant(with_halo(volume, tile)), tf.constant(self.chunk_positions)
-                ).numpy()
-        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            return np.asarray(self.function(with_halo(volume, tile), self.chunk_positions))
+        except MemoryError as error:
             raise DeviceMemoryError(
                 "the memory of the device is too small for a tile. Close other programs that use "
                 "it, or give a smaller --memory-gb."
             ) from error
-        return rows
 
     def with_smaller_chunks(self) -> DenseNetwork:
         """The same network with a quarter of the voxels passing the convolutions at once."""
@@ -120,57 +114,13 @@ class DenseNetwork:
             yield tile, self.run(volume, tile)
 
 
-class _ExactFloat32:
-    """Keeps GPUs from rounding float32 numbers to ten bits of fraction (TF32) within a block.
-
-    TensorFlow has one switch for the whole process, and two threads may compute tiles at once: the
-    first one turns it off, the last one restores it.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._num_inside, self._was_on = threading.Lock(), 0, False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._num_inside:
-                self._was_on = tf.config.experimental.tensor_float_32_execution_enabled()
-                tf.config.experimental.enable_tensor_float_32_execution(False)
-            self._num_inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._num_inside -= 1
-            if not self._num_inside:
-                tf.config.experimental.enable_tensor_float_32_execution(self._was_on)
-
-
-_exact_float32 = _ExactFloat32()
-
-
-def _device_bytes() -> float:
-    """Memory that a tile may take on its device: most of a GPU's, no limit on a processor."""
-    of_gpu = gpu_bytes()
-    return math.inf if of_gpu is None else _GPU_SHARE * of_gpu
-
-
-def device_chunk_positions(precision: str) -> int:
-    """Voxels, including their halo, that pass the convolutions at once on this machine.
-
-    Args:
-        precision: one of `PRECISIONS`.
-    """
-    of_gpu = gpu_bytes()
-    # A GPU's cores need many more. Its memory has room for several layers' inputs and outputs.
-    return chunk_positions_for(precision, CHUNK_BYTES if of_gpu is None else of_gpu // 32)
-
-
 def choose_precision() -> str:
-    """The faster precision: `bfloat16` if the device that computes has instructions for it."""
+    """The faster precision of TensorFlow: `bfloat16` if its device has instructions for it."""
     return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
 def make_dense_network(patch_model: keras.Model, precision: str | None = None) -> DenseNetwork:
-    """Makes a network for whole volumes that shares a patch model's weights.
+    """Makes a network for whole volumes on TensorFlow that shares a patch model's weights.
 
     Args:
         patch_model: from `mtseg.network.model.build_patch_model`. If it is trained further, the
@@ -180,19 +130,9 @@ def make_dense_network(patch_model: keras.Model, precision: str | None = None) -
     Raises:
         InputError: if Keras does not compute with TensorFlow in this process.
     """
-    if (backend := keras.backend.backend()) != "tensorflow":
-        raise InputError(
-            f"KERAS_BACKEND: is {backend} in this process, but whole volumes are computed with "
-            "TensorFlow. Use a new process without it; only training takes jax."
-        )
-    precision = precision or choose_precision()
-    num_classes = patch_model.output.shape[-1]
-    return DenseNetwork(
-        make_tile_function(patch_model, precision),
-        num_classes,
-        precision,
-        device_chunk_positions(precision),
-    )
+    from mtseg.inference.engines.tensorflow_engine import open_patch_model
+
+    return open_patch_model(patch_model, precision or choose_precision())
 
 
 def dense_probabilities(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.network.model import (
+from mtseg.network.architecture import (
     HALO,
     KERNEL_SIZE,
     NUM_CONVOLUTIONS,

@@ -16,10 +16,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mtseg.inference.rounding import round_weights, split_images
+from mtseg.inference.engines.rounding import round_weights, split_images
 from mtseg.inference.tile_cost import EXTENT_STEP, chunk_positions_for
+from mtseg.network.architecture import HALO, NUM_FEATURES, PLANE_NORMALS
 from mtseg.network.folding import FoldedNetwork, fold
-from mtseg.network.model import HALO, NUM_FEATURES, PLANE_NORMALS, sum_backgrounds
+from mtseg.network.model import sum_backgrounds
 
 VOLUME_TILE_EDGE = 128
 """Voxels along the edges of the tiles in which a SavedModel computes a whole volume."""
@@ -49,7 +50,7 @@ def make_tile_function(
     def foreground_probabilities(tile: tf.Tensor, chunk_positions: tf.Tensor) -> tf.Tensor:
         network = fold(patch_model)
         if dtype != tf.float32:
-            network = round_weights(network, dtype)
+            network = round_weights(network, keras.ops, round_to(dtype))
 
         def compute_plane(
             plane: str, finish: _Finish, num_values: int, value_type: tf.DType
@@ -207,18 +208,25 @@ def _places_in_slice_order(mask: tf.Tensor, normal: int) -> tf.Tensor:
     return tf.boolean_mask(tf.transpose(tf.reshape(counted, tf.shape(by_slice)), back), mask)
 
 
+def round_to(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that rounds float32 values to those that a type of fewer digits has."""
+    return lambda values: tf.cast(tf.cast(values, dtype), tf.float32)
+
+
 def convolve(images: tf.Tensor, network: FoldedNetwork, dtype: tf.DType) -> tf.Tensor:
     """The 25 shared convolutions.
 
     Args:
         images: float32 (n, rows + 50, columns + 50, 1).
-        network: float32 weights; for another type those of `mtseg.inference.rounding`.
+        network: float32 weights; for another type those of `mtseg.inference.engines.rounding`.
         dtype: type to compute in.
 
     Returns:
         `dtype` (n, rows, columns, 32), features.
     """
-    x = images if dtype == tf.float32 else split_images(images, dtype)
+    x = images
+    if dtype != tf.float32:
+        x = tf.cast(split_images(images, keras.ops, round_to(dtype)), dtype)
     for kernel, bias in network.stack:
         # Written so that TensorFlow finds the three and runs them as one operation.
         x = tf.nn.conv2d(x, tf.cast(kernel, dtype), 1, "VALID")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.tile_cost import Message, TileCost, chunk_positions_for, count_flop
-from mtseg.network.model import HALO, PLANE_NORMALS
+from mtseg.network.architecture import HALO, PLANE_NORMALS
 
 _SMALLEST_EDGE = 8
 """Tiles with a shorter edge would compute little but halos."""

@@ -37,7 +37,7 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.inference.postprocessing import class_rules
 from mtseg.inference.verdict import calibrate
 from mtseg.models.signatures import add_signatures
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
 from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.weights import TrainedModel, load_trained

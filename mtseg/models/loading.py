@@ -13,22 +13,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from mtseg.errors import InputError
-from mtseg.inference.dense import (
-    DenseNetwork,
-    choose_precision,
-    device_chunk_positions,
-    make_dense_network,
-)
+from mtseg.inference.dense import DenseNetwork, choose_precision, make_dense_network
+from mtseg.inference.engines.choice import choose_engine
 from mtseg.inference.tiling import Plan, Tile
 from mtseg.inference.verdict import OutOfDistributionCheck
-from mtseg.models.signatures import tile_signature
 from mtseg.runs.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest, versions
 from mtseg.runs.weights import load_trained, require_finite
+from mtseg.runs.weights_file import read_folded
 from mtseg.runs.workdir import CONFIG
 from mtseg.system.checksums import verify_checksums
+from mtseg.system.hardware import has_bfloat16_instructions
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.label_table import LabelEntry, to_labels
 from mtseg.tasks.task import Task
@@ -43,6 +39,10 @@ class Network(Protocol):
     @property
     def num_classes(self) -> int:
         """Number of combined classes, including background."""
+
+    @property
+    def engine(self) -> str:
+        """What computes: one of `mtseg.inference.engines.choice.ENGINES`, or `server`."""
 
     @property
     def precision(self) -> str:
@@ -96,7 +96,11 @@ class ExportedModel:
     load_newest: Callable[[], ExportedModel] | None = None
 
 
-def load(path: str | Path | None = None, precision: str | None = None) -> ExportedModel:
+def load(
+    path: str | Path | None = None,
+    precision: str | None = None,
+    engine: str | None = None,
+) -> ExportedModel:
     """Loads a model from a folder.
 
     Args:
@@ -104,17 +108,19 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
             the folder of a training run, whose last weights are loaded. None is the model that
             comes with the package.
         precision: `float32` or `bfloat16`; None is the faster one on this machine.
+        engine: what computes, one of `mtseg.inference.engines.choice.ENGINES`; None is the fastest
+            that is installed.
 
     Raises:
-        InputError: if there is no model, it is damaged, or it is of another version of mtseg.
+        InputError: if there is no model, it is damaged, it is of another version of mtseg, or the
+            engine is not installed or cannot compute it.
     """
-    folder, precision = Path(path or PACKAGED), precision or choose_precision()
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
-        )
-    kept_alive: Any
-    if (folder / WEIGHTS).is_file():
+    engine, folder = find_engine(path, engine), Path(path or PACKAGED)
+    network: Network
+    kept_alive: Any = None
+    if engine == "openvino":
+        network = _open_openvino(folder, precision)
+    elif (folder / WEIGHTS).is_file():
         # `load_trained` verifies the checksums.
         kept_alive = load_trained(folder).model
         network = make_dense_network(kept_alive, precision)
@@ -128,8 +134,32 @@ def load(path: str | Path | None = None, precision: str | None = None) -> Export
         folder = _newest_version(folder)
         kept_alive = _load_saved_model(folder)
         require_finite([v.numpy() for v in kept_alive.variables if v.dtype.is_floating], folder)
-        network = _network_of(kept_alive, folder, precision)
+        network = _network_of(kept_alive, folder, precision or choose_precision())
     return make_exported(folder, read_manifest(folder), network, kept_alive)
+
+
+def find_engine(
+    path: str | Path | None = None, engine: str | None = None, devices: str | None = None
+) -> str:
+    """The engine that will compute a model, found without starting it.
+
+    Args:
+        path: as for `load`.
+        engine: as for `load`.
+        devices: the value of `--devices`, if it was given; a GPU asks for TensorFlow.
+
+    Raises:
+        InputError: if there is no such folder, or the engine is not installed or cannot compute the
+            model.
+    """
+    folder = Path(path or PACKAGED)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
+        )
+    is_run = (folder / CONFIG).is_file()
+    form = "weights" if (folder / WEIGHTS).is_file() else "run" if is_run else "SavedModel"
+    return choose_engine(engine, form, devices)
 
 
 def make_exported(
@@ -185,7 +215,17 @@ def _newest_version(folder: Path) -> Path:
     return folder / str(numbers[-1])
 
 
+def _open_openvino(folder: Path, precision: str | None) -> DenseNetwork:
+    from mtseg.inference.engines.openvino_engine import open_folded
+
+    _, network = read_folded(folder)
+    fastest = "bfloat16" if has_bfloat16_instructions() else "float32"
+    return open_folded(network, precision or fastest)
+
+
 def _load_saved_model(folder: Path) -> Any:
+    import tensorflow as tf
+
     read_manifest(folder)  # before the long work, for its errors
     verify_checksums(folder)
     try:
@@ -196,6 +236,11 @@ def _load_saved_model(folder: Path) -> Any:
 
 def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
     """A network that computes tiles by the signature of a SavedModel."""
+    import tensorflow as tf
+
+    from mtseg.inference.engines.tensorflow_engine import open_function
+    from mtseg.models.signatures import tile_signature
+
     try:
         signature = saved_model.signatures[tile_signature(precision)]
     except KeyError as error:
@@ -208,7 +253,7 @@ def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
             "the model again."
         )
 
-    def compute(tile: tf.Tensor, chunk_positions: tf.Tensor) -> tf.Tensor:
+    def compute(tile: Any, chunk_positions: Any) -> Any:
         result = signature(
             tile=tile[tf.newaxis],
             intensity_scale=tf.constant([1.0]),  # a prepared scan is divided by its scale already
@@ -216,7 +261,7 @@ def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
         )
         return result["probabilities"][0]
 
-    return DenseNetwork(compute, num_classes, precision, device_chunk_positions(precision))
+    return open_function(compute, num_classes, precision)
 
 
 def _not_loaded(folder: Path, error: Exception) -> InputError:

@@ -21,8 +21,8 @@ import tensorflow as tf
 from mtseg.errors import InputError
 from mtseg.inference.tile_graph import classify, convolve
 from mtseg.models.export import export_file
+from mtseg.network.architecture import HALO, PLANE_NORMALS
 from mtseg.network.folding import fold
-from mtseg.network.model import HALO, PLANE_NORMALS
 from mtseg.runs.weights import TrainedModel
 
 ONNX, LITERT = "model.onnx", "model.tflite"

@@ -25,7 +25,7 @@ import tensorflow as tf
 from mtseg.inference.decision import decide_in_graph
 from mtseg.inference.tile_cost import chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
-from mtseg.network.model import HALO, PLANE_NORMALS
+from mtseg.network.architecture import HALO, PLANE_NORMALS
 from mtseg.scans.intensities import AIR_HU, CT_BELOW_HU, CT_SHARE
 from mtseg.scans.patches import PATCH_SIZE
 from mtseg.scans.preprocessing import NORMALISING_PERCENTILE

@@ -7,7 +7,8 @@ The three planes are always in the order axial, coronal, sagittal. Volumes are R
 (i, j, k): an axial patch has rows i and columns j, a coronal patch i and k, a sagittal patch j
 and k.
 
-The sizes below are the paper's (section 3.1), except where a comment says otherwise.
+`mtseg.network.architecture` has the sizes, which are the paper's (section 3.1). What the paper does
+not say is said in comments.
 
 Reference: Moeskops et al., "Deep Learning for Multi-Task Medical Image Segmentation in Multiple
 Modalities", MICCAI 2016, section 3.1.
@@ -20,34 +21,22 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from mtseg.network.architecture import (
+    BATCH_NORM_EPSILON,
+    KERNEL_SIZE,
+    NUM_CONVOLUTIONS,
+    NUM_FEATURES,
+    NUM_HEAD_UNITS,
+    PLANE_NORMALS,
+)
 from mtseg.network.layers import FastELU, FusedBatchNormalization, MinibatchDropout
-from mtseg.scans.patches import PATCH_SIZE
-
-NUM_CONVOLUTIONS = 25
-"""Convolutions that the planes share. Each takes one voxel off every side: 51 - 2 × 25 = 1."""
-
-NUM_FEATURES = 32
-"""Kernels of each shared convolution, so also the features of each plane."""
-
-KERNEL_SIZE = 3
-"""Voxels along each side of these kernels."""
-
-NUM_HEAD_UNITS = 192
-"""Nodes of each of the two fully connected layers."""
 
 DROPOUT_RATE = 0.5
 """Share of the outputs of the fully connected layers that a training step sets to 0."""
 
-HALO = PATCH_SIZE // 2
-"""Voxels that a patch reaches beyond its centre, in each direction of its plane."""
-
 KERNEL_INITIALIZER = "he_normal"
 """Random weights with variance 2 / inputs, for activations that pass positive values unchanged (He
 et al., ICCV 2015). The paper does not say how its weights begin: this is the project's choice."""
-
-PLANE_NORMALS = {"axial": 2, "coronal": 1, "sagittal": 0}
-"""For each plane, the axis of a volume (I, J, K) that is perpendicular to it. Its order is the
-order of the model's inputs."""
 
 SHARED_STACK = "shared_convolutions"
 """Name of the layer that contains the shared convolutions. Weights files have it."""
@@ -92,7 +81,11 @@ def build_patch_model(
         >>> model({"axial": patch, "coronal": patch, "sagittal": patch}).shape
         TensorShape([4, 1, 1, 9])
     """
-    batch_norm = {"momentum": batch_norm_momentum, "synchronized": is_synchronized}
+    batch_norm = {
+        "momentum": batch_norm_momentum,
+        "epsilon": BATCH_NORM_EPSILON,
+        "synchronized": is_synchronized,
+    }
 
     # === Shared convolutions ===
     # The planes pass as one batch, so that batch normalisation uses the same mean and variance for

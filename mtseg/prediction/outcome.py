@@ -161,6 +161,7 @@ class Segmentation:
             "labels_withheld": None,
             "out_of_distribution_check": None if check is None else check.describe(),
             "postprocessing": [change.to_json() for change in self.changes],
+            "engine": self.model.network.engine,
             "computed": self.scan.recognition.reason,
             "spacing_mm": prepared.volume.spacing_mm[0],
             "modality": "CT" if prepared.is_ct else "MR",

@@ -1,6 +1,7 @@
 """A trained network, read from the folder of a run or of an exported weights file.
 
 Use `load_trained` to evaluate or export a network. To segment scans, use `mtseg.models.loading`.
+Keras is imported where a network is built, so that `locate_weights` does without.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.manifest import WEIGHTS, read_manifest
 from mtseg.runs.unevaluated import read_unevaluated
@@ -28,6 +27,9 @@ from mtseg.runs.workdir import (
 )
 from mtseg.system.checksums import verify_checksums
 from mtseg.tasks.label_space import LabelSpace
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,10 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     Raises:
         InputError: if the folder is neither, has no such weights yet, or they are damaged.
     """
-    is_exported = (path / WEIGHTS).is_file()
-    config, label_space, weights = _read_exported(path) if is_exported else _read_run(path, which)
-    described = read_manifest(path) if is_exported else _read_figures(path, which)
+    from mtseg.runs.building import build_model
+
+    config, label_space, weights, remedy = locate_weights(path, which)
+    described = read_manifest(path) if weights.name == WEIGHTS else _read_figures(path, which)
     points_from = described.get("operating_points_from", "test")
     model = build_model(config, label_space)
     try:
@@ -72,11 +75,6 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             warnings.simplefilter("error", UserWarning)
             model.load_weights(weights)
     except (OSError, ValueError, KeyError, UserWarning) as error:
-        remedy = (
-            "Export the model again."
-            if is_exported
-            else "Rerun the mtseg-train command: it writes them at its next evaluation."
-        )
         raise InputError(
             f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
             f"{remedy}"
@@ -86,16 +84,46 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     return TrainedModel(config, label_space, model, points, points_from)
 
 
-def _read_exported(path: Path) -> tuple[TrainConfig, LabelSpace, Path]:
-    """Configuration, label space and weights file of an exported model, with checksums verified."""
+class WeightsFile(NamedTuple):
+    """Where the weights of a network are, and what it was trained with.
+
+    Attributes:
+        config: configuration of the run.
+        label_space: its tasks and combined classes.
+        path: the file.
+        remedy: what to do if it cannot be read.
+    """
+
+    config: TrainConfig
+    label_space: LabelSpace
+    path: Path
+    remedy: str
+
+
+def locate_weights(path: Path, which: str = "last") -> WeightsFile:
+    """Finds the weights of a trained network and verifies that they belong to it.
+
+    Args:
+        path: as for `load_trained`.
+        which: as for `load_trained`.
+
+    Raises:
+        InputError: as `load_trained` does, but for what is in the file.
+    """
+    return _find_exported(path) if (path / WEIGHTS).is_file() else _find_in_run(path, which)
+
+
+def _find_exported(path: Path) -> WeightsFile:
+    """The weights file of an exported model, with checksums verified."""
     manifest = read_manifest(path)
     verify_checksums(path)
     config = TrainConfig.from_json(json.dumps(manifest["training"]))
-    return config, LabelSpace.from_json(manifest["label_space"]), path / WEIGHTS
+    label_space = LabelSpace.from_json(manifest["label_space"])
+    return WeightsFile(config, label_space, path / WEIGHTS, "Export the model again.")
 
 
-def _read_run(path: Path, which: str) -> tuple[TrainConfig, LabelSpace, Path]:
-    """Configuration, label space and weights file of a run, which must belong to its evaluation."""
+def _find_in_run(path: Path, which: str) -> WeightsFile:
+    """The weights file of a run, which must belong to its evaluation."""
     config, label_space = read_config(path)
     weights = weights_path(path, which)
     if not weights.is_file():
@@ -112,7 +140,8 @@ def _read_run(path: Path, which: str) -> tuple[TrainConfig, LabelSpace, Path]:
             else "Use the last weights, or train again in another folder."
         )
         raise InputError(f"{weights}: is damaged, or belongs to another evaluation. {remedy}")
-    return config, label_space, weights
+    remedy = "Rerun the mtseg-train command: it writes them at its next evaluation."
+    return WeightsFile(config, label_space, weights, remedy)
 
 
 def _read_figures(path: Path, which: str) -> dict[str, Any]:

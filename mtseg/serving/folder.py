@@ -25,7 +25,7 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.models.export import export_model, exporting_to
 from mtseg.models.signatures import CLASSIFY, segment_signature, tile_signature
-from mtseg.network.model import HALO, PLANE_NORMALS
+from mtseg.network.architecture import HALO, PLANE_NORMALS
 from mtseg.runs.manifest import versions
 from mtseg.scans.patches import PATCH_SIZE
 from mtseg.serving.address import MODEL_NAME

@@ -23,7 +23,7 @@ from mtseg.inference.tile_cost import Message
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
 from mtseg.models.loading import ExportedModel, make_exported
 from mtseg.models.signatures import DESCRIBE, tile_signature
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.serving.address import PORTS, Address, ServerOptions, parse_address
 from mtseg.serving.connection import EXPORTED_BY_MTSEG, Connection, ServerError
@@ -116,12 +116,14 @@ class ServedNetwork:
         version: version of the model, the same for all tiles of a scan; None is the newest.
         num_classes: number of combined classes, including background.
         precision: of the convolutions: `float32` or `bfloat16`.
+        engine: what computes.
     """
 
     connection: Connection
     version: int | None
     num_classes: int
     precision: str
+    engine: str = "server"
 
     def plan(
         self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any

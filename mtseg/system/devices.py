@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from mtseg.errors import InputError
-from mtseg.system.hardware import has_bfloat16_instructions, num_cores, processor_name
+from mtseg.system.hardware import describe_processor, has_bfloat16_instructions
 
 _BFLOAT16_CAPABILITY = (8, 0)
 """Compute capability from which NVIDIA's GPUs multiply bfloat16 numbers fast (Ampere)."""
@@ -74,7 +74,7 @@ def _choose_jax_devices(text: str | None, is_one: bool) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if text is None:
         return
-    numbers = _numbers(text, _num_cards(), is_one)
+    numbers = _numbers(text, num_cards(), is_one)
     if numbers:
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, numbers)))
     else:
@@ -122,8 +122,7 @@ def describe_devices(*, are_all: bool = False) -> str:
     else:
         names = [_details(gpu).get("device_name", "of unknown name") for gpu in _visible_gpus()]
     if not names:
-        count = num_cores()
-        return f"{count} processor core{'s' * (count != 1)}: {processor_name()}"
+        return describe_processor()
     names = names if are_all else names[:1]
     return f"{len(names)} GPU{'s' * (len(names) != 1)}: {', '.join(dict.fromkeys(names))}"
 
@@ -168,7 +167,7 @@ def _card_bytes(number: int) -> int | None:
     return None if failed else total.value
 
 
-def _num_cards() -> int:
+def num_cards() -> int:
     """Number of the cards that NVIDIA's driver shows this process; 0 without that driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")

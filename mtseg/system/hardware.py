@@ -105,6 +105,12 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or "of unknown name"
 
 
+def describe_processor() -> str:
+    """The processor as a device that computes, such as `2 processor cores: AMD EPYC`."""
+    count = num_cores()
+    return f"{count} processor core{'s' * (count != 1)}: {processor_name()}"
+
+
 def describe_machine(device: str) -> dict[str, Any]:
     """Device, processor, cores, bfloat16 instructions, and versions of the software.
 

@@ -13,7 +13,7 @@ from mtseg.cli import predict
 from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.verdict import calibrate
 from mtseg.models.loading import ExportedModel
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 from mtseg.prediction.beam import ScanHandler, ScanOutcome
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files

@@ -9,19 +9,22 @@ import tensorflow as tf
 
 from mtseg.errors import DeviceMemoryError
 from mtseg.evaluation.metrics import dice
-from mtseg.inference import dense, rounding, tile_cost, tile_graph
+from mtseg.inference import tile_cost, tile_graph
 from mtseg.inference.dense import (
     PRECISIONS,
-    DenseNetwork,
     dense_probabilities,
     make_dense_network,
 )
+from mtseg.inference.engines import rounding, tensorflow_engine
+from mtseg.inference.engines.tensorflow_engine import exact_float32, open_function
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
+from mtseg.network.architecture import HALO
 from mtseg.network.folding import fold
-from mtseg.network.model import HALO, PATCH_SIZE, build_patch_model
+from mtseg.network.model import build_patch_model
 from mtseg.phantoms.scanner import make_phantom
 from mtseg.runs.manifest import PACKAGED
 from mtseg.runs.weights import load_trained
+from mtseg.scans.patches import PATCH_SIZE
 from mtseg.scans.preprocessing import prepare_label_map, prepare_scan
 from mtseg.scans.volume import Volume
 
@@ -211,7 +214,7 @@ def test_the_network_follows_the_patch_models_training():
 def test_rounding_keeps_what_every_convolution_gives_on_average(patch_model):
     """Where features are level, the nine weights to each of them act by their sum."""
     folded = fold(patch_model)
-    rounded = rounding.round_weights(folded, tf.bfloat16)
+    rounded = rounding.round_weights(folded, keras.ops, tile_graph.round_to(tf.bfloat16))
 
     def as_bfloat16(values):
         return tf.cast(tf.cast(values, tf.bfloat16), tf.float32)
@@ -240,7 +243,9 @@ def test_means_of_features_are_those_of_a_normal_distribution(patch_model):
 
 
 def test_a_product_of_two_halves_by_hand():
-    high, low, again = rounding._split(tf.constant([1 + 2**-9], tf.float32), tf.bfloat16)
+    high, low, again = rounding._split(
+        np.array([1 + 2**-9], np.float32), rounding.round_to_bfloat16
+    )
     assert float(high[0]) == float(again[0]) == 1
     assert float(low[0]) == 2**-9
 
@@ -307,15 +312,15 @@ def test_tensor_float_32_is_off_while_a_float32_tile_is_computed(precision, is_o
         return tf.zeros([1, NUM_CLASSES])
 
     assert is_enabled()
-    one_tile(DenseNetwork(compute, NUM_CLASSES, precision, 1000))
+    one_tile(open_function(compute, NUM_CLASSES, precision))
     assert seen == [is_on]
     assert is_enabled()  # training may use it
 
 
 def test_the_first_of_two_threads_does_not_turn_tensor_float_32_on_for_the_second():
     is_enabled = tf.config.experimental.tensor_float_32_execution_enabled
-    with dense._exact_float32:
-        with dense._exact_float32:
+    with exact_float32:
+        with exact_float32:
             pass
         assert not is_enabled()
     assert is_enabled()
@@ -329,14 +334,14 @@ def test_a_device_without_enough_memory_is_said_so(error):
         raise error
 
     with pytest.raises(DeviceMemoryError, match="memory of the device is too small"):
-        one_tile(DenseNetwork(compute, NUM_CLASSES, "float32", 1000))
+        one_tile(open_function(compute, NUM_CLASSES, "float32"))
     assert tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_a_gpus_memory_bounds_tiles_and_chunks(monkeypatch):
-    monkeypatch.setattr(dense, "gpu_bytes", lambda: 8_000_000_000)
-    assert dense.device_chunk_positions("float32") == 8_000_000_000 // 32 // (32 * 4)
-    assert dense._device_bytes() == pytest.approx(6.4e9)
+    monkeypatch.setattr(tensorflow_engine, "gpu_bytes", lambda: 8_000_000_000)
+    assert tensorflow_engine.device_chunk_positions("float32") == 8_000_000_000 // 32 // (32 * 4)
+    assert tensorflow_engine._device_bytes() == pytest.approx(6.4e9)
     # A large card is bounded by what 32 bits count.
-    monkeypatch.setattr(dense, "gpu_bytes", lambda: 141_000_000_000)
-    assert dense.device_chunk_positions("bfloat16") * 192 < 2**31
+    monkeypatch.setattr(tensorflow_engine, "gpu_bytes", lambda: 141_000_000_000)
+    assert tensorflow_engine.device_chunk_positions("bfloat16") * 192 < 2**31

@@ -11,7 +11,7 @@ from mtseg.inference.tile_cost import (
     chunk_thickness,
     count_flop,
 )
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 
 
 def test_operations_counted_by_hand():

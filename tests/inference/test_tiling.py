@@ -7,7 +7,7 @@ from mtseg.errors import InputError
 from mtseg.inference import tile_cost
 from mtseg.inference.tile_cost import Message
 from mtseg.inference.tiling import plan_tiles
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 
 
 def make_volume(shape, seed=0, share=0.6):

@@ -9,7 +9,8 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.inference.dense import dense_probabilities, make_dense_network
 from mtseg.models.portable import LITERT, ONNX, export_portable, make_portable_function
-from mtseg.network.model import HALO, build_patch_model
+from mtseg.network.architecture import HALO
+from mtseg.network.model import build_patch_model
 from tests.inference.test_dense import make_patch_model
 
 pytestmark = pytest.mark.slow

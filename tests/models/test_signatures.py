@@ -9,7 +9,7 @@ import tensorflow as tf
 from mtseg.inference.decision import decide
 from mtseg.inference.dense import dense_probabilities, make_dense_network
 from mtseg.models.signatures import apply_intensity_rule
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 from mtseg.scans.patches import PLANES, cut_patches, pad_volume
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.volume import Volume

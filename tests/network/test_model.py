@@ -10,14 +10,9 @@ import tensorflow as tf
 
 from mtseg.network import folding, layers
 from mtseg.network import model as model_module
+from mtseg.network.architecture import HALO, NUM_CONVOLUTIONS, PLANE_NORMALS
 from mtseg.network.layers import FusedBatchNormalization
-from mtseg.network.model import (
-    HALO,
-    NUM_CONVOLUTIONS,
-    PLANE_NORMALS,
-    build_patch_model,
-    patch_logits_model,
-)
+from mtseg.network.model import build_patch_model, patch_logits_model
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mtseg.inference.dense import DenseNetwork
 from mtseg.models.loading import ExportedModel
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
 from mtseg.tasks.label_space import parse_tasks

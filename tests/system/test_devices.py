@@ -129,9 +129,9 @@ def test_a_line_says_what_computes(machine, monkeypatch):
     machine("NVIDIA H200", "NVIDIA L4")
     assert devices.describe_devices(are_all=True) == "2 GPUs: NVIDIA H200, NVIDIA L4"
     machine()
-    monkeypatch.setattr(devices, "processor_name", lambda: "AMD EPYC 9654")
+    monkeypatch.setattr(hardware, "processor_name", lambda: "AMD EPYC 9654")
     for cores, line in ((2, "2 processor cores"), (1, "1 processor core")):
-        monkeypatch.setattr(devices, "num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(hardware, "num_cores", lambda cores=cores: cores)
         assert devices.describe_devices() == f"{line}: AMD EPYC 9654"
 
 
@@ -230,7 +230,7 @@ def jax_machine(monkeypatch):
         seen = gpus or [SimpleNamespace(platform="cpu", device_kind="cpu")]
         monkeypatch.setenv("KERAS_BACKEND", "jax")
         monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
-        monkeypatch.setattr(devices, "_num_cards", lambda: len(names))
+        monkeypatch.setattr(devices, "num_cards", lambda: len(names))
         monkeypatch.setattr(jax, "local_devices", lambda: seen)
         monkeypatch.setattr(jax.config, "update", told.__setitem__)
         return told

@@ -1,0 +1,6 @@
+"""What computes the tiles of a volume: TensorFlow, or a runtime without TensorFlow and Keras.
+
+Begin with `choice.choose_engine`. `tensorflow_engine` runs `mtseg.inference.tile_graph` and is the
+reference. `chunks` divides a tile for a runtime that computes the layers alone, which is in
+`openvino_engine`. `rounding` gives all of them the same weights in bfloat16.
+"""
