@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-from mtseg.network.model import (
+from mtseg.network.architecture import (
     KERNEL_SIZE,
     NUM_CONVOLUTIONS,
     NUM_FEATURES,
     NUM_HEAD_UNITS,
-    PATCH_SIZE,
 )
+from mtseg.scans.patches import PATCH_SIZE
 
 _PLANES = 3
 _PASSES = 5
