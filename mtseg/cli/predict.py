@@ -111,8 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--engine",
         choices=("auto", *ENGINES),
         default="auto",
-        help="what computes the network; auto: OpenVINO for a weights file where it is installed "
-        "and there is no GPU, else TensorFlow (default: %(default)s)",
+        help="what computes; auto: OpenVINO if it can, else TensorFlow (default: %(default)s)",
     )
     add_devices_flag(parser)
     parser.add_argument(

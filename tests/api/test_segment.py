@@ -13,7 +13,7 @@ from mtseg.api.model import Model
 from mtseg.cli import predict
 from mtseg.errors import InputError
 from mtseg.inference.dense import DenseNetwork
-from mtseg.network.model import HALO
+from mtseg.network.architecture import HALO
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
 from mtseg.tasks.label_space import parse_tasks
