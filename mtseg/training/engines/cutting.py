@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
 from mtseg.batches.placed_samples import Places
@@ -30,7 +32,8 @@ def cut_from_buffer(volumes: Any, places: Places) -> Any:
     """
     steps, factors = places
     half = PATCH_SIZE // 2
-    offsets = ops.arange(-half, half + 1, dtype=steps.dtype)
+    # A constant of NumPy: TensorFlow's own range is computed by the processor.
+    offsets = np.arange(-half, half + 1, dtype=keras.backend.standardize_dtype(steps.dtype))
     along = [steps[:, axis + 1, None] * offsets for axis in range(3)]  # each (n, 51)
     centre = steps[:, 0, None, None]
     where = [

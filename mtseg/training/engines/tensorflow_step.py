@@ -59,17 +59,20 @@ class TrainingStep:
         Args:
             buffer: float16 (voxels,), from `mtseg.batches.placed_samples.PlacedSamples`.
         """
+
+        def copy(device: str) -> tf.Tensor:
+            # Were it in the host's memory, every call would copy it.
+            with tf.device(device):
+                return tf.identity(buffer)
+
         if self._replicas.num_replicas == 1:
-            self._volumes = tf.constant(buffer)
+            gpus = tf.config.list_logical_devices("GPU")
+            self._volumes = copy("GPU:0" if gpus else "CPU:0")
             return
         devices = self._strategy.extended.worker_devices
-
-        def copy(context: tf.distribute.DistributedValues) -> tf.Tensor:
-            local = context.replica_id_in_sync_group - self._replicas.first_local
-            with tf.device(devices[local]):
-                return tf.identity(tf.constant(buffer))
-
-        self._volumes = self._strategy.experimental_distribute_values_from_function(copy)
+        self._volumes = self._strategy.experimental_distribute_values_from_function(
+            lambda context: copy(devices[context.replica_id_in_sync_group])
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything that is needed to resume, by name."""
