@@ -23,6 +23,7 @@ setup(
         "mtseg.models": ["packaged/*"],
         "mtseg.serving": ["files/*"],
         "mtseg.tasks": ["files/*.toml"],
+        "mtseg.viewer": ["page/*", "page/niivue/*"],
         **{f"mtseg_datasets.{name}": BUILDER_FILES for name in BUILDERS},
     },
 )

@@ -1,0 +1,131 @@
+// The results of a scan: the assessment, the legend of its labels, and files to download.
+
+const STATES = {
+  ok: ["ok", "Like the scans the network knows"],
+  warning: ["warns", "Check these labels"],
+  "not assessed": ["", "Not assessed"],
+};
+
+/** The classes of a scan that have voxels in its labels or its reference, with their figures. */
+export function foundClasses(scan, model) {
+  const dice = scan.reference?.dice ?? {};
+  return model.classes
+    .map((entry) => {
+      const own = scan.result.verdict.classes.find((row) => row.class === entry.name);
+      return {
+        ...entry,
+        volume_ml: own?.volume_ml ?? 0,
+        num_voxels: own?.num_voxels ?? 0,
+        confidence: scan.result.verdict.confidence[entry.name] ?? null,
+        dice: dice[entry.name] ?? null,
+      };
+    })
+    .filter((row) => row.num_voxels > 0 || row.dice !== null);
+}
+
+export function showAssessment(place, result) {
+  const { verdict, headline } = result;
+  const [kind, title] = STATES[verdict.status];
+  place.className = `assessment ${kind}`;
+  const reason = verdict.warning ?? verdict.not_assessed;
+  place.replaceChildren(
+    element("strong", title),
+    element("span", sentence(headline)),
+    ...(reason ? [element("p", sentence(reason))] : []),
+  );
+}
+
+/** The table of classes; onChange is called with the set of labels that are hidden. */
+export function showLegend(table, rows, hidden, hasDice, onChange) {
+  const heads = ["Structure", "ml", "Confidence", ...(hasDice ? ["Dice"] : [])];
+  const head = document.createElement("tr");
+  for (const text of heads) {
+    const cell = element("th", text);
+    cell.scope = "col";
+    head.append(cell);
+  }
+  table.tHead.replaceChildren(head);
+  const body = rows.map((row) => {
+    const line = document.createElement("tr");
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.checked = !hidden.has(row.label);
+    box.addEventListener("change", () => {
+      if (box.checked) hidden.delete(row.label);
+      else hidden.add(row.label);
+      onChange(hidden);
+    });
+    const swatch = element("span", "");
+    swatch.className = "swatch";
+    swatch.style.background = row.color;
+    const label = document.createElement("label");
+    label.append(box, swatch, element("span", row.title));
+    const first = document.createElement("td");
+    first.append(label);
+    line.append(first, element("td", inMl(row.volume_ml)), element("td", inDigits(row.confidence)));
+    if (hasDice) line.append(element("td", inDigits(row.dice)));
+    return line;
+  });
+  table.tBodies[0].replaceChildren(...body);
+}
+
+export function describeMissing(rows, scan, model) {
+  const task = scan.result.verdict.task;
+  const found = new Set(rows.map((row) => row.name));
+  const missing = model.classes.filter((one) => one.task === task && !found.has(one.name));
+  if (!rows.length) return "No structure was found: every voxel is background.";
+  return missing.length ? `Not found: ${missing.map((one) => one.title).join(", ")}.` : "";
+}
+
+/** Links to the files of a scan. */
+export function showDownloads(list, scan) {
+  const { files, labels } = scan.result;
+  const words = (name) => {
+    if (name === labels) return "Label map (NIfTI)";
+    if (name.endsWith("_preview.png")) return "Preview (PNG)";
+    if (name.endsWith("_verdict.json")) return "Assessment (JSON)";
+    if (name === "volumes.csv") return "Volumes (CSV)";
+    if (name === "labels_itksnap.txt") return "Label names for ITK-SNAP";
+    if (name === "labels_slicer.ctbl") return "Label names for 3D Slicer";
+    if (name === "labels_freesurfer.txt") return "Label names for FreeSurfer";
+    if (name === "labels_dseg.tsv") return "Label names (BIDS)";
+    return name;
+  };
+  const order = [labels, ...files.filter((name) => name !== labels).sort(byUse)];
+  list.replaceChildren(
+    ...[["results.zip", "All of these (zip)"], ...order.map((name) => [name, words(name)])].map(
+      ([name, text]) => {
+        const link = element("a", text);
+        link.href = `scans/${scan.id}/${encodeURIComponent(name)}`;
+        link.download = "";
+        const item = document.createElement("li");
+        item.append(link);
+        return item;
+      },
+    ),
+  );
+}
+
+function byUse(a, b) {
+  const rank = (name) => (name === "volumes.csv" ? 0 : name.endsWith(".png") ? 1 : name.endsWith(".json") ? 2 : 3);
+  return rank(a) - rank(b) || a.localeCompare(b);
+}
+
+export function element(kind, text) {
+  const made = document.createElement(kind);
+  made.textContent = text;
+  return made;
+}
+
+export function sentence(text) {
+  const begun = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(begun) ? begun : `${begun}.`;
+}
+
+function inMl(volume) {
+  return volume >= 1 || volume === 0 ? volume.toFixed(1) : volume.toPrecision(2);
+}
+
+function inDigits(value) {
+  return value === null ? "–" : value.toFixed(2);
+}

@@ -1,0 +1,154 @@
+// The scan with its labels in three planes and 3-D, by NiiVue.
+
+const PLANES = { sagittal: 0, coronal: 1, axial: 2 }; // axis of the slices, left-right first
+
+export class Viewer {
+  /**
+   * @param canvas where to draw
+   * @param onPlace is called with the place under the crosshair
+   */
+  constructor(canvas, onPlace) {
+    this.canvas = canvas;
+    this.onPlace = onPlace;
+    this.shown = { scan: null, labels: null };
+    this.hidden = new Set();
+    this.classes = [];
+    this.opacity = 0.5;
+    this.isScanHidden = false;
+    this.queue = Promise.resolve();
+  }
+
+  /** Begins to draw; throws if the browser has no WebGL 2. */
+  async begin() {
+    const test = document.createElement("canvas");
+    if (!test.getContext("webgl2")) throw new Error("no WebGL 2");
+    const { Niivue } = window.niivue;
+    this.nv = new Niivue({
+      logLevel: "error",
+      loadingText: "",
+      dragAndDropEnabled: false,
+      show3Dcrosshair: true,
+      isRadiologicalConvention: true,
+      sagittalNoseLeft: true,
+      crosshairColor: [0.95, 0.95, 0.95, 0.75],
+      crosshairGap: 6,
+      fontColor: [0.75, 0.79, 0.84, 1],
+      multiplanarShowRender: 1,
+      multiplanarEqualSize: false,
+      multiplanarPadPixels: 4,
+      tileMargin: 2,
+      scrollRequiresFocus: true,
+    });
+    await this.nv.attachToCanvas(this.canvas);
+    this.nv.onLocationChange = (place) => this.onPlace(place);
+  }
+
+  get isReady() {
+    return this.nv !== undefined;
+  }
+
+  /** Shows a scan and labels; either may be null. Calls are done one after the other. */
+  show(scan, labels, classes) {
+    const done = this.queue.then(() => this.#show(scan, labels, classes));
+    this.queue = done.catch(() => {}); // one that fails does not stop the next
+    return done;
+  }
+
+  async #show(scan, labels, classes) {
+    this.classes = classes;
+    if (!scan) {
+      this.shown = { scan: null, labels: null };
+      while (this.nv.volumes.length) this.nv.removeVolumeByIndex(0);
+      this.nv.drawScene();
+      return;
+    }
+    if (this.shown.scan !== scan.url) {
+      this.shown = { scan: null, labels: null };
+      const { url, black, white } = scan;
+      await this.nv.loadVolumes([{ url, colormap: "gray", cal_min: black, cal_max: white }]);
+      this.shown.scan = url;
+      this.#showScan();
+      this.moveTo([0.5, 0.5, 0.5]);
+    }
+    const wanted = labels ? `${labels.url} ${labels.version}` : null;
+    if (this.shown.labels !== wanted) {
+      while (this.nv.volumes.length > 1) this.nv.removeVolumeByIndex(1);
+      this.shown.labels = null;
+      if (labels) {
+        await this.nv.addVolumeFromUrl({ url: labels.url, opacity: this.opacity });
+        this.shown.labels = wanted;
+        this.paint();
+      }
+      this.moveTo(labels?.centre ?? this.nv.scene.crosshairPos);
+    }
+  }
+
+  /** Colours the labels that are not hidden. */
+  paint() {
+    const volume = this.nv?.volumes[1];
+    if (!volume) return;
+    const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
+    for (const { label, title, color } of this.classes) {
+      table.R.push(parseInt(color.slice(1, 3), 16));
+      table.G.push(parseInt(color.slice(3, 5), 16));
+      table.B.push(parseInt(color.slice(5, 7), 16));
+      table.A.push(this.hidden.has(label) ? 0 : 255);
+      table.I.push(label);
+      table.labels.push(title);
+    }
+    volume.setColormapLabel(table);
+    this.nv.updateGLVolume();
+  }
+
+  setHidden(labels) {
+    this.hidden = new Set(labels);
+    this.paint();
+  }
+
+  setOpacity(opacity) {
+    this.opacity = opacity;
+    if (this.nv?.volumes.length > 1) this.nv.setOpacity(1, opacity);
+  }
+
+  setScanHidden(isHidden) {
+    this.isScanHidden = isHidden;
+    this.#showScan();
+  }
+
+  #showScan() {
+    if (this.nv?.volumes.length) this.nv.setOpacity(0, this.isScanHidden ? 0 : 1);
+  }
+
+  setView(view) {
+    if (!this.isReady) return;
+    const { AXIAL, CORONAL, SAGITTAL, RENDER, MULTIPLANAR } = window.niivue.SLICE_TYPE;
+    const types = { all: MULTIPLANAR, axial: AXIAL, coronal: CORONAL, sagittal: SAGITTAL, render: RENDER };
+    this.nv.setSliceType(types[view]);
+  }
+
+  /** Numbers of slices of each plane and the ones under the crosshair, counted from 1. */
+  slices() {
+    const volume = this.nv?.volumes[0];
+    if (!volume) return null;
+    const sizes = volume.dimsRAS.slice(1, 4);
+    return Object.fromEntries(
+      Object.entries(PLANES).map(([plane, axis]) => {
+        const at = Math.floor(this.nv.scene.crosshairPos[axis] * sizes[axis]) + 1;
+        return [plane, { count: sizes[axis], at: Math.min(Math.max(at, 1), sizes[axis]) }];
+      }),
+    );
+  }
+
+  setSlice(plane, at) {
+    const axis = PLANES[plane];
+    const place = [...this.nv.scene.crosshairPos];
+    place[axis] = (at - 0.5) / this.nv.volumes[0].dimsRAS[axis + 1];
+    this.moveTo(place);
+  }
+
+  moveTo(place) {
+    this.nv.scene.crosshairPos = [...place];
+    this.nv.createOnLocationChange();
+    this.nv.drawScene();
+  }
+}

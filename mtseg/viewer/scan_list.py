@@ -1,0 +1,315 @@
+"""The scans of a page: a queue of which one scan is computed at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mtseg.errors import InputError
+from mtseg.scans.discovery import list_scans
+from mtseg.system.atomic_files import remove_path
+from mtseg.viewer.computer import Cancelled, OnEvent
+from mtseg.viewer.scan import CANCELLED, DONE, FAILED, IN_WORK, WAITING, Scan
+from mtseg.viewer.uploads import Limits, Upload
+
+_MOST_SCANS = 500
+"""Scans and uploads that a page keeps; the user removes some to have room."""
+
+
+class Computes(Protocol):
+    """What segments; `mtseg.viewer.computer.Computer`."""
+
+    def begin(self, on_event: OnEvent) -> None:
+        """Loads the model."""
+
+    def run(self, order: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
+        """Carries out an order."""
+
+    def stop(self) -> None:
+        """Ends the order in work, which raises `Cancelled` there."""
+
+
+class ScanList:
+    """Keeps the scans of a page and computes them in turn, in a thread of its own.
+
+    Args:
+        computer: segments.
+        folder: private folder for uploads and results.
+        options: fields of `mtseg.prediction.scan.Options`, as plain values.
+        limits: what an upload may be.
+        on_refusal: called with the error if the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        computer: Computes,
+        folder: Path,
+        options: Mapping[str, Any],
+        limits: Limits | None = None,
+        on_refusal: Callable[[InputError], None] = lambda error: None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._computer, self._folder, self._options = computer, folder, dict(options)
+        self._on_refusal = on_refusal
+        self._scans: dict[int, Scan] = {}
+        self._uploads: dict[int, Upload] = {}
+        self._waiting: deque[tuple[Scan, str]] = deque()
+        self._in_work: Scan | None = None
+        self._model: dict[str, Any] | None = None
+        self._number = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        """Loads the model and begins to compute."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the computation in work and takes up no other."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._computer.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def to_json(self) -> dict[str, Any]:
+        """The state of everything, as the page gets it."""
+        with self._changed:
+            queue = [scan.number for scan, _ in self._waiting]
+            scans = [
+                scan.to_json() | {"place": queue.index(n) + 1 if n in queue else None}
+                for n, scan in self._scans.items()
+            ]
+            limits = {"num_bytes": self.limits.num_bytes, "num_files": self.limits.num_files}
+            return {"model": self._model, "scans": scans, "limits": limits}
+
+    def begin_upload(self, name: str) -> int:
+        """Makes room for a drop; returns the number of the upload.
+
+        Raises:
+            InputError: if the page keeps too much already, or the disk is full.
+        """
+        with self._changed:
+            if len(self._scans) + len(self._uploads) >= _MOST_SCANS:
+                raise InputError(f"There are {_MOST_SCANS} scans. Remove some first.")
+            number = self._next_number()
+            self._uploads[number] = Upload(
+                self._folder / "uploads" / str(number), name, self.limits
+            )
+            return number
+
+    def upload(self, number: int) -> Upload:
+        """An upload that is not finished.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        with self._changed:
+            return self._uploads[number]
+
+    def finish_upload(self, number: int) -> list[int]:
+        """Finds the scans of an upload and puts them into the queue; returns their numbers.
+
+        Raises:
+            InputError: if there is no scan in it; its files are removed.
+            KeyError: if there is no such upload.
+        """
+        upload = self._take_upload(number)
+        try:
+            upload.unpack()
+            paths = [scan.path for scan in list_scans([upload.folder])]
+        except InputError as error:
+            upload.remove()
+            raise _without_folder(error, upload) from error
+        return self.add(paths, upload)
+
+    def remove_upload(self, number: int) -> None:
+        """Gives an upload up.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        self._take_upload(number).remove()
+
+    def add(self, paths: list[Path], upload: Upload | None = None) -> list[int]:
+        """Puts scans into the queue; returns their numbers."""
+        with self._changed:
+            numbers = []
+            for path in paths:
+                number = self._next_number()
+                out = self._folder / "scans" / str(number)
+                scan = self._scans[number] = Scan(number, path, out, upload)
+                self._waiting.append((scan, "segment"))
+                numbers.append(number)
+            self._changed.notify_all()
+            return numbers
+
+    def scan(self, number: int) -> Scan:
+        """A scan.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        with self._changed:
+            return self._scans[number]
+
+    def cancel(self, number: int) -> None:
+        """Takes a scan from the queue, or ends its computation.
+
+        Raises:
+            KeyError: if there is no such scan.
+        """
+        with self._changed:
+            scan = self._scans[number]
+            for order in [order for order in self._waiting if order[0] is scan]:
+                self._waiting.remove(order)
+            if scan.state in (WAITING, *IN_WORK):
+                scan.state = CANCELLED
+            if self._in_work is scan:
+                self._computer.stop()
+
+    def try_again(self, number: int) -> None:
+        """Puts a scan that was cancelled or has failed into the queue again.
+
+        Raises:
+            KeyError: if there is no such scan.
+        """
+        with self._changed:
+            scan = self._scans[number]
+            if scan.state in (CANCELLED, FAILED) and self._in_work is not scan:
+                scan.state, scan.message = WAITING, ""
+                self._waiting.append((scan, "segment"))
+                self._changed.notify_all()
+
+    def remove(self, number: int) -> None:
+        """Removes a scan with its files; a scan that the command named stays on the disk.
+
+        Raises:
+            KeyError: if there is no such scan.
+        """
+        self.cancel(number)
+        with self._changed:
+            scan = self._scans.pop(number)
+            is_shared = any(other.upload is scan.upload for other in self._scans.values())
+            remove_path(scan.out)
+            if scan.upload is not None and not is_shared:
+                scan.upload.remove()
+            if scan.reference_upload is not None:
+                scan.reference_upload.remove()
+
+    def compare(self, number: int, upload_number: int) -> None:
+        """Takes an upload as the reference of a scan and puts the comparison into the queue.
+
+        Raises:
+            InputError: if the scan has no labels yet, or the upload is not one file.
+            KeyError: if there is no such scan or upload.
+        """
+        upload = self._take_upload(upload_number)
+        with self._changed:
+            scan = self._scans[number]
+        try:
+            upload.unpack()
+            if len(list_scans([upload.folder])) != 1:
+                raise InputError(f"{upload.name}: is not one label map. Drop one file.")
+        except InputError as error:
+            upload.remove()
+            raise _without_folder(error, upload) from error
+        with self._changed:
+            if scan.state != DONE:
+                upload.remove()
+                raise InputError(f"{scan.path.name}: has no labels to compare with.")
+            if scan.reference_upload is not None:
+                scan.reference_upload.remove()
+            scan.reference_upload, scan.reference, scan.reference_message = upload, None, ""
+            scan.is_compared = True
+            self._waiting.append((scan, "compare"))
+            self._changed.notify_all()
+
+    def _take_upload(self, number: int) -> Upload:
+        with self._changed:
+            return self._uploads.pop(number)
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _work(self) -> None:
+        """Loads the model, then carries out one order after the other."""
+        try:
+            self._computer.begin(self._learn)
+        except InputError as error:
+            self._on_refusal(error)
+            return
+        except Cancelled:
+            pass  # also by the user, who cancelled the first scan before the model was loaded
+        while True:
+            with self._changed:
+                while not self._waiting and not self._is_closed:
+                    self._changed.wait()
+                if self._is_closed:
+                    return
+                scan, what = self._waiting.popleft()
+                self._in_work = scan
+                if what == "segment":
+                    remove_path(scan.out)
+                    scan.begin()
+            try:
+                self._carry_out(scan, what)
+            finally:
+                with self._changed:
+                    self._in_work = None
+                    if scan.number not in self._scans:  # removed while it was computed
+                        remove_path(scan.out)
+
+    def _carry_out(self, scan: Scan, what: str) -> None:
+        """Has a scan segmented or compared, and keeps the result or the error."""
+        order: dict[str, Any] = {"do": what, "out": str(scan.out)}
+        if what == "segment":
+            order |= {"folder": str(scan.path.parent), "scan": scan.path.name}
+            order |= {"options": self._options}
+        else:
+            assert scan.result is not None
+            assert scan.reference_upload is not None
+            (reference,) = list_scans([scan.reference_upload.folder])
+            order |= {"folder": str(reference.path.parent), "reference": reference.path.name}
+            order |= {"labels": scan.result["labels"], "task": scan.result["verdict"]["task"]}
+        message = ""
+        result: dict[str, Any] | None = None
+        try:
+            result = self._computer.run(order, lambda event: self._follow(scan, event))
+        except Cancelled:
+            message = "cancelled"
+        except InputError as error:
+            message = str(error)
+        with self._changed:
+            if what == "compare":
+                # The number tells a browser that the file is another one than before.
+                number = None if result is None else result | {"number": self._next_number()}
+                scan.reference, scan.reference_message = number, message
+                scan.is_compared = False
+            elif scan.state in IN_WORK:  # not cancelled
+                scan.result, scan.message = result, message
+                scan.state = FAILED if result is None else DONE
+
+    def _follow(self, scan: Scan, event: dict[str, Any]) -> None:
+        self._learn(event)
+        with self._changed:
+            if scan.state in IN_WORK:
+                scan.follow(event)
+
+    def _learn(self, event: dict[str, Any]) -> None:
+        """Keeps what the process says of its model."""
+        if event["event"] == "model":
+            with self._changed:
+                self._model = {key: value for key, value in event.items() if key != "event"}
+
+
+def _without_folder(error: InputError, upload: Upload) -> InputError:
+    """The error with names as the user knows them, not with the private folder."""
+    text = str(error).replace(f"{upload.folder}/", "").replace(str(upload.folder), upload.name)
+    return InputError(text)

@@ -1,0 +1,294 @@
+"""The server of the page: HTTP on this machine alone.
+
+Other pages in the same browser, and other users of this machine, can reach a port of the loopback
+interface. So every path begins with a secret token, the Host header must name this server (against
+DNS rebinding), and a request that changes something must have the page's own Origin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import secrets
+import shutil
+import sys
+import urllib.parse
+import zipfile
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from mtseg.errors import InputError
+from mtseg.system.atomic_files import atomic_write, parse_json, writing_to
+from mtseg.viewer.scan_list import ScanList
+
+_PAGE = Path(__file__).parent / "page"
+_STATIC = {
+    "": ("index.html", "text/html; charset=utf-8"),
+    "page.css": ("page.css", "text/css; charset=utf-8"),
+    **{
+        name: (name, "text/javascript; charset=utf-8")
+        for name in ("page.js", "uploading.js", "viewer.js", "details.js")
+    },
+    "niivue.umd.js": ("niivue/niivue.umd.js", "text/javascript; charset=utf-8"),
+}
+"""Path below the token -> file of the package and its type. No other file is served."""
+
+_HEADERS = {
+    # The browser itself refuses any request to elsewhere.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; connect-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+_LONGEST_ORDER = 10_000
+"""Bytes of the JSON of a request."""
+
+_IDLE_SECONDS = 60
+"""A connection on which nothing arrives for so long is closed."""
+
+_ALL_RESULTS = "results.zip"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers the browser of one person.
+
+    Args:
+        scans: what the page shows.
+        port: 0 takes one that is free.
+
+    Raises:
+        InputError: if the port cannot be had.
+    """
+
+    daemon_threads = True
+    # A port that another program listens on is refused, not shared.
+    allow_reuse_address = True
+
+    def __init__(self, scans: ScanList, port: int = 0) -> None:
+        self.scans = scans
+        self.token = secrets.token_urlsafe(24)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"--port {port}: cannot be used ({error}). Give another one, or leave it out."
+            ) from error
+        self.hosts = tuple(f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost"))
+
+    @property
+    def url(self) -> str:
+        """The address of the page, with its token."""
+        return f"http://127.0.0.1:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of connections that a browser closed."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _Refusal(Exception):
+    """A request that is not answered as it asks."""
+
+    def __init__(self, status: HTTPStatus, message: str = "") -> None:
+        super().__init__(message or status.phrase)
+        self.status = status
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "mtseg", ""
+    timeout = _IDLE_SECONDS
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._answer("GET")
+
+    def do_HEAD(self) -> None:
+        self._answer("GET")
+
+    def do_POST(self) -> None:
+        self._answer("POST")
+
+    def do_PUT(self) -> None:
+        self._answer("PUT")
+
+    def do_DELETE(self) -> None:
+        self._answer("DELETE")
+
+    def log_message(self, *_: Any) -> None:
+        """Keeps requests, which contain the token, off the terminal."""
+
+    def _answer(self, method: str) -> None:
+        self._num_unread = self._body_bytes()
+        try:
+            parts = self._admit(method)
+            if method == "GET":
+                self._get(parts)
+            elif method == "PUT":
+                self._put(parts)
+            elif method == "POST":
+                self._post(parts)
+            else:
+                self._delete(parts)
+        except _Refusal as refusal:
+            self._send_json({"error": str(refusal)}, refusal.status)
+        except InputError as error:
+            self._send_json({"error": str(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
+        except (KeyError, ValueError):
+            self._send_json({"error": "There is no such thing."}, HTTPStatus.NOT_FOUND)
+
+    def _admit(self, method: str) -> list[str]:
+        """Checks who asks; returns the parts of the path below the token.
+
+        Raises:
+            _Refusal: if the request is not from the page.
+        """
+        if self.headers.get_all("Host", []) not in [[host] for host in self.server.hosts]:
+            raise _Refusal(HTTPStatus.FORBIDDEN, "This name is not the server's.")
+        origins = self.headers.get_all("Origin", [])
+        own = [f"http://{self.headers['Host']}"]
+        if (origins or method != "GET") and origins != own:
+            raise _Refusal(HTTPStatus.FORBIDDEN, "This request is not from the page.")
+        if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            raise _Refusal(HTTPStatus.FORBIDDEN, "This request is not from the page.")
+        path = urllib.parse.urlsplit(self.path).path
+        _, token, *parts = [urllib.parse.unquote(part) for part in path.split("/")] + [""]
+        if not secrets.compare_digest(token.encode(), self.server.token.encode()):
+            raise _Refusal(HTTPStatus.NOT_FOUND, "Open the address that mtseg-view printed.")
+        if self.headers.get("Transfer-Encoding"):
+            raise _Refusal(HTTPStatus.LENGTH_REQUIRED)
+        return parts[:-1]
+
+    def _get(self, parts: list[str]) -> None:
+        if len(parts) == 1 and parts[0] in _STATIC:
+            name, kind = _STATIC[parts[0]]
+            self._send_file(_PAGE / name, kind)
+        elif parts == ["state"]:
+            self._send_json(self.server.scans.to_json())
+        elif len(parts) == 3 and parts[0] == "scans":
+            scan = self.server.scans.scan(int(parts[1]))
+            path = scan.file(parts[2])
+            if parts[2] == _ALL_RESULTS and scan.result is not None:
+                path = _pack(scan.out, scan.result["files"])
+            if path is None:
+                raise _Refusal(HTTPStatus.NOT_FOUND)
+            name = parts[2]
+            if name == _ALL_RESULTS and scan.result is not None:
+                name = scan.result["labels"].removesuffix(".nii.gz") + ".zip"
+            self._send_file(path, "application/octet-stream", name)
+        else:
+            raise _Refusal(HTTPStatus.NOT_FOUND)
+
+    def _put(self, parts: list[str]) -> None:
+        """Receives a file of an upload."""
+        folder, number = parts
+        if folder != "uploads" or "Content-Length" not in self.headers:
+            raise _Refusal(HTTPStatus.LENGTH_REQUIRED)
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        upload = self.server.scans.upload(int(number))
+        (name,) = query["name"]
+        upload.receive(name, self, self._num_unread)
+        self._send_json({})
+
+    def _post(self, parts: list[str]) -> None:
+        scans, order = self.server.scans, self._read_json()
+        match parts:
+            case ["uploads"]:
+                self._send_json({"id": scans.begin_upload(str(order["name"]))})
+            case ["uploads", number]:
+                self._send_json({"scans": scans.finish_upload(int(number))})
+            case ["scans", number, "cancel"]:
+                scans.cancel(int(number))
+                self._send_json({})
+            case ["scans", number, "again"]:
+                scans.try_again(int(number))
+                self._send_json({})
+            case ["scans", number, "reference"]:
+                scans.compare(int(number), int(order["upload"]))
+                self._send_json({})
+            case _:
+                raise _Refusal(HTTPStatus.NOT_FOUND)
+
+    def _delete(self, parts: list[str]) -> None:
+        match parts:
+            case ["uploads", number]:
+                self.server.scans.remove_upload(int(number))
+            case ["scans", number]:
+                self.server.scans.remove(int(number))
+            case _:
+                raise _Refusal(HTTPStatus.NOT_FOUND)
+        self._send_json({})
+
+    def read(self, size: int) -> bytes:
+        """Reads up to `size` bytes of the request's body; the source of an upload."""
+        piece = self.rfile.read1(min(size, self._num_unread))
+        self._num_unread -= len(piece)
+        return bytes(piece)
+
+    def _body_bytes(self) -> int:
+        with contextlib.suppress(ValueError):
+            return max(0, int(self.headers.get("Content-Length", 0)))
+        return 0
+
+    def _read_json(self) -> dict[str, Any]:
+        if self._num_unread > _LONGEST_ORDER:
+            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        body = b""
+        while self._num_unread and (piece := self.read(self._num_unread)):
+            body += piece
+        order = parse_json(body or b"{}")
+        if not isinstance(order, dict):
+            raise ValueError
+        return order
+
+    def _send_json(self, content: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
+        body = json.dumps(content).encode()
+        self._send_head(status, "application/json", len(body))
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _send_file(self, path: Path, kind: str, name: str | None = None) -> None:
+        with path.open("rb") as file:
+            self._send_head(HTTPStatus.OK, kind, path.stat().st_size, name)
+            if self.command != "HEAD":
+                shutil.copyfileobj(file, self.wfile, 1 << 20)
+
+    def _send_head(
+        self, status: HTTPStatus, kind: str, num_bytes: int, name: str | None = None
+    ) -> None:
+        self.send_response(status)
+        for key, value in _HEADERS.items():
+            self.send_header(key, value)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(num_bytes))
+        if name is not None:
+            quoted = urllib.parse.quote(name, errors="replace")
+            self.send_header("Content-Disposition", f"attachment; filename*=UTF-8''{quoted}")
+        if self._num_unread:  # what is left of the body would be taken for the next request
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+
+
+def _pack(out: Path, names: list[str]) -> Path:
+    """A zip with all results of a scan, made when it is first asked for."""
+    path = out / _ALL_RESULTS
+    if not path.is_file():
+        with (
+            writing_to(path, "Make room."),
+            atomic_write(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            for name in names:
+                archive.write(out / "results" / name, name)
+    return path

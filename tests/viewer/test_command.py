@@ -1,0 +1,153 @@
+"""mtseg-view itself: a page in a browser, with the packaged network in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import nibabel as nib
+import pytest
+
+from mtseg.cli import predict
+from mtseg.errors import InputError
+from mtseg.phantoms.scanner import make_phantom
+from mtseg.viewer import command
+from mtseg.viewer.computer import Cancelled, Computer
+from tests.browser import Browser, require_chromium
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.nii"], "missing.nii: no such file"),
+        (["--model", "missing"], "missing: no such folder"),
+        (["--memory-gb", "0"], "--memory-gb: 0.0 is not an amount"),
+        (["--port", "70000"], "--port: 70000 is not a port"),
+    ],
+)
+@pytest.mark.promise("refused input")
+def test_bad_input_is_one_line(arguments, words, capsys):
+    assert command.main([*arguments, "--no-browser"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_every_argument_is_explained():
+    parser = command.make_parser()
+    for action in parser._actions:
+        assert action.help, action.option_strings
+        assert not action.help.endswith(".")
+
+
+class Page:
+    """The command in a process of its own."""
+
+    def __init__(self, temporary, *arguments):
+        code = "import sys; from mtseg.viewer.command import main; sys.exit(main())"
+        # With this variable, TensorFlow's own lines are shown.
+        environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, "--no-browser", *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**environment, "TMPDIR": str(temporary)},
+        )  # fmt: skip
+        self.url = next(
+            (line.strip() for line in self.process.stdout if line.startswith("http://")), None
+        )
+
+    def end(self, number=signal.SIGTERM):
+        """Exit code, and what the command printed since the address."""
+        self.process.send_signal(number)
+        printed, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, printed, errors
+
+
+@pytest.mark.slow
+def test_labels_in_the_browser_are_those_of_mtseg_predict(tmp_path):
+    require_chromium()
+    phantom = make_phantom("brain", seed=5, size=40)
+    scan = tmp_path / "phantom.nii.gz"
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), scan)
+    page = Page(tmp_path)
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open(page.url)
+        browser.drop(scan)
+        browser.wait_for(
+            "/^Done/.test(document.querySelector('.chosen .state')?.textContent)", seconds=300
+        )
+        browser.wait_for("!document.getElementById('sliders').hidden")
+        got = bytes(
+            browser.run(
+                "fetch(document.querySelector('#downloads a[href$=\"_labels.nii.gz\"]').href)"
+                ".then(a => a.arrayBuffer()).then(b => [...new Uint8Array(b)])"
+            )
+        )
+        table = browser.run(
+            "fetch(document.querySelector('#downloads a[href$=\"volumes.csv\"]').href)"
+            ".then(a => a.text())"
+        )
+        assert browser.logged == []
+        outside = [u for u in browser.requested if not u.startswith((page.url, "data:", "about:"))]
+        assert outside == []
+    finally:
+        browser.close()
+        ended = page.end()
+    assert ended[0] == 0, ended
+    assert "removed" in ended[1]
+    assert not [path for path in tmp_path.glob("mtseg-view-*/*") if path.is_dir()]
+    assert predict.main([str(scan), "-o", str(tmp_path / "out")]) == 0
+    assert got == (tmp_path / "out" / "phantom_labels.nii.gz").read_bytes()
+    # The table is the command's too, but for the place of the scan.
+    expected = (tmp_path / "out" / "volumes.csv").read_text()
+    assert table == expected.replace(f"{scan},", "phantom.nii.gz,")
+
+
+@pytest.mark.slow
+def test_a_computation_is_cancelled_at_once_and_the_next_begins_anew(tmp_path):
+    phantom = make_phantom("brain", seed=5, size=64)
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "phantom.nii")
+    (tmp_path / "idle").mkdir()
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('ran a file of the scan folder')")
+    computer = Computer({"model": None, "devices": None}, tmp_path / "idle")
+    order = {
+        "do": "segment", "folder": str(tmp_path), "scan": "phantom.nii",
+        "out": str(tmp_path / "out"), "options": {"task": "brain"},
+    }  # fmt: skip
+    begun = threading.Event()
+    raised = []
+
+    def run():
+        try:
+            computer.run(order, lambda event: event["event"] == "computing" and begun.set())
+        except Cancelled as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(200)
+    computer.stop()
+    thread.join(10)
+    assert raised
+    (tmp_path / "broken.nii").write_bytes(b"no scan")
+    with pytest.raises(InputError, match=r"^broken\.nii: .*damaged"):
+        computer.run({**order, "scan": "broken.nii"}, lambda event: None)
+    computer.stop()
+
+
+def test_a_process_that_ends_by_itself_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("mtseg.viewer.computer._BEGIN", "import os; os._exit(9)")
+    computer = Computer({"model": None, "devices": None}, tmp_path)
+    with pytest.raises(InputError, match="ended unexpectedly"):
+        computer.run({"do": "segment"}, lambda event: None)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_no_model_ends_the_command(tmp_path):
+    (tmp_path / "model").mkdir()
+    page = Page(tmp_path, "--model", tmp_path / "model")
+    _, errors = page.process.communicate(timeout=200)
+    assert page.process.returncode == 2
+    (line,) = errors.strip().splitlines()
+    assert str(tmp_path / "model") in line

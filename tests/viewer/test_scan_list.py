@@ -1,0 +1,141 @@
+"""The queue of a page: one scan at a time, cancelling, removing, references."""
+
+import io
+
+import numpy as np
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.viewer.scan import CANCELLED, COMPUTING, DONE, FAILED, WAITING
+from tests.dicom_files import write_series
+from tests.viewer.conftest import write_ball
+from tests.viewer.threshold_computer import wait_until
+
+
+def states(scans):
+    return [scan["state"] for scan in scans.to_json()["scans"]]
+
+
+def send(scans, *paths, name="drop"):
+    number = scans.begin_upload(name)
+    for path in paths:
+        content = path.read_bytes()
+        scans.upload(number).receive(path.name, io.BytesIO(content), len(content))
+    return number
+
+
+def test_one_scan_is_computed_at_a_time_in_the_order_they_came(scans, computer, tmp_path):
+    computer.may_go_on.clear()
+    paths = [write_ball(tmp_path / f"{name}.nii") for name in "abc"]
+    scans.add(paths)
+    wait_until(lambda: states(scans) == [COMPUTING, WAITING, WAITING])
+    first, second, third = scans.to_json()["scans"]
+    assert [first["place"], second["place"], third["place"]] == [None, 1, 2]
+    assert 0.5 <= first["progress"] < 0.51
+    assert first["seconds_left"] > 100
+    computer.may_go_on.set()
+    wait_until(lambda: states(scans) == [DONE] * 3)
+    assert [order["scan"] for order in computer.orders] == ["a.nii", "b.nii", "c.nii"]
+
+
+def test_the_progress_within_a_tile_follows_the_clock_and_never_ends(scans, computer, scan_file):
+    computer.may_go_on.clear()
+    (number,) = scans.add([scan_file])
+    wait_until(lambda: states(scans) == [COMPUTING])
+    scan = scans.scan(number)
+    scan.follow({"event": "computing", "flop": 100, "flop_per_second": 1e9})
+    wait_until(lambda: scan.to_json()["progress"] == pytest.approx(0.98))
+
+
+def test_a_scan_in_work_is_cancelled_and_the_next_one_follows(scans, computer, tmp_path):
+    computer.may_go_on.clear()
+    numbers = scans.add([write_ball(tmp_path / f"{name}.nii") for name in "ab"])
+    wait_until(lambda: states(scans) == [COMPUTING, WAITING])
+    scans.cancel(numbers[0])
+    wait_until(lambda: states(scans) == [CANCELLED, COMPUTING])
+    computer.may_go_on.set()
+    wait_until(lambda: states(scans) == [CANCELLED, DONE])
+    scans.try_again(numbers[0])
+    wait_until(lambda: states(scans) == [DONE, DONE])
+
+
+def test_a_waiting_scan_is_taken_from_the_queue(scans, computer, tmp_path):
+    computer.may_go_on.clear()
+    numbers = scans.add([write_ball(tmp_path / f"{name}.nii") for name in "ab"])
+    wait_until(lambda: states(scans) == [COMPUTING, WAITING])
+    scans.cancel(numbers[1])
+    computer.may_go_on.set()
+    wait_until(lambda: states(scans) == [DONE, CANCELLED])
+    assert len(computer.orders) == 1
+
+
+def test_a_scan_that_fails_does_not_stop_the_others(scans, tmp_path):
+    (tmp_path / "broken.nii").write_bytes(b"no scan")
+    scans.add([tmp_path / "broken.nii", write_ball(tmp_path / "ball.nii")])
+    wait_until(lambda: states(scans) == [FAILED, DONE])
+
+
+def test_a_scan_that_is_removed_in_work_leaves_nothing(scans, computer, scan_file, tmp_path):
+    computer.may_go_on.clear()
+    (number,) = scans.add([scan_file])
+    wait_until(lambda: states(scans) == [COMPUTING])
+    scans.remove(number)
+    wait_until(lambda: not list((tmp_path / "private").rglob("scan.nii")))
+    assert scan_file.exists()  # the command named it, so it is the user's own
+    assert scans.to_json()["scans"] == []
+
+
+def test_a_folder_with_two_series_is_two_scans(scans, tmp_path):
+    number = scans.begin_upload("study")
+    for name in ("first", "second"):
+        array = np.arange(4 * 5 * 3).reshape(4, 5, 3)
+        write_series(tmp_path / name, array, np.eye(4))
+        for path in (tmp_path / name).iterdir():
+            content = path.read_bytes()
+            place = f"study/{name}/{path.name}"
+            scans.upload(number).receive(place, io.BytesIO(content), len(content))
+    scans.finish_upload(number)
+    assert [scan["name"] for scan in scans.to_json()["scans"]] == ["first", "second"]
+    wait_until(lambda: states(scans) == [DONE, DONE])
+
+
+def test_a_reference_is_compared_and_replaced(scans, scan_file, tmp_path):
+    (number,) = scans.add([scan_file])
+    with pytest.raises(InputError, match="has no labels"):
+        scans.compare(number, send(scans, scan_file))
+    wait_until(lambda: states(scans) == [DONE])
+    labels = next((tmp_path / "private").rglob("*_labels.nii.gz"))
+    for _ in range(2):
+        scans.compare(number, send(scans, labels))
+        wait_until(lambda: scans.scan(number).reference is not None)
+    reference = scans.scan(number).reference
+    assert reference["name"] == "ball_labels.nii.gz"
+    assert reference["dice"] == {
+        "white_matter": None, "cortical_grey_matter": 1.0, "cerebellum": 1.0
+    }  # fmt: skip
+    scans.remove(number)
+    assert not [path for path in (tmp_path / "private").rglob("*") if path.is_file()]
+
+
+def test_a_reference_that_is_no_label_map_is_said_and_the_labels_stay(scans, scan_file, tmp_path):
+    (number,) = scans.add([scan_file])
+    wait_until(lambda: states(scans) == [DONE])
+    scans.compare(number, send(scans, scan_file))
+    wait_until(lambda: scans.scan(number).reference_message)
+    assert "have no known meaning" in scans.scan(number).reference_message
+    assert states(scans) == [DONE]
+
+
+def test_a_model_that_cannot_be_loaded_is_reported(tmp_path, computer):
+    from mtseg.viewer.scan_list import ScanList
+
+    def refuse(on_event):
+        raise InputError("no model")
+
+    computer.begin = refuse
+    refusals = []
+    scans = ScanList(computer, tmp_path, {}, on_refusal=refusals.append)
+    scans.start()
+    wait_until(lambda: refusals)
+    scans.close()
+    assert str(refusals[0]) == "no model"

@@ -1,0 +1,187 @@
+"""Uploads: hostile names and zip files stay in their folder and within their limits."""
+
+import io
+import stat
+import struct
+import zipfile
+
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.viewer.uploads import Limits, Upload, safe_name
+
+LIMITS = Limits(num_bytes=1_000_000, num_files=20)
+
+HOSTILE_NAMES = [
+    "../../etc/passwd", "/etc/passwd", "..\\..\\windows\\system32", "..", ".", "", "a/../../b",
+    "scan\n\x1b[31m.nii", "<script>alert(1)</script>.nii", "x" * 5000 + ".nii.gz", "-rf.nii",
+    "\u202egz.iin.nacs", "\ud800.nii", "con:aux|*?.nii", "a\x00b.nii", "/".join(["d"] * 500),
+]  # fmt: skip
+
+
+def make_upload(tmp_path, name="drop", limits=LIMITS):
+    return Upload(tmp_path / "uploads" / "1", name, limits)
+
+
+def files(upload):
+    return {str(path.relative_to(upload.folder)) for path in upload.folder.rglob("*.*")}
+
+
+def send(upload, name, content=b"scan"):
+    upload.receive(name, io.BytesIO(content), len(content))
+
+
+def write_zip(members, compression=zipfile.ZIP_DEFLATED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_hostile_name_stays_in_the_folder(tmp_path, name):
+    upload = make_upload(tmp_path, name)
+    send(upload, name)
+    send(upload, name)  # the same name again replaces nothing
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(found) == 2
+    assert all(path.is_relative_to(upload.folder) for path in found)
+    assert all(len(path.name) < 200 and path.name.isprintable() for path in found)
+
+
+def test_names_that_a_person_gives_are_kept():
+    assert safe_name("Müller 2024-05 (T1).nii.gz") == "Müller 2024-05 (T1).nii.gz"
+    assert safe_name("頭部.nii") == "頭部.nii"
+    assert safe_name(("x" * 300) + ".nii.gz").endswith("x.nii.gz")
+
+
+def test_loose_dicom_files_share_a_folder_of_their_own(tmp_path):
+    upload = make_upload(tmp_path, "DICOM files")
+    send(upload, "IM0001.dcm")
+    send(upload, "IM0002.dcm")
+    assert files(upload) == {"DICOM files/IM0001.dcm", "DICOM files/IM0002.dcm"}
+
+
+def test_too_many_bytes_are_refused_before_they_are_read(tmp_path):
+    class Endless:
+        def read(self, size):
+            raise AssertionError("was read")
+
+    upload = make_upload(tmp_path)
+    with pytest.raises(InputError, match=r"larger than 0\.001 GB"):
+        upload.receive("scan.nii", Endless(), 1_000_001)
+    assert not files(upload)
+
+
+def test_too_many_files_are_refused(tmp_path):
+    upload = make_upload(tmp_path)
+    for number in range(20):
+        send(upload, f"{number}.dcm")
+    with pytest.raises(InputError, match="more than 20 files"):
+        send(upload, "20.dcm")
+
+
+def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path):
+    upload = make_upload(tmp_path)
+    with pytest.raises(InputError, match="interrupted"):
+        upload.receive("scan.nii", io.BytesIO(b"half"), 8)
+    assert not files(upload)
+
+
+def test_a_zip_is_unpacked_in_its_place(tmp_path):
+    upload = make_upload(tmp_path)
+    send(upload, "study.zip", write_zip([("series/1.dcm", b"a"), ("series/2.dcm", b"b")]))
+    upload.unpack()
+    assert files(upload) == {"study/series/1.dcm", "study/series/2.dcm"}
+
+
+def test_a_zip_cannot_write_outside_of_its_folder(tmp_path):
+    upload = make_upload(tmp_path)
+    names = ["../../../escaped.nii", "/tmp/escaped.nii", "..\\escaped.nii", "a/../../escaped.nii"]
+    send(upload, "hostile.zip", write_zip([(name, b"x") for name in names]))
+    upload.unpack()
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(found) == 4
+    assert all(path.is_relative_to(upload.folder / "hostile") for path in found)
+
+
+def test_a_zip_makes_no_links_and_no_files_of_file_managers(tmp_path):
+    link = zipfile.ZipInfo("link.nii")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    members = [(link, b"/etc/passwd"), ("__MACOSX/._scan.nii", b"x"), (".DS_Store", b"x")]
+    upload = make_upload(tmp_path)
+    send(upload, "links.zip", write_zip([*members, ("scan.nii", b"scan")]))
+    upload.unpack()
+    assert files(upload) == {"links/scan.nii"}
+
+
+@pytest.mark.promise("refused input")
+def test_a_zip_bomb_is_stopped_at_the_limit(tmp_path):
+    upload = make_upload(tmp_path)
+    packed = write_zip([("scan.nii", bytes(50_000_000))])
+    assert len(packed) < 100_000
+    send(upload, "bomb.zip", packed)
+    with pytest.raises(InputError, match=r"larger than 0\.001 GB, unpacked"):
+        upload.unpack()
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert written < 2_000_000
+
+
+@pytest.mark.promise("refused input")
+def test_a_zip_that_lies_of_its_size_is_stopped_too(tmp_path):
+    packed = bytearray(write_zip([("scan.nii", bytes(5_000_000))]))
+    entry = packed.rfind(b"PK\x01\x02")
+    struct.pack_into("<I", packed, entry + 24, 10)  # says that it is 10 bytes, unpacked
+    upload = make_upload(tmp_path)
+    send(upload, "bomb.zip", bytes(packed))
+    with pytest.raises(InputError, match="bomb"):
+        upload.unpack()
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize("is_wide", [False, True], ids=["zip", "zip64"])
+def test_a_table_of_contents_that_would_fill_the_memory_is_not_read(tmp_path, monkeypatch, is_wide):
+    many = write_zip([(f"{number}.dcm", b"") for number in range(30)])
+    at = many.rfind(b"PK\x05\x06")
+    end = bytearray(many[at:])
+    if is_wide:  # small numbers in the first record, and the true ones in the second, which counts
+        wide = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 1, 1, 1 << 40, 0)
+        locator = struct.pack("<IIQI", 0x07064B50, 0, at, 1)
+        packed = many[:at] + wide + locator + bytes(end)
+    else:
+        struct.pack_into("<I", end, 12, 1 << 30)
+        packed = many[:at] + bytes(end)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    upload = make_upload(tmp_path)
+    send(upload, "many.zip", packed)
+    with pytest.raises(InputError, match=r"many\.zip: has more than 20 files"):
+        upload.unpack()
+
+
+@pytest.mark.promise("refused input")
+def test_damaged_and_encrypted_zips_are_one_line(tmp_path):
+    good = write_zip([("scan.nii", b"scan" * 1000)])
+    flagged = bytearray(good)
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        flagged[flagged.rfind(signature) + offset] |= 1
+    swapped = bytearray(good)
+    swapped[40:60] = bytes(20)
+    for content, words in (
+        (b"PK not a zip", "damaged"), (good[:-30], "damaged"), (bytes(swapped), "damaged"),
+        (bytes(flagged), "encrypted"),
+        (write_zip([("scan.nii", b"x" * 99)], zipfile.ZIP_LZMA), "another way than deflate"),
+    ):  # fmt: skip
+        upload = Upload(tmp_path / words / str(len(content)), "drop", LIMITS)
+        send(upload, "study.zip", content)
+        with pytest.raises(InputError, match=words) as refused:
+            upload.unpack()
+        assert "\n" not in str(refused.value)
+
+
+def test_a_zip_in_a_zip_stays_packed(tmp_path):
+    upload = make_upload(tmp_path)
+    inner = write_zip([("scan.nii", b"scan")])
+    send(upload, "outer.zip", write_zip([("inner.zip", inner), ("scan.nii", b"scan")]))
+    upload.unpack()
+    assert files(upload) == {"outer/inner.zip", "outer/scan.nii"}
