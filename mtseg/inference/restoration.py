@@ -1,12 +1,21 @@
 """The way back: probabilities from the prepared grid to the scan's own grid.
 
-Prediction computes on the prepared grid, and a label map must be on the scan's grid. Probabilities
-are interpolated block by block, so only one block of one class is in memory on the finer of the two
-grids. The division into blocks does not change the result: each voxel's neighbours and weights
-follow from its place in the whole volume.
+Prediction computes on the prepared grid, and a label map must be on the scan's grid. There the
+logarithms of the probabilities are interpolated linearly, not the probabilities themselves. Those
+of a sure network are 0 on one side of a surface and 1 on the other, wherever between the two voxels
+the surface is: half of them would be reached halfway, up to half a voxel off. Their logarithms
+grow with the distance from the surface. Voxels outside the foreground have no probabilities and
+take no part, so that a structure reaches as far as the foreground.
+
+This is done slab by slab, so that all classes on the finer of the two grids are in memory for one
+slab only. The division into slabs and tiles does not change the result: each voxel's neighbours and
+weights follow from its place in the whole volume.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +25,19 @@ from mtseg.scans.preprocessing import PreparedScan
 from mtseg.scans.resampling import LinearAxis
 from mtseg.scans.volume import to_ras
 
+SMALLEST_PROBABILITY = np.float32(0.01)
+"""Added to probabilities before their logarithm is taken, and taken away afterwards. How much
+smaller than that a probability is says nothing about the place of a surface."""
+
+_SMALLEST_WEIGHT = 1e-3
+"""A voxel of the scan with less foreground than that among its neighbours is background."""
+
+_SLAB_VALUES = 1 << 22
+"""Probabilities of all classes that are restored at once."""
+
 
 class Restoration:
-    """Linear interpolation from a prepared scan's grid to the scan's own voxels.
+    """Interpolation from a prepared scan's grid to the scan's own voxels.
 
     Blocks of the result have the axes of the prepared grid, RAS+;
     `mtseg.scans.volume.from_ras` turns the joined result into the scan's own axes. Beyond the
@@ -56,13 +75,82 @@ class Restoration:
         i, j, k = (axis.targets(part) for axis, part in zip(self._axes, core, strict=True))
         return i, j, k
 
+    def restore(
+        self,
+        rows: npt.NDArray[np.float32],
+        mask: npt.NDArray[np.bool_],
+        computed: Block,
+        targets: Block,
+    ) -> Iterator[tuple[Block, npt.NDArray[np.float32]]]:
+        """Brings the probabilities of a tile to the scan's grid, slab by slab.
+
+        Args:
+            rows: float32 (voxels, num_classes), probabilities of the tile's foreground in C order.
+                They add up to 1, or to less where classes were excluded.
+            mask: booleans, the foreground in `computed`.
+            computed: where the tile is on the prepared grid: a core and one voxel beyond it.
+            targets: the voxels of the scan that are wanted, from `targets`.
+
+        Yields:
+            A part of `targets`, and its probabilities, float32 (num_classes, i, j, k). Their sum is
+            interpolated too. At a voxel of the prepared grid they are those that were computed.
+            Where no neighbour is foreground, background has probability 1.
+        """
+        first_rows = np.concatenate([[0], np.cumsum(np.count_nonzero(mask, axis=(1, 2)))])
+        slice_values = rows.shape[1] * math.prod(t.stop - t.start for t in targets[1:])
+        thickness = max(1, _SLAB_VALUES // max(slice_values, 1))
+        lower, offset = self._axes[0].lower, computed[0].start
+        for start in range(targets[0].start, targets[0].stop, thickness):
+            stop = min(start + thickness, targets[0].stop)
+            # The slices of the tile from the lowest to the highest neighbour of the slab's voxels.
+            below = int(lower[start]) - offset
+            above = min(int(lower[stop - 1]) - offset + 2, len(mask))
+            within = slice(offset + below, offset + above), computed[1], computed[2]
+            slab = slice(start, stop), targets[1], targets[2]
+            of_slab = rows[first_rows[below] : first_rows[above]]
+            yield slab, self._restore_block(of_slab, mask[below:above], within, slab)
+
+    def _restore_block(
+        self,
+        rows: npt.NDArray[np.float32],
+        mask: npt.NDArray[np.bool_],
+        computed: Block,
+        targets: Block,
+    ) -> npt.NDArray[np.float32]:
+        num_classes = rows.shape[1]
+        restored = np.empty((num_classes, *(t.stop - t.start for t in targets)), np.float32)
+        if self.is_identity:
+            for class_index in range(num_classes):
+                block = np.full(mask.shape, class_index == 0, np.float32)
+                block[mask] = rows[:, class_index]
+                restored[class_index] = self.interpolate(block, computed, targets)
+            return restored
+        logarithms = np.log(rows + SMALLEST_PROBABILITY)
+        block = np.zeros(mask.shape, np.float32)
+        for class_index in range(num_classes):
+            block[mask] = logarithms[:, class_index]
+            restored[class_index] = self.interpolate(block, computed, targets)
+        block[mask] = rows.sum(axis=1)
+        total = self.interpolate(block, computed, targets)
+        weight = self.interpolate(mask.astype(np.float32), computed, targets)
+        is_known = weight >= _SMALLEST_WEIGHT
+        weight[~is_known] = 1
+        restored /= weight
+        np.exp(restored, out=restored)
+        restored *= (total / weight + num_classes * SMALLEST_PROBABILITY) / restored.sum(axis=0)
+        restored -= SMALLEST_PROBABILITY
+        np.maximum(restored, 0, out=restored)  # rounding errors
+        restored[:, ~is_known] = 0
+        restored[0, ~is_known] = 1
+        return restored
+
     def interpolate(
         self, block: npt.NDArray[np.float32], computed: Block, targets: Block
     ) -> npt.NDArray[np.float32]:
-        """Interpolates the probabilities of one class.
+        """Interpolates values of one class linearly.
 
         Args:
-            block: float32, probabilities in `computed`.
+            block: float32, values in `computed`.
             computed: where the block is on the prepared grid: a core and one voxel beyond it.
             targets: the voxels of the scan that are wanted, from `targets`.
 

@@ -45,8 +45,8 @@ _FEATURES_AT_ONCE = 3.3
 plane's, the parts, the whole, and what is lost between the parts. Measured."""
 
 _DECIDING_BYTES = 40
-"""Memory per voxel while the classes are interpolated and the label is decided, one class after the
-other. Measured."""
+"""Memory per voxel while the classes are interpolated and the label is decided. Measured when one
+class after the other was; slabs of all classes take less."""
 
 _COPIES_OF_A_MESSAGE = 3
 """A client has a message as arrays, as a protocol buffer and as bytes."""
@@ -97,7 +97,7 @@ class TileCost:
         """
         num_voxels, num_with_halo = math.prod(shape), math.prod(n + 2 * HALO for n in shape)
         probabilities = 4 * num_foreground * self.num_classes
-        # One class at a time is brought to the target's grid, next to the probabilities.
+        # Slab by slab the classes are brought to the target's grid, next to the probabilities.
         per_target = int(_DECIDING_BYTES * num_voxels * self.target_voxels_per_voxel)
         deciding = probabilities + 4 * num_voxels + per_target
         if self.message is not None:

@@ -49,9 +49,9 @@ from mtseg.tasks.label_table import to_labels
 INTENSITY_RULE = (
     "A scan is CT if its header or the user says so, otherwise by its values (many below -500). "
     "CT, in Hounsfield units: 1024 is added and values below 0 become 0. MR: background becomes 0. "
-    "Voxels > 0 are foreground, decided on the scan's own grid. After resampling (cubic spline "
-    "inside the foreground, 0 outside) intensities are divided by the 99th percentile of the "
-    "foreground."
+    "Voxels > 0 are foreground, decided on the scan's own grid. After resampling (averaged where "
+    "the new voxels are larger, then by cubic spline; 0 outside the foreground) intensities are "
+    "divided by the 99th percentile of the foreground."
 )
 """How a scan's intensities are prepared, for people who read a manifest."""
 

@@ -6,13 +6,13 @@ real scan's, and what not: there are no motion, no metal and no contrast dynamic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mtseg.phantoms.shapes import Layer, Shape
+from mtseg.phantoms.shapes import Floats, Layer, Shape
 
 Terms = list[list[npt.NDArray[np.float32]]]
 """Coordinates in mm as sums of one-dimensional terms: `terms[c][a]`, float32 (shape[a],), is what
@@ -78,11 +78,11 @@ def _find_box(shape: Shape, terms: Terms, voxel_mm: float) -> tuple[slice, slice
     return box[0], box[1], box[2]
 
 
-def make_mr_acquisition(shape: tuple[int, int, int], rng: np.random.Generator) -> Acquisition:
+def make_mr_acquisition(places: Sequence[Floats], rng: np.random.Generator) -> Acquisition:
     """A magnitude scan: coil sensitivity, Rician noise, and air set to 0 as scanners do it.
 
     Args:
-        shape: of the whole scan.
+        places: for each axis, where the voxels of the whole scan are, about from -1 to 1.
         rng: for the noise level and the bias field, which is linear and quadratic along each
             axis: at most 20 % and 10 %.
 
@@ -91,7 +91,7 @@ def make_mr_acquisition(shape: tuple[int, int, int], rng: np.random.Generator) -
     """
     sigma = rng.uniform(38, 48)
     air_sigmas = 2.2  # what is below so many sigmas counts as air
-    i, j, k = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
+    i, j, k = (along.astype(np.float32) for along in places)
     slope, bend = rng.normal(size=3), rng.normal(size=3)
     slope *= rng.uniform(0.15, 0.2) / np.abs(slope).sum()
     bend *= 0.1 / np.abs(bend).sum()
@@ -115,24 +115,32 @@ def make_mr_acquisition(shape: tuple[int, int, int], rng: np.random.Generator) -
     return acquire
 
 
-def acquire_ct(
-    painted: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.uint8],
-    slab: slice,
-    rng: np.random.Generator,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """A CT slab: blurred in plane, with noise of 20 HU, and air outside the scanner's cylinder.
+def make_ct_acquisition(places: Sequence[Floats]) -> Acquisition:
+    """A CT scan: blurred in plane, with noise of 20 HU, and air outside the scanner's cylinder.
 
-    Outside the cylinder nothing is labelled. Args and Returns are those of `Acquisition`; the slab
-    needs no index, since a CT slice is scanned like every other.
+    Outside the cylinder nothing is labelled. A CT slice is scanned like every other.
+
+    Args:
+        places: for each axis, where the voxels of the whole scan are; the cylinder's radius is 1.
+
+    Returns:
+        What makes a scan of a painted slab.
     """
     blur_voxels, noise_hu = (0.6, 0.6, 0), 20
-    noise = rng.standard_normal(painted.shape, dtype=np.float32)
-    noise = ndimage.gaussian_filter(noise, blur_voxels)
-    scanned = ndimage.gaussian_filter(painted, blur_voxels)
-    scanned += noise * np.float32(noise_hu / noise.std())
-    i, j = (np.linspace(-1, 1, n)[:, None] for n in painted.shape[:2])
-    outside = np.hypot(i, j.T) > 1
-    scanned[outside] = CT_AIR_HU
-    labels[outside] = 0
-    return np.rint(np.clip(scanned, CT_AIR_HU, CT_HIGHEST_HU)), labels
+    outside = np.hypot(places[0][:, None], places[1]) > 1
+
+    def acquire(
+        painted: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.uint8],
+        slab: slice,
+        rng: np.random.Generator,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        noise = rng.standard_normal(painted.shape, dtype=np.float32)
+        noise = ndimage.gaussian_filter(noise, blur_voxels)
+        scanned = ndimage.gaussian_filter(painted, blur_voxels)
+        scanned += noise * np.float32(noise_hu / noise.std())
+        scanned[outside] = CT_AIR_HU
+        labels[outside] = 0
+        return np.rint(np.clip(scanned, CT_AIR_HU, CT_HIGHEST_HU)), labels
+
+    return acquire

@@ -10,6 +10,7 @@ figures rest on them. Whoever adds a random number draws it after all that are d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.phantoms.acquisition import Terms, acquire_ct, make_mr_acquisition, paint
+from mtseg.phantoms.acquisition import Terms, make_ct_acquisition, make_mr_acquisition, paint
 from mtseg.phantoms.brain import plan_brain
 from mtseg.phantoms.breast import plan_breast
 from mtseg.phantoms.cta import plan_cta
@@ -39,6 +40,9 @@ CLASS_LABELS = {
 
 MIN_SIZE = 32
 """The smallest phantom, in voxels of its largest extent."""
+
+MIN_SLICES = 4
+"""The fewest voxels along any axis."""
 
 SLAB_VOXELS = 2_000_000
 """A scan is painted slab by slab, so that memory does not grow with its number of slices."""
@@ -124,12 +128,21 @@ _PROTOCOLS = {
 }
 
 
-def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
+def make_phantom(
+    task: str, seed: int, size: int | None = None, *, voxel_factor: float = 1.0
+) -> Phantom:
     """Makes one synthetic subject, the same one for the same arguments.
 
     A smaller size is a smaller subject and not a coarser scan: the voxel spacing stays the
     task's, so that resampling treats phantoms as it treats scans. Structures too thin to be
     seen on the smaller subject are drawn thicker.
+
+    `voxel_factor` is a coarser or finer scan of the same subject, which lies in the same place. The
+    field of view stays the same to half a voxel, and so does the shape of every structure. Signal
+    and label of a voxel are those of its own volume; a CT scan is blurred by the same share of a
+    voxel. A voxel has as much noise as in the task's protocol: whoever asks a scanner for smaller
+    voxels lets it measure longer, or with more dose, and whoever asks for larger ones saves time or
+    dose. The noise itself is another one.
 
     Args:
         task: a key of `CLASS_LABELS`.
@@ -137,25 +150,32 @@ def make_phantom(task: str, seed: int, size: int | None = None) -> Phantom:
         size: largest extent in voxels of the scan after resampling to isotropic voxels
             (brain 1.0 mm, breast its in-plane spacing, CTA 0.45 mm), at least 32. None is near
             the size of the paper's data.
+        voxel_factor: voxel size along every axis, as a multiple of the task's.
 
     Returns:
         The scan on the scanner's own grid: brain LAS, breast and CTA LPS.
 
     Raises:
-        InputError: if the task is unknown or the size is too small; it is a ValueError.
+        InputError: if the task is unknown, the size too small, or the voxel size not positive or so
+            large that an axis has fewer than `MIN_SLICES` voxels; it is a ValueError.
 
     Example:
         >>> phantom = make_phantom("breast", seed=0, size=32)
         >>> phantom.image.shape, phantom.image.dtype
         ((32, 26, 12), dtype('int16'))
+        >>> make_phantom("breast", seed=0, size=32, voxel_factor=0.5).image.shape
+        (64, 52, 24)
     """
     protocol, rng = _begin_phantom(task, seed, size)
-    spacing_mm, shape, scale = _choose_grid(protocol, size, rng)
+    task_spacing_mm, task_shape, scale = _choose_grid(protocol, size, rng)
+    spacing_mm, shape = _change_voxels(task_spacing_mm, task_shape, voxel_factor)
     affine = _place_grid(protocol, spacing_mm, shape, rng)
     terms = _pose_terms(protocol, affine, shape, scale, rng)
-    voxel_mm = float(np.cbrt(spacing_mm.prod())) / scale
-    layers = protocol.plan(rng, voxel_mm, CLASS_LABELS[task])
-    acquire = acquire_ct if protocol.is_ct else make_mr_acquisition(shape, rng)
+    task_voxel_mm = float(np.cbrt(task_spacing_mm.prod())) / scale
+    layers = protocol.plan(rng, task_voxel_mm, CLASS_LABELS[task])
+    voxel_mm = voxel_factor * task_voxel_mm
+    places = _relative_places(shape, task_shape, voxel_factor)
+    acquire = make_ct_acquisition(places) if protocol.is_ct else make_mr_acquisition(places, rng)
 
     image, label_map = np.empty(shape, np.int16), np.empty(shape, np.uint8)
     slab_slices = max(1, SLAB_VOXELS // (shape[0] * shape[1]))
@@ -206,6 +226,33 @@ def _choose_grid(
     # The small number keeps rounding from losing a voxel; never more voxels than asked for.
     i, j, k = (int(n) for n in np.floor(extent_mm * scale / spacing_mm + 1e-6))
     return spacing_mm, (i, j, k), scale
+
+
+def _change_voxels(
+    spacing_mm: Floats, shape: tuple[int, int, int], factor: float
+) -> tuple[Floats, tuple[int, int, int]]:
+    """Spacing and shape of a scan of the same field of view with voxels of another size."""
+    if factor == 1:
+        return spacing_mm, shape
+    if not 0 < factor < math.inf:  # false for NaN too
+        raise InputError(f"A phantom's voxel size is {factor:g} of its task's. Give it above 0.")
+    i, j, k = (round(n / factor) for n in shape)
+    if min(i, j, k) < MIN_SLICES:
+        raise InputError(
+            f"With voxels {factor:g} times as large a phantom of {' x '.join(map(str, shape))} has "
+            f"fewer than {MIN_SLICES} along an axis. Give a smaller factor or a larger size."
+        )
+    return spacing_mm * factor, (i, j, k)
+
+
+def _relative_places(
+    shape: tuple[int, int, int], task_shape: tuple[int, int, int], factor: float
+) -> list[Floats]:
+    """Where the voxels of each axis are: -1 and 1 are the outermost ones at the task's size."""
+    reaches = [
+        (n - 1) * factor / (of_task - 1) for n, of_task in zip(shape, task_shape, strict=True)
+    ]
+    return [np.linspace(-reach, reach, n) for n, reach in zip(shape, reaches, strict=True)]
 
 
 def _place_grid(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.inference.decision import decide, decide_rows
 from mtseg.inference.postprocessing import Change, ClassRule, class_rules, postprocess
-from mtseg.inference.tiling import Block, Plan, Tile
+from mtseg.inference.tiling import Plan, Tile
 from mtseg.inference.verdict import Assessment, ScanStatistics, assess, intensity_percentiles
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
@@ -118,9 +118,15 @@ def segment_scan(
                 most_probable = rows.argmax(axis=-1)
             decided.add(rows, decide_rows(rows, most_probable, model.thresholds), is_in_core)
             targets = restoration.targets(tile.core)
-            restored = _restore_classes(scan, tile, rows, targets, probabilities)
-            of_tile = decide(restored, model.thresholds)
-            labels[targets] = np.where(restoration.foreground[targets], of_tile, 0)
+            is_foreground = volume[tile.computed] != 0
+            for slab, restored in restoration.restore(rows, is_foreground, tile.computed, targets):
+                outside = ~restoration.foreground[slab]
+                restored[:, outside] = 0
+                restored[0, outside] = 1
+                if probabilities is not None:
+                    for class_index, of_class in enumerate(restored):
+                        probabilities.put(class_index, slab, of_class)
+                labels[slab] = decide(restored, model.thresholds)
             on_flop(tile.flop)
         verdict = assess(
             statistics,
@@ -137,32 +143,6 @@ def segment_scan(
     changes = postprocess(labels, postprocessing_rules(model, options))
     on_source = from_ras(labels, scan.prepared.source.affine)
     return SegmentedScan(on_source, statistics, verdict, changes)
-
-
-def _restore_classes(
-    scan: LoadedScan,
-    tile: Tile,
-    rows: npt.NDArray[np.float32],
-    targets: Block,
-    probabilities: ProbabilityStore | None,
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Restores a tile's probabilities to the source's grid, and collects them.
-
-    One class at a time: all of them on a fine source grid would not fit into memory.
-
-    Yields:
-        For each class float32 in the shape of `targets`; background is 1 outside the foreground.
-    """
-    mask = scan.prepared.volume.array[tile.computed] != 0
-    outside = ~scan.restoration.foreground[targets]
-    for class_index in range(rows.shape[1]):
-        block = np.full(mask.shape, class_index == 0, np.float32)
-        block[mask] = rows[:, class_index]
-        restored = scan.restoration.interpolate(block, tile.computed, targets)
-        restored[outside] = class_index == 0
-        if probabilities is not None:
-            probabilities.put(class_index, targets, restored)
-        yield restored
 
 
 def _is_in_core(volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.bool_]:

@@ -29,7 +29,7 @@ FINGERPRINT = "fingerprint.json"
 _FORMAT = 1
 """Version of the file's format."""
 
-PREPARATION = 1
+PREPARATION = 2
 """Raise it if the same scans, labels and settings give other records than before."""
 
 

@@ -60,6 +60,89 @@ def test_blocks_join_to_the_whole_to_the_bit(new_mm):
     np.testing.assert_array_equal(joined, expected)
 
 
+def restore_tile(prepared, probabilities, core=None):
+    """The slabs in which probabilities (num_classes, I, J, K) come on the scan's grid."""
+    sizes = prepared.volume.array.shape
+    core = core or tuple(slice(0, n) for n in sizes)
+    computed = tuple(slice(c.start, min(c.stop + 1, n)) for c, n in zip(core, sizes, strict=True))
+    restoration = Restoration(prepared)
+    targets = restoration.targets(core)
+    mask = prepared.volume.array[computed] > 0
+    rows = np.moveaxis(probabilities[(slice(None), *computed)], 0, -1)[mask]
+    return list(restoration.restore(rows, mask, computed, targets))
+
+
+def random_probabilities(prepared, num_classes=3):
+    logits = np.random.default_rng(2).normal(0, 5, (num_classes, *prepared.volume.array.shape))
+    powers = np.exp(logits)
+    return (powers / powers.sum(axis=0)).astype(np.float32)
+
+
+def test_a_surface_between_two_voxels_stays_where_it_is():
+    """A scan of 0.25 mm that was computed at 1 mm, of a thing that begins at 5.2 mm."""
+    prepared = prepare_scan(Volume(np.ones((40, 4, 4), np.float32), np.diag([0.25, 1, 1, 1])), 1.0)
+    place_mm = prepared.volume.affine[0, 3] + np.arange(10)  # 0.375, 1.375, ...
+    inside = 1 / (1 + np.exp(-6 * (place_mm - 5.2)))
+    probability = np.broadcast_to(inside[:, None, None], (10, 4, 4))
+    ((_, restored),) = restore_tile(prepared, np.stack([1 - probability, probability]))
+    found_mm = 0.25 * np.flatnonzero(restored[1, :, 2, 2] >= 0.5)
+    # Halfway between the voxels, at 4.375 and 5.375 mm, would be 4.875 mm.
+    assert found_mm[0] == 5.25
+
+
+def test_a_structure_reaches_as_far_as_the_foreground():
+    """A scan of 0.5 mm that was computed at 1 mm: a structure that fills all of the foreground."""
+    array = np.zeros((20, 4, 4), np.float32)
+    array[6:15] = 1
+    prepared = prepare_scan(Volume(array, np.diag([0.5, 1.0, 1.0, 1.0])), 1.0)
+    is_foreground = (prepared.volume.array > 0).astype(np.float32)
+    ((_, restored),) = restore_tile(prepared, np.stack([1 - is_foreground, is_foreground]))
+    assert (restored[1, 6:15] > 0.99).all()
+    assert (restored[0, :5] == 1).all()
+
+
+def test_probabilities_add_up_to_1_and_are_kept_at_the_voxels_that_were_computed():
+    prepared = make_prepared((0.5, 0.5, 0.5), 1.5, shape=(15, 12, 9))
+    probabilities = random_probabilities(prepared)
+    ((_, restored),) = restore_tile(prepared, probabilities)
+    np.testing.assert_allclose(restored.sum(axis=0), 1, atol=1e-5)
+    assert restored.min() >= 0
+    # The middle one of three voxels along each axis. The axes of the result are RAS+.
+    np.testing.assert_allclose(restored[:, 1::3, 1::3, 1::3], probabilities, atol=1e-5)
+
+
+def test_probabilities_of_excluded_classes_do_not_go_to_the_others():
+    prepared = make_prepared((0.5, 0.5, 0.5), 1.5, shape=(15, 12, 9))
+    probabilities = np.zeros((3, *prepared.volume.array.shape), np.float32)
+    probabilities[0], probabilities[1] = 0.1, 0.4
+    ((_, restored),) = restore_tile(prepared, probabilities)
+    np.testing.assert_allclose(restored[:, 4, 5, 6], [0.1, 0.4, 0], atol=1e-5)
+
+
+def test_on_the_same_grid_probabilities_are_those_that_were_computed():
+    prepared = make_prepared((1.0, 1.0, 1.0), 1.0)
+    probabilities = random_probabilities(prepared)
+    ((_, restored),) = restore_tile(prepared, probabilities)
+    np.testing.assert_array_equal(restored, probabilities)
+
+
+@pytest.mark.parametrize("new_mm", [0.6, 1.0, 1.7])
+def test_slabs_and_tiles_change_no_probability(new_mm, monkeypatch):
+    array = np.random.default_rng(0).uniform(-1, 2, (12, 11, 9)).astype(np.float32)
+    prepared = prepare_scan(Volume(np.maximum(array, 0), np.diag([-1.0, 1.3, 2.1, 1.0])), new_mm)
+    probabilities = random_probabilities(prepared)
+    ((_, expected),) = restore_tile(prepared, probabilities)
+    joined = np.full_like(expected, np.nan)
+    monkeypatch.setattr("mtseg.inference.restoration._SLAB_VALUES", 700)
+    sizes = prepared.volume.array.shape
+    parts = [[slice(0, n // 3), slice(n // 3, n // 2), slice(n // 2, n)] for n in sizes]
+    for core in itertools.product(*parts):
+        for slab, restored in restore_tile(prepared, probabilities, core):
+            assert np.isnan(joined[(slice(None), *slab)]).all()
+            joined[(slice(None), *slab)] = restored
+    np.testing.assert_array_equal(joined, expected)
+
+
 @pytest.mark.parametrize("new_mm", [0.6, 1.0, 1.6])
 def test_every_source_voxel_near_foreground_belongs_to_a_tile(new_mm):
     array = np.zeros((20, 20, 20), np.float32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtseg.phantoms.acquisition import acquire_ct, make_mr_acquisition, paint
+from mtseg.phantoms.acquisition import make_ct_acquisition, make_mr_acquisition, paint
 from mtseg.phantoms.shapes import Layer, above, ellipsoid, intersect
 
 EVERYWHERE = ellipsoid((300, 300, 300), (1000, 1000, 1000))
@@ -15,6 +15,11 @@ def grid_terms(*shape):
     for axis, count in enumerate(shape):
         terms[axis][axis] = np.arange(count, dtype=np.float32)
     return terms
+
+
+def whole_scan(shape):
+    """Places of the voxels along each axis, from -1 to 1."""
+    return [np.linspace(-1, 1, n) for n in shape]
 
 
 def half_space(z_mm):
@@ -53,7 +58,8 @@ def test_where_nothing_is_painted_there_is_air(is_ct, air):
 def test_ct_has_its_noise_inside_of_a_cylinder_and_air_outside():
     painted = np.full((40, 40, 6), 50, np.float32)
     labels = np.ones(painted.shape, np.uint8)
-    scan, labels = acquire_ct(painted, labels, slice(0, 6), np.random.default_rng(0))
+    acquire = make_ct_acquisition(whole_scan(painted.shape))
+    scan, labels = acquire(painted, labels, slice(0, 6), np.random.default_rng(0))
     inside = scan[10:30, 10:30]
     assert inside.mean() == pytest.approx(50, abs=2)
     assert inside.std() == pytest.approx(20, abs=1)
@@ -65,7 +71,7 @@ def test_ct_has_its_noise_inside_of_a_cylinder_and_air_outside():
 def test_mr_has_dark_air_and_a_bias_field_that_changes_slowly():
     shape = (24, 24, 24)
     rng = np.random.default_rng(0)
-    acquire = make_mr_acquisition(shape, rng)
+    acquire = make_mr_acquisition(whole_scan(shape), rng)
     painted = np.zeros(shape, np.float32)
     painted[12:] = 900
     scan, _ = acquire(painted, np.zeros(shape, np.uint8), slice(0, 24), rng)

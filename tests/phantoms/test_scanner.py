@@ -278,6 +278,28 @@ def test_outside_of_the_scan(phantoms, task):
         assert (image[[0, -1], -1 if task == "brain" else 0] == 0).mean() > 0.5
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_finer_scan_has_the_same_subject_in_the_same_place(task):
+    own, fine = make_phantom(task, 4, 32), make_phantom(task, 4, 32, voxel_factor=1 / 3)
+    assert fine.image.shape == tuple(3 * n for n in own.image.shape)
+    # The middle one of three voxels is where the one of the task is.
+    middle = (slice(1, None, 3),) * 3
+    np.testing.assert_allclose(fine.affine @ [1, 1, 1, 1], own.affine @ [0, 0, 0, 1], atol=1e-9)
+    np.testing.assert_allclose(spacing_of(fine), spacing_of(own) / 3)
+    assert (fine.label_map[middle] == own.label_map).mean() > 0.9999
+    for value in CLASS_LABELS[task].values():
+        volumes = [(p.label_map == value).sum() * spacing_of(p).prod() for p in (own, fine)]
+        assert volumes[1] == pytest.approx(volumes[0], rel=0.15)
+    if task == "cta":  # the scanner's cylinder is the same
+        np.testing.assert_array_equal(fine.image[middle] == -1024, own.image == -1024)
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf"), 9])
+def test_a_voxel_size_that_cannot_be_scanned_is_refused(factor):
+    with pytest.raises(InputError, match="Give"):
+        make_phantom("breast", 0, 32, voxel_factor=factor)
+
+
 def test_an_unknown_task_is_refused():
     with pytest.raises(InputError, match="'liver': choose one of brain, breast, cta"):
         make_phantom("liver", 0, 64)

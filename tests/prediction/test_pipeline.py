@@ -75,12 +75,18 @@ def test_labels_are_those_of_the_whole_volume_restored_at_once(model, tmp_path, 
     np.testing.assert_array_equal(labels.affine, nib.load(path).affine)
     prepared = prepare_scan(read_scan(path), spacing_mm)
     whole = dense_probabilities(model.network, prepared.volume.array)
-    # SciPy restores every class to the scan's grid as a whole.
+    # SciPy restores the logarithms of every class to the scan's grid as a whole.
     canonical = volume.to_ras(prepared.source)
     step = np.divide(canonical.spacing_mm, prepared.volume.spacing_mm)
-    restored = [
-        interpolate(whole[..., c], canonical.array.shape, step, LINEAR) for c in range(NUM_CLASSES)
-    ]
+    mask = prepared.volume.array > 0
+    values = [mask, *(mask * np.log(whole[..., c] + 0.01) for c in range(NUM_CLASSES))]
+    weight, *logarithms = (
+        interpolate(value.astype(np.float32), canonical.array.shape, step, LINEAR)
+        for value in values
+    )
+    powers = np.exp(logarithms / np.maximum(weight, 1e-9))
+    restored = (1 + 0.01 * NUM_CLASSES) * powers / powers.sum(axis=0) - 0.01
+    restored = np.where(weight > 0.001, restored, np.eye(NUM_CLASSES)[0].reshape(-1, 1, 1, 1))
     expected = np.where(canonical.array, decide(restored, model.thresholds), 0)
     expected = volume.from_ras(expected, prepared.source.affine)
     assert len(np.unique(expected)) > 2

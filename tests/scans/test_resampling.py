@@ -67,6 +67,31 @@ def test_a_ramp_survives_cubic_resampling():
     np.testing.assert_allclose(resampled.array[1, 1, 15:-15], k[15:-15], atol=1e-3)
 
 
+@pytest.mark.parametrize("factor", [1.5, 2.0, 2.7, 3.0])
+def test_larger_voxels_have_the_noise_of_the_mean_of_what_they_cover(factor):
+    noise = np.random.default_rng(0).normal(100, 8, (48, 48, 48)).astype(np.float32)
+    coarse = resample(Volume(noise, np.eye(4)), factor, CUBIC).array
+    assert coarse.mean() == pytest.approx(100, abs=0.3)
+    # The mean over a voxel has 1 / sqrt(factor ** 3) of it, and the spline between two means less.
+    assert coarse.std() < 8 / factor**1.2
+
+
+def test_larger_voxels_are_means_by_hand():
+    """Of 0.5 mm voxels, one of 1 mm covers two, or one and a half of each neighbour."""
+    volume = Volume(np.zeros((12, 1, 1)), np.diag([0.5, 1.0, 1.0, 1.0]))
+    volume.array[6:] = 8.0  # an edge between two voxels of 1 mm
+    coarse = resample(volume, 1.0, CUBIC).array.ravel()
+    np.testing.assert_allclose(coarse, [0, 0, 0, 8, 8, 8], atol=1.1)
+    # A stripe of one fine voxel is half as bright in the larger voxel, wherever it lies in it.
+    stripes = []
+    for place in (4, 5):
+        volume = Volume(np.zeros((12, 1, 1)), np.diag([0.5, 1.0, 1.0, 1.0]))
+        volume.array[place] = 8.0
+        stripes.append(resample(volume, 1.0, CUBIC).array.ravel()[2])
+    assert stripes[0] == pytest.approx(stripes[1], abs=1e-6)
+    assert stripes[0] == pytest.approx(4, abs=1)
+
+
 def test_nearest_neighbours_invent_no_label():
     labels = np.random.default_rng(0).choice(np.array([0, 3, 200], np.uint8), (9, 8, 7))
     volume = Volume(labels, np.diag([1.0, 1.3, 2.1, 1.0]))
