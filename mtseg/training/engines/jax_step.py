@@ -119,7 +119,8 @@ class TrainingStep:
         Args:
             buffer: float16 (voxels,), from `mtseg.batches.placed_samples.PlacedSamples`.
         """
-        self._volumes = jax.device_put(buffer, self._everywhere)
+        # Waiting shows here whether the memory is large enough.
+        self._volumes = jax.block_until_ready(jax.device_put(buffer, self._everywhere))
 
     def move(
         self, patches: npt.NDArray[np.float16] | Places, score_index: npt.NDArray[np.int32]
