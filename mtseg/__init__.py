@@ -7,6 +7,7 @@ The names below are the public interface; a module is imported when one of its n
 - `load`: a model, from a folder or a server; it segments scans, too.
 - `Segmentation`: what `segment` returns.
 - `TrainConfig`, `train`: the settings of a training run, with the paper's as defaults, and the run.
+- `evaluate`, `evaluate_files`: scores of a network on prepared scans, and of label files.
 - `Callback`: what derives from it is called while a run trains (`mtseg.training.callbacks`).
 - `InputError`: raised if a scan, file, folder or setting cannot be used; its text says what to do.
 
@@ -23,7 +24,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtseg.api.functions import load, segment, train
+    from mtseg.api.functions import evaluate, evaluate_files, load, segment, train
     from mtseg.errors import InputError
     from mtseg.prediction.outcome import Segmentation
     from mtseg.runs.config import TrainConfig
@@ -35,6 +36,8 @@ __all__ = [
     "Segmentation",
     "TrainConfig",
     "__version__",
+    "evaluate",
+    "evaluate_files",
     "load",
     "segment",
     "train",
@@ -47,6 +50,8 @@ _DEFINED_IN = {
     "InputError": "mtseg.errors",
     "Segmentation": "mtseg.prediction.outcome",
     "TrainConfig": "mtseg.runs.config",
+    "evaluate": "mtseg.api.functions",
+    "evaluate_files": "mtseg.api.functions",
     "load": "mtseg.api.functions",
     "segment": "mtseg.api.functions",
     "train": "mtseg.api.functions",

@@ -25,6 +25,7 @@ def test_the_page_runs(tiny_data, tmp_path, monkeypatch, capsys):
     assert Path("labels.nii.gz").is_file()
     assert Path("preview.png").is_file()
     assert list(names["evaluation"].mean_dice()) == ["breast/pectoral_muscle"]
+    assert names["scores"].overall_dice() == 1
     np.testing.assert_array_equal(names["both"][0].labels, names["both"][1].labels)
     assert "# The network that comes with mtseg" in capsys.readouterr().out
 

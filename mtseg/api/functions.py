@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -229,6 +229,108 @@ def train(
     from mtseg.training.loop import train_and_evaluate
 
     return train_and_evaluate(config, Path(workdir or f"mtseg_runs/{config.preset}"), **how)
+
+
+def evaluate(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str = "test",
+    weights: str = "last",
+    precision: str | None = None,
+    allow_training_scans: bool = False,
+    progress: bool = False,
+) -> Evaluation:
+    """Evaluates a trained network on prepared scans, as `mtseg-evaluate` does.
+
+    Lines about what is scored, and what has changed in the records, are printed.
+
+    Args:
+        path: folder of a training run, or of weights that `mtseg-export --format weights` wrote.
+            None is the model that comes with the package.
+        data_dir: folder of prepared records. None is that of its training.
+        split: `test` or `validation`.
+        weights: of a run: `last` or `best`.
+        precision: `float32` or `bfloat16`. None is the faster one on this machine.
+        allow_training_scans: whether scans that the run was trained on are scored; otherwise they
+            are refused.
+        progress: whether a bar is shown.
+
+    Returns:
+        The figures: `mean_dice()` by task and class, `rows` of all scans, `to_csv()`.
+
+    Raises:
+        InputError: if the network, the records or an argument cannot be used.
+
+    Example:
+        >>> evaluation = mtseg.evaluate("run")
+        >>> {row.metric for row in evaluation.rows} >= {"dice", "hd95_mm", "volume_predicted_ml"}
+        True
+    """
+    for name, value, choices in (
+        ("split", split, ("test", "validation")),
+        ("weights", weights, ("last", "best")),
+        ("precision", precision, (None, "float32", "bfloat16")),
+    ):
+        if value not in choices:
+            listed = ", ".join(choice for choice in choices if choice)
+            raise InputError(f"{name}: {value!r} is not one of {listed}.")
+    _begin_tensorflow()
+    from mtseg.api.evaluation import evaluate_trained
+
+    return evaluate_trained(
+        None if path is None else Path(path),
+        data_dir=None if data_dir is None else str(data_dir),
+        split=split,
+        which=weights,
+        precision=precision,
+        may_score_training_scans=allow_training_scans,
+        is_quiet=not progress,
+    )
+
+
+def evaluate_files(
+    predictions: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    references: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    task: str | None = None,
+    names: Mapping[int, str] | None = None,
+    prediction_ending: str = "",
+    reference_ending: str = "",
+) -> Evaluation:
+    """Scores label files against references, as `mtseg evaluate PREDICTIONS REFERENCES` does.
+
+    It needs no network and no TensorFlow. A reference with flipped or swapped axes is turned; one
+    on another grid is refused.
+
+    Args:
+        predictions: a label file, a folder of them, or a list of files.
+        references: likewise. Two lists have the same order; two folders the same names, of which
+            the endings and `_labels` are left out.
+        task: name or file of a task, whose classes are scored. With a source, such as
+            `brain:miccai2012`, the references have the labels of that source.
+        names: label -> name of its class, in place of a task. None takes the names in the header of
+            the first prediction.
+        prediction_ending: in a folder, the end of the names of label files, such as
+            `_SS_labels.nii.gz`; files without it are left out.
+        reference_ending: likewise of the references, such as `_glm.nii.gz`.
+
+    Returns:
+        Dice, precision, recall, surface distances and volumes of each file and class; a figure that
+        is undefined is None.
+
+    Raises:
+        InputError: if a file cannot be used, or has no counterpart.
+
+    Example:
+        >>> evaluation = mtseg.evaluate_files("labels.nii.gz", "labels.nii.gz")
+        >>> evaluation.overall_dice()
+        1.0
+    """
+    from mtseg.api.label_files import pair_files, score_files
+
+    pairs = pair_files(predictions, references, prediction_ending, reference_ending)
+    return score_files(pairs, task, names)
 
 
 def _begin_tensorflow() -> None:

@@ -13,17 +13,17 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from mtseg.api.scan_progress import ScanProgress
 from mtseg.errors import InputError
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
 from mtseg.prediction.outcome import Segmentation
-from mtseg.prediction.pipeline import Work, segment_scans
+from mtseg.prediction.pipeline import segment_scans
 from mtseg.prediction.probabilities import ProbabilityArray
 from mtseg.prediction.scan import LoadedScan
 from mtseg.scans.formats.headers import ScanFile
 from mtseg.scans.formats.in_memory import open_array, open_image
 from mtseg.scans.reading import open_scan
-from mtseg.system.progress import Progress
 
 if TYPE_CHECKING:
     from mtseg.api.functions import Scan
@@ -74,7 +74,7 @@ class Model(ExportedModel):
             _open(each, "array" if is_one else f"array {number}", affine, spacing_mm)
             for number, each in enumerate(given, start=1)
         ]
-        shown = _Progress(len(opened), progress)
+        shown = ScanProgress(len(opened), progress)
         done = []
         with shown:
             for _, outcome in segment_scans(
@@ -160,44 +160,3 @@ class _Memory:
 
     def finish(self, segmentation: Segmentation) -> Segmentation:
         return segmentation
-
-
-class _Progress:
-    """Shows the progress of some scans, or hands it to a function.
-
-    Args:
-        num_scans: number of scans.
-        progress: as for `mtseg.segment`.
-    """
-
-    def __init__(self, num_scans: int, progress: bool | Callable[[float], None]) -> None:
-        self._num_scans, self._progress = num_scans, progress
-        self._number = self._flop = self._total = 0
-        self._bar: Progress | None = None
-
-    def start(self, path: Path, work: Work) -> None:
-        """Begins with a scan, or once more with the same."""
-        self._number += self._flop >= self._total  # else the same scan begins once more
-        self._flop, self._total = 0, max(work.plan.flop, 1)
-        if self._progress is True:
-            title = f"{path.name} ({self._number} of {self._num_scans})"
-            self._close()
-            self._bar = Progress(title, 100, "%")
-
-    def advance(self, flop: int) -> None:
-        """Counts operations as done."""
-        before, self._flop = self._flop, self._flop + flop
-        if self._bar is not None:
-            self._bar.advance(100 * self._flop // self._total - 100 * before // self._total)
-        if callable(self._progress):
-            self._progress((self._number - 1 + self._flop / self._total) / self._num_scans)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._close()

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtseg.cli.command import BAD_INPUT, DONE, add_bids_filter, positive, print_doubts, run
+from mtseg.cli.command import (
+    BAD_INPUT,
+    DONE,
+    Parser,
+    add_bids_filter,
+    positive,
+    print_doubts,
+    run,
+)
 from mtseg.errors import InputError
 from mtseg.system.progress import Progress
 
@@ -22,8 +30,8 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-check",
+    parser = Parser(
+        "check",
         description="Read every scan and label map of a data set, list all issues, and summarise "
         "the data. Nothing is written, except for the pictures.",
         epilog="Example: mtseg-check brain:nnunet Dataset101_Brain",

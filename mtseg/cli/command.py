@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import contextvars
 import dataclasses
+import difflib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from mtseg import __version__
 from mtseg.errors import InputError, WorkerLostError
 
 if TYPE_CHECKING:
@@ -23,6 +26,53 @@ if TYPE_CHECKING:
 DONE, DEFECT, BAD_INPUT, SOME_FAILED, WITHHELD, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes of every command: 1 is an error in mtseg itself, 3 means that some of several inputs
 failed or another machine was lost. 4 means that `mtseg-predict --strict` withheld labels."""
+
+
+PREFIX = contextvars.ContextVar("PREFIX", default="mtseg-")
+"""What stands before a command's name in its help: `mtseg ` if it was called in that way."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of a command: wrong usage is one line, and a misspelt option is recognised.
+
+    Args:
+        name: of the command, such as `predict`.
+        **how: as for `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, name: str, **how: Any) -> None:
+        super().__init__(prog=f"{PREFIX.get()}{name}", **how)
+        self.add_argument(
+            "--version",
+            action="version",
+            version=f"mtseg {__version__}",
+            help="print the version and exit",
+        )
+
+    def parse_args(  # type: ignore[override]
+        self, args: list[str], namespace: None = None
+    ) -> argparse.Namespace:
+        """Parses arguments; an unknown option is refused before a missing argument."""
+        known = [*self._option_string_actions]
+        for text in args[: args.index("--") if "--" in args else None]:
+            flag = text.split("=")[0]
+            if flag.startswith("--") and not any(name.startswith(flag) for name in known):
+                meant = find_similar(flag, known)
+                self.error(f"{flag}: no such option.{meant or f' See {self.prog} --help.'}")
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line and exits."""
+        if message.startswith("the following arguments are required"):
+            message += f". See {self.prog} --help."
+        print_error(message)
+        self.exit(BAD_INPUT)
+
+
+def find_similar(text: str, known: Iterable[str]) -> str:
+    """A question that names what was probably meant; empty if nothing is similar."""
+    similar = difflib.get_close_matches(text, list(known), n=1)
+    return f" Did you mean {similar[0]}?" if similar else ""
 
 
 def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
@@ -117,16 +167,32 @@ def add_part_flags(parser: argparse._ArgumentGroup) -> None:
     )
     parser.add_argument(
         "--part-id",
-        type=int,
+        type=whole,
         default=0,
         metavar="N",
         help="number of this job, counted from 0 (default: %(default)s)",
     )
 
 
+def whole(text: str) -> int:
+    """Reads a whole number; a `type` for argparse."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+
+
+def number(text: str) -> float:
+    """Reads a number; a `type` for argparse."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
 def positive(text: str) -> int:
     """Reads a whole number above 0; a `type` for argparse."""
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
@@ -134,7 +200,7 @@ def positive(text: str) -> int:
 
 def not_negative(text: str) -> int:
     """Reads a whole number of at least 0; a `type` for argparse."""
-    value = int(text)
+    value = whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
     return value
@@ -251,25 +317,6 @@ def start_engine(model: str | None, wanted: str, devices: str | None) -> str:
     else:
         print(f"Computing with {TITLES[engine]} on {describe_processor()}.", flush=True)
     return engine
-
-
-def start_jax(devices: str | None, *, is_one: bool) -> None:
-    """Does for JAX what `start_tensorflow` does for TensorFlow.
-
-    Raises:
-        InputError: if JAX is not installed, or there are no such devices.
-    """
-    from mtseg.system.devices import choose_devices, describe_devices
-
-    try:
-        choose_devices(devices, is_one=is_one)
-        described = describe_devices(are_all=not is_one)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"KERAS_BACKEND=jax: {error.name} cannot be imported. Install JAX (pip install "
-            "'mtseg[jax]'), or train with TensorFlow, without KERAS_BACKEND."
-        ) from error
-    print(f"Computing with JAX on {described}.", flush=True)
 
 
 def add_beam_flags(parser: argparse._ActionsContainer, verb: str) -> None:

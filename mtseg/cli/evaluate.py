@@ -1,50 +1,64 @@
-"""mtseg-evaluate: evaluation of a trained network on its test scans, or its validation scans."""
+"""mtseg-evaluate: a trained network on its test or validation scans, or label files, scored."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mtseg.cli.command import DONE, add_devices_flag, command_line, run, start_tensorflow
+from mtseg.cli.command import DONE, Parser, add_devices_flag, command_line, run, start_tensorflow
 from mtseg.errors import InputError
+from mtseg.runs.manifest import WEIGHTS, require_trained
 from mtseg.system.atomic_files import atomic_write, write_json, writing_to
-from mtseg.tasks.label_space import LabelSpace
+from mtseg.system.progress import Progress
 
 if TYPE_CHECKING:
     from mtseg.evaluation.results import Evaluation
-    from mtseg.runs.weights import TrainedModel
 
 _WRITE_REMEDY = "Make room, or give another file."
+
+_MODEL_FLAGS = ("weights", "split", "data_dir", "precision", "devices", "allow_training_scans")
+_FILE_FLAGS = ("task", "prediction_ending", "reference_ending")
+"""Flags for a network, and for label files."""
+
+_MOST_PAIRS = 20
+"""Pairs of label files that are printed."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-evaluate",
+    parser = Parser(
+        "evaluate",
         description="Evaluate a trained network on the test scans of its tasks, with the decision "
         "rule of each task: Dice, precision, recall, surface distances and volumes per scan and "
-        "class, and the share of voxels that get a class of another task (cross-task error).",
+        "class, and the share of voxels that get a class of another task (cross-task error). With "
+        "PREDICTIONS REFERENCES, score label files.",
+        usage="%(prog)s [MODEL] [options]\n       %(prog)s PREDICTIONS REFERENCES [options]",
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
         nargs="?",
         help="folder of a run of mtseg-train, or weights that mtseg-export wrote (default: the "
-        "model that comes with mtseg)",
+        "model that comes with mtseg); or PREDICTIONS: a label file or a folder of them",
+    )
+    parser.add_argument(
+        "references",
+        metavar="REFERENCES",
+        nargs="?",
+        help="the reference label files: a file, or a folder with the same names",
     )
     parser.add_argument(
         "--weights",
         choices=("last", "best"),
-        default="last",
         help="which weights of a run: last, or best mean Dice on the scans of its learning curve "
-        "(default: %(default)s)",
+        "(default: last)",
     )
     parser.add_argument(
         "--split",
         choices=("test", "validation"),
-        default="test",
-        help="which scans (default: %(default)s)",
+        help="which scans (default: test)",
     )
     parser.add_argument(
         "--data-dir",
@@ -54,9 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="precision of the convolutions; auto: the faster one on this machine (default: "
-        "%(default)s)",
+        help="precision of the convolutions; auto: the faster one on this machine (default: auto)",
     )
     add_devices_flag(parser)
     parser.add_argument(
@@ -64,6 +76,20 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also score scans that the run was trained on; without it they are refused",
     )
+    files = parser.add_argument_group("for label files")
+    files.add_argument(
+        "--task",
+        metavar="TASK[:SOURCE]",
+        help="score the classes of a task; with a source, the references have its labels "
+        "(default: every label, with the names in the header of the first prediction)",
+    )
+    for which in ("prediction", "reference"):
+        files.add_argument(
+            f"--{which}-ending",
+            metavar="END",
+            help=f"in a folder, the end of the names of the {which}s, such as _labels.nii.gz "
+            "(default: that of any format, with or without _labels)",
+        )
     parser.add_argument("--json", metavar="FILE", help="also write all results as JSON")
     parser.add_argument("--csv", metavar="FILE", help="also write all results as CSV")
     return parser
@@ -79,45 +105,79 @@ def _evaluate(argv: list[str]) -> int:
     for file in filter(None, (arguments.json, arguments.csv)):
         if not Path(file).parent.is_dir():  # before the long work
             raise InputError(f"{Path(file).parent}: no such folder. Make it, or give another file.")
+    if arguments.references is not None:
+        return _evaluate_files(arguments, argv)
+    _refuse_flags(arguments, _FILE_FLAGS, "is for label files: PREDICTIONS REFERENCES")
+    if arguments.model is not None:
+        require_trained(Path(arguments.model))
     start_tensorflow(arguments.devices)
+    from mtseg.api.evaluation import evaluate_trained
     from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
-    from mtseg.runs import weights
-    from mtseg.runs.manifest import PACKAGED, WEIGHTS
-    from mtseg.runs.unevaluated import read_unevaluated
     from mtseg.system.devices import describe_devices
     from mtseg.system.hardware import describe_machine
-    from mtseg.training.reporting import evaluate_run
 
-    path = Path(arguments.model or PACKAGED)
-    if arguments.weights == "best" and (path / WEIGHTS).is_file():
-        raise InputError(
-            f"{path}: is a model, not a run: it has one set of weights. Leave out --weights."
-        )
-    trained = weights.load_trained(path, arguments.weights)
-    name = str(path) if (path / WEIGHTS).is_file() else f"{path} ({arguments.weights})"
+    name = "the model that comes with mtseg"
     if arguments.model is None:
-        name = "the model that comes with mtseg"
         print(f"No model given: evaluating {name}.", flush=True)
-    data_dir = arguments.data_dir or trained.config.data_dir
-    _check_data(path, data_dir, trained.label_space, arguments)
-    evaluation = None
-    if arguments.weights == "last" and read_unevaluated(path) is not None:
-        print(
-            "The run was trained without evaluations: its own comes first, and is kept there.",
-            flush=True,
-        )
-        evaluation = evaluate_run(path, trained, data_dir)
-        trained = weights.load_trained(path)
-    if (
-        arguments.precision != "auto"
-        or evaluation is None
-        or evaluation.split not in (arguments.split, "train")
-    ):
-        evaluation = _score(trained, data_dir, arguments)
+    else:
+        is_model = (Path(arguments.model) / WEIGHTS).is_file()
+        weights = arguments.weights or "last"
+        name = str(Path(arguments.model)) + ("" if is_model else f" ({weights})")
+    evaluation = evaluate_trained(
+        None if arguments.model is None else Path(arguments.model),
+        data_dir=arguments.data_dir,
+        split=arguments.split or "test",
+        which=arguments.weights or "last",
+        precision=None if arguments.precision in (None, "auto") else arguments.precision,
+        may_score_training_scans=arguments.allow_training_scans,
+        on_note=lambda line: print(line, flush=True),
+    )
     print(f"{describe_scans(evaluation)}\n")
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
     result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
     result["machine"] = describe_machine(describe_devices())
+    _write(evaluation, result, arguments)
+    return DONE
+
+
+def _evaluate_files(arguments: argparse.Namespace, argv: list[str]) -> int:
+    """Scores label files, without TensorFlow."""
+    _refuse_flags(arguments, _MODEL_FLAGS, "is for a network, not for label files")
+    for given in (arguments.model, arguments.references):
+        if not Path(given).exists():
+            raise InputError(f"{given}: no such file or folder. Give label files.")
+    from mtseg.api.label_files import pair_files, score_files
+    from mtseg.evaluation.tables import complete_table
+
+    pairs = pair_files(
+        arguments.model,
+        arguments.references,
+        arguments.prediction_ending or "",
+        arguments.reference_ending or "",
+    )
+    for pair in pairs[:_MOST_PAIRS]:
+        print(f"{pair.subject}: {pair.predicted} with {pair.reference}", flush=True)
+    if len(pairs) > _MOST_PAIRS:
+        print(f"and {len(pairs) - _MOST_PAIRS} more pairs", flush=True)
+    with Progress("Scoring", len(pairs), "files") as progress:
+        evaluation = score_files(
+            pairs, arguments.task, on_scan=lambda name: progress.advance(note=name)
+        )
+    print(f"\n{complete_table(evaluation)}")
+    command = command_line("mtseg-evaluate", argv)
+    _write(evaluation, evaluation.to_json(model=arguments.model, command=command), arguments)
+    return DONE
+
+
+def _refuse_flags(arguments: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuses flags that would do nothing."""
+    for name in names:
+        if getattr(arguments, name):
+            raise InputError(f"--{name.replace('_', '-')}: {why}. Leave it out.")
+
+
+def _write(evaluation: Evaluation, result: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Writes the files that were asked for."""
     if arguments.json:
         with writing_to(Path(arguments.json), _WRITE_REMEDY):
             write_json(Path(arguments.json), result)
@@ -125,68 +185,3 @@ def _evaluate(argv: list[str]) -> int:
         path = Path(arguments.csv)
         with writing_to(path, _WRITE_REMEDY), atomic_write(path) as temporary:
             temporary.write_text(evaluation.to_csv())
-    return DONE
-
-
-def _score(trained: TrainedModel, data_dir: str, arguments: argparse.Namespace) -> Evaluation:
-    """Scores the scans of the split that was asked for."""
-    from mtseg.evaluation.scoring import evaluate_model
-    from mtseg.inference.dense import make_dense_network
-    from mtseg.system.progress import Progress
-
-    num_scans = _count_scans(data_dir, trained.label_space, arguments.split)
-    network = make_dense_network(
-        trained.model, None if arguments.precision == "auto" else arguments.precision
-    )
-    with Progress("Evaluating", num_scans, "scans") as progress:
-        return evaluate_model(
-            network,
-            trained.label_space,
-            data_dir,
-            split=arguments.split,
-            operating_points=trained.operating_points,
-            points_from=trained.points_from,
-            is_complete=True,
-            on_scan=lambda name: progress.advance(note=name),
-        )
-
-
-def _count_scans(data_dir: str, label_space: LabelSpace, split: str) -> int:
-    """The number of scans to score; prints which tasks have none.
-
-    Raises:
-        InputError: if no task has one.
-    """
-    from mtseg.records.reading import count_scans
-
-    counts = count_scans(data_dir, label_space, split)
-    without = [task for task, count in counts.items() if not count]
-    if len(without) == len(counts):
-        raise InputError(
-            f"{data_dir}: there is no {split} set: {', '.join(without)} were prepared without "
-            f"{split} scans. Prepare scans for it in another --data-dir, or use another --split."
-        )
-    if without:
-        print(f"Not evaluated, because without {split} scans: {', '.join(without)}.", flush=True)
-    return sum(counts.values())
-
-
-def _check_data(
-    path: Path, data_dir: str, label_space: LabelSpace, arguments: argparse.Namespace
-) -> None:
-    """Refuses scans that a run was trained on, and prints what else has changed in the records."""
-    from mtseg.provenance.training_data import (
-        list_changes,
-        read_training_data,
-        refuse_training_scans,
-    )
-    from mtseg.records.prepared import read_fingerprints
-
-    scored, lines = read_fingerprints(data_dir, label_space, "volumes")
-    trained = read_training_data(path)
-    if trained is not None:
-        lines += list_changes(path, trained, scored)
-        if not arguments.allow_training_scans:
-            refuse_training_scans(path, trained, scored, arguments.split)
-    for line in lines:
-        print(line, flush=True)

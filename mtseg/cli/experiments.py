@@ -7,7 +7,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mtseg.cli.command import DONE, add_part_flags, command_line, run
+from mtseg.cli.command import (
+    DONE,
+    Parser,
+    add_part_flags,
+    command_line,
+    number,
+    run,
+)
 from mtseg.cli.training_flags import (
     add_training_flags,
     announce_kind,
@@ -22,8 +29,8 @@ from mtseg.system.devices import uses_jax
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-experiments",
+    parser = Parser(
+        "experiments",
         description="Train single-task and multi-task networks: one for each set of tasks, and "
         "the first once more with another seed. Evaluate and compare them. With three tasks these "
         "are the paper's seven experiments and the repeat.",
@@ -37,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=number,
         metavar="X",
         help="time for all experiments and evaluations, in place of --minibatches-per-task; "
         "measures the speed of this machine first",
@@ -53,9 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _experiments(argv: list[str]) -> int:
+    arguments = vars(make_parser().parse_args(argv))
     from mtseg.scans.discovery import take_part
 
-    arguments = vars(make_parser().parse_args(argv))
     out, minutes = Path(arguments.pop("out")), arguments.pop("minutes")
     num_parts, part_id = arguments.pop("num_parts"), arguments.pop("part_id")
     take_part((), num_parts, part_id)  # refuses a number that is none before TensorFlow is loaded

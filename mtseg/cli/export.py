@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from mtseg.cli.command import DONE, positive, run
+from mtseg.cli.command import (
+    DONE,
+    Parser,
+    positive,
+    run,
+)
 from mtseg.errors import InputError
+from mtseg.runs.manifest import require_trained
 from mtseg.serving.address import MODEL_NAME
 from mtseg.system.devices import choose_devices
 from mtseg.system.quiet_tensorflow import import_tensorflow
@@ -13,8 +20,8 @@ from mtseg.system.quiet_tensorflow import import_tensorflow
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-export",
+    parser = Parser(
+        "export",
         description="Write a trained network as the next version of a SavedModel, for "
         "mtseg-predict and TensorFlow Serving.",
     )
@@ -69,6 +76,7 @@ def _export(argv: list[str]) -> int:
         raise InputError("--keep and --name go with --serving DIR.")
     if arguments.serving is not None and arguments.format != "savedmodel":
         raise InputError("--serving: TensorFlow Serving takes no other --format than savedmodel.")
+    require_trained(Path(arguments.workdir))
     import_tensorflow()
     choose_devices(None)
     if arguments.serving is not None:

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 
 from mtseg import load
 from mtseg.cli.command import (
+    Parser,
     Tally,
     add_beam_flags,
     add_devices_flag,
     add_part_flags,
     check_beam_flags,
+    number,
     print_error,
     run,
     start_engine,
 )
 from mtseg.errors import InputError
 from mtseg.inference.engines.choice import ENGINES
+from mtseg.runs.manifest import find_model
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
-from mtseg.system.progress import Progress
 from mtseg.system.quiet_tensorflow import import_tensorflow
 
 if TYPE_CHECKING:
     from mtseg.models.loading import ExportedModel
     from mtseg.prediction.options import Options
-    from mtseg.prediction.pipeline import Work
     from mtseg.scans.discovery import ListedScan
-
 
 PACKAGED_MODEL = (
     "No model given: using the one that comes with mtseg. For research only; it was trained on "
@@ -39,8 +39,8 @@ PACKAGED_MODEL = (
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-predict",
+    parser = Parser(
+        "predict",
         description="Segment scans. The network recognises modality and anatomy; each label file "
         "is on the grid of its scan.",
         epilog="Exit codes: 0 all scans are segmented; 1 a defect of mtseg; 2 wrong usage, or no "
@@ -55,12 +55,16 @@ def make_parser() -> argparse.ArgumentParser:
         "which is searched, or .txt file that lists one of these per line",
     )
     parser.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help="folder for the label files"
+        "-o",
+        "--out",
+        metavar="OUT",
+        help="folder for the results (default: beside each scan, without tables of all scans)",
     )
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="folder that mtseg-export wrote (default: the model that comes with mtseg)",
+        help="folder that mtseg-export wrote, or of a run of mtseg-train (default: the model that "
+        "comes with mtseg)",
     )
     parser.add_argument(
         "--server",
@@ -84,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--spacing-mm",
-        type=float,
+        type=number,
         metavar="MM",
         help="isotropic voxel size for the computation (default: that of the task, which is "
         "recognised)",
@@ -116,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_devices_flag(parser)
     parser.add_argument(
         "--memory-gb",
-        type=float,
+        type=number,
         metavar="GB",
         help="memory to use, in 1e9 bytes, in addition to that of the libraries (default: half of "
         "the free memory)",
@@ -155,9 +159,14 @@ def _predict(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     options = _read_options(arguments)
     _check_arguments(arguments)  # and the scans: fail before TensorFlow is loaded
+    if not any(Path(scan).exists() for scan in arguments.scans):
+        raise InputError(f"{', '.join(arguments.scans)}: no such file. Give the path of a scan.")
+    if arguments.model is not None:
+        find_model(Path(arguments.model))
     from mtseg.scans.discovery import list_scans, take_part
 
-    scans = list_scans((Path(scan) for scan in arguments.scans), Path(arguments.out))
+    out = None if arguments.out is None else Path(arguments.out)
+    scans = list_scans((Path(scan) for scan in arguments.scans), out, is_beside=out is None)
     missing = [str(scan.path) for scan in scans if not scan.path.exists()]
     if len(missing) == len(scans):
         raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
@@ -173,7 +182,7 @@ def _predict(argv: list[str]) -> int:
         print(PACKAGED_MODEL, flush=True)
     precision = None if arguments.precision == "auto" else arguments.precision
     model = load(arguments.server or arguments.model, precision, server_options, engine)
-    return _segment(model, scans, Path(arguments.out), options, arguments)
+    return _segment(model, scans, out, options, arguments)
 
 
 def _read_options(arguments: argparse.Namespace) -> Options:
@@ -203,9 +212,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         from mtseg.prediction.preview import require_matplotlib
 
         require_matplotlib()
-    out = Path(arguments.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file. Give a folder for the label files.")
+    if arguments.out is not None and Path(arguments.out).is_file():
+        raise InputError(f"{arguments.out}: is a file. Give a folder for the label files.")
     check_beam_flags(arguments)
     if arguments.devices is not None and (arguments.server or arguments.beam_runner):
         raise InputError(
@@ -229,7 +237,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 def _segment(
     model: ExportedModel,
     scans: list[ListedScan],
-    out: Path,
+    folder: Path | None,
     options: Options,
     arguments: argparse.Namespace,
 ) -> int:
@@ -250,7 +258,9 @@ def _segment(
             "each task."
         )
     print("No out-of-distribution check in the model." if check is None else check.describe())
-    refuse_other_labels(out, model.label_table, may_replace=arguments.overwrite)
+    out = folder or Path()  # beside each scan: the scans' own folders are relative to here
+    if folder is not None:
+        refuse_other_labels(folder, model.label_table, may_replace=arguments.overwrite)
     to_do = scans
     if not arguments.overwrite:
         made = (model.model_id, model.network.precision, options.deciding())
@@ -284,7 +294,8 @@ def _segment(
             return _segment_on_beam(to_do, out, options, arguments, tally)
         return _segment_here(model, to_do, len(scans), out, options, tally)
     finally:  # also of the scans before one that could not be computed
-        write_folder_results(out, [scan.stem for scan in scans], model.label_table)
+        if folder is not None:
+            write_folder_results(folder, [scan.stem for scan in scans], model.label_table)
 
 
 def _segment_here(
@@ -295,10 +306,11 @@ def _segment_here(
     options: Options,
     tally: Tally,
 ) -> int:
+    from mtseg.api.scan_progress import ScanBars
     from mtseg.prediction.pipeline import segment_files
     from mtseg.serving.connection import ServerError
 
-    bars = _Bars(len(to_do), model.network.precision)
+    bars = ScanBars(len(to_do), model.network.precision)
     num_written = 0
     try:
         for path, outcome in segment_files(
@@ -361,40 +373,3 @@ def _segment_on_beam(
     num_segmented = len(scans) - len(tally.failed)
     print(f"{num_segmented} of {len(scans)} scans segmented into {out}.", flush=True)
     return tally.sum_up(len(scans))
-
-
-class _Bars:
-    """One progress bar per scan, by the operations done."""
-
-    def __init__(self, num_scans: int, precision: str) -> None:
-        self._num_scans, self._precision = num_scans, precision
-        self._number, self._path = 0, Path()
-        self._bar: Progress | None = None
-        self._left = 0.0
-
-    def start(self, path: Path, work: Work) -> None:
-        """Starts the bar of a scan and prints how much work it is."""
-        num_tiles = len(work.plan.tiles)
-        self.say(
-            f"{path}: {work.plan.flop / 1e12:.2f} TFLOP in {self._precision}, {num_tiles} "
-            f"tile{'s' * (num_tiles != 1)}, at most {work.peak_bytes / 1e9:.2f} GB."
-        )
-        self._number += path != self._path  # a scan may be started again
-        self._path = path
-        title = f"{path.name} ({self._number} of {self._num_scans})"
-        self._bar = Progress(title, round(work.plan.flop / 1e9), "GFLOP")
-        self._left = 0.0
-
-    def advance(self, flop: int) -> None:
-        """Counts operations as done."""
-        assert self._bar is not None
-        self._left += flop / 1e9
-        self._bar.advance(int(self._left))
-        self._left -= int(self._left)
-
-    def say(self, line: str) -> None:
-        """Prints a line without breaking the bar."""
-        if self._bar is None:
-            print(line, flush=True)
-        else:
-            self._bar.say(line)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtseg.cli.command import (
     DONE,
+    Parser,
     add_beam_flags,
     add_bids_filter,
     check_beam_flags,
     not_negative,
+    number,
     positive,
     print_doubts,
     require_named_sources,
     run,
+    whole,
 )
 from mtseg.errors import InputError
 from mtseg.system.devices import choose_devices
@@ -28,8 +32,8 @@ DEFAULT_DATA_DIR = "mtseg_data"
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-prepare",
+    parser = Parser(
+        "prepare",
         description="Prepare labelled scans, or generated phantoms, as training records.",
         epilog="Example: mtseg-prepare brain:miccai2012 --manual-dir SCANS --data-dir mtseg_data",
     )
@@ -78,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     validation = parser.add_argument_group("validation: training subjects that are set aside")
     validation.add_argument(
         "--validation-share",
-        type=float,
+        type=number,
         metavar="X",
         help="share of the training persons to set aside (default: those that the split lists)",
     )
@@ -119,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="largest extent in voxels, at least 32 (default: about that of the paper's scans)",
     )
-    for split, name, kind in (("train", "training", positive), ("test", "test", int)):
+    for split, name, kind in (("train", "training", positive), ("test", "test", whole)):
         phantoms.add_argument(
             f"--num-{split}",
             type=kind,
@@ -136,6 +140,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _prepare(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    folders = _folders(arguments.manual_dir)
+    for folder in folders.values():
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder}: no such folder. Give the folder of the scans.")
     from mtseg.records import WORKER_IMPORTS
     from mtseg.system.processes import begin_workers
     from mtseg.tasks.label_space import filter_bids, parse_tasks
@@ -144,7 +152,7 @@ def _prepare(argv: list[str]) -> int:
     label_space = parse_tasks(",".join(arguments.tasks))
     if arguments.bids_filter is not None:
         label_space = filter_bids(label_space, arguments.bids_filter)
-    _check_manual_dirs(label_space, folders := _folders(arguments.manual_dir))
+    _check_manual_dirs(label_space, folders)
     require_named_sources(label_space, arguments.data_dir)
     print_doubts(label_space)
     has_phantoms = any(GENERATED in selection.sources for selection in label_space.selections)
@@ -175,7 +183,7 @@ def _prepare(argv: list[str]) -> int:
         if kind not in KINDS:
             raise InputError(f"--kinds: {kind!r} is not one of {', '.join(KINDS)}.")
     for selection in label_space.selections:
-        for number, source in enumerate(selection.sources, start=1):
+        for place, source in enumerate(selection.sources, start=1):
             is_phantom = source == GENERATED
             prepare(
                 selection.task,
@@ -189,7 +197,7 @@ def _prepare(argv: list[str]) -> int:
                 beam_options=arguments.beam_option,
                 is_update=arguments.update,
                 is_overwrite=arguments.overwrite,
-                also=selection.sources[number:],
+                also=selection.sources[place:],
                 patches_per_class=arguments.patches_per_class or PATCHES_PER_CLASS,
                 seed=arguments.seed or 0,
                 # Of several sources, these are for the phantoms.

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtseg.cli.command import DONE, run, start_tensorflow
+from mtseg.cli.command import (
+    DONE,
+    Parser,
+    run,
+    start_tensorflow,
+)
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, writing_to
 from mtseg.system.quiet_tensorflow import import_tensorflow
@@ -13,8 +18,8 @@ from mtseg.system.quiet_tensorflow import import_tensorflow
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-report",
+    parser = Parser(
+        "report",
         description="Write a report on finished experiments: one HTML file that works without a "
         "network connection, its figures as PNG and SVG files, and optionally Markdown and CSV.",
     )
@@ -57,6 +62,8 @@ def _report(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     path = Path(arguments.experiments)
     page = Path(arguments.html) if arguments.html else path / "report.html"
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder. Give the --out of mtseg-experiments.")
     scans = [_task_and_scan(text) for text in arguments.unlabelled]
     notes = _read_notes(arguments.notes)
     _check_libraries()

@@ -8,7 +8,13 @@ import sys
 import traceback
 from pathlib import Path
 
-from mtseg.cli.command import DEFECT, DONE, command_line, run
+from mtseg.cli.command import (
+    DEFECT,
+    DONE,
+    Parser,
+    command_line,
+    run,
+)
 from mtseg.cli.training_flags import (
     add_training_flags,
     announce_kind,
@@ -21,8 +27,8 @@ from mtseg.system.devices import uses_jax
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-train",
+    parser = Parser(
+        "train",
         description="Train one network for one or several segmentation tasks, and evaluate it.",
         epilog="Rerun the command to resume if it was stopped. "
         "Watch it: tensorboard --logdir WORKDIR. "

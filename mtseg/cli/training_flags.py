@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtseg.cli.command import (
     add_devices_flag,
     print_doubts,
     require_named_sources,
-    start_jax,
     start_tensorflow,
 )
+from mtseg.errors import InputError
 from mtseg.runs.config import Setting, TrainConfig, configure, settings
 from mtseg.runs.presets import DEMO_PHANTOMS, PRESETS
 from mtseg.system.devices import uses_jax
+
+if TYPE_CHECKING:
+    from mtseg.tasks.label_space import LabelSpace
 
 _WITH_OWN_FLAG = ("tasks", "data_dir", "preset")
 """Settings whose flags are written out below."""
@@ -114,9 +117,40 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     tasks = label_space.spec
     # First without the devices, so that a value that cannot be used is refused at once.
     config = configure(preset, tasks, folder, **{**fields, "precision": "float32"})
-    start = start_jax if uses_jax() else start_tensorflow
+    if data_dir is not None:
+        _require_records(config, label_space)
+    start = _start_jax if uses_jax() else start_tensorflow
     start(devices, is_one=config.strategy == "default")
     return configure(preset, tasks, folder, **fields), data_dir is None
+
+
+def _start_jax(devices: str | None, *, is_one: bool) -> None:
+    """Does for JAX what `start_tensorflow` does for TensorFlow.
+
+    Raises:
+        InputError: if JAX is not installed, or there are no such devices.
+    """
+    from mtseg.system.devices import choose_devices, describe_devices
+
+    try:
+        choose_devices(devices, is_one=is_one)
+        described = describe_devices(are_all=not is_one)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"KERAS_BACKEND=jax: {error.name} cannot be imported. Install JAX (pip install "
+            "'mtseg[jax]'), or train with TensorFlow, without KERAS_BACKEND."
+        ) from error
+    print(f"Computing with JAX on {described}.", flush=True)
+
+
+def _require_records(config: TrainConfig, label_space: LabelSpace) -> None:
+    """Refuses a folder without the records of the run, before the long start of TensorFlow."""
+    from mtseg.records.prepared import prepared_dir
+
+    for selection in label_space.selections:
+        task = selection.task
+        for source in selection.sources:
+            prepared_dir(config.data_dir, task.name, source, config.records, task.own_file)
 
 
 def announce_kind(config: TrainConfig) -> None:

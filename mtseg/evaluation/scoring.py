@@ -23,7 +23,7 @@ from mtseg.evaluation import metrics
 from mtseg.evaluation.counts import ScanCounts, TileObserver, count_scan
 from mtseg.evaluation.results import Evaluation, Row, join
 from mtseg.evaluation.stored_scan import StoredScan, StoredSlice
-from mtseg.evaluation.surfaces import surface_figures
+from mtseg.evaluation.surfaces import mask_figures
 from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.postprocessing import class_rules, postprocess
 from mtseg.records.reading import read_selection
@@ -238,20 +238,13 @@ def _label_figures(
     scan: StoredScan, labels: npt.NDArray[np.uint8], class_index: int
 ) -> dict[str, float | None]:
     """Figures of a class in a label map; voxels with the ignore label count in the volume alone."""
-    reference, predicted = np.asarray(scan.reference == class_index), labels == class_index
-    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
-    volume_ml = np.count_nonzero(predicted) * voxel_ml
-    predicted &= scan.reference != IGNORED
-    num_predicted, num_overlap, num_reference = (
-        int(np.count_nonzero(mask)) for mask in (predicted, predicted & reference, reference)
+    return mask_figures(
+        np.asarray(scan.reference == class_index),
+        labels == class_index,
+        scan.spacing_mm,
+        float(np.prod(scan.spacing_mm)) / 1000,
+        np.asarray(scan.reference != IGNORED),
     )
-    hd95_mm, surface_dice = surface_figures(reference, predicted, scan.spacing_mm)
-    return metrics.overlap_figures(num_predicted, num_overlap, num_reference) | {
-        "hd95_mm": hd95_mm,
-        "surface_dice": surface_dice,
-        "volume_reference_ml": num_reference * voxel_ml if num_reference else None,
-        "volume_predicted_ml": volume_ml,
-    }
 
 
 def evaluate_model(

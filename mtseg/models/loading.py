@@ -19,10 +19,9 @@ from mtseg.inference.dense import DenseNetwork, choose_precision, make_dense_net
 from mtseg.inference.engines.choice import choose_engine
 from mtseg.inference.tiling import Plan, Tile
 from mtseg.inference.verdict import OutOfDistributionCheck
-from mtseg.runs.manifest import MANIFEST, PACKAGED, WEIGHTS, read_manifest, versions
+from mtseg.runs.manifest import CONFIG, PACKAGED, WEIGHTS, find_model, read_manifest
 from mtseg.runs.weights import load_trained, require_finite
 from mtseg.runs.weights_file import read_folded
-from mtseg.runs.workdir import CONFIG
 from mtseg.system.checksums import verify_checksums
 from mtseg.system.hardware import has_bfloat16_instructions
 from mtseg.tasks.label_space import LabelSpace
@@ -115,7 +114,7 @@ def load(
         InputError: if there is no model, it is damaged, it is of another version of mtseg, or the
             engine is not installed or cannot compute it.
     """
-    engine, folder = find_engine(path, engine), Path(path or PACKAGED)
+    engine, folder = find_engine(path, engine), find_model(Path(path or PACKAGED))
     network: Network
     kept_alive: Any = None
     if engine == "openvino":
@@ -131,7 +130,6 @@ def load(
         network = make_dense_network(trained.model, precision)
         return make_exported(folder, make_manifest(trained, folder, "last"), network, trained.model)
     else:
-        folder = _newest_version(folder)
         kept_alive = _load_saved_model(folder)
         require_finite([v.numpy() for v in kept_alive.variables if v.dtype.is_floating], folder)
         network = _network_of(kept_alive, folder, precision or choose_precision())
@@ -152,11 +150,7 @@ def find_engine(
         InputError: if there is no such folder, or the engine is not installed or cannot compute the
             model.
     """
-    folder = Path(path or PACKAGED)
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder. Make a model with: mtseg-export WORKDIR {folder}"
-        )
+    folder = find_model(Path(path or PACKAGED))
     is_run = (folder / CONFIG).is_file()
     form = "weights" if (folder / WEIGHTS).is_file() else "run" if is_run else "SavedModel"
     return choose_engine(engine, form, devices)
@@ -202,17 +196,6 @@ def make_exported(
         model_id=manifest.get("model_id"),
         out_of_distribution_check=check,
     )
-
-
-def _newest_version(folder: Path) -> Path:
-    if (folder / MANIFEST).is_file():
-        return folder
-    numbers = versions(folder)
-    if not numbers:
-        raise InputError(
-            f"{folder}: has no exported model. Make one with: mtseg-export WORKDIR {folder}"
-        )
-    return folder / str(numbers[-1])
 
 
 def _open_openvino(folder: Path, precision: str | None) -> DenseNetwork:

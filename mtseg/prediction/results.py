@@ -129,11 +129,17 @@ def made_from(
 
 
 def refuse_other_scan(stem: Path, path: Path) -> None:
-    """Refuses to replace the results of another scan of the same name.
+    """Refuses to replace the results of another scan of the same name, and a user's labels.
 
     Raises:
-        InputError: if the verdict file belongs to a scan at another path.
+        InputError: if the verdict file belongs to a scan at another path, or there is no verdict
+            file and the label file is none that mtseg has written.
     """
+    if not verdict_path(stem).exists() and _is_foreign(label_path(stem)):
+        raise InputError(
+            f"{label_path(stem)}: was not written by mtseg, and would be replaced. Give a folder "
+            "for the results (-o), or --overwrite."
+        )
     try:
         stored = parse_json(verdict_path(stem).read_text())["made_from"]["scan_path"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -143,6 +149,19 @@ def refuse_other_scan(stem: Path, path: Path) -> None:
             f"{label_path(stem)}: belongs to another scan, {stored}. Use another folder for the "
             "results, or --overwrite."
         )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a label file has no table of names in its header, as mtseg writes it."""
+    if not path.exists():
+        return False
+    import nibabel as nib
+
+    try:
+        header: Any = nib.load(path).header
+        return not any(b"<LabelTable>" in each.get_content() for each in header.extensions)
+    except (OSError, ValueError, TypeError, AttributeError, nib.filebasedimages.ImageFileError):
+        return True
 
 
 def is_done(stem: Path, wanted: Mapping[str, Any], is_strict: bool = False) -> bool:

@@ -21,6 +21,9 @@ MANIFEST_SCHEMA = 2
 WEIGHTS = "model.weights.h5"
 """The file of the weights, in the folder of a model that was exported without graphs."""
 
+CONFIG = "config.json"
+"""The file of a run's configuration in the folder of the run, which is a model, too."""
+
 PACKAGED = Path(__file__).parents[1] / "models" / "packaged"
 """The folder of the model that comes with the package."""
 
@@ -30,6 +33,47 @@ _REQUIRED = ("classes", "operating_points", "label_space", "training")
 def versions(out: Path) -> list[int]:
     """The numbers of the versions in a model's folder, in ascending order."""
     return sorted(int(p.name) for p in out.iterdir() if p.is_dir() and p.name.isdecimal())
+
+
+def find_model(path: Path) -> Path:
+    """Finds the files of a model without reading them, so that a command can do it at once.
+
+    Args:
+        path: folder of a model, of one version of it, or of a training run.
+
+    Returns:
+        The folder of the weights, of the newest version, or of the run.
+
+    Raises:
+        InputError: if there is no such folder, or it has no model.
+    """
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder. Give a model, or make one with: mtseg-export WORKDIR {path}"
+        )
+    if any((path / name).is_file() for name in (WEIGHTS, MANIFEST, CONFIG)):
+        return path
+    numbers = versions(path)
+    if not numbers:
+        raise InputError(
+            f"{path}: has no exported model. Make one with: mtseg-export WORKDIR {path}"
+        )
+    return path / str(numbers[-1])
+
+
+def require_trained(path: Path) -> None:
+    """Refuses a folder that has neither a run nor exported weights, without reading them.
+
+    Raises:
+        InputError: if so.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder. Give the --workdir of mtseg-train.")
+    if not any((path / name).is_file() for name in (WEIGHTS, CONFIG)):
+        raise InputError(
+            f"{path}: is not the folder of a training run ({CONFIG} is missing). Give the "
+            "--workdir of mtseg-train."
+        )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

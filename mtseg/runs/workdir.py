@@ -32,6 +32,7 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.runs.config import TrainConfig
+from mtseg.runs.manifest import CONFIG
 from mtseg.system.atomic_files import atomic_write, parse_json, write_json
 from mtseg.system.checksums import file_checksum
 from mtseg.system.hardware import describe_machine
@@ -40,7 +41,6 @@ from mtseg.tasks.label_space import LabelSpace
 if TYPE_CHECKING:
     import keras
 
-CONFIG = "config.json"
 DIVERGED = "diverged.json"
 LABEL_SPACE = "label_space.json"
 LEARNING_CURVE = "learning_curve.json"

@@ -42,7 +42,9 @@ class ListedScan(NamedTuple):
         return self.folder / scan_stem(self.path)
 
 
-def list_scans(named: Iterable[Path], results: Path | None = None) -> list[ListedScan]:
+def list_scans(
+    named: Iterable[Path], results: Path | None = None, *, is_beside: bool = False
+) -> list[ListedScan]:
     """Lists the scans that files, folders and lists name.
 
     Links to folders are followed, but each folder is searched once. Hidden files and results of
@@ -51,6 +53,7 @@ def list_scans(named: Iterable[Path], results: Path | None = None) -> list[Liste
     Args:
         named: files, folders and lists.
         results: the folder of all results, which is not searched; None if there is none.
+        is_beside: whether the results of a scan go beside it, so that its folder is its own.
 
     Returns:
         Each scan once, in the order of `named`, and sorted within a folder. Paths that do not exist
@@ -67,6 +70,10 @@ def list_scans(named: Iterable[Path], results: Path | None = None) -> list[Liste
                 scans.extend(_expand(Path(line), results))
         else:
             scans.extend(_expand(path, results))
+    if is_beside:
+        # A folder that is named `.` has a name only if its path is complete.
+        paths = [scan.path if scan.path.name else scan.path.absolute() for scan in scans]
+        scans = [ListedScan(path, path.parent) for path in paths]
     places: dict[Path, Path] = {}
     for scan in (scans := list(dict.fromkeys(scans))):
         other = places.setdefault(scan.stem, scan.path)

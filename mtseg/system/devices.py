@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import re
 from typing import Any
@@ -18,6 +19,10 @@ from mtseg.system.hardware import describe_processor, has_bfloat16_instructions
 
 _BFLOAT16_CAPABILITY = (8, 0)
 """Compute capability from which NVIDIA's GPUs multiply bfloat16 numbers fast (Ampere)."""
+
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+"""Numbers of the attributes that the driver is asked for (`CUdevice_attribute`)."""
 
 
 def uses_jax() -> bool:
@@ -165,6 +170,40 @@ def _card_bytes(number: int) -> int | None:
         or driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
     )
     return None if failed else total.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A GPU as NVIDIA's driver describes it.
+
+    Attributes:
+        name: such as `NVIDIA H200`.
+        num_bytes: its memory.
+        capability: its compute capability, such as (9, 0).
+    """
+
+    name: str
+    num_bytes: int
+    capability: tuple[int, int]
+
+
+def list_cards() -> list[Card]:
+    """The cards that NVIDIA's driver shows this process, without TensorFlow; none without it."""
+    cards = []
+    for number in range(num_cards()):
+        driver = ctypes.CDLL("libcuda.so.1")
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        failed = (
+            driver.cuDeviceGet(ctypes.byref(device), number)
+            or driver.cuDeviceGetName(name, len(name), device)
+            or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+            or driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+        )
+        if not failed:
+            capability = major.value, minor.value
+            cards.append(Card(name.value.decode(), _card_bytes(number) or 0, capability))
+    return cards
 
 
 def num_cards() -> int:

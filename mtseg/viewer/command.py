@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from mtseg.cli.command import DONE, add_devices_flag, run
+from mtseg.cli.command import DONE, Parser, add_devices_flag, number, run, whole
 from mtseg.cli.predict import PACKAGED_MODEL
 from mtseg.errors import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="mtseg-view",
+    parser = Parser(
+        "view",
         description="Open a page in the browser that segments scans and shows their labels. "
         "Scans that are dropped there stay on this machine, and are removed when the command ends.",
         epilog="Exit codes: 0 ended by Ctrl-C; 1 a defect of mtseg; 2 wrong usage, or the model "
@@ -46,14 +46,14 @@ def make_parser() -> argparse.ArgumentParser:
     add_devices_flag(parser)
     parser.add_argument(
         "--memory-gb",
-        type=float,
+        type=number,
         metavar="GB",
         help="memory for a scan, in 1e9 bytes, in addition to that of the libraries (default: half "
         "of the free memory)",
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=whole,
         default=0,
         metavar="N",
         help="port of the page on 127.0.0.1; 0 takes a free one (default: %(default)s)",
@@ -140,13 +140,13 @@ def _serve(arguments: argparse.Namespace, paths: list[Path], folder: Path) -> No
 def _ended_by_signals() -> Iterator[None]:
     """Turns SIGTERM and SIGHUP into KeyboardInterrupt, so that the private folder is removed."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signals = signal.SIGTERM, signal.SIGHUP
-    before = [signal.signal(number, interrupt) for number in signals]
+    before = [signal.signal(each, interrupt) for each in signals]
     try:
         yield
     finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)

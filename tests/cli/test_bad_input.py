@@ -184,7 +184,7 @@ def test_two_scans_that_would_share_a_label_file(tmp_path, scan, capsys):
         (tmp_path / folder).mkdir()
         write_scan(tmp_path / folder / "scan.nii.gz", scan)
     scans = [tmp_path / "a/scan.nii.gz", tmp_path / "b/scan.nii.gz"]
-    outcome = run(predict, capsys, *scans, "--model", tmp_path, "-o", tmp_path / "out")
+    outcome = run(predict, capsys, *scans, "-o", tmp_path / "out")
     expect_refusal(outcome, "scan", "would share its results")
 
 

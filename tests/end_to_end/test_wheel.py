@@ -86,13 +86,15 @@ def test_both_packages_import_away_from_the_checkout(installed, tmp_path):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_needs_no_tensorflow(installed, tmp_path, command):
+@pytest.mark.parametrize("name", ["mtseg-{}", "mtseg {}"])
+def test_help_needs_no_tensorflow(installed, tmp_path, name, command):
     target, environment = installed
+    program, *subcommand = name.format(command).split()
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", target / "bin" / f"mtseg-{command}", "--help"],
+        [sys.executable, "-X", "importtime", target / "bin" / program, *subcommand, "--help"],
         cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    assert result.stdout.startswith(f"usage: mtseg-{command}")
+    assert result.stdout.startswith(f"usage: {name.format(command)}")
     imported = [line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()]
     assert f"mtseg.cli.{command}" in imported
     assert not {name for name in imported if name.split(".")[0] == "tensorflow"}

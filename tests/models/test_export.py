@@ -57,7 +57,7 @@ def first(exported):
 def test_weights_only_give_the_same_network(exported, tmp_path):
     workdir, _, _, model = exported
     path = export_weights(workdir, tmp_path / "weights")
-    loaded = load(path, "float32")
+    loaded = load(path, "float32", "tensorflow")
     for here, there in zip(model.get_weights(), loaded.kept_alive.get_weights(), strict=True):
         np.testing.assert_array_equal(here, there)
     assert loaded.thresholds[-2:] == (0.1, 0.2)

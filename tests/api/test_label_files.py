@@ -1,0 +1,111 @@
+"""Label files scored against references, on arrays small enough to check by hand."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import mtseg
+from mtseg.__main__ import main
+from mtseg.errors import InputError
+from mtseg.scans.label_files import write_label_map
+from mtseg.scans.volume import Volume
+from mtseg.tasks.label_space import parse_tasks
+
+
+def save(path, labels, affine=None):
+    labels = np.asarray(labels, np.int16).reshape(-1, 1, 1)
+    nib.save(nib.Nifti1Image(labels, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def value(evaluation, class_name, metric, subject=None):
+    (found,) = [
+        row.value
+        for row in evaluation.rows
+        if (row.class_name, row.metric) == (class_name, metric) and subject in (None, row.subject)
+    ]
+    return found
+
+
+def test_figures_of_two_labels_by_hand(tmp_path):
+    reference = save(tmp_path / "r.nii", [0, 1, 1, 2, 2, 0])
+    predicted = save(tmp_path / "p.nii", [1, 1, 1, 0, 2, 3], np.eye(4))
+    evaluation = mtseg.evaluate_files(predicted, str(reference), names={1: "one", 2: "two"})
+    assert evaluation.mean_dice() == {
+        "labels/one": pytest.approx(4 / 5),
+        "labels/two": pytest.approx(2 / 3),
+        "labels/label 3": None,  # the reference has none: undefined, not 0
+    }
+    assert value(evaluation, "one", "precision") == pytest.approx(2 / 3)
+    assert value(evaluation, "two", "recall") == 0.5
+    assert value(evaluation, "one", "volume_reference_ml") == pytest.approx(0.002)
+    assert value(evaluation, "label 3", "volume_predicted_ml") == pytest.approx(0.001)
+
+
+def test_a_reference_with_flipped_axes_is_turned_and_another_grid_is_refused(tmp_path):
+    predicted = save(tmp_path / "p.nii", [1, 1, 0, 2])
+    flipped = np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = 3
+    reference = save(tmp_path / "r.nii", [2, 0, 1, 1], flipped)
+    assert mtseg.evaluate_files(predicted, reference).overall_dice() == 1
+    other = save(tmp_path / "other.nii", [1, 1, 0, 2], np.diag([1.0, 1, 1.1, 1]))
+    with pytest.raises(InputError, match=r"p\.nii: is on another grid than .*other\.nii"):
+        mtseg.evaluate_files(predicted, other)
+
+
+def test_names_are_those_in_the_header_of_the_prediction(tmp_path):
+    labels = np.array([0, 5, 6]).reshape(-1, 1, 1)
+    table = parse_tasks("brain").label_table
+    path = tmp_path / "scan_labels.nii.gz"
+    write_label_map(path, labels, Volume(labels, np.eye(4)), table)
+    evaluation = mtseg.evaluate_files(path, path)
+    assert evaluation.mean_dice() == {"labels/cerebellum": 1.0, "labels/brain_stem": 1.0}
+    assert {row.subject for row in evaluation.rows} == {"scan"}
+
+
+def test_a_source_of_a_task_says_what_the_labels_of_the_references_mean(tmp_path):
+    predicted = save(tmp_path / "p.nii", [5, 5, 6, 0])
+    reference = save(tmp_path / "r.nii", [38, 39, 35, 0])  # cerebellum and brain stem there
+    evaluation = mtseg.evaluate_files(predicted, reference, task="brain:miccai2012")
+    dice = evaluation.mean_dice()
+    assert dice["brain/cerebellum"] == dice["brain/brain_stem"] == 1
+    assert dice["brain/white_matter"] is None
+    with pytest.raises(InputError, match="--task brain:bids"):
+        mtseg.evaluate_files(predicted, reference, task="brain:bids")
+
+
+def test_folders_are_paired_by_name_and_lists_by_order(tmp_path):
+    for folder in ("predictions", "references"):
+        (tmp_path / folder).mkdir()
+    for number, name in enumerate(("1010", "1015")):
+        save(tmp_path / "predictions" / f"{name}_SS_labels.nii.gz", [number, 1])
+        (tmp_path / "predictions" / f"{name}_SS_verdict.json").touch()
+        save(tmp_path / "references" / f"{name}_glm.nii.gz", [1, 1])
+        save(tmp_path / "references" / f"{name}_SS.nii.gz", [70, 80])
+    folders = tmp_path / "predictions", tmp_path / "references"
+    endings = {"prediction_ending": "_SS_labels.nii.gz", "reference_ending": "_glm.nii.gz"}
+    evaluation = mtseg.evaluate_files(*folders, **endings)
+    assert value(evaluation, "label 1", "dice", "1010") == pytest.approx(2 / 3)
+    assert value(evaluation, "label 1", "dice", "1015") == 1
+    with pytest.raises(InputError, match="has no reference for 1010_SS_labels, 1015_SS_labels"):
+        mtseg.evaluate_files(*folders, prediction_ending=".nii.gz", reference_ending="_glm.nii.gz")
+    files = [sorted(folders[0].glob("*.nii.gz")), sorted(folders[1].glob("*_glm.nii.gz"))]
+    assert mtseg.evaluate_files(*files).mean_dice() == evaluation.mean_dice()
+    with pytest.raises(InputError, match="2 predictions and 1 references"):
+        mtseg.evaluate_files(files[0], files[1][:1])
+
+
+def test_the_command_prints_the_pairs_and_writes_all_figures(tmp_path, capsys):
+    predicted = save(tmp_path / "scan_labels.nii", [0, 1, 1, 2])
+    reference = save(tmp_path / "scan.nii", [0, 1, 1, 1])
+    figures = tmp_path / "figures.json"
+    assert main(["evaluate", str(predicted), str(reference), "--json", str(figures)]) == 0
+    printed = capsys.readouterr().out
+    assert f"scan: {predicted} with {reference}" in printed
+    assert "0.800" in printed
+    rows = json.loads(figures.read_text())["rows"]
+    (dice,) = [r for r in rows if (r["class"], r["metric"]) == ("label 1", "dice")]
+    assert dice["value"] == pytest.approx(0.8)
+    assert dice["subject"] == "scan"

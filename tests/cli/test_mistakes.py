@@ -1,0 +1,108 @@
+"""Ten mistakes and more with each command: one line each, exit code 2, nothing is written."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mtseg.__main__ import COMMANDS, main
+
+TWO = ["scan.nii", "scan.nii"]
+
+MISTAKES = {
+    "predict": [
+        [], ["none.nii"], ["empty"], ["scan.nii", "--modle", "m"], ["scan.nii", "--model", "none"],
+        ["scan.nii", "--model", "empty"], ["scan.nii", "-o", "scan.nii"],
+        ["scan.nii", "--precision", "float16"], ["scan.nii", "--spacing-mm", "0"],
+        ["scan.nii", "--spacing-mm", "thin"], ["scan.nii", "--memory-gb", "-1"],
+        ["scan.nii", "--part-id", "3"], ["scan.nii", "--retries", "1"],
+        ["scan.nii", "--server", "here"], ["scan.nii", "--modality", "pet"],
+    ],
+    "train": [
+        ["--presett", "fast"], ["--preset", "quick"], ["--tasks", "brian"], ["brain"],
+        ["--tasks", "brain:miccai2012", "--data-dir", "none"], ["--global-batch-size", "0"],
+        ["--learning-rate", "fast"], ["--learning-rate", "nan"], ["--augment", "turn"],
+        ["--minibatches-per-task", "-1"], ["--dropout-rate", "2"], ["--workdir"],
+    ],
+    "prepare": [
+        [], ["brian"], ["breast", "--manual-dir", "none"], ["breast", "--manual-dir", "empty"],
+        ["breast", "--size", "large"], ["breast", "--num-processes", "0"],
+        ["breast", "--num-processes", "1", "--kinds", "voxels"], ["breast", "--fold", "3/2"],
+        ["breast", "--update", "--overwrite"], ["breast", "--seed", "1"],
+        ["breast", "--beam-option=--x=1"], ["breast", "--validation-share", "2"],
+        ["breast", "--num-trian", "3"],
+    ],
+    "check": [
+        [], ["brain:miccai2012"], ["brian:miccai2012", "empty"], ["brain:nowhere", "empty"],
+        ["brain:phantom", "empty"], ["brain:miccai2012,cta:folder", "empty"],
+        ["brain:miccai2012", "empty", "--num-processes", "0"],
+        ["brain:miccai2012", "empty", "--num-processes", "two"],
+        ["nnunet", "empty", "--write-task-file", "task.txt"],
+        ["brain:miccai2012", "empty", "--pictrues", "p"],
+        ["brain:miccai2012", "empty", "--bids-filter", "run"],
+        ["nnunet", "empty", "--write-task-file", "task.toml", "--json"],
+    ],
+    "evaluate": [
+        ["none"], ["empty"], ["none", "none"], ["--split", "train"], ["--weights", "first"],
+        ["--json", "none/figures.json"], ["--task", "brain"], ["empty", "empty"],
+        ["scan.nii", "empty"], [*TWO, "--split", "test"], [*TWO, "--task", "brian"],
+        ["--prediction-ending", "x"], ["--jsno", "x"],
+    ],
+    "export": [
+        [], ["none", "out"], ["empty", "out"], ["empty"], ["empty", "out", "--serving", "folder"],
+        ["empty", "out", "--keep", "2"], ["empty", "--serving", "folder", "--format", "onnx"],
+        ["empty", "--serving", "folder", "--keep", "0"], ["empty", "out", "--format", "tf"],
+        ["empty", "out", "--wieghts", "best"], ["empty", "out", "--name", "a"],
+    ],
+    "experiments": [
+        ["--num-parts", "2", "--part-id", "2"], ["--num-parts", "0"], ["--minutes", "0"],
+        ["--minutes", "soon"], ["--minutes", "5", "--num-parts", "2"],
+        ["--minutes", "5", "--minibatches-per-task", "3"], ["--tasks", "brian"],
+        ["--strategy", "multiworker"], ["--outt", "x"], ["--seed", "-1"],
+        ["--data-dir", "none", "--tasks", "brain:miccai2012"],
+    ],
+    "report": [
+        [], ["none"], ["empty"], ["scan.nii"], ["empty", "--unlabelled", "x"], ["empty", "more"],
+        ["empty", "--unlabelled", "brain=none.nii"], ["empty", "--notes", "none.txt"],
+        ["empty", "--htlm", "page.html"], ["empty", "--markdown"], ["empty", "--csv"],
+    ],
+    "view": [
+        ["none.nii"], ["scan.nii", "none.nii"], ["empty"], ["--port", "web"], ["--port", "70000"],
+        ["--port", "-1"], ["--memory-gb", "0"], ["--memory-gb", "much"], ["--model", "none"],
+        ["--modle", "x"], ["--no-browsr"], ["--devices"],
+    ],
+    "info": [
+        ["brain"], ["--jsn"], ["--json", "file.json"], ["--json=1"], ["-j"], ["--versoin"],
+        ["predict", "--json"], ["--help=all"], ["--version=2"], ["--devices"],
+    ],
+}  # fmt: skip
+
+
+def test_there_are_ten_for_each_command():
+    assert {name: len(of) >= 10 for name, of in MISTAKES.items()} == dict.fromkeys(COMMANDS, True)
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        pytest.param(name, arguments, id=" ".join([name, *arguments]))
+        for name, of_command in MISTAKES.items()
+        for arguments in of_command
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    command, arguments, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 7, np.int16), np.eye(4)), tmp_path / "scan.nii")
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        code = main([command, *arguments])
+    except SystemExit as stop:  # how argparse ends
+        code = stop.code
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert sorted(tmp_path.rglob("*")) == before
