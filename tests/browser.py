@@ -66,7 +66,7 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._answers.get(timeout=60)
+            answer = self._answers.get(timeout=120)
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return answer["result"]

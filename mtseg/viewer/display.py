@@ -21,9 +21,8 @@ from mtseg.system.atomic_files import atomic_write, writing_to
 SCAN_COPY, LABELS_COPY, REFERENCE_COPY = "scan.nii", "labels.nii", "reference.nii"
 """Names of the copies, in the folder of a scan's results."""
 
-MOST_VOXELS = 120_000_000
-"""Larger volumes are shown at every second or third voxel: a graphics card takes 4 bytes for each
-voxel of the scan and 4 for each of its labels."""
+LARGEST_STEP = 16
+"""A browser may ask for every second voxel only, or fewer, but not for any number of copies."""
 
 _ROOM = "Make room, or set TMPDIR to a folder on a larger disk."
 _PERCENTILES = 1, 99.5
@@ -38,18 +37,16 @@ def write_display_copy(path: Path, scan_path: Path) -> dict[str, Any]:
         scan_path: file, or folder of a DICOM series, as for `mtseg.scans.reading.read_scan`.
 
     Returns:
-        `step`: only every so many voxels of each axis are in the copy; `black` and `white`: the
-        intensities to show so.
+        `shape`, and `black` and `white`: the intensities to show so.
 
     Raises:
         InputError: if the scan cannot be read or the copy not be written.
     """
     scan = read_voxels(scan_path)
-    step = display_step(scan.array.shape)
-    array = np.nan_to_num(_compact(scan.array[::step, ::step, ::step]), copy=False)
-    _write(path, array, scan, step)
+    array = np.nan_to_num(_compact(scan.array), copy=False)
+    _write(path, array, scan.affine)
     black, white = _window(array)
-    return {"step": step, "black": black, "white": white}
+    return {"shape": list(array.shape), "black": black, "white": white}
 
 
 def write_display_labels(path: Path, labels: Volume) -> None:
@@ -62,21 +59,31 @@ def write_display_labels(path: Path, labels: Volume) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    step = display_step(labels.array.shape)
-    _write(path, labels.array[::step, ::step, ::step].astype(np.uint8), labels, step)
+    _write(path, labels.array.astype(np.uint8), labels.affine)
 
 
-def display_step(shape: tuple[int, ...]) -> int:
-    """Every how many voxels of each axis are shown, so that there are at most `MOST_VOXELS`.
+def coarse_copy(path: Path, step: int) -> Path:
+    """A copy of a copy with every so many voxels of each axis, for browsers that draw slowly.
 
-    Example:
-        >>> display_step((512, 512, 320)), display_step((1024, 1024, 600))
-        (1, 2)
+    It is made when it is first asked for. The first voxel stays where it is.
+
+    Args:
+        path: what `write_display_copy` or `write_display_labels` wrote.
+        step: 1 to `LARGEST_STEP`; 1 is the copy itself.
+
+    Raises:
+        ValueError: if the step is not in this range.
+        InputError: if it cannot be written.
     """
-    step = 1
-    while np.prod([-(-size // step) for size in shape], dtype=float) > MOST_VOXELS:
-        step += 1
-    return step
+    if not 1 <= step <= LARGEST_STEP:
+        raise ValueError
+    coarse = path.with_name(f"{step}_{path.name}")
+    if step == 1 or coarse.is_file():
+        return path if step == 1 else coarse
+    image = nib.Nifti1Image.from_filename(path)
+    array = np.asarray(image.dataobj[::step, ::step, ::step])  # reads what it needs
+    _write(coarse, array, image.affine @ np.diag([step, step, step, 1.0]))
+    return coarse
 
 
 def _compact(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -91,8 +98,7 @@ def _compact(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return array.astype(np.float32)
 
 
-def _write(path: Path, array: npt.NDArray[Any], source: Volume, step: int) -> None:
-    affine = source.affine @ np.diag([step, step, step, 1.0])
+def _write(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     with writing_to(path, _ROOM), atomic_write(path) as temporary:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mtseg.viewer.display import LABELS_COPY, REFERENCE_COPY, SCAN_COPY
+from mtseg.viewer.display import LABELS_COPY, REFERENCE_COPY, SCAN_COPY, coarse_copy
 from mtseg.viewer.uploads import Upload
 
 WAITING, READING, COMPUTING, WRITING = "waiting", "reading", "computing", "writing"
@@ -60,17 +60,23 @@ class Scan:
             if self._flop_done >= self._flop:
                 self.state = WRITING
 
-    def file(self, name: str) -> Path | None:
-        """A file of this scan that the page may have; None if there is no such file."""
+    def file(self, name: str, step: int = 1) -> Path | None:
+        """A file of this scan that the page may have; None if there is no such file.
+
+        Args:
+            name: of a result, or of a copy for the browser.
+            step: of a copy, as for `mtseg.viewer.display.coarse_copy`.
+
+        Raises:
+            ValueError: if there can be no such copy.
+        """
         copies = {SCAN_COPY, LABELS_COPY, REFERENCE_COPY}
         results = [] if self.result is None else self.result["files"]
         if name in copies:
             path = self.out / name
-        elif name in results:
-            path = self.out / "results" / name
-        else:
-            return None
-        return path if path.is_file() else None
+            return coarse_copy(path, step) if path.is_file() else None
+        path = self.out / "results" / name
+        return path if name in results and path.is_file() else None
 
     def to_json(self) -> dict[str, Any]:
         """The state as the page gets it."""

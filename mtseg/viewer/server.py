@@ -177,7 +177,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_json(self.server.scans.to_json())
         elif len(parts) == 3 and parts[0] == "scans":
             scan = self.server.scans.scan(int(parts[1]))
-            path = scan.file(parts[2])
+            path = scan.file(parts[2], self._step())
             if parts[2] == _ALL_RESULTS and scan.result is not None:
                 path = _pack(scan.out, scan.result["files"])
             if path is None:
@@ -188,6 +188,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_file(path, "application/octet-stream", name)
         else:
             raise _Refusal(HTTPStatus.NOT_FOUND)
+
+    def _step(self) -> int:
+        """Every how many voxels the browser wants."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        return int(query.get("step", ["1"])[0])
 
     def _put(self, parts: list[str]) -> None:
         """Receives a file of an upload."""

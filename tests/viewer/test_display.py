@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from mtseg.scans.volume import Volume
-from mtseg.viewer import display
-from mtseg.viewer.display import display_step, write_display_copy, write_display_labels
+from mtseg.viewer.display import coarse_copy, write_display_copy, write_display_labels
 
 AFFINE = np.array([[0, -2.0, 0, 7], [3.0, 0, 0, -5], [0, 0, 1.5, 11], [0, 0, 0, 1]])
 
@@ -50,18 +49,20 @@ def test_a_scan_of_one_value_can_be_shown(tmp_path):
     assert shown["black"] < shown["white"]
 
 
-def test_a_large_scan_and_its_labels_are_shown_at_every_second_voxel(tmp_path, monkeypatch):
-    monkeypatch.setattr(display, "MOST_VOXELS", 10)
+def test_a_coarse_copy_has_every_so_many_voxels_at_their_places(tmp_path):
     array = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
-    shown = write_display_copy(tmp_path / "copy.nii", write(tmp_path / "scan.nii", array))
+    shown = write_display_copy(tmp_path / "scan.nii", write(tmp_path / "in.nii.gz", array))
     write_display_labels(tmp_path / "labels.nii", Volume(array, AFFINE))
-    assert shown["step"] == 3
-    for name in ("copy.nii", "labels.nii"):
-        copy = nib.load(tmp_path / name)
+    assert shown["shape"] == [3, 4, 5]
+    for name in ("scan.nii", "labels.nii"):
+        assert coarse_copy(tmp_path / name, 1) == tmp_path / name
+        copy = nib.load(coarse_copy(tmp_path / name, 3))
         np.testing.assert_array_equal(copy.get_fdata(), array[::3, ::3, ::3])
         # The first voxel is where it was; the second is where the fourth was.
         np.testing.assert_allclose(copy.affine @ [0, 1, 0, 1], AFFINE @ [0, 3, 0, 1])
 
 
-def test_a_whole_ct_is_shown_in_full():
-    assert display_step((512, 512, 320)) == 1
+@pytest.mark.parametrize("step", [0, -1, 17])
+def test_other_steps_are_refused(tmp_path, step):
+    with pytest.raises(ValueError, match=r"^$"):
+        coarse_copy(tmp_path / "scan.nii", step)

@@ -121,7 +121,8 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere(server):
     "path",
     [
         "../server.py", "%2e%2e/server.py", "page/index.html", "niivue/LICENSE.txt", "scans/1/x",
-        "scans/1/..%2f..%2fetc%2fpasswd", "scans/x/scan.nii", "uploads/1", "state/x", "//etc",
+        "scans/1/..%2f..%2fetc%2fpasswd", "scans/x/scan.nii", "scans/1/scan.nii?step=x",
+        "uploads/1", "state/x", "//etc",
     ],
 )  # fmt: skip
 def test_other_paths_are_not_found(server, path):

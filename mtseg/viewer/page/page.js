@@ -171,8 +171,10 @@ function showScan(scan) {
     return;
   }
   const which = labelsChoice(scan);
+  const step = viewer.stepFor(scan.shown.shape);
+  const address = (name) => new URL(`scans/${scan.id}/${name}.nii?step=${step}`, location).href;
   const labels = scan.result && {
-    url: new URL(`scans/${scan.id}/${which}.nii`, location).href,
+    url: address(which),
     version: which === "reference" ? scan.reference.number : 0,
     centre: which === "labels" ? scan.result.centre : null,
   };
@@ -183,7 +185,7 @@ function showScan(scan) {
       "The sliders below choose the slices.",
   );
   viewer
-    .show({ url: new URL(`scans/${scan.id}/scan.nii`, location).href, ...scan.shown }, labels, state.model.classes)
+    .show({ url: address("scan"), ...scan.shown }, labels, state.model.classes)
     .then(showSlices)
     .catch((error) => {
       message.hidden = false;
@@ -225,7 +227,8 @@ function showDetails(scan) {
   get("reference-problem").hidden = !scan.reference_message;
   get("reference-problem").textContent = sentence(scan.reference_message || " ");
   const notes = [...result.notes];
-  if (scan.shown.step > 1) notes.push(`shown at every ${scan.shown.step}th voxel, because it is large; downloads have all`);
+  const step = viewer.isReady ? viewer.stepFor(scan.shown.shape) : 1;
+  if (step > 1) notes.push(`it is large and shown with one of ${step} voxels along each axis; the files have all`);
   if (state.model.check) notes.push(state.model.check);
   get("notes").querySelector("ul").replaceChildren(...notes.map((note) => element("li", sentence(note))));
 }

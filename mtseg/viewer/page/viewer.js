@@ -2,6 +2,11 @@
 
 const PLANES = { sagittal: 0, coronal: 1, axial: 2 }; // axis of the slices, left-right first
 
+// A graphics card takes 4 bytes for each voxel of the scan and 4 for each of its labels. Without a
+// card the processor draws, and each change of a large volume would take seconds.
+const FAST_VOXELS = 120e6;
+const SLOW_VOXELS = 12e6;
+
 export class Viewer {
   /**
    * @param canvas where to draw
@@ -21,7 +26,12 @@ export class Viewer {
   /** Begins to draw; throws if the browser has no WebGL 2. */
   async begin() {
     const test = document.createElement("canvas");
-    if (!test.getContext("webgl2")) throw new Error("no WebGL 2");
+    const gl = test.getContext("webgl2");
+    if (!gl) throw new Error("no WebGL 2");
+    const info = gl.getExtension("WEBGL_debug_renderer_info");
+    const renderer = String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+    this.mostVoxels = /swiftshader|llvmpipe|software/i.test(renderer) ? SLOW_VOXELS : FAST_VOXELS;
+    this.longestAxis = gl.getParameter(gl.MAX_3D_TEXTURE_SIZE);
     const { Niivue } = window.niivue;
     this.nv = new Niivue({
       logLevel: "error",
@@ -47,6 +57,18 @@ export class Viewer {
     return this.nv !== undefined;
   }
 
+  /** Every how many voxels of a scan can be shown. */
+  stepFor(shape) {
+    let step = 1;
+    const fits = () => {
+      const sizes = shape.map((size) => Math.ceil(size / step));
+      const voxels = sizes.reduce((a, b) => a * b, 1);
+      return voxels <= this.mostVoxels && Math.max(...sizes) <= this.longestAxis;
+    };
+    while (!fits()) step += 1;
+    return step;
+  }
+
   /** Shows a scan and labels; either may be null. Calls are done one after the other. */
   show(scan, labels, classes) {
     const done = this.queue.then(() => this.#show(scan, labels, classes));
@@ -65,7 +87,7 @@ export class Viewer {
     if (this.shown.scan !== scan.url) {
       this.shown = { scan: null, labels: null };
       const { url, black, white } = scan;
-      await this.nv.loadVolumes([{ url, colormap: "gray", cal_min: black, cal_max: white }]);
+      await this.nv.loadVolumes([{ url, name: "scan.nii", colormap: "gray", cal_min: black, cal_max: white }]);
       this.shown.scan = url;
       this.#showScan();
       this.moveTo([0.5, 0.5, 0.5]);
@@ -75,7 +97,7 @@ export class Viewer {
       while (this.nv.volumes.length > 1) this.nv.removeVolumeByIndex(1);
       this.shown.labels = null;
       if (labels) {
-        await this.nv.addVolumeFromUrl({ url: labels.url, opacity: this.opacity });
+        await this.nv.addVolumeFromUrl({ url: labels.url, name: "labels.nii", opacity: this.opacity });
         this.shown.labels = wanted;
         this.paint();
       }
