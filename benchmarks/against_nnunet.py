@@ -33,8 +33,9 @@ from equal_minutes import PREDICTIONS, Data, OurSide, Result, TheirSide, find_da
 from nnunet_runs import NUM_WORKERS, NnUnet
 
 from mtseg.errors import InputError
+from mtseg.runs.presets import PRESETS
 from mtseg.system.atomic_files import parse_json, write_json
-from mtseg.system.hardware import num_cores
+from mtseg.system.hardware import has_bfloat16_instructions, num_cores
 from mtseg.system.text_table import format_table
 from mtseg.tasks.task import Task
 
@@ -76,7 +77,7 @@ def describe_overtaking(
     if minute is None:
         return f"{task}: nnU-Net does not overtake within {minutes[-1]:g} minutes."
     if minute == minutes[0]:
-        return f"{task}: nnU-Net is ahead from {minutes[0]:g} minutes on, the shortest length."
+        return f"{task}: nnU-Net is ahead at the shortest length, {minutes[0]:g} min, and after it."
     shorter, longer = _around(minute, minutes)
     return (
         f"{task}: nnU-Net overtakes between {shorter:g} and {longer:g} minutes; on a straight line "
@@ -147,22 +148,23 @@ def draw(of_tasks: Mapping[str, Mapping[float, Mapping[str, Result]]], out: Path
         place.set_xticklabels([f"{minutes:g}" for minutes in results])
         place.grid(alpha=0.2)
     axes[0].set_ylabel("mean Dice on the test scans")
-    axes[-1].legend(loc="lower right")
+    axes[-1].legend()
     figure.savefig(out, dpi=150)
 
 
 def describe_conditions(data: Data, nnunet: NnUnet, preset: str) -> str:
     """What is equal and what is not, before anything runs."""
+    is_16_bit = PRESETS[preset].get("precision") == "auto" and has_bfloat16_instructions()
     workers = os.environ.get(NUM_WORKERS) or min(12, os.cpu_count() or 1)
     return "\n".join(
         (
             f"{data.task.name}: {len(data.train)} training and {len(data.test)} test scans.",
             f"  Equal: the scans, the processor and its {num_cores()} cores, the minutes from the "
             "first mini-batch to the last, no validation on the way, Dice on the scans' own grids.",
-            f"  Not equal: mtseg computes as --preset {preset} decides, nnU-Net in "
-            f"{nnunet.precision}, with {workers} processes more for augmentation on the same "
-            "cores. mtseg's minutes hold the compiling of its step. A mini-batch and an iteration "
-            "are different amounts of work.",
+            f"  Not equal: mtseg computes in {'bfloat16' if is_16_bit else 'float32'} "
+            f"(--preset {preset}), nnU-Net in {nnunet.precision}, with {workers} processes more "
+            "for augmentation on the same cores. mtseg's minutes hold the compiling of its step. A "
+            "mini-batch and an iteration are different amounts of work.",
             "  Not counted: preparation, planning and preprocessing, loading, evaluation.",
             f"  {nnunet.describe()}.",
         )
@@ -232,7 +234,9 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, nargs="+", default=[5, 15, 30, 60], help="(%(default)s)"
     )
-    parser.add_argument("--preset", default="fast", help="of mtseg-train (%(default)s)")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="fast", help="of mtseg-train (%(default)s)"
+    )
     parser.add_argument(
         "--predictions", nargs="+", choices=list(PREDICTIONS), default=list(PREDICTIONS),
         help="nnU-Net's: every window once, or mirrored eight times, its default (both)",

@@ -22,6 +22,7 @@ from typing import Any
 from mtseg.errors import InputError
 from mtseg.system.devices import describe_devices
 from mtseg.system.hardware import describe_machine, format_machine
+from mtseg.system.quiet_tensorflow import import_tensorflow
 
 
 def make_parser(docstring: str | None) -> argparse.ArgumentParser:
@@ -189,6 +190,7 @@ def finish(
     for ratio, value in ratios.items():
         shown = "undefined" if value is None else f"{value:.3g}"
         print(f"{ratio}: {shown}" + (f" (median of {runs} pairs)" if runs > 1 else ""))
+    import_tensorflow()  # the devices are its
     machine = describe_machine(describe_devices())
     print(format_machine(machine))
     if use_json:

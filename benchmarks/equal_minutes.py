@@ -153,9 +153,11 @@ class Side(Protocol):
     Attributes:
         name: of the folder of its runs.
         predictions: how it predicts, names in `PREDICTIONS`.
+        start_seconds: what the first step takes more than others, estimated.
     """
 
     name: str
+    start_seconds: float
     predictions: Sequence[str]
 
     def prepare(self) -> None:
@@ -181,6 +183,7 @@ class OurSide:
     """
 
     name = "mtseg"
+    start_seconds = 10.0  # it compiles
     predictions: Sequence[str] = ("plain",)
 
     def __init__(self, data: Data, preset: str, folder: Path) -> None:
@@ -237,6 +240,7 @@ class TheirSide:
     """
 
     name = "nnunet"
+    start_seconds = 0.0
 
     def __init__(
         self, data: Data, nnunet: NnUnet, timing_seconds: float, predictions: Sequence[str]
@@ -281,8 +285,7 @@ def run_length(side: Side, folder: Path, minutes: float) -> Result:
     plan, trained = of_run / "plan.json", of_run / TRAINED
     if not plan.is_file():
         # Kept, because only a run of the same length can be resumed.
-        steps = max(1, round(60 * minutes / _step_seconds(side, folder)))
-        write_json(plan, {"steps": steps})
+        write_json(plan, {"steps": _count_steps(side, folder, minutes)})
     if not trained.is_file():
         steps = parse_json(plan.read_text())["steps"]
         write_json(trained, {"steps": steps, "seconds": side.train(of_run, steps)})
@@ -296,10 +299,12 @@ def run_length(side: Side, folder: Path, minutes: float) -> Result:
     return Result(done["steps"], done["seconds"] / 60, found)
 
 
-def _step_seconds(side: Side, folder: Path) -> float:
-    """Seconds of a step: those of the longest run so far, or else measured."""
+def _count_steps(side: Side, folder: Path, minutes: float) -> int:
+    """Steps for the minutes, at the rate of the longest run so far, or else at a measured one."""
     runs = [parse_json(path.read_text()) for path in folder.glob(f"*/{TRAINED}")]
-    if not runs:
-        return side.time_step()
-    longest = max(runs, key=lambda run: run["seconds"])
-    return float(longest["seconds"] / longest["steps"])
+    if runs:
+        longest = max(runs, key=lambda run: run["seconds"])
+        steps = 60 * minutes * longest["steps"] / longest["seconds"]
+    else:
+        steps = (60 * minutes - side.start_seconds) / side.time_step()
+    return max(1, round(steps))

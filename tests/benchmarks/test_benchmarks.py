@@ -254,7 +254,7 @@ def test_both_sides_are_scored_on_the_scans_own_grid(load, two_parts, tmp_path):
 class Trainer:
     """A side that trains at 2 seconds a step, after the first which takes 10."""
 
-    name, predictions = "side", ("plain",)
+    name, predictions, start_seconds = "side", ("plain",), 8.0
 
     def __init__(self):
         self.calls = []
@@ -275,12 +275,12 @@ class Trainer:
 def test_a_finished_run_is_read_and_the_next_one_has_its_rate(load, tmp_path):
     runs, side = load("equal_minutes"), Trainer()
     result = runs.run_length(side, tmp_path, 1)
-    assert side.calls == ["time", "train 30", "score plain"]
-    assert result.minutes == pytest.approx(68 / 60)
+    assert side.calls == ["time", "train 26", "score plain"]
+    assert result.minutes == 1.0
     assert result.best() == 0.5
     assert runs.run_length(side, tmp_path, 1) == result
     runs.run_length(side, tmp_path, 2)
-    assert side.calls[3:] == [f"train {round(120 / (68 / 30))}", "score plain"]
+    assert side.calls[3:] == ["train 52", "score plain"]
 
 
 def test_a_killed_training_starts_again_with_the_same_number_of_steps(load, tmp_path):
@@ -294,7 +294,7 @@ def test_a_killed_training_starts_again_with_the_same_number_of_steps(load, tmp_
         runs.run_length(side, tmp_path, 1)
     side.train, side.time_step = train, None
     runs.run_length(side, tmp_path, 1)
-    assert side.calls[1:] == ["train 30", "score plain"]
+    assert side.calls[1:] == ["train 26", "score plain"]
 
 
 def test_nnunet_is_given_the_scans_and_the_classes_of_the_task(load, two_parts, tmp_path):
