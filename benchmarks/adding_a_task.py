@@ -213,11 +213,19 @@ def main() -> None:
     total *= arguments.times
     seconds = train(folder / "own", new.spec, total, arguments, is_start=False)
     rows.append(Scored("of its own", seconds / 60, total, new=read_score(folder / "own", new)))
-    report(rows, old.spec, new.spec, use_json=arguments.json)
+    names_of = (", ".join(s.task.name for s in part.selections) for part in (old, new))
+    report(rows, *names_of, use_json=arguments.json)
 
 
 def report(rows: list[Scored], old: str, new: str, *, use_json: bool) -> None:
-    """Prints the table and the ratios; `rows` are the four networks in their order."""
+    """Prints the table and the ratios.
+
+    Args:
+        rows: the four networks, in their order.
+        old: names of the old tasks.
+        new: name of the new one.
+        use_json: as for `comparison.finish`.
+    """
     header = ("trained on", "mini-batches", "minutes", f"Dice {old}", f"Dice {new}")
     print(f"\n{format_table(header, [row.row() for row in rows], left=('trained on',))}")
     before, both, alone, own = rows
