@@ -184,7 +184,7 @@ class Segmentation:
             f'<tr><td style="color:{entry.color}">■</td>'
             f'<td style="text-align:left">{html.escape(entry.title)}</td>'
             f"<td>{entry.label}</td><td>{self.volumes_ml[entry.name]:.1f}</td>"
-            f"<td>{self.confidence.get(entry.name, float('nan')):.2f}</td></tr>"
+            f"<td>{_show_confidence(self.confidence.get(entry.name))}</td></tr>"
             for entry in self.model.label_table
             if self.volumes_ml[entry.name]
         ]
@@ -256,6 +256,11 @@ def _to_label_values(
         labels[..., k] = lookup[of_slice]
         counts += np.bincount(of_slice.ravel(), minlength=len(lookup))
     return labels, counts.tolist()
+
+
+def _show_confidence(value: float | None) -> str:
+    """A class that only the scan's own grid shows has no confidence."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _describe_slices(own_mm: tuple[float, float, float], computed_mm: float) -> str:
