@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from surface_distance import metrics as surface_distance
 
 from mtseg.evaluation import metrics
 
@@ -48,6 +47,9 @@ def surface_figures(
     # Only the bounding box of both masks matters; one voxel around it lets every surface close.
     (box,) = ndimage.find_objects((mask_reference | mask_predicted).astype(np.uint8))
     reference, predicted = np.pad(mask_reference[box], 1), np.pad(mask_predicted[box], 1)
+    # Here, so that a scan can be segmented where the package is not installed.
+    from surface_distance import metrics as surface_distance
+
     distances = surface_distance.compute_surface_distances(reference, predicted, spacing_mm)
     return (
         float(surface_distance.compute_robust_hausdorff(distances, 95)),

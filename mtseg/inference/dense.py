@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import DeviceMemoryError
+from mtseg.inference.tile_cost import EXTENT_STEP
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
 from mtseg.network.architecture import HALO
 from mtseg.system.devices import has_fast_bfloat16
@@ -47,6 +48,7 @@ class DenseNetwork:
         engine: what computes, one of `mtseg.inference.engines.choice.ENGINES`.
         device_bytes: memory of the device that a tile may take; infinite on a processor, which has
             no memory of its own.
+        extent_step: slices are cut to a multiple of this many voxels.
     """
 
     function: Callable[[npt.NDArray[np.float32], int], Any]
@@ -55,6 +57,7 @@ class DenseNetwork:
     chunk_positions: int
     engine: str = "tensorflow"
     device_bytes: float = math.inf
+    extent_step: int = EXTENT_STEP
 
     def plan(
         self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any
@@ -77,6 +80,7 @@ class DenseNetwork:
             self.precision,
             min(memory_bytes, self.device_bytes),
             chunk_positions=self.chunk_positions,
+            extent_step=self.extent_step,
             **how,
         )
 

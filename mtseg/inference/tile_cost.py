@@ -173,16 +173,22 @@ def chunk_thickness(num_slices: int, slice_positions: int, chunk_positions: int)
     return max(2, math.ceil(num_slices / num_chunks))
 
 
-def count_flop(foreground: npt.NDArray[np.bool_], num_classes: int, chunk_positions: int) -> int:
+def count_flop(
+    foreground: npt.NDArray[np.bool_],
+    num_classes: int,
+    chunk_positions: int,
+    extent_step: int = EXTENT_STEP,
+) -> int:
     """Floating-point operations of a tile, one addition or one multiplication each.
 
     Args:
         foreground: booleans (I, J, K).
         num_classes: classes of the network.
         chunk_positions: voxels, including their halo, that pass the convolutions at once.
+        extent_step: slices are cut to a multiple of this many voxels.
     """
     stack = sum(
-        _count_plane_flop(np.moveaxis(foreground, normal, 0), chunk_positions)
+        _count_plane_flop(np.moveaxis(foreground, normal, 0), chunk_positions, extent_step)
         for normal in PLANE_NORMALS.values()
     )
     units = NUM_HEAD_UNITS
@@ -190,7 +196,7 @@ def count_flop(foreground: npt.NDArray[np.bool_], num_classes: int, chunk_positi
     return stack + head * int(np.count_nonzero(foreground))
 
 
-def _count_plane_flop(slices: npt.NDArray[np.bool_], chunk_positions: int) -> int:
+def _count_plane_flop(slices: npt.NDArray[np.bool_], chunk_positions: int, extent_step: int) -> int:
     """Operations of the convolutions in one plane; the foreground's first axis is its normal."""
     rows, columns = np.asarray(slices.any(axis=2)), np.asarray(slices.any(axis=1))
     num_slices, num_rows, num_columns = slices.shape
@@ -199,8 +205,8 @@ def _count_plane_flop(slices: npt.NDArray[np.bool_], chunk_positions: int) -> in
     thickness = chunk_thickness(num_slices, slice_positions, chunk_positions)
     total = 0
     for start in range(0, num_slices, thickness):
-        height = _extent(np.asarray(rows[start : start + thickness].any(axis=0)))
-        width = _extent(np.asarray(columns[start : start + thickness].any(axis=0)))
+        height = _extent(np.asarray(rows[start : start + thickness].any(axis=0)), extent_step)
+        width = _extent(np.asarray(columns[start : start + thickness].any(axis=0)), extent_step)
         if not height:
             continue
         for layer in range(1, NUM_CONVOLUTIONS + 1):
@@ -211,10 +217,10 @@ def _count_plane_flop(slices: npt.NDArray[np.bool_], chunk_positions: int) -> in
     return total
 
 
-def _extent(occupied: npt.NDArray[np.bool_]) -> int:
-    """Length from the first to the last true value, in steps of `EXTENT_STEP`; 0 without one."""
+def _extent(occupied: npt.NDArray[np.bool_], step: int) -> int:
+    """Length from the first to the last true value, in steps of `step`; 0 without one."""
     (numbers,) = np.nonzero(occupied)
     if not numbers.size:
         return 0
     length = int(numbers[-1] + 1 - numbers[0])
-    return min(math.ceil(length / EXTENT_STEP) * EXTENT_STEP, occupied.size)
+    return min(math.ceil(length / step) * step, occupied.size)

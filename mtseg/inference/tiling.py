@@ -16,7 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.inference.tile_cost import Message, TileCost, chunk_positions_for, count_flop
+from mtseg.inference.tile_cost import (
+    EXTENT_STEP,
+    Message,
+    TileCost,
+    chunk_positions_for,
+    count_flop,
+)
 from mtseg.network.architecture import HALO, PLANE_NORMALS
 
 _SMALLEST_EDGE = 8
@@ -78,6 +84,7 @@ def plan_tiles(
     is_interpolated: bool = False,
     target_voxels_per_voxel: float = 1.0,
     chunk_positions: int | None = None,
+    extent_step: int = EXTENT_STEP,
     message: Message | None = None,
 ) -> Plan:
     """Divides a volume into tiles that each fit into memory, with few operations done twice.
@@ -93,6 +100,7 @@ def plan_tiles(
             the volume.
         chunk_positions: voxels, including their halo, that will pass the convolutions at once; None
             is `chunk_positions_for`.
+        extent_step: slices will be cut to a multiple of this many voxels.
         message: the messages, if a server computes the tiles; `memory_bytes` is then the memory of
             the client, for messages and decisions.
 
@@ -128,7 +136,7 @@ def plan_tiles(
         if tile_bytes <= memory_bytes and fit:
             break
     tiles = [
-        Tile(core, computed, count_flop(mask, num_classes, chunk_positions))
+        Tile(core, computed, count_flop(mask, num_classes, chunk_positions, extent_step))
         for (core, computed), mask in zip(blocks, masks, strict=True)
     ]
     # The largest first: its memory serves the others, since TensorFlow keeps what it once took.

@@ -66,10 +66,10 @@ def test_only_slices_and_extents_with_foreground_are_counted():
     assert count_flop(small, 2, chunk) == pytest.approx(
         count_flop(around, 2, 66 * 130 * 8), rel=0.3
     )
-    assert _extent(np.array([0, 1, 1, 0] * 20, bool)) == 80
-    assert _extent(np.array([0] * 20 + [1] + [0] * 20, bool)) == 16
-    assert _extent(np.zeros(5, bool)) == 0
-    assert _extent(np.ones(5, bool)) == 5
+    assert _extent(np.array([0, 1, 1, 0] * 20, bool), 16) == 80
+    assert _extent(np.array([0] * 20 + [1] + [0] * 20, bool), 16) == 16
+    assert _extent(np.zeros(5, bool), 16) == 0
+    assert _extent(np.ones(5, bool), 16) == 5
 
 
 def test_memory_grows_with_each_of_its_causes():

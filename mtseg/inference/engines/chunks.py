@@ -13,8 +13,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.inference.tile_cost import EXTENT_STEP, chunk_thickness
+from mtseg.inference.tile_cost import chunk_thickness
 from mtseg.network.architecture import HALO, NUM_FEATURES, PLANE_NORMALS
+
+EXTENT_STEP = 4
+"""Slices are cut to a multiple of this many voxels: fewer than for TensorFlow, because OpenVINO
+compiles for a new shape in little time."""
 
 
 class LayerRuntime(Protocol):

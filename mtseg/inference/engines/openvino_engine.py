@@ -17,7 +17,7 @@ import openvino
 from openvino import opset13 as ops
 
 from mtseg.inference.dense import DenseNetwork
-from mtseg.inference.engines.chunks import compute_tile
+from mtseg.inference.engines.chunks import EXTENT_STEP, compute_tile
 from mtseg.inference.engines.rounding import round_to_bfloat16, round_weights, split_images
 from mtseg.inference.tile_cost import chunk_positions_for
 from mtseg.network.architecture import NUM_FEATURES
@@ -39,6 +39,7 @@ def open_folded(network: FoldedNetwork, precision: str) -> DenseNetwork:
         precision,
         chunk_positions_for(precision),
         "openvino",
+        extent_step=EXTENT_STEP,
     )
 
 
