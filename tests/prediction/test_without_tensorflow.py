@@ -1,8 +1,10 @@
 """A scan is segmented where TensorFlow, Keras and JAX cannot be imported."""
 
+import configparser
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -61,3 +63,14 @@ def test_from_the_command_to_the_label_file(segment):
         np.testing.assert_allclose(computed, by_tensorflow, rtol=0, atol=tolerance + 1e-6)
     for folder, engine in ((out, "openvino"), (expected, "tensorflow")):
         assert json.loads((folder / "scan_verdict.json").read_text())["engine"] == engine
+
+
+def test_the_list_of_what_prediction_needs_has_the_packages_floors():
+    root = Path(__file__).parents[2]
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    known = setup["options"]["install_requires"] + setup["options.extras_require"]["openvino"]
+    lines = (root / "requirements-predict.txt").read_text().splitlines()
+    wanted = [line for line in lines if not line.startswith("#")]
+    assert wanted
+    assert set(wanted) <= {line.strip() for line in known.splitlines()}
