@@ -195,8 +195,7 @@ function showScan(scan) {
 
 function labelsChoice(scan) {
   const which = document.querySelector("input[name=which]:checked").value;
-  const isThere = which === "reference" ? scan.reference : which === "before" ? scan.result?.has_before : true;
-  return isThere ? which : "labels";
+  return scan.reference ? which : "labels";
 }
 
 function showDetails(scan) {
@@ -212,11 +211,7 @@ function showDetails(scan) {
   const rows = foundClasses(scan, state.model);
   showLegend(get("legend"), rows, hidden, Boolean(scan.reference), (labels) => viewer.setHidden(labels));
   get("not-found").textContent = describeMissing(rows, scan, state.model);
-  get("which").hidden = !scan.reference && !result.has_before;
-  for (const one of ["before", "reference"]) {
-    const isThere = one === "reference" ? scan.reference : result.has_before;
-    document.querySelector(`[data-which=${one}]`).hidden = !isThere;
-  }
+  get("which").hidden = !scan.reference;
   get("which").querySelector(`[value=${labelsChoice(scan)}]`).checked = true;
   showDownloads(get("downloads"), scan);
   get("reference-text").textContent = scan.reference_waits
