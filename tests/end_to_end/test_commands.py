@@ -194,7 +194,7 @@ def test_weights_alone_are_a_model_too(run, tmp_path):
 
 
 def test_without_a_model_the_packaged_one_is_used_and_named(tmp_path):
-    phantom = make_phantom("breast", seed=9000, size=96)
+    phantom = make_phantom("breast", seed=9000, size=64)
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "scan.nii")
     result = mtseg_from_the_start("predict", tmp_path / "scan.nii", "-o", tmp_path)
     assert "using the one that comes with mtseg. For research only" in result.stdout

@@ -168,7 +168,9 @@ def assert_parity(front, local, scans, scheme, out):
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_served_in_tiles_the_labels_are_the_local_models(front, local, scans, scheme, tmp_path):
-    assert_parity(front, local, scans, scheme, tmp_path)
+    # Tiles do not depend on the protocol: over HTTP the two scans of the fewest voxels are enough.
+    few = {"grpc": scans, "http": scans[1::2]}
+    assert_parity(front, local, few[scheme], scheme, tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
@@ -403,8 +405,9 @@ def test_a_large_volume_in_small_messages_and_little_memory(folder, local, tmp_p
     """512 × 512 × 320 voxels, with a limit of 64 MB on both sides and 2 GB for the client."""
     rng = np.random.default_rng(0)
     scan = np.zeros((512, 512, 320), np.int16)
-    scan[100:124, 200:224, 10:310] = rng.integers(50, 900, (24, 24, 300))
-    scan[400:420, 50:70, 100:120] = rng.integers(50, 900, (20, 20, 20))
+    # A column and a cube far apart: a large box around little that has to be computed.
+    scan[100:108, 200:208, 10:310] = rng.integers(50, 900, (8, 8, 300))
+    scan[412:420, 50:58, 112:120] = rng.integers(50, 900, (8, 8, 8))
     scan[0, 0, 0] = scan[-1, -1, -1] = 100
     path = save(tmp_path / "scan.nii.gz", scan, np.diag([0.5, 0.5, 0.5, 1]))
     # `ru_maxrss` would be at least that of the tests' process, which a child inherits.

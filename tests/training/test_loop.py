@@ -80,7 +80,11 @@ def test_calls_end_where_something_is_due():
 
 
 @pytest.mark.promise("exact resume")
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize(
+    # Muon moves biases and the like by Adam, so its checkpoint has the states of both.
+    "optimizer",
+    ["muon", pytest.param("adam", marks=pytest.mark.thorough)],
+)
 def test_a_resumed_run_has_the_weights_of_one_that_never_stopped(
     tiny_data, finished, tmp_path, without_evaluation, optimizer
 ):
@@ -183,8 +187,8 @@ train_and_evaluate(TrainConfig.from_json({config.to_json()!r}), {str(workdir)!r}
     [
         # In float64, where a few steps do not yet make rounding visible. Masks are drawn for the
         # mini-batch, so dropout may be on.
-        ("float64", "adam", 4, 1e-5),
-        ("float64", "muon", 3, 1e-5),
+        pytest.param("float64", "adam", 4, 1e-5, marks=pytest.mark.thorough),
+        ("float64", "muon", 3, 1e-5),  # biases and the like by Adam
         # Normalising four samples enlarges rounding, and Adam divides by the gradient's size, also
         # where that is nothing but rounding: a second step would differ more.
         pytest.param("float32", "adam", 1, 5e-4, marks=pytest.mark.thorough),
@@ -253,7 +257,10 @@ def test_several_steps_a_call_are_the_same_steps(tiny_data, tmp_path, without_ev
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("steps", "points"), [(4, [8, 16, 24]), (25, [25]), (1, [10, 20, 25])])
+@pytest.mark.parametrize(
+    ("steps", "points"),
+    [(4, [8, 16, 24]), (25, [25]), pytest.param(1, [10, 20, 25], marks=pytest.mark.thorough)],
+)
 def test_any_number_of_steps_a_call_is_obeyed(
     tiny_data, tmp_path, without_evaluation, monkeypatch, steps, points
 ):
@@ -294,7 +301,7 @@ def test_augmented_samples_train_too(tiny_data, tmp_path, without_evaluation):
     assert all(0 <= share <= 1 for share in waiting.values())
 
 
-@pytest.mark.parametrize("count", [7, 11])
+@pytest.mark.parametrize("count", [pytest.param(7, marks=pytest.mark.thorough), 11])
 def test_a_profile_for_tensorboard(tiny_data, tmp_path, without_evaluation, count):
     config = make_config(tiny_data, minibatches_per_task=count, evaluate_every=count)
     train_and_evaluate(config, tmp_path, is_profiling=True)
