@@ -32,7 +32,7 @@ def page(server, browser):
     browser.open("about:blank")
     browser.logged.clear()
     browser.requested.clear()
-    browser.resize(1300, 900)
+    browser.resize(1000, 560)  # small, since the processor draws
     browser.open(server.url)
     browser.wait_for("document.getElementById('model').textContent.startsWith('Network')")
     yield browser
