@@ -141,9 +141,6 @@ def main(argv: list[str] | None = None) -> int:
 def _prepare(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     folders = _folders(arguments.manual_dir)
-    for folder in folders.values():
-        if not Path(folder).is_dir():
-            raise InputError(f"{folder}: no such folder. Give the folder of the scans.")
     from mtseg.records import WORKER_IMPORTS
     from mtseg.system.processes import begin_workers
     from mtseg.tasks.label_space import filter_bids, parse_tasks
@@ -153,8 +150,6 @@ def _prepare(argv: list[str]) -> int:
     if arguments.bids_filter is not None:
         label_space = filter_bids(label_space, arguments.bids_filter)
     _check_manual_dirs(label_space, folders)
-    require_named_sources(label_space, arguments.data_dir)
-    print_doubts(label_space)
     has_phantoms = any(GENERATED in selection.sources for selection in label_space.selections)
     for name in ("size", "num_train", "num_test"):
         if getattr(arguments, name) is not None and not has_phantoms:
@@ -172,6 +167,11 @@ def _prepare(argv: list[str]) -> int:
                     f"--{name.replace('_', '-')}: is for patches, and none are prepared. Add "
                     "--kinds patches,volumes, or leave it out."
                 )
+    for folder in folders.values():
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder}: no such folder. Give the folder of the scans.")
+    require_named_sources(label_space, arguments.data_dir)
+    print_doubts(label_space)
     if arguments.num_processes != 1:
         begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()
