@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -111,7 +112,9 @@ class Computer:
             process, self._process = self._process, None
             is_read = self._is_read
         if process is not None:
-            process.kill()
+            # With the processes that it may have started, which would hold its pipes open.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if not is_read:
                 _close(process)
