@@ -113,8 +113,9 @@ class Computer:
             is_read = self._is_read
         if process is not None:
             # With the processes that it may have started, which would hold its pipes open.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if not is_read:
                 _close(process)

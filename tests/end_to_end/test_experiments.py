@@ -129,9 +129,7 @@ def test_every_figure_is_in_the_csv(report):
 
 
 def test_a_browser_shows_the_page_without_an_error(report, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here: install it to have this test run")
+    browser = require_chromium()
     # Scrolls the first viewer as a person would, and leaves what it then shows in the title.
     page = (report / "page.html").read_text()
     scroll = """<script>addEventListener('load', () => setTimeout(() => {

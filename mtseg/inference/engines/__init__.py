@@ -4,3 +4,9 @@ Begin with `choice.choose_engine`. `tensorflow_engine` runs `mtseg.inference.til
 reference. `chunks` divides a tile for a runtime that computes the layers alone, which is in
 `openvino_engine`. `rounding` gives all of them the same weights in bfloat16.
 """
+
+import sys
+
+# `import openvino` reports its use to its makers over the network, unless this package of theirs
+# cannot be imported. mtseg sends nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

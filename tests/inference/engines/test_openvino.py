@@ -1,6 +1,8 @@
 """Parity: OpenVINO gives the labels that TensorFlow gives."""
 
 import dataclasses
+import subprocess
+import sys
 import threading
 
 import keras
@@ -146,3 +148,15 @@ def test_a_foreground_in_two_corners_is_computed(by_tensorflow, networks):
     expected = dense_probabilities(by_tensorflow["float32"], volume)
     computed = dense_probabilities(networks["float32"], volume)
     np.testing.assert_allclose(computed, expected, rtol=0, atol=2e-5)
+
+
+def test_openvino_reports_its_use_to_nobody():
+    code = (
+        "import os, sys\n"
+        "forks = []\n"
+        "os.register_at_fork(before=lambda: forks.append(1))\n"
+        "import mtseg.inference.engines.openvino_engine\n"
+        "assert not forks\n"
+        "assert not [n for n in sys.modules if n.startswith('openvino_telemetry.')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
