@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import nibabel as nib
 import pytest
 
 from mtseg.phantoms.scanner import make_phantom
+from tests.browser import require_chromium
 from tests.end_to_end.test_commands import mtseg
 
 pytestmark = pytest.mark.slow
