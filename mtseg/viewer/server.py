@@ -12,7 +12,9 @@ import http.server
 import json
 import secrets
 import shutil
+import socket
 import sys
+import time
 import urllib.parse
 import zipfile
 from http import HTTPStatus
@@ -52,6 +54,11 @@ _LONGEST_ORDER = 10_000
 
 _IDLE_SECONDS = 60
 """A connection on which nothing arrives for so long is closed."""
+
+_LINGER_SECONDS = 5
+"""How long the rest of a refused request is read before its connection is closed."""
+
+_PIECE_BYTES = 1 << 20
 
 _ALL_RESULTS = "results.zip"
 
@@ -146,6 +153,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_json({"error": str(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
         except (KeyError, ValueError):
             self._send_json({"error": "There is no such thing."}, HTTPStatus.NOT_FOUND)
+        if self._num_unread:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Reads on for a moment before the connection is closed.
+
+        Closing while the browser still sends resets the connection, and the answer that says why
+        its upload is refused would be lost.
+        """
+        deadline = time.monotonic() + _LINGER_SECONDS
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            while self._num_unread and time.monotonic() < deadline and self.read(_PIECE_BYTES):
+                pass
 
     def _admit(self, method: str) -> list[str]:
         """Checks who asks; returns the parts of the path below the token.
