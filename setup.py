@@ -20,6 +20,7 @@ setup(
     ],
     package_data={
         "mtseg": ["py.typed"],
+        "mtseg.experiments.report": ["page.css", "slice_viewer.js"],
         "mtseg.models": ["packaged/*"],
         "mtseg.serving": ["files/*"],
         "mtseg.tasks": ["files/*.toml"],

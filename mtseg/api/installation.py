@@ -34,7 +34,7 @@ EXTRAS = {
     "openvino": ("openvino", "h5py"),
     "jax": ("jax",),
     "serving": ("tensorflow_serving", "grpc"),
-    "report": ("matplotlib", "plotly"),
+    "report": ("matplotlib",),
 }
 """Name of an extra -> the modules that it installs."""
 

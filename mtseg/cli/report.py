@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtseg.cli.command import (
     DONE,
@@ -13,7 +14,9 @@ from mtseg.cli.command import (
 )
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, writing_to
-from mtseg.system.quiet_tensorflow import import_tensorflow
+
+if TYPE_CHECKING:
+    from mtseg.experiments.unlabelled import UnlabelledScan
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,17 +70,17 @@ def _report(argv: list[str]) -> int:
     scans = [_task_and_scan(text) for text in arguments.unlabelled]
     notes = _read_notes(arguments.notes)
     _check_libraries()
-    if scans:
-        start_tensorflow(None)
-    else:
-        import_tensorflow()
     from mtseg.experiments.report.contents import TITLE, make_report
     from mtseg.experiments.report.page import save_figures, to_html, to_markdown
     from mtseg.experiments.results import read_results, to_csv
-    from mtseg.experiments.unlabelled import segment_unlabelled
 
     results = read_results(path, arguments.data_dir)
-    unlabelled = segment_unlabelled(results, path, scans)
+    unlabelled: list[UnlabelledScan] = []
+    if scans:
+        start_tensorflow(None)
+        from mtseg.experiments.unlabelled import segment_unlabelled
+
+        unlabelled = segment_unlabelled(results, path, scans)
     blocks = make_report(results, path, unlabelled, notes)
     with writing_to(page, "Make room, or give another file."):
         save_figures(blocks, page.parent / f"{page.stem}_figures", ("png", "svg"))
@@ -121,7 +124,6 @@ def _read_notes(path: str | None) -> str:
 def _check_libraries() -> None:
     try:
         import matplotlib  # noqa: F401
-        import plotly  # noqa: F401
     except ImportError as error:
         raise InputError(
             f"a report needs {error.name}, which is not installed. Run: pip install 'mtseg[report]'"

@@ -15,8 +15,18 @@ PALETTE = np.array([(0, 0, 0), *(tuple(bytes.fromhex(c[1:])) for c in DEFAULT_CO
 _COLOUR_WEIGHT = 0.65
 """Share of the colour where a label lies over the grey picture."""
 
-_WHITE = 1.2
+WHITE = 1.2
 """Prepared intensity that is shown white; 1 is the 99th percentile of the foreground."""
+
+
+def palette_index(class_index: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """The place of each class in `PALETTE`, which repeats if there are more classes than colours.
+
+    Args:
+        class_index: combined class index, of any shape; 0 is background.
+    """
+    index = np.asarray(class_index, np.intp)
+    return np.where(index > 0, (index - 1) % (len(PALETTE) - 1) + 1, 0)
 
 
 def colour_labels(
@@ -33,7 +43,7 @@ def colour_labels(
         uint8 RGB (rows, columns, 3).
     """
     base = np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
-    colours = PALETTE[np.where(labels > 0, (labels - 1) % (len(PALETTE) - 1) + 1, 0)]
+    colours = PALETTE[palette_index(labels)]
     mixed = ((1 - _COLOUR_WEIGHT) * base + _COLOUR_WEIGHT * colours).astype(np.uint8)
     return np.where((labels > 0)[..., None], mixed, base)
 
@@ -65,7 +75,7 @@ def compare_slices(
     Returns:
         uint8 RGB (J, 3 * I, 3), anterior up and the subject's left on the left.
     """
-    grey = np.clip(image / _WHITE, 0, 1)
+    grey = np.clip(image / WHITE, 0, 1)
     panels = [
         colour_labels(grey, labels) for labels in (np.zeros_like(reference), reference, predicted)
     ]

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
+from mtseg.provenance.software import describe_software
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.manifest import CONFIG
 from mtseg.system.atomic_files import atomic_write, parse_json, write_json
@@ -351,7 +352,7 @@ def _describe_evaluation(
     result = evaluation.to_json(model=str(workdir), command=command)
     checksum = file_checksum(weights_path(workdir, "last"))
     result |= {"minibatch": minibatch, "weights_sha256": checksum}
-    return result | {"machine": describe_machine(device)}
+    return result | {"machine": describe_machine(device), "software": describe_software()}
 
 
 def read_finished_evaluation(workdir: Path, minibatch: int, split: str) -> Evaluation | None:

@@ -12,7 +12,7 @@ import nibabel as nib
 import pytest
 
 from mtseg.phantoms.scanner import make_phantom
-from tests.browser import require_chromium
+from tests.browser import Browser
 from tests.end_to_end.test_commands import mtseg
 
 pytestmark = pytest.mark.slow
@@ -129,30 +129,44 @@ def test_every_figure_is_in_the_csv(report):
 
 
 def test_a_browser_shows_the_page_without_an_error(report, tmp_path):
-    browser = require_chromium()
-    # Scrolls the first viewer as a person would, and leaves what it then shows in the title.
-    page = (report / "page.html").read_text()
-    scroll = """<script>addEventListener('load', () => setTimeout(() => {
-        const plot = document.querySelector('.js-plotly-plot');
-        const at = () => plot.layout.sliders[0].active + ' ' + plot.data[0].source.slice(0, 400);
-        const before = at();
-        plot.dispatchEvent(new WheelEvent('wheel', {deltaY: 100, cancelable: true}));
-        setTimeout(() => { console.warn(at() === before ? 'STUCK' : 'SCROLLED'); }, 500);
-    }, 500));</script>"""
-    scrolled = tmp_path / "scrolled.html"
-    scrolled.write_text(page.replace("</body>", scroll + "</body>"))
-    result = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-         "--virtual-time-budget=8000", f"--screenshot={tmp_path / 'page.png'}",
-         "--window-size=1200,2000", scrolled.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    said = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
-    assert len(said) == 1, said
-    assert "SCROLLED" in said[0]
-    assert (tmp_path / "page.png").stat().st_size > 10_000
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open((report / "page.html").as_uri())
+        browser.wait_for("document.querySelector('.slices input').getAttribute('aria-valuetext')")
+        before = browser.run(DRAWN)
+        assert len(set(before)) == 3  # the scan, the reference and the network's labels
+        browser.run(
+            "document.querySelector('.panels').dispatchEvent("
+            "new WheelEvent('wheel', {deltaY: 100, cancelable: true}))"
+        )
+        after = browser.run(DRAWN)
+        assert not set(before) & set(after)
+        for width in (1300, 390):
+            browser.resize(width, 800)
+            assert browser.run("document.documentElement.scrollWidth") <= width
+            assert browser.run(CUT_OFF) == []
+        browser.resize(1300, 800)
+        cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.offsetWidth)"
+        assert browser.run(f"{cut}.length") == 0
+        browser.run(
+            "(() => { const o = document.querySelector('.opacity'); o.value = 0; "
+            "o.dispatchEvent(new Event('input')); })()"
+        )
+        assert len(set(browser.run(DRAWN))) == 1
+        assert browser.logged == []
+        assert all(url.startswith(("file:", "data:", "about:")) for url in browser.requested)
+    finally:
+        browser.close()
+
+
+DRAWN = (
+    """[...document.querySelector('.slices').querySelectorAll('canvas')].map(c => c.toDataURL())"""
+)
+
+CUT_OFF = """[...document.querySelectorAll('main *')].filter(e => {
+  const box = e.getBoundingClientRect();
+  return box.width && box.right > innerWidth && !e.closest('.scroll, pre');
+}).map(e => e.outerHTML.slice(0, 80))"""
 
 
 def test_a_folder_without_experiments_is_one_line(tmp_path):

@@ -20,6 +20,8 @@ DATA_FILES = [
         f"mtseg/models/packaged/{name}"
         for name in ("README.md", "SHA256SUMS", "manifest.json", "model.weights.h5")
     ),
+    "mtseg/experiments/report/page.css",
+    "mtseg/experiments/report/slice_viewer.js",
     *(f"mtseg/tasks/files/{task}.toml" for task in ("brain", "breast", "cta")),
     *(
         f"mtseg_datasets/mtseg_{task}/{name}"

@@ -1,14 +1,22 @@
 """The report of recorded experiments: its sections, numbers, and both formats."""
 
+import base64
+import dataclasses
+import datetime
+import io
+import json
 import re
+import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import mtseg
 from mtseg.errors import InputError
 from mtseg.experiments.report.contents import TITLE, make_report
 from mtseg.experiments.report.cross_task import unlabelled_blocks
-from mtseg.experiments.report.figures import confusion_percent, label_of
+from mtseg.experiments.report.figures import confusion_percent, dice_distributions, label_of
 from mtseg.experiments.report.page import (
     Code,
     Heading,
@@ -22,6 +30,7 @@ from mtseg.experiments.report.page import (
 from mtseg.experiments.report.slice_viewer import slice_viewer
 from mtseg.experiments.results import read_results, to_csv
 from mtseg.experiments.unlabelled import UnlabelledScan
+from mtseg.provenance.software import source_commit
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +70,20 @@ def test_the_sections_stand_in_the_order_of_a_reader(blocks):
 
 
 def test_the_summary_states_the_recorded_values(blocks):
-    summary, *notes = (block.text for block in blocks[1:4])
+    summary, *notes = (block.text for block in blocks[2:5])
     assert "8 networks were trained with 40 mini-batches of 210 samples per task" in summary
     # Dice is 0.90, 0.89 and 0.88; each further task costs 0.008 in the recorded results.
     assert "cta 0.874 (single-task network 0.890)" in summary
     # 9 comparisons, all of which lose 0.008 or 0.016, which is less than the margin.
     assert "9 times: in 9 of them it loses at most 0.02 Dice" in summary
     assert notes == ["A first note.", "A second note."]
+
+
+def test_the_page_says_when_and_by_what_it_was_made(blocks):
+    made = blocks[0].text
+    assert str(datetime.date.today().year) in made
+    assert f"mtseg {mtseg.__version__}" in made
+    assert source_commit() is None or f"commit {source_commit()}" in made
 
 
 def test_the_comparison_has_a_row_per_task_and_network(blocks):
@@ -128,7 +144,8 @@ def test_html_is_one_file_with_its_pictures_inside(blocks):
     assert page.count("<img") == page.count('alt="') == 5
     assert '<a href="#confusion-between-tasks">Confusion between tasks</a>' in page
     assert '<h2 id="confusion-between-tasks">' in page
-    assert page.count('id="viewer-') == 3
+    assert page.count('<div class="slices"') == 3
+    assert len(page) < 3_000_000
 
 
 def test_markdown_links_to_the_saved_figures(blocks, tmp_path):
@@ -138,7 +155,7 @@ def test_markdown_links_to_the_saved_figures(blocks, tmp_path):
     assert len(linked) == 5
     assert all((tmp_path / name).is_file() for name in linked)
     assert "| brain | brain + breast |" in text
-    assert "viewer-" not in text
+    assert "slices" not in text
 
 
 def test_text_is_escaped_and_marked():
@@ -166,16 +183,88 @@ def test_the_confusion_of_a_task_adds_up_to_all_its_voxels(results):
         assert shares.sum() == pytest.approx(100)
 
 
+def test_all_panels_of_dice_have_one_scale(results):
+    scales = {axis.get_ylim() for axis in dice_distributions(results).axes}
+    (scale,) = scales
+    assert scale[0] < 0.859  # the lowest Dice: 0.88 less 0.016 and 0.005
+    assert scale[1] >= 1
+
+
+def test_errors_between_tasks_have_a_colour_bar(blocks):
+    picture = next(b for b in blocks if isinstance(b, Picture) and b.name == "confusion")
+    matrix, bar = picture.figure.axes
+    assert "% of voxels" in bar.get_ylabel()
+    shown = matrix.images[0].get_array()
+    assert shown.mask[1].tolist() == [True, *[False] * 6, True, False]  # breast: its own are grey
+
+
+def test_a_class_that_no_scan_has_is_a_dash_without_a_warning(recorded, results):
+    def without(row):
+        is_gone = row.class_name in ("coronary_arteries", "all")
+        return dataclasses.replace(row, value=None) if is_gone else row
+
+    undefined = [
+        dataclasses.replace(
+            result,
+            evaluation=dataclasses.replace(
+                result.evaluation, rows=tuple(map(without, result.evaluation.rows))
+            ),
+        )
+        for result in results
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blocks = make_report(undefined, recorded[0])
+        page = to_html(TITLE, blocks)
+    (points,) = tables(blocks, "Operating points")
+    assert ["coronary arteries", "cta", "0.50", "–", "–", "–"] in points.rows
+    assert not re.search(r"\bnan\b", page)
+
+
+def sheets_of(viewer):
+    """What a viewer draws: its slices, and the pictures of its layers."""
+    content = json.loads(re.search(r"<script[^>]*>(.*?)</script>", viewer)[1])
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet.partition(",")[2]))))
+        for sheet in content.pop("sheets")
+    ]
+    return content, pictures
+
+
+def test_a_viewer_has_each_slice_with_titles_and_a_legend():
+    image = np.zeros((30, 20, 10), np.float32)
+    image[5:25, 4:16, 1:] = 0.6
+    labels = np.zeros(image.shape, np.uint8)
+    labels[10, 4, 3] = 2
+    names = ["background", "white_matter", "brain_stem"]
+    viewer = slice_viewer("scan 1", image, [("reference", labels)], names, 10**6)
+    content, (scan, reference) = sheets_of(viewer)
+    # Two voxels more than the foreground, on each side; slice 0 is empty.
+    assert content == {"slices": list(range(1, 10)), "columns": 8, "width": 24, "height": 16}
+    assert scan.shape == reference.shape == (2 * 16, 8 * 24)
+    # The third slice of the sheet; anterior is up, so the lowest row but the margin.
+    assert np.argwhere(reference == 2).tolist() == [[13, 2 * 24 + 7]]
+    assert abs(int(scan[8, 12]) - 127) < 3
+    assert "brain stem" in viewer
+    assert "white matter" not in viewer
+    assert "<figcaption>reference</figcaption>" in viewer
+
+
 def test_an_empty_scan_has_a_viewer_too():
     empty = np.zeros((4, 5, 3), np.uint8)
-    assert "axial slice" in slice_viewer("empty", empty.astype(np.float32), empty, empty)
+    viewer = slice_viewer("empty", empty.astype(np.float32), [("network", empty)], ["none"], 10**6)
+    assert sheets_of(viewer)[0]["slices"] == [0, 1, 2]
 
 
-def test_a_long_scan_shows_at_most_64_slices():
-    image = np.ones((4, 5, 130), np.float32)
-    labels = image.astype(np.uint8)
-    viewer = slice_viewer("long", image, labels, labels)
-    assert len(set(re.findall(r'"name":"(\d+)"', viewer))) == 44  # every third
+def test_a_long_scan_shows_at_most_64_slices_and_fewer_where_they_are_too_large():
+    image = np.random.default_rng(0).uniform(0.1, 1, (40, 50, 130)).astype(np.float32)
+    labels = np.ones(image.shape, np.uint8)
+    layers = [("reference", labels)]
+    content, _ = sheets_of(slice_viewer("long", image, layers, ["none", "all"], 10**6))
+    assert content["slices"] == list(range(0, 130, 3))
+    smaller = slice_viewer("long", image, layers, ["none", "all"], 40_000)
+    assert len(sheets_of(smaller)[0]["slices"]) < 44
+    assert len(smaller) < 45_000
 
 
 def test_scans_without_labels_show_how_much_gets_another_task():

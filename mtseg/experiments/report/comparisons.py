@@ -9,7 +9,7 @@ import numpy as np
 
 from mtseg.evaluation.statistics import MARGIN, MIN_SCANS
 from mtseg.evaluation.tables import describe_points, known_values
-from mtseg.experiments.compare import format_dice, format_difference
+from mtseg.experiments.compare import UNDEFINED, format_dice, format_difference
 from mtseg.experiments.report.figures import (
     dice_distributions,
     label_of,
@@ -98,7 +98,7 @@ def dice_section(results: Sequence[Result]) -> list[Block]:
             dice_distributions(results),
             "Dot plots, one for each class: Dice of each test scan, one column for each network, "
             "with a bar at the median.",
-            "Each mark is a test scan; the bar is the median.",
+            "Each mark is a test scan; the bar is the median. All panels have the same scale.",
         ),
     ]
 
@@ -119,14 +119,15 @@ def operating_point_section(results: Sequence[Result]) -> list[Block]:
                 known_values(result.evaluation, task, name, metric)
                 for metric in ("operating_point", "dice", "dice_argmax")
             )
+            range_of_best = f"{min(best):.2f} to {max(best):.2f}" if best else UNDEFINED
             rows.append(
                 [
                     name.replace("_", " "),
                     label_of(result.experiment.name),
                     f"{threshold:.2f}",
-                    f"{min(best):.2f} to {max(best):.2f}",
-                    f"{np.mean(dice):.3f}",
-                    f"{np.mean(dice_argmax):.3f}",
+                    range_of_best,
+                    format_dice(float(np.mean(dice)) if dice else None),
+                    format_dice(float(np.mean(dice_argmax)) if dice_argmax else None),
                 ]
             )
     return [

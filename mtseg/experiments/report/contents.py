@@ -6,8 +6,10 @@ The text and tables of each section are in `summary`, `comparisons`, `examples`,
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtseg.errors import InputError
 from mtseg.experiments.compare import compare_networks
@@ -20,11 +22,14 @@ from mtseg.experiments.report.comparisons import (
 from mtseg.experiments.report.cross_task import confusion_section, unlabelled_blocks
 from mtseg.experiments.report.details import class_section, paper_section, run_section
 from mtseg.experiments.report.examples import example_section, read_example
-from mtseg.experiments.report.page import Block
+from mtseg.experiments.report.page import Block, Paragraph
 from mtseg.experiments.report.summary import data_section, summary_section
 from mtseg.experiments.results import Result, largest_network
-from mtseg.experiments.unlabelled import UnlabelledScan
+from mtseg.provenance.software import describe_software
 from mtseg.tasks.label_space import parse_tasks
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from mtseg.experiments.unlabelled import UnlabelledScan
 
 TITLE = "Single-task and multi-task segmentation networks"
 
@@ -52,7 +57,9 @@ def make_report(
     comparison = compare_networks(results)
     selections = parse_tasks(largest.experiment.config.tasks).selections
     examples = [read_example(results, largest, selection) for selection in selections]
+    today = datetime.date.today()
     return [
+        Paragraph(f"Made on {today:%d %B %Y} by {describe_software()}."),
         *summary_section(results, largest, comparison, selections, notes),
         *data_section(selections, largest),
         *comparison_section(comparison),

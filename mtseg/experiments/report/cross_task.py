@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from mtseg.evaluation.tables import known_values
 from mtseg.experiments.report.figures import confusion_matrix, confusion_percent, label_of
 from mtseg.experiments.report.page import Block, Heading, Paragraph, Picture, Table
 from mtseg.experiments.results import Result
-from mtseg.experiments.unlabelled import UnlabelledScan
 from mtseg.tasks.label_space import TaskSelection
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from mtseg.experiments.unlabelled import UnlabelledScan
 
 
 def cross_task_percent(evaluation: Evaluation, task: str) -> list[float]:
@@ -44,7 +47,7 @@ def confusion_section(largest: Result, selections: Sequence[TaskSelection]) -> l
             "A matrix: for the scans of each task, the percentage of voxels that get each class. "
             "The table below has the same values.",
             f"The network for {label_of(largest.experiment.name)} on the test scans of each task. "
-            "Classes of other tasks are bold.",
+            "Classes of other tasks are bold; the colour bar is theirs.",
         ),
         Table(
             "The same values, in percent of the voxels > 0.",

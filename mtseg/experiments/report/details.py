@@ -129,6 +129,8 @@ def run_section(results: Sequence[Result], path: Path) -> list[Block]:
         commands.append(stored.get("command", ""))
         if "machine" in stored:
             machines.append(format_machine(stored["machine"]))
+        if "software" in stored:  # not in runs of earlier versions
+            machines.append(stored["software"])
     config = largest_network(results).experiment.config
     _, minutes = read_plan(path) or (None, None)
     total = sum(result.curve[-1]["training_seconds"] for result in results)

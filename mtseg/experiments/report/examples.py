@@ -13,12 +13,15 @@ from matplotlib.figure import Figure
 from mtseg.evaluation.pictures import most_labelled_slice
 from mtseg.experiments.report.figures import label_of, segmentations
 from mtseg.experiments.report.page import Block, Heading, Interactive, Picture
-from mtseg.experiments.report.slice_viewer import plotly_script, slice_viewer
+from mtseg.experiments.report.slice_viewer import slice_viewer, viewer_script
 from mtseg.experiments.results import Result
 from mtseg.records.reading import read_selection
 from mtseg.runs.workdir import read_labels
 from mtseg.tasks.label_space import TaskSelection
 from mtseg.tasks.task import IGNORED
+
+_VIEWER_BYTES = 1_600_000
+"""Of the pictures of all viewers together. Figures take less than 1.4 MB more."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ def example_section(examples: Sequence[Example], largest: Result) -> list[Block]
             "that each network gives it.",
             "The first test scan of each task, laid out as Fig. 3 of the paper.",
         ),
-        _viewers(examples),
+        _viewers(examples, largest),
     ]
 
 
@@ -100,14 +103,23 @@ def _draw_slices(examples: Sequence[Example], largest: Result) -> Figure:
     return segmentations(rows, largest.label_space.class_names)
 
 
-def _viewers(examples: Sequence[Example]) -> Interactive:
-    parts = [plotly_script()]
+def _viewers(examples: Sequence[Example], largest: Result) -> Interactive:
+    parts = [
+        "<p>The slices of each scan: turn the wheel over them, or use the slider. The subject's "
+        "left is on the left.</p>"
+    ]
     for example in examples:
         network, labels = example.predicted[-1]
+        name = f"{example.task}, test scan {example.subject}"
+        parts.append(f"<h3>{html.escape(name)}</h3>")
+        layers = [("reference", example.reference), (label_of(network), labels)]
         parts.append(
-            f"<h3>{html.escape(example.task)}, test scan {html.escape(example.subject)}</h3>"
-            f"<p>From left to right: scan, reference, and labels of the network for "
-            f"{html.escape(label_of(network))}. Scroll, drag the slider, or use the arrow keys.</p>"
+            slice_viewer(
+                name,
+                example.image,
+                layers,
+                largest.label_space.class_names,
+                _VIEWER_BYTES // len(examples),
+            )
         )
-        parts.append(slice_viewer(example.task, example.image, example.reference, labels))
-    return Interactive("\n".join(parts))
+    return Interactive("\n".join([*parts, viewer_script()]))

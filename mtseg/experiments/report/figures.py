@@ -14,12 +14,13 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from mtseg.evaluation.metrics import precision_recall, threshold_number
-from mtseg.evaluation.pictures import PALETTE, colour_labels
+from mtseg.evaluation.pictures import PALETTE, WHITE, colour_labels, palette_index
 from mtseg.evaluation.tables import known_values
 from mtseg.experiments.plan import REPEAT_SUFFIX
 from mtseg.experiments.results import Result
@@ -40,6 +41,9 @@ _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 _PANEL_COLUMNS = 4
 """Panels in a row of a figure."""
+
+_ERROR_PERCENT = 1e-4, 1.0
+"""Ends of the colour bar of errors between tasks, in percent of a task's voxels."""
 
 
 def style_of(result: Result) -> dict[str, Any]:
@@ -95,9 +99,10 @@ def learning_curves(results: Sequence[Result]) -> Figure:
 
 
 def dice_distributions(results: Sequence[Result]) -> Figure:
-    """Dice of each test scan: one panel per class, one column per experiment."""
+    """Dice of each test scan: one panel per class, one column per experiment; all on one scale."""
     classes = _classes(results)
     figure, axes = _make_panels([name for _, name in classes], height_inches=2.4)
+    lowest = 1.0
     for axis, (task, class_name) in zip(axes, classes, strict=True):
         shown = _with_task(results, task)
         for place, result in enumerate(shown):
@@ -109,12 +114,17 @@ def dice_distributions(results: Sequence[Result]) -> Figure:
                 markersize=4, color=colour, alpha=0.7, markerfacecolor="none",
             )  # fmt: skip
             if values:
+                lowest = min(lowest, *values)
                 axis.hlines(np.median(values), place - 0.4, place + 0.4, color=colour, linewidth=2)
         axis.set_xticks(
             range(len(shown)), [label_of(r.experiment.name) for r in shown], rotation=45,
             ha="right", fontsize=7,
         )  # fmt: skip
         axis.grid(alpha=0.25, axis="y")
+    # A tenth below the worst scan, rounded, so that panels can be compared.
+    bottom = max(0.0, math.floor(10 * lowest - 0.5) / 10)
+    for axis in axes:
+        axis.set_ylim(bottom, 1 + 0.02 * (1 - bottom))
     figure.supylabel("Dice; bar: median", fontsize=9)
     return figure
 
@@ -133,7 +143,10 @@ def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
     if not classes:
         return None
     figure, axes = _make_panels([name for _, name in classes], height_inches=3.0)
-    figure.set_size_inches(3.8 * len(axes), 3.9)
+    most_lines = max(len(_with_task(results, task)) for task, _ in classes)
+    columns = min(_PANEL_COLUMNS, len(axes))
+    rows = math.ceil(len(axes) / columns)
+    figure.set_size_inches(3.4 * columns, (3.3 + 0.16 * most_lines) * rows)
     for axis, (task, class_name) in zip(axes, classes, strict=True):
         for result in _with_task(results, task):
             point = result.evaluation.operating_points.get(class_name)
@@ -151,7 +164,8 @@ def precision_recall_curves(results: Sequence[Result]) -> Figure | None:
             )  # fmt: skip
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
         axis.grid(alpha=0.25)
-        axis.legend(loc="lower left", fontsize=7, frameon=False)
+        # Below the panel, where it covers no curve.
+        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=7, frameon=False)
     return figure
 
 
@@ -172,20 +186,28 @@ def confusion_percent(result: Result) -> dict[str, npt.NDArray[np.float64]]:
 def confusion_matrix(result: Result) -> Figure:
     """The result of `confusion_percent`: one row per task, one column per class.
 
-    The colour of a class of another task follows the logarithm of its percentage, so that small
-    errors show as well.
+    Classes of the scans' own task are grey. The colour of the others follows the logarithm of their
+    percentage, so that small errors show as well; a bar gives the scale.
     """
     names = result.label_space.class_names
     percent = confusion_percent(result)
     tasks, shares = list(percent), np.array(list(percent.values()))
-    figure = Figure(figsize=(1.1 * len(names) + 1.4, 0.62 * len(tasks) + 1.7), layout="constrained")
+    figure = Figure(figsize=(1.1 * len(names) + 2.4, 0.62 * len(tasks) + 1.7), layout="constrained")
     axis = figure.subplots()
     is_own = np.array(
         [[class_task in (None, task) for class_task in result.label_space.class_task]
          for task in tasks]
     )  # fmt: skip
-    shown = np.where(is_own, 0.12, np.clip(np.log10(np.maximum(shares, 1e-7)) / 4 + 1.5, 0.2, 1))
-    axis.imshow(shown, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
+    # The lightest colours, so that black text can be read on all of them.
+    colours = LinearSegmentedColormap.from_list("errors", ["#fff6e5", "#E69F00"]).with_extremes(
+        bad="#e6e9ed", under="white"
+    )
+    # Above 0, since a share of 0 has no logarithm; it is shown white.
+    shown = np.ma.array(np.maximum(shares, 1e-9), mask=is_own)
+    picture = axis.imshow(shown, cmap=colours, norm=LogNorm(*_ERROR_PERCENT), aspect="auto")
+    bar = figure.colorbar(picture, ax=axis, extend="both", pad=0.01, format="%g")
+    bar.set_label("class of another task,\n% of voxels > 0", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     for row, column in np.ndindex(shares.shape):
         share = shares[row, column]
         text = "0" if share == 0 else f"{share:.2f}" if share >= 0.1 else f"{share:.4f}"
@@ -216,7 +238,7 @@ def segmentations(
     figure = Figure(figsize=(1.75 * columns, 2.25 * len(examples) + 0.5), layout="constrained")
     axes = figure.subplots(len(examples), columns, squeeze=False)
     for row, (title, image, layers) in zip(axes, examples, strict=True):
-        grey = np.clip(image / 1.2, 0, 1)
+        grey = np.clip(image / WHITE, 0, 1)
         panels = [("scan", np.zeros(image.shape, np.uint8)), *layers]
         for axis, (name, labels) in zip(row, panels, strict=False):
             picture = colour_labels(grey, labels)
@@ -230,7 +252,7 @@ def segmentations(
             axis.set_visible(False)
         row[0].set_ylabel(title)
     handles = [
-        Patch(color=PALETTE[(c - 1) % (len(PALETTE) - 1) + 1] / 255, label=name.replace("_", " "))
+        Patch(color=tuple(PALETTE[palette_index(c)] / 255), label=name.replace("_", " "))
         for c, name in enumerate(class_names)
         if c > 0
     ]

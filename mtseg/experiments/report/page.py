@@ -139,32 +139,6 @@ def to_markdown(title: str, blocks: Sequence[Block], figures: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 64rem;
-       margin: 0 auto; padding: 1.5rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; }
-h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-h3 { font-size: 1.05rem; margin-top: 1.8rem; }
-nav ul { columns: 2; padding-left: 1.2rem; }
-a { color: #0b5394; }
-figure { margin: 1.5rem 0; break-inside: avoid; }
-figure img { max-width: 100%; height: auto; }
-figcaption, caption { color: #444; font-size: .9rem; text-align: left; }
-caption { padding-bottom: .4rem; }
-.scroll { overflow-x: auto; margin: 1.2rem 0; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums;
-        min-width: 32rem; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
-thead th { white-space: normal; vertical-align: bottom; }
-th { text-align: left; } td.figure, th.figure { text-align: right; }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem; }
-.js-plotly-plot:focus { outline: 3px solid #0072B2; }
-@media print { .interactive { display: none; } body { max-width: none; font-size: 11px; }
-               a { color: inherit; } pre { white-space: pre-wrap; } }
-"""
-
-
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """The report as one HTML file, with its figures as SVG inside."""
     headings = [b for b in blocks if isinstance(b, Heading) and b.level == 2]
@@ -172,12 +146,13 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
         f'<li><a href="#{_anchor(h.text)}">{html.escape(h.text)}</a></li>' for h in headings
     )
     body = "\n".join(map(_block_to_html, blocks))
+    style = Path(__file__).with_name("page.css").read_text()
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # Without an icon, a browser would ask the network for one.
         f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{html.escape(title)}</h1>\n"
+        f"<style>{style}</style>\n</head>\n<body>\n<main>\n<h1>{html.escape(title)}</h1>\n"
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n{body}\n</main>\n</body>\n</html>\n'
     )
 
@@ -194,9 +169,9 @@ def _block_to_html(block: Block) -> str:
         case Picture(_, figure, alternative, caption):
             data = base64.b64encode(_render(figure, "svg")).decode()
             return (
-                f'<figure><img src="data:image/svg+xml;base64,{data}" '
-                f'alt="{html.escape(alternative)}"><figcaption>{_inline(caption)}</figcaption>'
-                "</figure>"
+                f'<figure><div class="scroll" tabindex="0" role="region" aria-label="Figure">'
+                f'<img src="data:image/svg+xml;base64,{data}" alt="{html.escape(alternative)}">'
+                f"</div><figcaption>{_inline(caption)}</figcaption></figure>"
             )
         case Code(text):
             return f'<pre tabindex="0">{html.escape(text)}</pre>'
@@ -219,7 +194,7 @@ def _table_to_html(table: Table) -> str:
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.caption)}">'
-        f"<table><caption>{_inline(table.caption)}</caption>"
+        f"<table><caption><span>{_inline(table.caption)}</span></caption>"
         f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
     )
 

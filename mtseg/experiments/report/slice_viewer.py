@@ -1,138 +1,139 @@
-"""The slice viewer of the report: an interactive Plotly figure of a scan and its labels.
+"""The slice viewer of the report: scan, reference and labels of a network, slice by slice.
 
-The pictures of all slices are inside the page, so it needs no network connection.
+The page holds all slices of a layer as one picture, from which `slice_viewer.js` draws one slice.
+So the page needs no network connection and stays small. `mtseg-view` shows whole volumes in three
+planes: the viewer NiiVue and one scan of a brain would be larger than the whole report.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import io
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import plotly.graph_objects as go
 from PIL import Image
-from plotly.offline import get_plotlyjs
 
-from mtseg.evaluation.pictures import compare_slices
+from mtseg.evaluation.pictures import PALETTE, WHITE, palette_index
 
 MAX_SLICES = 64
 """A longer scan shows every second or third slice, to keep the page small."""
 
-_MIN_PANEL_WIDTH = 160
-"""Width of one panel in pixels; smaller scans are enlarged."""
-
 _JPEG_QUALITY = 80
 
-_KEYS_AND_WHEEL = """
-(() => {
-  const plot = document.getElementById('{plot_id}');
-  const steps = plot.layout.sliders[0].steps;
-  const tell = (at) => {
-    plot.setAttribute('aria-valuenow', at);
-    plot.setAttribute('aria-valuetext', 'axial slice ' + steps[at].label);
-  };
-  const show = (by) => {
-    const active = plot.layout.sliders[0].active || 0;
-    const next = Math.min(Math.max(active + by, 0), steps.length - 1);
-    if (next === active) return false;
-    Plotly.animate(plot, [steps[next].args[0][0]], steps[next].args[1]);
-    Plotly.relayout(plot, {'sliders[0].active': next});
-    tell(next);
-    return true;
-  };
-  plot.tabIndex = 0;
-  plot.setAttribute('role', 'slider');
-  plot.setAttribute('aria-label', 'Slices of ' + plot.id.replace('viewer-', ''));
-  plot.setAttribute('aria-valuemin', 0);
-  plot.setAttribute('aria-valuemax', steps.length - 1);
-  tell(plot.layout.sliders[0].active);
-  plot.on('plotly_sliderchange', () => tell(plot.layout.sliders[0].active));
-  plot.addEventListener('wheel', (event) => {
-    // At the first and last slice the page scrolls on.
-    if (show(Math.sign(event.deltaY))) event.preventDefault();
-  }, {passive: false});
-  plot.addEventListener('keydown', (event) => {
-    const by = {ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1}[event.key];
-    if (by) { event.preventDefault(); show(by); }
-  });
-})();
-"""
-"""Plotly's slider moves by dragging only; this adds the wheel, the keys and screen readers."""
+_SHEET_COLUMNS = 8
+
+_MARGIN = 2
+"""Voxels that are kept around the foreground."""
 
 
-def plotly_script() -> str:
-    """Plotly's JavaScript as HTML; a page with viewers needs it once, before them."""
-    return f"<script>{get_plotlyjs()}</script>"
+def viewer_script() -> str:
+    """The JavaScript as HTML; a page with viewers needs it once, after them."""
+    return f"<script>{Path(__file__).with_name('slice_viewer.js').read_text()}</script>"
 
 
 def slice_viewer(
     name: str,
     image: npt.NDArray[np.float32],
-    reference: npt.NDArray[np.uint8],
-    predicted: npt.NDArray[np.uint8],
+    layers: Sequence[tuple[str, npt.NDArray[np.uint8]]],
+    class_names: Sequence[str],
+    max_bytes: int,
 ) -> str:
-    """A viewer as HTML: scan, reference and prediction side by side, one axial slice at a time.
+    """A viewer as HTML: the scan, and each layer over it, one axial slice at a time.
 
     Args:
-        name: unique on the page.
-        image: float32 (I, J, K), intensities as prepared. Slices without a voxel > 0 are left out;
-            if there is no other, all are shown.
-        reference: combined class indices (I, J, K).
-        predicted: combined class indices (I, J, K).
+        name: unique on the page, and what it is called.
+        image: float32 (I, J, K), intensities as prepared. Slices without a voxel > 0 are left out,
+            as are rows and columns around the scan; if there is no such voxel, all are shown.
+        layers: titles and label maps, combined class indices (I, J, K).
+        class_names: a name for each combined class index.
+        max_bytes: of the pictures. Slices are left out until they fit; one stays.
     """
-    has_voxels = (image > 0).any(axis=(0, 1))
-    filled = np.flatnonzero(has_voxels if has_voxels.any() else ~has_voxels)
-    step = max(1, -(-len(filled) // MAX_SLICES))
-    slices = filled[::step].tolist()
-    pictures = [_picture(image[..., k], reference[..., k], predicted[..., k]) for k in slices]
+    crop, filled = _foreground(image)
+    first_step = max(1, -(-len(filled) // MAX_SLICES))
+    for step in itertools.count(first_step):
+        slices = filled[::step]
+        sheets = [_sheet_of_scan(image[crop][..., slices])]
+        sheets += [_sheet_of_labels(labels[crop][..., slices]) for _, labels in layers]
+        if sum(map(len, sheets)) <= max_bytes or len(slices) == 1:
+            break
+    size = {"width": image[crop].shape[0], "height": image[crop].shape[1]}
+    content = {"slices": slices.tolist(), "columns": _SHEET_COLUMNS, **size, "sheets": sheets}
+    titles = ["scan", *(title for title, _ in layers)]
+    panels = "".join(
+        f"<figure><figcaption>{html.escape(title)}</figcaption>"
+        f'<canvas role="img" aria-label="{html.escape(title)}" width="{size["width"]}" '
+        f'height="{size["height"]}"></canvas></figure>'
+        for title in titles
+    )
     middle = len(slices) // 2
-    frames = [
-        go.Frame(data=[go.Image(source=source)], name=str(k))
-        for k, source in zip(slices, pictures, strict=True)
-    ]
-    animation = {"mode": "immediate", "frame": {"duration": 0, "redraw": True},
-                 "transition": {"duration": 0}}  # fmt: skip
-    slider = {
-        "active": middle,
-        "currentvalue": {"prefix": "axial slice "},
-        "pad": {"t": 10},
-        "steps": [
-            {"method": "animate", "label": str(k), "args": [[str(k)], animation]} for k in slices
-        ],
-    }
-    figure = go.Figure(data=[go.Image(source=pictures[middle], hoverinfo="skip")], frames=frames)
-    figure.update_layout(
-        sliders=[slider],
-        margin={"l": 12, "r": 12, "t": 4, "b": 30},  # room for the labels of the slider
-        height=460,
-        dragmode=False,
-        template="plotly_white",
+    return (
+        f'<div class="slices" role="group" aria-label="{html.escape(name)}">'
+        f'<script type="application/json">{json.dumps(content)}</script>'
+        f'<div class="panels">{panels}</div>{_legend(layers, class_names)}'
+        f'<div class="controls"><label>Axial slice <output>{slices[middle]}</output>'
+        f'<input type="range" class="slice" max="{len(slices) - 1}" value="{middle}"></label>'
+        "<label>Opacity of the labels <output>65 %</output>"
+        '<input type="range" class="opacity" max="100" value="65"></label></div></div>'
     )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    content: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"viewer-{name}",
-        post_script=_KEYS_AND_WHEEL,
-        auto_play=False,
-        config={"displayModeBar": False, "responsive": True},
-    )
-    return content
 
 
-def _picture(
+def _foreground(
     image: npt.NDArray[np.float32],
-    reference: npt.NDArray[np.uint8],
-    predicted: npt.NDArray[np.uint8],
-) -> str:
-    """A slice, arrays (I, J), as a JPEG in a data URL."""
-    picture = Image.fromarray(compare_slices(image, reference, predicted))
-    scale = -(-_MIN_PANEL_WIDTH // image.shape[0])
-    picture = picture.resize(
-        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+) -> tuple[tuple[slice, slice], npt.NDArray[np.intp]]:
+    """Where along I and J the scan is, and its slices."""
+    is_filled = image > 0
+    if not is_filled.any():
+        is_filled = np.ones(image.shape, bool)
+    crop = []
+    for axes in ((1, 2), (0, 2)):
+        places = np.flatnonzero(is_filled.any(axis=axes))
+        crop.append(slice(max(0, int(places[0]) - _MARGIN), int(places[-1]) + _MARGIN + 1))
+    return (crop[0], crop[1]), np.flatnonzero(is_filled.any(axis=(0, 1)))
+
+
+def _legend(layers: Sequence[tuple[str, npt.NDArray[np.uint8]]], class_names: Sequence[str]) -> str:
+    """The colours of the classes that a layer has."""
+    found = sorted({int(c) for _, labels in layers for c in np.unique(labels)} - {0})
+    items = "".join(
+        f'<li><span style="background:#{PALETTE[palette_index(c)].tobytes().hex()}"></span>'
+        f"{html.escape(class_names[c].replace('_', ' '))}</li>"
+        for c in found
     )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _sheet(voxels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Lays slices (I, J, K) out in rows: anterior up, the subject's left on the left."""
+    width, height, count = voxels.shape
+    num_rows = -(-count // _SHEET_COLUMNS)
+    sheet = np.zeros((num_rows * height, _SHEET_COLUMNS * width), np.uint8)
+    for number in range(count):
+        row, column = divmod(number, _SHEET_COLUMNS)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = np.flip(
+            voxels[..., number].T, 0
+        )
+    return sheet
+
+
+def _sheet_of_scan(image: npt.NDArray[np.float32]) -> str:
+    grey = (255 * np.clip(image / WHITE, 0, 1)).astype(np.uint8)
+    return _data_url(Image.fromarray(_sheet(grey)), "jpeg", quality=_JPEG_QUALITY)
+
+
+def _sheet_of_labels(labels: npt.NDArray[np.uint8]) -> str:
+    """The colours alone; background is transparent."""
+    picture = Image.fromarray(_sheet(palette_index(labels).astype(np.uint8)))
+    picture.putpalette(PALETTE.tobytes())
+    return _data_url(picture, "png", transparency=0, optimize=True)
+
+
+def _data_url(picture: Image.Image, image_format: str, **options: int) -> str:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    picture.save(file, image_format, **options)
+    return f"data:image/{image_format};base64,{base64.b64encode(file.getvalue()).decode()}"
