@@ -1,4 +1,4 @@
-"""The Python in the how-to page runs, from the first line to the last."""
+"""The Python in the pages runs, from the first line to the last."""
 
 from pathlib import Path
 
@@ -6,11 +6,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import mtseg
+from mtseg.evaluation.results import Evaluation, Row
 from mtseg.phantoms.scanner import make_phantom
+from mtseg.scans.label_files import write_label_map
+from mtseg.scans.volume import Volume
+from mtseg.tasks.label_space import parse_tasks
 from tests.models.documented_commands import code_blocks
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "python.md"
-README = PAGE.parents[2] / "README.md"
+ROOT = Path(__file__).parents[1]
+HOW_TO = ROOT / "docs" / "how-to"
+PAGE = HOW_TO / "python.md"
+FIRST = ROOT / "docs" / "get-started" / "first-prediction.md"
+SHORT = [ROOT / "README.md", ROOT / "docs" / "index.md", FIRST]
+"""Pages that show the first lines of the how-to page."""
 
 
 @pytest.mark.slow
@@ -30,9 +39,48 @@ def test_the_page_runs(tiny_data, tmp_path, monkeypatch, capsys):
     assert "# The network that comes with mtseg" in capsys.readouterr().out
 
 
-def test_the_lines_of_the_readme_are_those_of_the_page():
-    (block,) = code_blocks(README.read_text(encoding="utf-8"), "python")
+@pytest.mark.parametrize("short", SHORT, ids=lambda path: path.stem)
+def test_the_first_lines_are_those_of_the_page(short):
+    *_, block = code_blocks(short.read_text(encoding="utf-8"), "python")
     page = PAGE.read_text(encoding="utf-8")
     for line in block.splitlines():
         for statement in line.split(", "):
             assert statement in page
+
+
+def test_the_first_scan_is_made_with_its_reference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    making, _ = code_blocks(FIRST.read_text(encoding="utf-8"), "python")
+    exec(making, {})
+    scan, reference = nib.load("scan.nii.gz"), nib.load("reference.nii.gz")
+    assert scan.shape == reference.shape
+    assert np.unique(reference.dataobj).tolist() == [0, 1]
+
+
+def test_names_are_read_from_a_label_file_as_documented(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("predictions").mkdir()
+    table = parse_tasks("brain").label_table
+    grid = Volume(np.zeros((4, 3, 2), np.float32), np.eye(4))
+    labels = np.zeros((4, 3, 2), np.uint8)
+    write_label_map(Path("predictions/scan_labels.nii.gz"), labels, grid, table)
+    (reading,) = code_blocks(
+        (HOW_TO / "prediction-results.md").read_text(encoding="utf-8"), "python"
+    )
+    found = {}
+    exec(reading, found)
+    assert found["names"][5] == "cerebellum"
+
+
+def test_the_callback_of_the_page_writes_the_dice_of_each_evaluation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = code_blocks((HOW_TO / "train.md").read_text(encoding="utf-8"), "python")
+    evaluation = Evaluation((Row("brain", "cerebellum", "a", "dice", 0.5),), {})
+
+    def train(config, workdir, callbacks):
+        (callback,) = callbacks
+        callback.on_evaluation(10, evaluation, {})
+
+    monkeypatch.setattr(mtseg, "train", train, raising=False)
+    exec(block, {})
+    assert Path("dice.csv").read_text() == "10,test,0.5\n"

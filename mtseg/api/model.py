@@ -92,7 +92,7 @@ class Model(ExportedModel):
 
     @functools.cached_property
     def card(self) -> str:
-        """What the model is, as Markdown: its card if it has one, else what its manifest says."""
+        """What the model is, as Markdown; its card if it has one, else what its manifest says."""
         path = Path(self.path) / CARD
         if path.is_file():
             return path.read_text(encoding="utf-8")

@@ -76,7 +76,7 @@ class Segmentation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided about the scan: its voxel size, its intensities, and post-processing."""
+        """What was decided about the scan's voxel size and intensities, and post-processing."""
         prepared = self.scan.prepared
         notes = (
             self.scan.recognition.reason,
@@ -88,7 +88,7 @@ class Segmentation:
 
     @property
     def image(self) -> nib.Nifti1Image:
-        """The labels as a NIfTI image, as `save` writes it: with names and colours in its header.
+        """The labels as a NIfTI image, as `save` writes it, with names and colours in its header.
 
         Its voxels are those of `labels`, not a copy.
         """

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +20,10 @@ from mtseg.prediction.pipeline import segment_files
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.label_table import make_label_table
 from tests.dicom_files import write_series
+from tests.models.documented_commands import keys_in
 from tests.scans.grids import oblique_affine
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "files.md"
 
 TASKS = tuple(selection.task for selection in parse_tasks("brain,breast,cta").selections)
 TABLE = make_label_table((task.name, tissue) for task in TASKS for tissue in task.classes)
@@ -127,6 +131,15 @@ def test_probabilities_are_those_of_the_file_before_rounding(model, scan, writte
     np.testing.assert_allclose(seg.probabilities, stored, atol=0.501 / 255)
     np.testing.assert_allclose(seg.probabilities.sum(axis=-1), 1, atol=1e-5)
     assert model.segment(scan).probabilities is None
+
+
+def test_the_reference_lists_every_value_of_the_verdict(written):
+    verdict = json.loads((written / "scan_verdict.json").read_text())
+    page = REFERENCE.read_text(encoding="utf-8")
+    assert keys_in(page, "Verdict") == set(verdict)
+    assert verdict["classes"]
+    for name in verdict["classes"][0]:
+        assert f"`{name}`" in page
 
 
 def test_names_are_those_of_the_labels(model, scan):

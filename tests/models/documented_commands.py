@@ -1,4 +1,4 @@
-"""Reads the commands in a document, and parses them with the commands' own parsers."""
+"""Reads commands, code and tables in a document; parses commands with their own parsers."""
 
 import importlib
 import re
@@ -8,6 +8,13 @@ import shlex
 def code_blocks(text, language):
     """The contents of the fenced blocks of a language in Markdown text."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def keys_in(text, heading):
+    """The names in the first columns of all tables under a heading of Markdown text."""
+    (part,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("|")]
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
 def commands_in(text):
@@ -20,14 +27,17 @@ def commands_in(text):
     ]
 
 
+def make_parser(name):
+    """The parser of a command of mtseg, such as `predict`."""
+    modules = {"view": "mtseg.viewer.command", "info": "mtseg.__main__"}
+    return importlib.import_module(modules.get(name, f"mtseg.cli.{name}")).make_parser()
+
+
 def parse(words):
     """The arguments of a command; exits, and so fails the test, if its parser refuses them."""
     name, *arguments = words
     if name == "mtseg":
         name, *arguments = arguments
-        if name.startswith("-") or name == "info":  # the command itself has these
+        if name.startswith("-"):  # the command itself has these
             return None
-    name = name.removeprefix("mtseg-")
-    module = "mtseg.viewer.command" if name == "view" else f"mtseg.cli.{name}"
-    module = importlib.import_module(module)
-    return module.make_parser().parse_args(arguments)
+    return make_parser(name.removeprefix("mtseg-")).parse_args(arguments)
