@@ -5,8 +5,10 @@ Each is also a command of its own, such as `mtseg-predict`; see `mtseg.cli`.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -45,11 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name == "info":
             return run(_info, arguments)
-        module = "mtseg.viewer.command" if name == "view" else f"mtseg.cli.{name}"
-        code: int = importlib.import_module(module).main(arguments)
+        code: int = importlib.import_module(_module_of(name)).main(arguments)
         return code
     finally:
         PREFIX.reset(token)
+
+
+def _module_of(name: str) -> str:
+    return "mtseg.viewer.command" if name == "view" else f"mtseg.cli.{name}"
 
 
 def _overview() -> str:
@@ -86,12 +91,57 @@ def make_parser() -> Parser:
         description="Print versions, the devices that compute and what they can do, the models "
         "and tasks that come with mtseg, what is installed, and advice.",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a text")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print JSON in place of a text")
+    how.add_argument(
+        "--completion",
+        action="store_true",
+        help="print a script instead, with which bash completes commands, options and their values",
+    )
+    return parser
+
+
+def make_completion() -> str:
+    """A script for bash that completes what the parsers know, without starting Python.
+
+    What is no command, option or value of a fixed set is completed as a file.
+    """
+    cases = []
+    for name in COMMANDS:
+        parser = make_parser() if name == "info" else _import_parser(name)
+        for action in parser._actions:
+            if action.option_strings and action.choices:
+                flags = "|".join(f"{name}\\ {flag}" for flag in action.option_strings)
+                cases.append(f"{flags}) words={shlex.quote(' '.join(map(str, action.choices)))} ;;")
+        flags = " ".join(parser._option_string_actions)
+        cases.append(f"{name}\\ *) [[ $word == -* ]] && words={shlex.quote(flags)} ;;")
+    names = " ".join(["mtseg", *(f"mtseg-{name}" for name in COMMANDS if name != "info")])
+    lines = "\n        ".join(cases)
+    return f"""\
+_mtseg() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} words= command=${{COMP_WORDS[0]##*/}}
+    if [[ $command == mtseg ]]; then
+        command=${{COMP_WORDS[1]}}
+        [[ $COMP_CWORD == 1 ]] && command= words={shlex.quote(" ".join(COMMANDS))}
+    fi
+    case "${{command#mtseg-}} ${{COMP_WORDS[COMP_CWORD-1]}}" in
+        {lines}
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _mtseg {names}"""
+
+
+def _import_parser(name: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = importlib.import_module(_module_of(name)).make_parser()
     return parser
 
 
 def _info(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
+    if arguments.completion:
+        print(make_completion())
+        return DONE
     from mtseg.api.installation import describe_installation, format_installation
 
     found = describe_installation()

@@ -129,8 +129,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--modality",
         choices=("auto", "ct", "mr"),
         default="auto",
-        help="ct if intensities are Hounsfield units; auto: ct if some are below -500 (default: "
-        "%(default)s)",
+        help="ct if intensities are Hounsfield units; auto: as the DICOM header says, else by the "
+        "values (default: %(default)s)",
     )
     parser.add_argument(
         "--strict",

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mtseg import __main__, __version__
-from mtseg.__main__ import COMMANDS, main
+from mtseg.__main__ import COMMANDS, main, make_completion
 from mtseg.cli import predict
 
 
@@ -123,3 +123,30 @@ def test_it_is_also_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mtseg", "--version"])
     assert __main__.main() == 0
     assert capsys.readouterr().out == f"mtseg {__version__}\n"
+
+
+def complete(script, *words):
+    """What bash offers after the last of the words."""
+    listed = " ".join(f"'{word}'" for word in words)
+    ask = f"{script}\nCOMP_WORDS=({listed}); COMP_CWORD={len(words) - 1}; _mtseg\n"
+    ask += 'printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_options_and_values():
+    script = make_completion()
+    assert complete(script, "mtseg", "pre") == ["predict", "prepare"]
+    assert complete(script, "mtseg", "predict", "--no") == ["--no-postprocessing"]
+    assert complete(script, "/opt/bin/mtseg-predict", "scan.nii", "--no") == ["--no-postprocessing"]
+    assert complete(script, "mtseg", "train", "--preset", "f") == ["fast"]
+    assert complete(script, "mtseg", "view", "--pro") == []
+    # Nothing offered is a file, by `complete -o default`.
+    assert complete(script, "mtseg", "predict", "") == []
+    assert complete(script, "mtseg", "predict", "--model", "") == []
+    assert complete(script, "mtseg", "no_command", "") == []
+
+
+def test_info_prints_the_completion(capsys):
+    assert main(["info", "--completion"]) == 0
+    assert capsys.readouterr().out == make_completion() + "\n"

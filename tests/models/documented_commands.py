@@ -23,7 +23,9 @@ def commands_in(text):
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines = [line.removeprefix("$ ") for line in lines]
     return [
-        shlex.split(line, comments=True) for line in lines if line.startswith(("mtseg-", "mtseg "))
+        shlex.split(line.split(" > ")[0], comments=True)
+        for line in lines
+        if line.startswith(("mtseg-", "mtseg "))
     ]
 
 
