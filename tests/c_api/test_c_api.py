@@ -30,7 +30,13 @@ def program(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("shape", "is_ct"), [((9, 12, 7), False), ((5, 3, 20), True)])
+@pytest.mark.parametrize(
+    ("shape", "is_ct"),
+    [
+        pytest.param((9, 12, 7), False, marks=pytest.mark.thorough),
+        ((5, 3, 20), True),
+    ],
+)
 def test_the_labels_are_those_of_python(program, serving_folder, shape, is_ct):
     version = serving_folder / "mtseg" / "1"
     saved_model = saved_model_pb2.SavedModel()

@@ -192,7 +192,7 @@ def start_workers(tiny_data, workdir, kill="", cluster=by_tf_config, **changes):
 
 def test_two_workers_are_one_device(tiny_data, tmp_path):
     changes = {
-        "minibatches-per-task": 20, "evaluate-every": 20, "checkpoint-every": 1,
+        "minibatches-per-task": 5, "evaluate-every": 5, "checkpoint-every": 1,
         "precision": "float64", "dropout-rate": 0,
     }  # fmt: skip
     results = [worker.finish() for worker in start_workers(tiny_data, tmp_path / "two", **changes)]
@@ -201,13 +201,13 @@ def test_two_workers_are_one_device(tiny_data, tmp_path):
     assert "pectoral_muscle" not in results[1][1]  # Only the first reports.
     assert Command(flags(tiny_data, tmp_path / "one", **changes)).finish()[0] == 0
     one, two = (scalars_of(tmp_path / name, "loss") for name in ("one", "two"))
-    assert list(one) == list(two) == list(range(1, 21))
+    assert list(one) == list(two) == list(range(1, 6))
     for step in one:
         assert one[step] == pytest.approx(two[step], abs=1e-5)
 
 
 @pytest.mark.promise("goes on after a kill")
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.thorough), 1])
 def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
     tiny_data, tmp_path, lost
 ):

@@ -166,7 +166,7 @@ def assert_parity(front, local, scans, scheme, out):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize("scheme", ["grpc", pytest.param("http", marks=pytest.mark.thorough)])
 def test_served_in_tiles_the_labels_are_the_local_models(front, local, scans, scheme, tmp_path):
     # Tiles do not depend on the protocol: over HTTP one scan, of several tiles, is enough.
     few = {"grpc": scans, "http": scans[2:3]}

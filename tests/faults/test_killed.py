@@ -58,7 +58,14 @@ def let_be(forked, places, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+# Many scans are as one is, each written whole; killing them takes the longest.
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(name, marks=pytest.mark.thorough) if name == "predict in bulk" else name
+        for name in COMMANDS
+    ],
+)
 def test_a_killed_command_given_again(forked, places, let_be, tmp_path, command, number):
     """Even numbers are killed before some change of a file, odd ones after some time."""
     wanted, seconds, changes = let_be(command)

@@ -143,8 +143,11 @@ SCRIPT = "import sys; from mtseg.cli.{} import main; sys.exit(main())"
 @pytest.mark.parametrize(
     "ending",
     [
-        ">&- 2>&-", "< /dev/null | true", "> /dev/full",
-        *(pytest.param(one, marks=pytest.mark.thorough) for one in (">&-", "2>&-")),
+        ">&- 2>&-", "> /dev/full",
+        *(
+            pytest.param(one, marks=pytest.mark.thorough)
+            for one in (">&-", "2>&-", "< /dev/null | true")
+        ),
     ],
 )  # fmt: skip
 def test_an_output_that_is_closed(places, tmp_path, command, ending):
@@ -190,7 +193,7 @@ def test_little_memory_is_what_a_scan_is_divided_for(places, tmp_path):
 
 
 @pytest.mark.promise("one at a time")
-@pytest.mark.parametrize("command", at_least("train"))
+@pytest.mark.parametrize("command", at_least("export"))
 def test_two_commands_at_once(places, wanted, tmp_path, command):
     """The second is refused, or waits, or does the same: never a mixture."""
     out, codes, errors = tmp_path / "out", [], []
