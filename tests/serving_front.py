@@ -3,8 +3,10 @@
     python -m tests.serving_front FOLDER [--most-mb MB] [--fault-file FILE]
 
 FOLDER has a folder for each model with its versions, as `mtseg-export --serving` writes them. The
-newest two are served, and new ones are found. When the server is ready it prints the ports of gRPC
-and REST. FILE may name a fault at any time:
+newest two are served, and new ones are found. With a `batching.config` there, requests pass a queue
+for each signature as TensorFlow's batching session has them: those for some outputs of a signature
+pass it by, which is logged in the session's words, and so is how many are computed at once. When
+the server is ready it prints the ports of gRPC and REST. FILE may name a fault at any time:
 
     hang           tiles are never answered
     die-after:N    the process ends when the tile after the N-th comes
@@ -21,6 +23,7 @@ import http.server
 import json
 import os
 import re
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,10 +45,71 @@ class Refused(Exception):
         self.code = code
 
 
+class Queues:
+    """The queues of TensorFlow's batching session, for batches of one request.
+
+    Args:
+        parameters: of `--batching_parameters_file`, by name.
+    """
+
+    def __init__(self, parameters):
+        self._most = parameters["max_batch_size"]
+        self._most_waiting = parameters["max_enqueued_batches"]
+        self._threads = threading.Semaphore(parameters["num_batch_threads"])
+        self._lock, self._waiting, self._running, self._peak = threading.Lock(), {}, 0, 0
+
+    def run(self, key, inputs, compute):
+        """Computes a request after those before it, or refuses it, as the session does.
+
+        Args:
+            key: of its queue.
+            inputs: arrays by name.
+            compute: is called in its turn.
+        """
+        sizes = {len(array) for array in inputs.values()}
+        if len(sizes) != 1:
+            raise Refused(
+                "INVALID_ARGUMENT",
+                "Batching session Run() input tensors must have equal 0th-dimension size",
+            )
+        (size,) = sizes
+        if size > self._most:
+            raise Refused(
+                "INVALID_ARGUMENT",
+                f"Task size {size} is larger than maximum input batch size {self._most}",
+            )
+        with self._lock:
+            if self._waiting.get(key, 0) >= self._most_waiting:
+                raise Refused(
+                    "UNAVAILABLE",
+                    "The batch scheduling queue to which this task was submitted is full",
+                )
+            self._waiting[key] = self._waiting.get(key, 0) + 1
+        with self._threads:
+            with self._lock:
+                self._waiting[key] -= 1
+                self._running += 1
+                if self._running > self._peak:
+                    self._peak = self._running
+                    print(f"{self._peak} computed at once", file=sys.stderr, flush=True)
+            try:
+                return compute()
+            finally:
+                with self._lock:
+                    self._running -= 1
+
+
+def read_parameters(path):
+    """The values in a file of batching parameters."""
+    return {n: int(v) for n, v in re.findall(r"^(\w+) { value: (\d+) }", path.read_text(), re.M)}
+
+
 class Models:
     """The models that are served, and the fault that is asked for."""
 
     def __init__(self, folder, fault_file):
+        batching = folder / "batching.config"
+        self._queues = Queues(read_parameters(batching)) if batching.is_file() else None
         self._folder, self._loaded, self._lock = folder, {}, threading.Lock()
         self._fault_file, self._tiles = fault_file, 0
 
@@ -97,16 +161,33 @@ class Models:
         specs = compute.structured_input_signature[1]
         if set(specs) != set(inputs):
             raise Refused("INVALID_ARGUMENT", f"input keys are {sorted(specs)}")
-        if signature.startswith("segment"):
+        is_tile = "tile" in inputs
+        if is_tile:
             self._misbehave()
         try:
             tensors = {k: tf.cast(tf.constant(v), specs[k].dtype) for k, v in inputs.items()}
-            computed = {k: v.numpy() for k, v in compute(**tensors).items()}
+        except (ValueError, TypeError) as error:
+            raise Refused("INVALID_ARGUMENT", str(error)[:500]) from error
+
+        def run():
+            return {k: v.numpy() for k, v in compute(**tensors).items()}
+
+        try:
+            if self._queues is None:
+                computed = run()
+            elif set(outputs) in (set(), set(compute.structured_outputs)):
+                computed = self._queues.run((name, number, signature), tensors, run)
+            else:
+                print(
+                    "Request doesn't match any declared signature. Bypassing batcher.",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+                computed = run()
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise Refused("INVALID_ARGUMENT", str(error)[:500]) from error
-        if signature.startswith("segment") and self._fault == "values":
+        if is_tile and self._fault == "values":
             computed["probabilities"] = computed["probabilities"] * np.nan
-        if signature.startswith("segment") and self._fault == "shape":
+        if is_tile and self._fault == "shape":
             computed["probabilities"] = computed["probabilities"][:, 1:]
         return number, {k: v for k, v in computed.items() if not outputs or k in outputs}
 
@@ -159,7 +240,7 @@ def start_grpc(models, most_bytes, credentials=None):
         predict, request_deserializer=predict_pb2.PredictRequest.FromString
     )
     server = grpc.server(
-        ThreadPoolExecutor(4),
+        ThreadPoolExecutor(64),
         options=[
             ("grpc.max_receive_message_length", most_bytes),
             ("grpc.max_send_message_length", most_bytes),

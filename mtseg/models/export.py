@@ -36,7 +36,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.inference.postprocessing import class_rules
 from mtseg.inference.verdict import calibrate
-from mtseg.models.signatures import add_signatures
+from mtseg.models.signatures import add_signatures, list_signatures
 from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
 from mtseg.runs.unevaluated import read_unevaluated
@@ -85,7 +85,7 @@ def export_model(
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    manifest = make_manifest(trained, workdir, which)
+    manifest = make_manifest(trained, workdir, which) | {"signatures": list_signatures()}
     with exporting_to(out):
         if (out / WEIGHTS).exists():
             raise InputError(f"{out}: has the weights of a model only. Give another folder.")

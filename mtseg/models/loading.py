@@ -58,6 +58,23 @@ class Network(Protocol):
         """Computes the tiles of a plan, in its order."""
 
 
+class Renewal:
+    """Loads the newest version of a served model, and remembers it for who holds an older one.
+
+    Args:
+        load: loads the newest version.
+    """
+
+    def __init__(self, load: Callable[[], ExportedModel]) -> None:
+        self._load = load
+        self.newest: ExportedModel | None = None
+
+    def renew(self) -> ExportedModel:
+        """Loads the newest version that the server has now."""
+        self.newest = self._load()
+        return self.newest
+
+
 @dataclasses.dataclass(frozen=True)
 class ExportedModel:
     """A trained network with what its manifest says.
@@ -78,7 +95,7 @@ class ExportedModel:
             field, so that results of different models cannot be told apart.
         out_of_distribution_check: detects scans that are unlike those of training; None if the
             model was evaluated on too few scans for it.
-        load_newest: of a served model, loads the newest version; None for any other.
+        renewal: of a served model whose version was not given; None for any other.
     """
 
     path: Path | str
@@ -92,7 +109,7 @@ class ExportedModel:
     trained_spacing_mm: Mapping[str, float] = dataclasses.field(default_factory=dict)
     model_id: str | None = None
     out_of_distribution_check: OutOfDistributionCheck | None = None
-    load_newest: Callable[[], ExportedModel] | None = None
+    renewal: Renewal | None = None
 
 
 def load(

@@ -7,16 +7,24 @@
     segment_tile            the same of a part of a volume, prepared by the client; so volumes of
                             any size fit into messages
     segment_tile_bfloat16   the same with convolutions in bfloat16
+    segment_labels          the labels alone of such a volume, as `segment` takes
+    segment_labels_bfloat16
+    tile_probabilities      the probabilities alone of such a part, as `segment_tile` takes; this
+    tile_probabilities_bfloat16    is what mtseg's own client asks for
     classify_patches        probabilities of the centre voxel of three patches
     describe                the manifest
 
 All inputs and outputs have a leading axis, as TensorFlow Serving requires. It has length 1, except
 for `classify_patches`. Labels follow the decision rule of `mtseg.inference.decision`; the output
 `labels_argmax` is the most probable of all classes.
+
+TensorFlow Serving queues and limits only requests for all outputs of a signature; one for some of
+them is computed at once, beside all others. So there are signatures for what is asked for most.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -32,6 +40,9 @@ from mtseg.scans.preprocessing import NORMALISING_PERCENTILE
 
 DESCRIBE, CLASSIFY = "describe", "classify_patches"
 
+PRECISIONS = ("float32", "bfloat16")
+"""Precisions of the convolutions; each has signatures of its own."""
+
 _Outputs = dict[str, tf.Tensor]
 _ComputeTile = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -44,6 +55,28 @@ def segment_signature(precision: str) -> str:
 def tile_signature(precision: str) -> str:
     """Name of the signature that segments a tile."""
     return "segment_tile" if precision == "float32" else f"segment_tile_{precision}"
+
+
+def tile_probabilities_signature(precision: str) -> str:
+    """Name of the signature that gives the probabilities of a tile and nothing else."""
+    return "tile_probabilities" if precision == "float32" else f"tile_probabilities_{precision}"
+
+
+def labels_signature(precision: str) -> str:
+    """Name of the signature that gives the labels of a whole volume and nothing else."""
+    return "segment_labels" if precision == "float32" else f"segment_labels_{precision}"
+
+
+def list_signatures() -> list[str]:
+    """The names of all signatures, for the manifest."""
+    by_precision = (
+        segment_signature,
+        tile_signature,
+        labels_signature,
+        tile_probabilities_signature,
+    )
+    names = [name(precision) for name in by_precision for precision in PRECISIONS]
+    return sorted([*names, "segment_int16", CLASSIFY, DESCRIBE])
 
 
 def add_signatures(
@@ -73,22 +106,25 @@ def add_signatures(
     # Volumes and tiles share one graph of the network, which is traced once.
     compute_tile = {
         precision: make_tile_function(patch_model, precision).get_concrete_function()
-        for precision in ("float32", "bfloat16")
+        for precision in PRECISIONS
     }
     for precision, compute in compute_tile.items():
         segment = _volume_function(compute, num_classes, precision, thresholds)
         volume = [1, None, None, None]
         add(segment_signature(precision), segment, volume=(volume, tf.float32))
+        add(labels_signature(precision), _only(segment, "labels"), volume=(volume, tf.float32))
         if precision == "float32":
             add("segment_int16", segment, volume=(volume, tf.int16))
     for precision, compute in compute_tile.items():
-        add(
-            tile_signature(precision),
-            _tile_function(compute, precision, thresholds),
-            tile=([1, None, None, None], tf.float32),
-            intensity_scale=([1], tf.float32),
-            chunk_positions=([1], tf.int32),
-        )
+        segment_tile = _tile_function(compute, precision, thresholds)
+        tile: dict[str, tuple[list[int | None], tf.DType]] = {
+            "tile": ([1, None, None, None], tf.float32),
+            "intensity_scale": ([1], tf.float32),
+            "chunk_positions": ([1], tf.int32),
+        }
+        add(tile_signature(precision), segment_tile, **tile)
+        probabilities = _only(segment_tile, "probabilities")
+        add(tile_probabilities_signature(precision), probabilities, **tile)
 
     def classify(axial: tf.Tensor, coronal: tf.Tensor, sagittal: tf.Tensor) -> _Outputs:
         planes = {"axial": axial, "coronal": coronal, "sagittal": sagittal}
@@ -101,6 +137,16 @@ def add_signatures(
         return {"manifest": tf.fill(tf.shape(schema), manifest)}
 
     add(DESCRIBE, describe, schema=([1], tf.int32))
+
+
+def _only(compute: Callable[..., _Outputs], name: str) -> Callable[..., _Outputs]:
+    """The same graph with one of its outputs."""
+
+    @functools.wraps(compute)  # with its parameters, which become the names of the inputs
+    def compute_one(*arguments: tf.Tensor) -> _Outputs:
+        return {name: compute(*arguments)[name]}
+
+    return compute_one
 
 
 def _volume_function(
@@ -133,7 +179,8 @@ def _tile_function(
     """The graph of `segment_tile`.
 
     It takes `tile`, float32 (1, I + 50, J + 50, K + 50), intensities after the shift of the
-    intensity rule and 0 outside the foreground; `intensity_scale`, (1,), by which they are divided;
+    intensity rule and 0 outside the foreground; `intensity_scale`, (1,), by which they are divided
+    (0 gives an empty tile, as that of a scan without any foreground);
     and `chunk_positions`, (1,), voxels that pass the convolutions at once, 0 for the default of a
     processor.
     """
@@ -141,7 +188,7 @@ def _tile_function(
     def segment_tile(
         tile: tf.Tensor, intensity_scale: tf.Tensor, chunk_positions: tf.Tensor
     ) -> _Outputs:
-        scaled = tile[0] / intensity_scale[0]
+        scaled = tf.math.divide_no_nan(tile[0], intensity_scale[0])
         positions = chunk_positions[0]
         positions = tf.where(positions > 0, positions, chunk_positions_for(precision))
         rows = compute_tile(scaled, positions)

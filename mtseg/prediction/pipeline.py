@@ -115,6 +115,8 @@ def segment_scans(
         ServerError: if the server of a model does not answer as it should. The scans before have
             been given to `output`.
     """
+    if model.renewal is not None:
+        model = model.renewal.newest or model
     budget = options.memory_bytes or MEMORY_SHARE * free_bytes()
     pending: deque[tuple[Path, Future[_Result]]] = deque()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -145,11 +147,11 @@ def segment_scans(
                 try:
                     segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
                 except ModelGoneError:
-                    if model.load_newest is None:
+                    if model.renewal is None:
                         raise
                     # The server has replaced this version, so the scan is computed again with the
                     # newest one.
-                    newest = model.load_newest()
+                    newest = model.renewal.renew()
                     if newest.label_table != model.label_table:
                         raise ServerError(
                             f"{newest.path}: this version has other labels than the one before. "

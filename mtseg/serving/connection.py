@@ -137,7 +137,7 @@ class Connection(abc.ABC):
             return response
         raise ServerError(
             f"{self.address}: no answer in {self.options.retries + 1} attempts ({reason}). Is the "
-            "server running, and is this its address?"
+            "server running, and is this its address? If it is busy, give more --retries."
         )
 
     @abc.abstractmethod

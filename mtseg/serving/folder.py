@@ -6,6 +6,10 @@
     DIR/batching.config            how many requests are computed at the same time
     DIR/monitoring.config          metrics for Prometheus
     DIR/compose.yaml               a container that serves to this machine only
+    DIR/kubernetes.yaml            servers in a cluster
+    DIR/nginx.conf                 an example of TLS and a token in front of a server
+    DIR/prometheus-rules.yaml      alerts
+    DIR/grafana-dashboard.json     charts
     DIR/README.md                  how to start the server and send requests
 
 A running server looks for new versions from time to time. A version appears by a single rename, so
@@ -24,7 +28,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.models.export import export_model, exporting_to
-from mtseg.models.signatures import CLASSIFY, segment_signature, tile_signature
+from mtseg.models.signatures import CLASSIFY, segment_signature, tile_probabilities_signature
 from mtseg.network.architecture import HALO, PLANE_NORMALS
 from mtseg.runs.manifest import versions
 from mtseg.scans.patches import PATCH_SIZE
@@ -109,7 +113,7 @@ def write_warm_up(version: Path, name: str) -> None:
             "intensity_scale": np.ones(1, np.float32),
             "chunk_positions": np.zeros(1, np.int32),
         }
-        requests.append((tile_signature(precision), tile))
+        requests.append((tile_probabilities_signature(precision), tile))
     patch = np.ones((1, PATCH_SIZE, PATCH_SIZE, 1), np.float32)
     requests.append((CLASSIFY, {plane: patch for plane in PLANE_NORMALS}))
     path = version / WARM_UP

@@ -7,6 +7,7 @@ connection is made.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+_CHANNEL = (
+    # If the host has several addresses (a headless service of Kubernetes), requests go to each of
+    # them in turn. gRPC's own choice is the first one for all.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # Notices a server that is gone without a word while it computes. Servers close connections that
+    # ask more often than every five minutes.
+    ("grpc.keepalive_time_ms", 310_000),
+)
 
 
 class GrpcConnection(Connection):
@@ -60,16 +70,19 @@ class GrpcConnection(Connection):
         """The channel of all threads, made with the first request."""
         import grpc
 
-        limits = [
+        options = [
             ("grpc.max_send_message_length", self.options.message_bytes),
             ("grpc.max_receive_message_length", self.options.message_bytes),
+            *_CHANNEL,
         ]
         with self._lock:
             if self._channel is None:
                 self._channel = (
-                    grpc.insecure_channel(self.address.netloc, options=limits)
+                    grpc.insecure_channel(self.address.netloc, options=options)
                     if self._credentials is None
-                    else grpc.secure_channel(self.address.netloc, self._credentials, options=limits)
+                    else grpc.secure_channel(
+                        self.address.netloc, self._credentials, options=options
+                    )
                 )
             return self._channel
 

@@ -21,8 +21,8 @@ from mtseg.errors import InputError
 from mtseg.inference.dense import with_halo
 from mtseg.inference.tile_cost import Message
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
-from mtseg.models.loading import ExportedModel, make_exported
-from mtseg.models.signatures import DESCRIBE, tile_signature
+from mtseg.models.loading import ExportedModel, Renewal, make_exported
+from mtseg.models.signatures import DESCRIBE, tile_probabilities_signature, tile_signature
 from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.serving.address import PORTS, Address, ServerOptions, parse_address
@@ -74,15 +74,26 @@ def load_served(
 
     Returns:
         The model in the version that the server has now. If the address names no version, the
-        model's `load_newest` loads the newest again when this one is no longer served.
+        model's `renewal` loads the newest again when this one is no longer served.
 
     Raises:
         InputError: if the text is not an address, or the model there is of another version of
             mtseg or of none.
         ServerError: if the server does not answer as it should.
     """
-    address, options = parse_address(text), options or ServerOptions()
-    connection = connect(address, options)
+    connection = connect(parse_address(text), options or ServerOptions())
+    model = _describe(connection, precision or "float32")
+    if connection.address.version is not None:
+        return model
+    renewal = Renewal(
+        lambda: dataclasses.replace(_describe(connection, precision or "float32"), renewal=renewal)
+    )
+    return dataclasses.replace(model, renewal=renewal)
+
+
+def _describe(connection: Connection, precision: str) -> ExportedModel:
+    """The model in the version that the server has now, over a connection."""
+    address = connection.address
     response = connection.predict(
         DESCRIBE,
         {"schema": np.array([MANIFEST_SCHEMA], np.int32)},
@@ -98,13 +109,14 @@ def load_served(
         ) from error
     check_manifest(manifest, str(address))
     version = address.version if response.version is None else response.version
-    network = ServedNetwork(connection, version, len(manifest["classes"]), precision or "float32")
-    model = make_exported(
+    signature = tile_probabilities_signature(precision)
+    if signature not in manifest.get("signatures", ()):
+        # Of an earlier version: the server computes such requests without any limit.
+        signature = tile_signature(precision)
+    network = ServedNetwork(connection, version, len(manifest["classes"]), precision, signature)
+    return make_exported(
         str(dataclasses.replace(address, version=version)), manifest, network, connection
     )
-    if address.version is not None:
-        return model
-    return dataclasses.replace(model, load_newest=lambda: load_served(text, precision, options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +128,7 @@ class ServedNetwork:
         version: version of the model, the same for all tiles of a scan; None is the newest.
         num_classes: number of combined classes, including background.
         precision: of the convolutions: `float32` or `bfloat16`.
+        signature: the signature that computes a tile.
         engine: what computes.
     """
 
@@ -123,6 +136,7 @@ class ServedNetwork:
     version: int | None
     num_classes: int
     precision: str
+    signature: str
     engine: str = "server"
 
     def plan(
@@ -189,7 +203,7 @@ class ServedNetwork:
             ServerError: if the server does not answer with them.
         """
         response = self.connection.predict(
-            tile_signature(self.precision),
+            self.signature,
             {
                 "tile": with_halo(volume, tile)[np.newaxis],
                 "intensity_scale": np.ones(1, np.float32),

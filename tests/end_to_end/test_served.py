@@ -9,6 +9,7 @@ import dataclasses
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -82,6 +83,7 @@ def folder(serving_folder, tmp_path_factory):
     """The served folder: `mtseg`, and `other`, which is no model of this project."""
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(serving_folder / "mtseg", folder / "mtseg")
+    shutil.copy(serving_folder / "batching.config", folder)
     other = tf.Module()
     other.double = tf.function(
         lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([None], tf.float32, name="x")]
@@ -196,7 +198,9 @@ def test_served_whole_the_labels_are_the_local_models(
         path = save(tmp_path / f"{number}.nii", part, np.diag([-1, 1, 1, 1]))
         volume = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj, np.float32)
         answer = connection.predict(
-            "segment", {"volume": volume[np.newaxis]}, ("labels", "probabilities")
+            "segment",
+            {"volume": volume[np.newaxis]},
+            ("labels", "labels_argmax", "probabilities"),
         )
         assert answer.version == 1
         (labels,) = segment(local, [path], tmp_path)
@@ -386,6 +390,60 @@ def test_scans_before_the_servers_end_are_kept_and_the_others_are_not_tried(
     assert names == {"brain"}
 
 
+def test_every_request_passes_the_queue_of_its_signature(misbehaving, scans, tmp_path):
+    """Or the server would neither limit how many it computes at once, nor how many wait."""
+    log = misbehaving.process.stderr_path
+    for scheme in ("grpc", "http"):
+        before = log.read_text().count("Bypassing batcher")
+        model = mtseg.load(misbehaving.address(scheme), options=options(scheme))
+        segment(model, scans[2:3], tmp_path / scheme)
+        assert log.read_text().count("Bypassing batcher") == before
+    # What the client of an earlier version asked for is noticed.
+    tile = {"tile": np.ones((1, 52, 52, 52), np.float32)}
+    tile |= {"intensity_scale": np.ones(1, np.float32), "chunk_positions": np.zeros(1, np.int32)}
+    connection = connect(parse_address(misbehaving.address()), ServerOptions())
+    connection.predict("segment_tile", tile, ("probabilities",))
+    assert log.read_text().count("Bypassing batcher") == before + 1
+    connection.close()
+
+
+@pytest.mark.promise("servers may fail")
+def test_fifty_clients_and_a_short_queue(folder, local, scans, tmp_path):
+    """Each is answered or refused by name; the server never computes more than it may."""
+    given = {"options": Options(spacing_mm=1.5)}  # nothing to recognise
+    expected = segment(local, scans, tmp_path / "here", **given)
+    short = tmp_path / "served"
+    short.mkdir()
+    (short / "mtseg").symlink_to(folder / "mtseg")
+    text = (folder / "batching.config").read_text()
+    assert "max_enqueued_batches { value: 64 }" in text
+    (short / "batching.config").write_text(text.replace("value: 64", "value: 4"))
+    answered, refused = [], []
+
+    def client(number):
+        which = number % len(scans)
+        try:
+            model = mtseg.load(front.address(), options=ServerOptions(retries=number // 25))
+            ((_, outcome),) = segment_files(model, [scans[which]], tmp_path / str(number), **given)
+        except ServerError as error:
+            refused.append(str(error))
+            return
+        assert not isinstance(outcome, InputError), outcome
+        np.testing.assert_array_equal(read(outcome.label_path), expected[which])
+        answered.append(number)
+
+    with start_front(short, tmp_path / "fault") as front:
+        with ThreadPoolExecutor(50) as pool:
+            list(pool.map(client, range(50)))
+        log = front.process.stderr_path.read_text()
+    assert len(answered) + len(refused) == 50
+    assert answered
+    assert refused
+    assert all("queue to which this task was submitted is full" in text for text in refused)
+    assert "2 computed at once" in log
+    assert "3 computed at once" not in log
+
+
 def test_twenty_clients_at_once(front, local, scans, tmp_path):
     given = {"options": Options(spacing_mm=1.5)}  # nothing to recognise
     expected = segment(local, scans, tmp_path / "here", **given)
@@ -453,16 +511,61 @@ def test_a_token_does_not_travel_unencrypted():
     assert "sesame" not in str(caught.value)
 
 
-@pytest.mark.promise("loopback only")
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
-def test_an_encrypted_connection(folder, local, scans, tmp_path):
-    key, certificate, both = (tmp_path / name for name in ("key.pem", "cert.pem", "both.pem"))
+def make_certificate(folder):
+    """A key and a certificate for this machine, by the names of nginx.conf."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate, and is missing")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
          "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
          "-keyout", str(key), "-out", str(certificate)],
         check=True, capture_output=True,
     )  # fmt: skip
+    return key, certificate
+
+
+@pytest.mark.promise("loopback only")
+def test_the_proxy_of_the_example_wants_the_token(front, serving_folder, local, scans, tmp_path):
+    """nginx itself, with the file as it is written but for its ports."""
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is missing")
+    _, certificate = make_certificate(tmp_path)
+    ports = {}
+    with socket.socket() as one, socket.socket() as two:
+        for name, free in (("8443", one), ("8444", two)):
+            free.bind(("127.0.0.1", 0))
+            ports[name] = free.getsockname()[1]
+    text = (serving_folder / "nginx.conf").read_text()
+    (command,) = re.findall(r"#     (printf .*)", text)
+    replaced = ports | {"8500": front.grpc_port, "8501": front.rest_port}
+    for port, other in replaced.items():
+        assert port in text
+        text = text.replace(f"listen {port}", f"listen 127.0.0.1:{other}")
+        text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{other}")
+    (tmp_path / "nginx.conf").write_text(text)
+    subprocess.run(["bash", "-c", f"TOKEN=open-sesame; {command}"], cwd=tmp_path, check=True)
+    (expected,) = segment(local, scans[2:3], tmp_path / "here")
+    proxy = subprocess.Popen(["nginx", "-c", tmp_path / "nginx.conf", "-p", tmp_path])
+    try:
+        for scheme, port in (("grpcs", ports["8443"]), ("https", ports["8444"])):
+            address = f"{scheme}://127.0.0.1:{port}/mtseg"
+            trusting = ServerOptions(ca_path=certificate, token="open-sesame")
+            model = mtseg.load(address, options=trusting)
+            (labels,) = segment(model, scans[2:3], tmp_path / scheme)
+            np.testing.assert_array_equal(labels, expected)
+            for token in (None, "open-barley"):
+                with pytest.raises(ServerError, match="access denied"):
+                    mtseg.load(address, options=dataclasses.replace(trusting, token=token))
+    finally:
+        proxy.terminate()
+        proxy.wait()
+
+
+@pytest.mark.promise("loopback only")
+def test_an_encrypted_connection(folder, local, scans, tmp_path):
+    key, certificate = make_certificate(tmp_path)
+    both = tmp_path / "both.pem"
     both.write_bytes(key.read_bytes() + certificate.read_bytes())
     with start_front(folder, tmp_path / "fault", "--certificate", str(both)) as front:
         trusting = options(ca_path=certificate, token="open-sesame")
@@ -505,6 +608,9 @@ def test_new_versions_come_while_a_client_loops(serving_folder, local, scans, tm
         is_over.set()
         thread.join()
         assert problems == []
+        # The caller's model knows the newest one, and both share a connection.
+        assert model.renewal.newest.path.endswith("/mtseg/4")
+        assert model.renewal.newest.network.connection is model.network.connection
         # By now the version that the client began with is long gone.
         with pytest.raises(ModelGoneError):
             mtseg.load(front.address(path="mtseg/1"), options=options())

@@ -70,6 +70,8 @@ def test_names_types_and_axes_of_all_signatures(saved_model):
         "serving_default",
         *("segment", "segment_int16", "segment_bfloat16"),
         *("segment_tile", "segment_tile_bfloat16", "classify_patches", "describe"),
+        *("segment_labels", "segment_labels_bfloat16"),
+        *("tile_probabilities", "tile_probabilities_bfloat16"),
     }
 
 
@@ -124,6 +126,35 @@ def test_a_tile_with_its_halo_gives_its_interior(saved_model, network, chunk_pos
     np.testing.assert_array_equal(served["labels"][0], labels)
 
 
+def test_what_is_asked_for_most_has_signatures_without_anything_else(saved_model):
+    volume = tf.constant(make_scan((5, 6, 7))[np.newaxis])
+    tile = {
+        "tile": tf.constant(np.pad(make_scan((2, 3, 4)), HALO)[np.newaxis]),
+        "intensity_scale": tf.constant([900.0]),
+        "chunk_positions": tf.constant([0]),
+    }
+    for precision in ("", "_bfloat16"):
+        whole = saved_model.signatures[f"segment{precision}"](volume=volume)
+        ((name, labels),) = saved_model.signatures[f"segment_labels{precision}"](
+            volume=volume
+        ).items()
+        assert name == "labels"
+        np.testing.assert_array_equal(labels, whole["labels"])
+        whole = saved_model.signatures[f"segment_tile{precision}"](**tile)
+        ((name, rows),) = saved_model.signatures[f"tile_probabilities{precision}"](**tile).items()
+        assert name == "probabilities"
+        np.testing.assert_array_equal(rows, whole["probabilities"])
+
+
+def test_a_scale_of_zero_is_a_tile_without_foreground(saved_model):
+    tile = np.ones((1, *(2 + 2 * HALO,) * 3), np.float32)
+    served = saved_model.signatures["segment_tile"](
+        tile=tf.constant(tile), intensity_scale=tf.zeros(1), chunk_positions=tf.constant([0])
+    )
+    assert served["probabilities"].shape == (1, 0, 9)
+    assert not served["labels"].numpy().any()
+
+
 def test_patches_give_the_result_of_the_patch_model(saved_model, random_run, network):
     volume = make_scan((6, 9, 8), 3) / 900
     voxels = np.argwhere(volume > 0)[::40]
@@ -140,3 +171,5 @@ def test_the_model_returns_its_manifest(saved_model, serving_folder):
     (text,) = saved_model.signatures["describe"](schema=tf.constant([2]))["manifest"].numpy()
     stored = (serving_folder / "mtseg" / "1" / "manifest.json").read_text()
     assert json.loads(text) == json.loads(stored)
+    names = set(saved_model.signatures) - {"serving_default"}
+    assert set(json.loads(stored)["signatures"]) == names

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -112,7 +113,9 @@ def test_warm_up_requests_can_be_replayed(serving_folder):
         else:
             assert inputs["tile"].shape == (1, 82, 82, 82)
             assert model.signatures[name].structured_input_signature[1].keys() == inputs.keys()
-    assert seen == ["segment", "segment_tile", "segment_tile_bfloat16", "classify_patches"]
+    assert seen == [
+        "segment", "tile_probabilities", "tile_probabilities_bfloat16", "classify_patches"
+    ]  # fmt: skip
 
 
 def test_the_container_is_on_this_machine_alone(serving_folder):
@@ -122,6 +125,36 @@ def test_the_container_is_on_this_machine_alone(serving_folder):
     assert "/v1/models/mtseg " in text
     assert "MODEL" not in text
     assert "MODEL" not in (serving_folder / "README.md").read_text()
+
+
+def test_the_images_ports_and_paths_of_the_cluster_are_those_of_the_container(serving_folder):
+    text = (serving_folder / "kubernetes.yaml").read_text()
+    container = (serving_folder / "compose.yaml").read_text()
+    assert "MODEL" not in text
+    (image,) = re.findall(r"tensorflow/serving:[\d.]+", text)
+    assert f"-{image}}}" in container
+    arguments = re.findall(r"- (--\S+)", text)
+    assert len(arguments) == 5
+    assert arguments == re.findall(r"- (--\S+)", container)
+    assert "path: /v1/models/mtseg, port: rest" in text
+    assert "capabilities: {drop: [ALL]}" in text
+
+
+def test_charts_and_alerts_are_of_metrics_that_the_server_has(serving_folder):
+    # tensorflow_serving/servables/tensorflow/util.cc and batching/batching_session.cc
+    known = {
+        "request_count", "request_latency_bucket", "runtime_latency_sum",
+        "batching_session:queuing_latency_bucket",
+    }  # fmt: skip
+    board = json.loads((serving_folder / "grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    rules = (serving_folder / "prometheus-rules.yaml").read_text()
+    for text in (*queries, rules):
+        named = re.findall(r":tensorflow:serving:([\w:]+)", text)
+        assert named
+        assert set(named) <= known
+    assert {name for name in known if name in rules + "".join(queries)} == known
+    assert 'model_name="mtseg"' in rules
 
 
 def test_the_schema_in_the_readme_is_the_manifests(serving_folder):
