@@ -81,7 +81,6 @@ def load(
     from mtseg.api.model import Model
 
     if path is not None and is_address(str(path)):
-        _begin_tensorflow()
         from mtseg.serving.remote_model import load_served
 
         exported = load_served(str(path), precision, options)

@@ -176,7 +176,7 @@ def _predict(argv: list[str]) -> int:
     engine = None
     if arguments.server is None and arguments.beam_runner is None:
         engine = start_engine(arguments.model, arguments.engine, arguments.devices)
-    else:
+    elif arguments.server is None:
         import_tensorflow()
     if arguments.model is None and arguments.server is None:
         print(PACKAGED_MODEL, flush=True)

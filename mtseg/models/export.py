@@ -36,7 +36,8 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.inference.postprocessing import class_rules
 from mtseg.inference.verdict import calibrate
-from mtseg.models.signatures import add_signatures, list_signatures
+from mtseg.models.signature_names import list_signatures
+from mtseg.models.signatures import add_signatures
 from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
 from mtseg.runs.unevaluated import read_unevaluated

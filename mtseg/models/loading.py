@@ -239,7 +239,7 @@ def _network_of(saved_model: Any, folder: Path, precision: str) -> DenseNetwork:
     import tensorflow as tf
 
     from mtseg.inference.engines.tensorflow_engine import open_function
-    from mtseg.models.signatures import tile_signature
+    from mtseg.models.signature_names import tile_signature
 
     try:
         signature = saved_model.signatures[tile_signature(precision)]

@@ -33,50 +33,22 @@ import tensorflow as tf
 from mtseg.inference.decision import decide_in_graph
 from mtseg.inference.tile_cost import chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
+from mtseg.models.signature_names import (
+    CLASSIFY,
+    DESCRIBE,
+    PRECISIONS,
+    labels_signature,
+    segment_signature,
+    tile_probabilities_signature,
+    tile_signature,
+)
 from mtseg.network.architecture import HALO, PLANE_NORMALS
 from mtseg.scans.intensities import AIR_HU, CT_BELOW_HU, CT_SHARE
 from mtseg.scans.patches import PATCH_SIZE
 from mtseg.scans.preprocessing import NORMALISING_PERCENTILE
 
-DESCRIBE, CLASSIFY = "describe", "classify_patches"
-
-PRECISIONS = ("float32", "bfloat16")
-"""Precisions of the convolutions; each has signatures of its own."""
-
 _Outputs = dict[str, tf.Tensor]
 _ComputeTile = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-def segment_signature(precision: str) -> str:
-    """Name of the signature that segments a whole volume of float32 intensities."""
-    return "segment" if precision == "float32" else f"segment_{precision}"
-
-
-def tile_signature(precision: str) -> str:
-    """Name of the signature that segments a tile."""
-    return "segment_tile" if precision == "float32" else f"segment_tile_{precision}"
-
-
-def tile_probabilities_signature(precision: str) -> str:
-    """Name of the signature that gives the probabilities of a tile and nothing else."""
-    return "tile_probabilities" if precision == "float32" else f"tile_probabilities_{precision}"
-
-
-def labels_signature(precision: str) -> str:
-    """Name of the signature that gives the labels of a whole volume and nothing else."""
-    return "segment_labels" if precision == "float32" else f"segment_labels_{precision}"
-
-
-def list_signatures() -> list[str]:
-    """The names of all signatures, for the manifest."""
-    by_precision = (
-        segment_signature,
-        tile_signature,
-        labels_signature,
-        tile_probabilities_signature,
-    )
-    names = [name(precision) for name in by_precision for precision in PRECISIONS]
-    return sorted([*names, "segment_int16", CLASSIFY, DESCRIBE])
 
 
 def add_signatures(

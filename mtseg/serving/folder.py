@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.models.export import export_model, exporting_to
-from mtseg.models.signatures import CLASSIFY, segment_signature, tile_probabilities_signature
+from mtseg.models.signature_names import CLASSIFY, segment_signature, tile_probabilities_signature
 from mtseg.network.architecture import HALO, PLANE_NORMALS
 from mtseg.runs.manifest import versions
 from mtseg.scans.patches import PATCH_SIZE

@@ -1,7 +1,7 @@
 """Requests to TensorFlow Serving over gRPC, its `PredictionService`.
 
 gRPC sends arrays as bytes, so it is the faster way; `mtseg.serving.rest` is for networks that pass
-HTTP only. It needs the packages of `pip install 'mtseg[serving]'`, which are imported when a
+HTTP only. It needs the packages of `pip install 'mtseg[client]'`, which are imported when a
 connection is made.
 """
 
@@ -25,6 +25,7 @@ from mtseg.serving.connection import (
     one_line,
     read_certificates,
 )
+from mtseg.serving.messages import decode_response, encode_request
 
 if TYPE_CHECKING:
     import grpc
@@ -52,12 +53,12 @@ class GrpcConnection(Connection):
     def __init__(self, address: Address, options: ServerOptions) -> None:
         super().__init__(address, options)
         try:
+            import google.protobuf.message  # noqa: F401, for its error
             import grpc
-            import tensorflow_serving.apis.predict_pb2  # noqa: F401, for its error
         except ImportError as error:
             raise InputError(
                 f"{address}: a server over gRPC needs packages that are not installed: "
-                "pip install 'mtseg[serving]'"
+                "pip install 'mtseg[client]'"
             ) from error
         self._credentials: grpc.ChannelCredentials | None = None
         if address.is_encrypted:
@@ -94,39 +95,22 @@ class GrpcConnection(Connection):
             channel.close()
 
     def _encode(self, request: Request, inputs: Mapping[str, npt.NDArray[Any]]) -> bytes:
-        import tensorflow as tf
-        from tensorflow_serving.apis import predict_pb2
-
-        message = predict_pb2.PredictRequest()
-        message.model_spec.name = self.address.model
-        message.model_spec.signature_name = request.signature
-        if request.version is not None:
-            message.model_spec.version.value = request.version
-        for name, array in inputs.items():
-            _fill(message.inputs[name], array, tf.as_dtype(array.dtype).as_datatype_enum)
-        message.output_filter.extend(request.outputs)
-        body: bytes = message.SerializeToString()
-        return body
+        return encode_request(
+            self.address.model, request.version, request.signature, inputs, request.outputs
+        )
 
     def _send(self, request: Request, body: bytes, seconds: float) -> Response:
         import grpc
-        import tensorflow as tf
-        from tensorflow_serving.apis import predict_pb2
 
-        # The stub of these packages takes a message in place of its bytes, and would keep both.
-        call = self._open_channel().unary_unary(
-            _PREDICT, response_deserializer=predict_pb2.PredictResponse.FromString
-        )
+        call = self._open_channel().unary_unary(_PREDICT)  # of bytes
         try:
             answer = call(body, timeout=seconds, metadata=tuple(self._headers.items()))
         except grpc.RpcError as error:
             raise self._explain(error, seconds) from error
         try:
-            outputs = {name: tf.make_ndarray(proto) for name, proto in answer.outputs.items()}
-        except (TypeError, ValueError) as error:
+            return Response(*decode_response(answer))
+        except ValueError as error:
             raise ServerError(f"{self.address}: its answer has no arrays ({error}).") from error
-        has_version = answer.model_spec.HasField("version")
-        return Response(outputs, answer.model_spec.version.value if has_version else None)
 
     def _explain(self, error: grpc.RpcError, seconds: float) -> Exception:
         """The error to raise for a status code of gRPC."""
@@ -146,11 +130,3 @@ class GrpcConnection(Connection):
         if code == grpc.StatusCode.NOT_FOUND:
             return self._not_found(f"{code.name}: {details}")
         return self._refused(f"{code.name}: {details}")
-
-
-def _fill(proto: Any, array: npt.NDArray[Any], dtype: int) -> None:
-    """Writes an array into a `TensorProto`, with one copy less than `tf.make_tensor_proto`."""
-    proto.dtype = dtype
-    for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
-    proto.tensor_content = array.tobytes()

@@ -22,7 +22,7 @@ from mtseg.inference.dense import with_halo
 from mtseg.inference.tile_cost import Message
 from mtseg.inference.tiling import Plan, Tile, plan_tiles
 from mtseg.models.loading import ExportedModel, Renewal, make_exported
-from mtseg.models.signatures import DESCRIBE, tile_probabilities_signature, tile_signature
+from mtseg.models.signature_names import DESCRIBE, tile_probabilities_signature, tile_signature
 from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.serving.address import PORTS, Address, ServerOptions, parse_address

@@ -6,6 +6,7 @@ TensorFlow Serving that is asked instead; it has to serve the folder `MTSEG_TF_S
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -237,6 +238,39 @@ def test_the_command_writes_what_it_writes_locally(front, folder, scans, tmp_pat
         np.testing.assert_array_equal(
             read(tmp_path / "here" / name), read(tmp_path / "there" / name)
         )
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+for name in ("tensorflow", "tensorflow_serving", "keras", "jax", "absl", "openvino", "h5py"):
+    sys.modules[name] = None
+from mtseg.cli.predict import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_the_client_needs_no_tensorflow(front, local, scans, scheme, tmp_path):
+    (expected,) = segment(local, scans[2:3], tmp_path / "here")
+    command = [
+        sys.executable, "-c", WITHOUT_TENSORFLOW, scans[2], "--server", front.address(scheme),
+        "-o", tmp_path / "there",
+    ]  # fmt: skip
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    np.testing.assert_array_equal(read(tmp_path / "there" / "cta_labels.nii.gz"), expected)
+    for name in ("cta_verdict.json", VOLUMES, *LABEL_TABLES):
+        there, here = (
+            json.loads((tmp_path / f / name).read_text())
+            if "json" in name
+            else (tmp_path / f / name).read_text()
+            for f in ("there", "here")
+        )
+        if "json" in name:
+            for verdict in (there, here):
+                for changing in ("engine", "model", "seconds"):
+                    verdict.pop(changing, None)
+        assert there == here, name
 
 
 def refusal(front, scan, out, path="mtseg", scheme="grpc", **changes):

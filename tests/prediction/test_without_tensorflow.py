@@ -65,12 +65,16 @@ def test_from_the_command_to_the_label_file(segment):
         assert json.loads((folder / "scan_verdict.json").read_text())["engine"] == engine
 
 
-def test_the_list_of_what_prediction_needs_has_the_packages_floors():
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("requirements-predict.txt", "openvino"), ("requirements-client.txt", "client")],
+)
+def test_the_lists_of_what_prediction_needs_have_the_packages_floors(name, extra):
     root = Path(__file__).parents[2]
     setup = configparser.ConfigParser()
     setup.read(root / "setup.cfg")
-    known = setup["options"]["install_requires"] + setup["options.extras_require"]["openvino"]
-    lines = (root / "requirements-predict.txt").read_text().splitlines()
+    known = setup["options"]["install_requires"] + setup["options.extras_require"][extra]
+    lines = (root / name).read_text().splitlines()
     wanted = [line for line in lines if not line.startswith("#")]
-    assert wanted
+    assert len(wanted) > 3
     assert set(wanted) <= {line.strip() for line in known.splitlines()}
