@@ -33,10 +33,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "Adam's second moment 0.999": {"adam-beta-2": 0.999},
     "mini-batches of 105": {"global-batch-size": 105},
     "batch-norm momentum 0.99": {"batch-norm-momentum": 0.99},
-    "dropout 0.2": {"dropout-rate": 0.2},
-    "dropout 0.1, Muon, rate 0.005": {
-        "dropout-rate": 0.1, "optimizer": "muon", "learning-rate": 5e-3,
-    },
+    "dropout 0.5": {"dropout-rate": 0.5},
+    "Adam, rate 0.003": {"optimizer": "adam", "learning-rate": 3e-3},
+    "rate 0.0025": {"learning-rate": 2.5e-3},
+    "rate 0.01": {"learning-rate": 1e-2},
     "stored patches": {"input": "patches"},
     "flipped": {"augment": "flip"},
 }  # fmt: skip

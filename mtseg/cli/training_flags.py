@@ -46,7 +46,7 @@ def add_training_flags(
         choices=sorted(PRESETS),
         default="paper",
         help="named settings: paper (the paper's run, days on a processor), best (the highest "
-        "Dice, for a GPU), fast (15 minutes per task) or demo (minutes, small phantoms) "
+        "Dice, for a GPU), fast (10 minutes per task) or demo (minutes, small phantoms) "
         "(default: %(default)s)",
     )
     parser.add_argument(

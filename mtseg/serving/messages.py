@@ -21,7 +21,7 @@ _PACKAGE = "mtseg.serving"
 _STRING = 7
 """TensorFlow's number of a type whose values are bytes of any length."""
 
-_NUMBERS = {
+_NUMBERS: dict[np.dtype[Any], int] = {
     np.dtype(np.float32): 1, np.dtype(np.float64): 2, np.dtype(np.int32): 3, np.dtype(np.uint8): 4,
     np.dtype(np.int16): 5, np.dtype(np.int8): 6, np.dtype(np.int64): 9, np.dtype(np.bool_): 10,
     np.dtype(np.float16): 19,
@@ -113,9 +113,11 @@ def decode_response(body: bytes) -> tuple[dict[str, npt.NDArray[Any]], int | Non
 
     try:
         message = _messages()["PredictResponse"].FromString(body)
+        outputs = {item.key: _to_array(item.value) for item in message.outputs}
     except DecodeError as error:
         raise ValueError("it is no protocol buffer") from error
-    outputs = {item.key: _to_array(item.value) for item in message.outputs}
+    except OverflowError as error:
+        raise ValueError("a number is out of the range of its type") from error
     has_version = message.model_spec.HasField("version")
     return outputs, message.model_spec.version.value if has_version else None
 

@@ -51,7 +51,7 @@ def test_a_flag_sets_its_setting_and_its_help_shows_the_default(name):
 
 def test_the_help_shows_what_a_preset_changes():
     help_text = " ".join(make_parser().format_help().split())
-    assert "(default: 25000; best: 2500; demo: 190; fast: 2000)" in help_text
+    assert "(default: 25000; best: 2500; demo: 190; fast: 1200)" in help_text
     assert PRESETS["demo"]["minibatches_per_task"] == 190
 
 

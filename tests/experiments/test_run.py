@@ -38,7 +38,7 @@ def test_three_tasks_give_the_papers_seven_experiments_and_a_repeat():
         (7, "brain+breast+cta", "brain:phantom,breast:phantom,cta:phantom", 0),
         (8, "brain_again", "brain:phantom", 1),
     ]
-    assert [e.num_minibatches for e in planned] == [2000] * 3 + [4000] * 3 + [6000, 2000]
+    assert [e.num_minibatches for e in planned] == [1200] * 3 + [2400] * 3 + [3600, 1200]
     assert [e.is_repeat for e in planned] == [False] * 7 + [True]
     assert planned[7].task_names == ("brain",)
 

@@ -89,10 +89,17 @@ def test_texts_one_value_for_all_and_an_answer_without_a_version():
 def test_an_answer_that_is_none_or_contradicts_itself():
     short = by_value(np.float32([1, 2, 3]))
     short.tensor_shape.dim[0].size = 5
-    unknown = tf.make_tensor_proto(np.complex64([1]))
-    for body in (b"\xff\xfe no protocol buffer", answer({"y": short}), answer({"y": unknown})):
-        with pytest.raises(ValueError, match=r"values for the shape|of type|no protocol buffer"):
-            decode_response(body)
+    beyond = by_value(np.uint8([1]))
+    beyond.int_val[0] = 300
+    for proto, reason in (
+        (short, "3 values for the shape"),
+        (tf.make_tensor_proto(np.complex64([1])), "of type 8"),
+        (beyond, "out of the range"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            decode_response(answer({"y": proto}))
+    with pytest.raises(ValueError, match="no protocol buffer"):
+        decode_response(b"\xff\xfe no protocol buffer")
 
 
 def test_damaged_answers_are_errors_of_one_kind_or_arrays():
