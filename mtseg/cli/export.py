@@ -38,10 +38,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--format",
-        choices=("savedmodel", "weights", "onnx", "litert"),
+        choices=("savedmodel", "weights", "onnx", "litert", "triton"),
         default="savedmodel",
         help="weights: a quarter of the size, but only for mtseg-predict and mtseg-evaluate; onnx "
-        "and litert: the network for one tile, for other runtimes (default: %(default)s)",
+        "and litert: the network for one tile, for other runtimes; triton: OUT is a model "
+        "repository for NVIDIA's Triton (default: %(default)s)",
     )
     parser.add_argument(
         "--serving",
@@ -52,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name",
         default=MODEL_NAME,
-        help="with --serving: name of the model (default: %(default)s)",
+        help="with --serving or --format triton: name of the model (default: %(default)s)",
     )
     parser.add_argument(
         "--keep",
@@ -72,8 +73,11 @@ def _export(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     if (arguments.out is None) == (arguments.serving is None):
         raise InputError("give one of OUT, a folder for the model, and --serving DIR.")
-    if arguments.serving is None and (arguments.keep or arguments.name != MODEL_NAME):
-        raise InputError("--keep and --name go with --serving DIR.")
+    if arguments.serving is None and arguments.keep:
+        raise InputError("--keep goes with --serving DIR.")
+    has_name = arguments.serving is not None or arguments.format == "triton"
+    if arguments.name != MODEL_NAME and not has_name:
+        raise InputError("--name goes with --serving DIR or --format triton.")
     if arguments.serving is not None and arguments.format != "savedmodel":
         raise InputError("--serving: TensorFlow Serving takes no other --format than savedmodel.")
     require_trained(Path(arguments.workdir))
@@ -88,6 +92,14 @@ def _export(argv: list[str]) -> int:
             arguments.workdir, arguments.out, arguments.format, arguments.weights
         )
         print(f"Wrote {path}: input tile, output probabilities; see the manifest in it.")
+        return DONE
+    if arguments.format == "triton":
+        from mtseg.models.triton import export_triton
+
+        path = export_triton(
+            arguments.workdir, arguments.out, arguments.weights, name=arguments.name
+        )
+        print(f"Wrote {path}. Serve it: tritonserver --model-repository={arguments.out}")
         return DONE
     from mtseg.models.export import export_model, export_weights
 

@@ -12,6 +12,7 @@ small.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from mtseg.errors import InputError
+from mtseg.inference.decision import decide_in_graph
 from mtseg.inference.tile_graph import classify, convolve
 from mtseg.models.export import export_file
 from mtseg.network.architecture import HALO, PLANE_NORMALS
@@ -32,14 +34,19 @@ _OPSET = 18
 """Version of ONNX's set of operations."""
 
 
-def make_portable_function(patch_model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+def make_portable_function(
+    patch_model: keras.Model, thresholds: Sequence[float | None] | None = None
+) -> tf.types.experimental.PolymorphicFunction:
     """Makes a graph that computes a tile without loops and conditions, for any runtime.
 
     Args:
         patch_model: from `mtseg.network.model.build_patch_model`. Its weights become constants.
+        thresholds: for each combined class its operating point, or None; if they are given, the
+            graph has labels too.
 
     Returns:
-        A `tf.function` from `tile` to `probabilities`; the module's docstring has their shapes.
+        A `tf.function` from `tile` to `probabilities`, whose shapes the module's docstring has, and
+        with thresholds to `labels`, uint8 (I, J, K), 0 where the tile is 0.
     """
     folded = fold(patch_model)
     network = tf.nest.map_structure(np.asarray, folded)._replace(
@@ -58,7 +65,12 @@ def make_portable_function(patch_model: keras.Model) -> tf.types.experimental.Po
         joined = tf.concat(features, axis=-1)
         rows = classify(tf.reshape(joined, [-1, joined.shape[-1]]), network)
         shape = tf.concat([tf.shape(joined)[:3], [rows.shape[-1]]], axis=0)
-        return {"probabilities": tf.reshape(rows, shape)}
+        outputs = {"probabilities": tf.reshape(rows, shape)}
+        if thresholds is not None:
+            labels = tf.reshape(decide_in_graph(rows, thresholds), shape[:3])
+            interior = tile[HALO:-HALO, HALO:-HALO, HALO:-HALO]
+            outputs["labels"] = tf.where(interior != 0, labels, tf.zeros_like(labels))
+        return outputs
 
     tile_spec = tf.TensorSpec([None] * 3, tf.float32, name="tile")
     return tf.function(compute, input_signature=[tile_spec])
@@ -83,7 +95,7 @@ def export_portable(
         InputError: as `mtseg.models.export.export_file` does, and if the converter is not
             installed.
     """
-    name, convert = {"onnx": (ONNX, _to_onnx), "litert": (LITERT, _to_litert)}[file_format]
+    name, convert = {"onnx": (ONNX, convert_to_onnx), "litert": (LITERT, _to_litert)}[file_format]
 
     def write(trained: TrainedModel, path: Path) -> None:
         path.write_bytes(convert(make_portable_function(trained.model)))
@@ -91,12 +103,17 @@ def export_portable(
     return export_file(workdir, out, which, name, write)
 
 
-def _to_onnx(function: tf.types.experimental.PolymorphicFunction) -> bytes:
+def convert_to_onnx(function: tf.types.experimental.PolymorphicFunction) -> bytes:
+    """The content of an ONNX file that computes a graph.
+
+    Raises:
+        InputError: if the converter is not installed.
+    """
     try:
         import tf2onnx
     except ImportError as error:
         raise InputError(
-            "--format onnx needs a package that is not installed: pip install 'mtseg[onnx]'"
+            "ONNX needs a package that is not installed: pip install 'mtseg[onnx]'"
         ) from error
     model, _ = tf2onnx.convert.from_function(
         function, input_signature=function.input_signature, opset=_OPSET
