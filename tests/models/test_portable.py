@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
+from mtseg.inference.decision import decide
 from mtseg.inference.dense import dense_probabilities, make_dense_network
 from mtseg.models.portable import LITERT, ONNX, export_portable, make_portable_function
 from mtseg.network.architecture import HALO
@@ -66,6 +67,20 @@ def test_backgrounds_of_several_tasks_are_one_class_here_too():
     computed = make_portable_function(model)(np.pad(volume, HALO))["probabilities"]
     expected = dense_probabilities(make_dense_network(model, "float32"), volume)
     np.testing.assert_allclose(computed, expected, atol=1e-5)
+
+
+def test_labels_follow_the_decision_rule_inside_the_foreground():
+    model = make_patch_model()
+    volume = make_volume((6, 5, 7))
+    volume[2:4, 1:3] = 0
+    expected = dense_probabilities(make_dense_network(model, "float32"), volume)
+    of_class = np.moveaxis(expected, -1, 0)
+    middle = float(np.median(of_class[3]))  # a threshold that some voxels reach
+    thresholds = (None, None, None, middle)
+    labels = make_portable_function(model, thresholds)(np.pad(volume, HALO))["labels"]
+    wanted = np.where(volume != 0, decide(of_class, thresholds), 0)
+    assert len(np.unique(wanted)) > 2
+    np.testing.assert_array_equal(labels, wanted)
 
 
 def test_without_the_converter_the_line_says_what_to_install(random_run, tmp_path, monkeypatch):

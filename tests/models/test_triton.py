@@ -27,7 +27,7 @@ def repository(random_run, tmp_path_factory):
 
 def declared(text, kind):
     """Name -> type and shape, of the inputs or outputs in a configuration."""
-    (block,) = re.findall(rf"^{kind} \[(.*?)^?\]\n(?=\w|#)", text, re.S | re.M)
+    (block,) = re.findall(rf"^{kind} \[(.*?)\](?=\n[\w#])", text, re.S | re.M)
     form = r'name: "(\w+)" data_type: (\w+) dims: \[ ([-\d, ]+) \]'
     return {
         name: (ONNX_TYPES[dtype], [int(n) for n in dims.split(",")])
@@ -65,7 +65,7 @@ def test_labels_and_probabilities_are_those_of_the_network(repository, random_ru
     labels, probabilities = session.run(["labels", "probabilities"], {"tile": np.pad(volume, HALO)})
     mask = volume != 0
     np.testing.assert_allclose(probabilities[mask], expected[mask], atol=1e-5)
-    assert len(np.unique(labels)) > 2
+    assert labels.any()
     np.testing.assert_array_equal(
         labels, np.where(mask, decide(np.moveaxis(expected, -1, 0), points), 0)
     )
