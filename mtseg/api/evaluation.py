@@ -10,8 +10,7 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.inference.dense import make_dense_network
 from mtseg.provenance.training_data import list_changes, read_training_data, refuse_training_scans
-from mtseg.records.prepared import read_fingerprints
-from mtseg.records.reading import count_scans
+from mtseg.records.reading import count_scans, read_fingerprints
 from mtseg.runs.manifest import PACKAGED, WEIGHTS
 from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.weights import TrainedModel, load_trained

@@ -33,6 +33,7 @@ EXTRAS = {
     "onnx": ("tf2onnx", "onnx"),
     "openvino": ("openvino", "h5py"),
     "jax": ("jax",),
+    "client": ("grpc",),
     "serving": ("tensorflow_serving", "grpc"),
     "report": ("matplotlib",),
 }

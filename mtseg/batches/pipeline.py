@@ -21,7 +21,7 @@ from mtseg.batches.draws import read_source_weights
 from mtseg.batches.placed_samples import PlacedSamples, Places
 from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
-from mtseg.records.prepared import require_same_task
+from mtseg.records.reading import require_same_task
 from mtseg.scans.patches import PATCH_SIZE, PLANES
 from mtseg.system.hardware import num_cores
 from mtseg.tasks.label_space import LabelSpace

@@ -61,11 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _experiments(argv: list[str]) -> int:
     arguments = vars(make_parser().parse_args(argv))
-    from mtseg.scans.discovery import take_part
-
     out, minutes = Path(arguments.pop("out")), arguments.pop("minutes")
     num_parts, part_id = arguments.pop("num_parts"), arguments.pop("part_id")
-    take_part((), num_parts, part_id)  # refuses a number that is none before TensorFlow is loaded
     if minutes is not None:
         _check_budget(minutes, num_parts, arguments)
     if uses_jax():
@@ -74,6 +71,9 @@ def _experiments(argv: list[str]) -> int:
             "TensorFlow computes: leave it unset."
         )
     config, may_prepare = read_training_flags(arguments)
+    from mtseg.scans.discovery import take_part
+
+    take_part((), num_parts, part_id)  # refuses a number that is none before TensorFlow is loaded
     if may_prepare:
         prepare_phantoms(config)
     from mtseg.experiments.compare import comparison_table

@@ -19,7 +19,7 @@ from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.tiling import Tile
 from mtseg.inference.verdict import ScanStatistics, intensity_percentiles
 from mtseg.scans.volume import Volume
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
 

@@ -27,7 +27,7 @@ from mtseg.evaluation.surfaces import mask_figures
 from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.postprocessing import class_rules, postprocess
 from mtseg.records.reading import read_selection
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.task import IGNORED, Task
 

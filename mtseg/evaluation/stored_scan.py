@@ -21,7 +21,7 @@ from mtseg.evaluation.pictures import compare_slices, most_labelled_slice
 from mtseg.inference.decision import Ranking, apply_thresholds
 from mtseg.inference.tiling import Tile
 from mtseg.scans.volume import Volume
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
 _REACHED = np.array([-1.0, *metrics.THRESHOLDS])

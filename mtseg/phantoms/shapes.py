@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.interpolate import CubicSpline
 
 Floats = npt.NDArray[np.floating[Any]]
 """An array of float32 or float64."""
@@ -141,6 +140,8 @@ def smooth_curve(knots: Sequence[Point] | Floats, points_per_knot: int = 8) -> F
     Returns:
         ((n - 1) * points_per_knot + 1, columns), float64.
     """
+    from scipy.interpolate import CubicSpline  # a third of a second, which commands would wait
+
     t = np.linspace(0, len(knots) - 1, points_per_knot * (len(knots) - 1) + 1)
     curve: Floats = CubicSpline(np.arange(len(knots)), knots)(t)
     return curve

@@ -32,9 +32,9 @@ from mtseg.records.schema import (
 )
 from mtseg.scans.patches import choose_voxels, cut_patches, pad_volume
 from mtseg.sources.find import find_subjects
-from mtseg.sources.reading import PreparedSubject, prepare_subject
+from mtseg.sources.reading import prepare_subject
 from mtseg.sources.splits import ValidationRule
-from mtseg.sources.subject import Subject
+from mtseg.sources.subject import PreparedSubject, Subject
 from mtseg.tasks.task import LabelSource, Task
 from mtseg.tasks.task_file import GENERATED
 

@@ -28,7 +28,8 @@ from mtseg.provenance.fingerprint import (
 )
 from mtseg.records.builder import RecordConfig
 from mtseg.records.estimates import estimate_memory, estimate_record_bytes
-from mtseg.records.prepared import prepared_settings, records_dir, require_same_task, staging_dir
+from mtseg.records.prepared import prepared_settings, records_dir, staging_dir
+from mtseg.records.reading import require_same_task
 from mtseg.records.schema import FILE_FORMATS, KINDS, VERSION
 from mtseg.records.staging import ExistingRecords, keep_matching
 from mtseg.sources.subject import FoundSubjects

@@ -1,8 +1,8 @@
-"""Which records are prepared, where they are, and what they were made from.
+"""Where prepared records are, and whether they are there.
 
 Every module that opens records begins here. Records that a killed command was about to replace are
 put in their places first. The folder of the records of one kind is
-`DATA_DIR/mtseg_TASK/SOURCE_KIND/VERSION`.
+`DATA_DIR/mtseg_TASK/SOURCE_KIND/VERSION`. `mtseg.records.reading` says what they were made from.
 """
 
 from __future__ import annotations
@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
-from mtseg.provenance.differences import list_task_differences
-from mtseg.provenance.fingerprint import Fingerprint, read_fingerprint
-from mtseg.provenance.training_data import check_training_data, list_stale
-from mtseg.records.schema import CLASS_NAMES_FILE, DEFAULT_KINDS, VERSION
+from mtseg.records.schema import DEFAULT_KINDS, VERSION
 from mtseg.system.atomic_files import lock_folder, parse_json, writing_to
 from mtseg.system.replacing import finish_replacing
-from mtseg.tasks.label_space import LabelSpace
-from mtseg.tasks.task import Task
 from mtseg.tasks.task_file import GENERATED, shipped_tasks
 
 
@@ -123,108 +118,3 @@ def prepared_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise damaged_records(file)
     return settings
-
-
-# What they were made from.
-
-
-def require_same_task(data_dir: str | Path, task: Task, source: str, kind: str) -> None:
-    """Refuses records that were prepared for another definition of the task.
-
-    This happens if a task file is edited after its records were prepared, or another task has the
-    same name. Without a fingerprint, only the names of the classes are compared, and only if there
-    are patch records.
-
-    Raises:
-        InputError: if classes, their order, the voxel size, the modality, or what labels mean
-            differ.
-    """
-    finish_replacing_records(staging_dir(data_dir, task.name, source))
-    folder = records_dir(data_dir, task.name, source, kind)
-    stored = read_fingerprint(folder)
-    if stored is not None:
-        texts = list_task_differences(stored, task)
-    else:
-        texts = _class_differences(records_dir(data_dir, task.name, source, "patches"), task)
-    if texts:
-        kinds = "" if kind in DEFAULT_KINDS else f" --kinds {kind},volumes"
-        raise InputError(
-            f"{folder}: was prepared for another definition of the task: {'; '.join(texts)}. "
-            f"mtseg-prepare with --update{kinds} brings the records up to date; or take the task "
-            "as it was."
-        )
-
-
-def _class_differences(folder: Path, task: Task) -> list[str]:
-    """Compares the names that TFDS stores beside patch records."""
-    try:
-        stored = (folder / CLASS_NAMES_FILE).read_text().splitlines()
-    except OSError:
-        return []
-    except ValueError as error:
-        raise damaged_records(folder) from error
-    if stored == list(task.class_names):
-        return []
-    return [f"classes are {', '.join(task.class_names)}, were {', '.join(stored)}"]
-
-
-def read_fingerprints(
-    data_dir: str | Path, label_space: LabelSpace, kind: str
-) -> tuple[list[Fingerprint], list[str]]:
-    """What the prepared records of all tasks were made from.
-
-    Args:
-        data_dir: folder of prepared records.
-        label_space: the tasks and their sources.
-        kind: `patches` or `volumes`.
-
-    Returns:
-        The fingerprints, and a line for records that have none.
-
-    Raises:
-        InputError: if records are not prepared, or a fingerprint cannot be read.
-    """
-    prints, without = [], []
-    for selection in label_space.selections:
-        task = selection.task
-        for source in selection.sources:
-            folder = prepared_dir(data_dir, task.name, source, kind, task.own_file)
-            stored = read_fingerprint(folder)
-            if stored is None:
-                without.append(f"{task.name}:{source}")
-            else:
-                prints.append(stored)
-    lines = []
-    if without:
-        lines.append(
-            f"{', '.join(without)}: these {kind} carry no fingerprint, so it is not known what "
-            "they were made from. mtseg-prepare with --update gives them one."
-        )
-    return prints, lines
-
-
-def check_training_records(
-    data_dir: str | Path, label_space: LabelSpace, kind: str
-) -> tuple[list[Fingerprint], list[str]]:
-    """Checks the records of a run before it is trained.
-
-    Args:
-        data_dir: folder of prepared records.
-        label_space: the tasks and their sources.
-        kind: what the run is trained on, `patches` or `volumes`.
-
-    Returns:
-        The fingerprints of the records that it is trained on, and lines to print: records without a
-        fingerprint, and scans that have changed since they were prepared.
-
-    Raises:
-        InputError: if records are not prepared, patches and volumes were made from different
-            subjects, or a scan of a task is on both sides of the split.
-    """
-    trained, lines = read_fingerprints(data_dir, label_space, kind)
-    scored = trained
-    if kind != "volumes":
-        scored, _ = read_fingerprints(data_dir, label_space, "volumes")
-    lines += check_training_data(trained, scored)
-    lines += list_stale(trained, [selection.task for selection in label_space.selections])
-    return trained, lines

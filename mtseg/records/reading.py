@@ -1,4 +1,4 @@
-"""Reading prepared records, and finding out what has been prepared.
+"""Reading prepared records, and finding out what has been prepared, and from what.
 
 Volumes are read one after the other, without TensorFlow. Patches are read at random by
 `mtseg.batches.patch_records`; `index_patches` tells it where they are in a shard.
@@ -15,21 +15,29 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.provenance.differences import list_task_differences
+from mtseg.provenance.fingerprint import Fingerprint, read_fingerprint
+from mtseg.provenance.training_data import check_training_data, list_stale
 from mtseg.records.prepared import (
     damaged_records,
+    finish_replacing_records,
     prepare_again,
     prepared_dir,
     prepared_settings,
-    require_same_task,
+    records_dir,
+    staging_dir,
 )
 from mtseg.records.schema import (
+    CLASS_NAMES_FILE,
+    DEFAULT_KINDS,
     parse_patch_records,
     parse_volume_record,
 )
 from mtseg.records.shards import ARRAY_RECORD, TFRECORD, data_offsets, read_array_record
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.system.atomic_files import parse_json
 from mtseg.tasks.label_space import LabelSpace, TaskSelection
+from mtseg.tasks.task import Task
 
 _INDEX_BATCH = 512
 """Records that `index_patches` parses at once."""
@@ -263,3 +271,108 @@ def index_patches(
         inside = np.fromiter(map(bytes.find, encoded, patches), np.int64, len(encoded))
         offsets, start = data_offsets(lengths, start)
         yield class_index, subject, offsets + inside
+
+
+# What they were made from.
+
+
+def require_same_task(data_dir: str | Path, task: Task, source: str, kind: str) -> None:
+    """Refuses records that were prepared for another definition of the task.
+
+    This happens if a task file is edited after its records were prepared, or another task has the
+    same name. Without a fingerprint, only the names of the classes are compared, and only if there
+    are patch records.
+
+    Raises:
+        InputError: if classes, their order, the voxel size, the modality, or what labels mean
+            differ.
+    """
+    finish_replacing_records(staging_dir(data_dir, task.name, source))
+    folder = records_dir(data_dir, task.name, source, kind)
+    stored = read_fingerprint(folder)
+    if stored is not None:
+        texts = list_task_differences(stored, task)
+    else:
+        texts = _class_differences(records_dir(data_dir, task.name, source, "patches"), task)
+    if texts:
+        kinds = "" if kind in DEFAULT_KINDS else f" --kinds {kind},volumes"
+        raise InputError(
+            f"{folder}: was prepared for another definition of the task: {'; '.join(texts)}. "
+            f"mtseg-prepare with --update{kinds} brings the records up to date; or take the task "
+            "as it was."
+        )
+
+
+def _class_differences(folder: Path, task: Task) -> list[str]:
+    """Compares the names that TFDS stores beside patch records."""
+    try:
+        stored = (folder / CLASS_NAMES_FILE).read_text().splitlines()
+    except OSError:
+        return []
+    except ValueError as error:
+        raise damaged_records(folder) from error
+    if stored == list(task.class_names):
+        return []
+    return [f"classes are {', '.join(task.class_names)}, were {', '.join(stored)}"]
+
+
+def read_fingerprints(
+    data_dir: str | Path, label_space: LabelSpace, kind: str
+) -> tuple[list[Fingerprint], list[str]]:
+    """What the prepared records of all tasks were made from.
+
+    Args:
+        data_dir: folder of prepared records.
+        label_space: the tasks and their sources.
+        kind: `patches` or `volumes`.
+
+    Returns:
+        The fingerprints, and a line for records that have none.
+
+    Raises:
+        InputError: if records are not prepared, or a fingerprint cannot be read.
+    """
+    prints, without = [], []
+    for selection in label_space.selections:
+        task = selection.task
+        for source in selection.sources:
+            folder = prepared_dir(data_dir, task.name, source, kind, task.own_file)
+            stored = read_fingerprint(folder)
+            if stored is None:
+                without.append(f"{task.name}:{source}")
+            else:
+                prints.append(stored)
+    lines = []
+    if without:
+        lines.append(
+            f"{', '.join(without)}: these {kind} carry no fingerprint, so it is not known what "
+            "they were made from. mtseg-prepare with --update gives them one."
+        )
+    return prints, lines
+
+
+def check_training_records(
+    data_dir: str | Path, label_space: LabelSpace, kind: str
+) -> tuple[list[Fingerprint], list[str]]:
+    """Checks the records of a run before it is trained.
+
+    Args:
+        data_dir: folder of prepared records.
+        label_space: the tasks and their sources.
+        kind: what the run is trained on, `patches` or `volumes`.
+
+    Returns:
+        The fingerprints of the records that it is trained on, and lines to print: records without a
+        fingerprint, and scans that have changed since they were prepared.
+
+    Raises:
+        InputError: if records are not prepared, patches and volumes were made from different
+            subjects, or a scan of a task is on both sides of the split.
+    """
+    trained, lines = read_fingerprints(data_dir, label_space, kind)
+    scored = trained
+    if kind != "volumes":
+        scored, _ = read_fingerprints(data_dir, label_space, "volumes")
+    lines += check_training_data(trained, scored)
+    lines += list_stale(trained, [selection.task for selection in label_space.selections])
+    return trained, lines

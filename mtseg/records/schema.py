@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mtseg.records.shards import ARRAY_RECORD, TFRECORD, array_bytes, decode_example, encode_example
 from mtseg.scans.patches import PATCH_SIZE, PLANES
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.task import Task
 
 if TYPE_CHECKING:

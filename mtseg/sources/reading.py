@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.phantoms.scanner import make_phantom
@@ -16,7 +15,7 @@ from mtseg.scans.label_files import read_label_map
 from mtseg.scans.preprocessing import prepare_label_map, prepare_scan
 from mtseg.scans.reading import read_scan
 from mtseg.scans.volume import Volume, match_grid, to_ras
-from mtseg.sources.subject import Subject
+from mtseg.sources.subject import PreparedSubject, Subject
 from mtseg.tasks.task import LabelSource, Task
 
 
@@ -53,25 +52,6 @@ def read_subject(
         )
     image, label_map = read_scan(subject.image_path), read_label_map(subject.label_path)
     return image, match_grid(image, label_map, subject.image_path, subject.label_path)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PreparedSubject:
-    """A subject ready for sampling or evaluation.
-
-    Attributes:
-        name: of the subject.
-        image: float32 (I, J, K), isotropic, RAS+, after the intensity rule: > 0 in the foreground,
-            0 outside.
-        class_index_map: uint8 (I, J, K), the task's own class index or `mtseg.tasks.task.IGNORED`;
-            0 outside the foreground.
-        affine: float64 (4, 4), voxel to RAS+ world in mm.
-    """
-
-    name: str
-    image: npt.NDArray[np.float32]
-    class_index_map: npt.NDArray[np.uint8]
-    affine: npt.NDArray[np.float64]
 
 
 def prepare_subject(

@@ -1,6 +1,6 @@
-"""A subject of a data set, before its files are read, and an issue of a data set.
+"""A subject of a data set, as it is found and as it is prepared, and an issue of a data set.
 
-`mtseg.sources.find` makes these; checks and preparation take them.
+`mtseg.sources.find` finds subjects, `mtseg.sources.reading` prepares them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.tasks.task import LabelSource, first_ten
@@ -32,6 +35,25 @@ class Subject:
     image_path: str | None
     label_path: str | None
     seed: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSubject:
+    """A subject ready for sampling or evaluation.
+
+    Attributes:
+        name: of the subject.
+        image: float32 (I, J, K), isotropic, RAS+, after the intensity rule: > 0 in the foreground,
+            0 outside.
+        class_index_map: uint8 (I, J, K), the task's own class index or `mtseg.tasks.task.IGNORED`;
+            0 outside the foreground.
+        affine: float64 (4, 4), voxel to RAS+ world in mm.
+    """
+
+    name: str
+    image: npt.NDArray[np.float32]
+    class_index_map: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

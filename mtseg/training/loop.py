@@ -20,8 +20,7 @@ from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
 from mtseg.provenance.training_data import write_training_data
-from mtseg.records.prepared import check_training_records
-from mtseg.records.reading import read_members
+from mtseg.records.reading import check_training_records, read_members
 from mtseg.runs.building import MUON_RULE
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.growing import load_initial, start_from

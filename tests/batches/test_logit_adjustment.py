@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtseg.batches import logit_adjustment
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.label_space import parse_tasks
 
 

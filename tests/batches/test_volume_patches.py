@@ -6,7 +6,7 @@ import pytest
 from mtseg.batches import volume_patches
 from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.task import IGNORED
 
 SHAPE = (3, 51, 51)

@@ -113,6 +113,10 @@ def test_help_info_and_wrong_usage_need_neither_numpy_nor_tensorflow():
         "        main(arguments)\n"
         "heavy = {'tensorflow', 'keras', 'scipy', 'nibabel', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+        "for command in ('train', 'experiments'):\n"
+        "    assert main([command, '--data-dir', 'none', '--tasks', 'brain:miccai2012']) == 2\n"
+        "heavy = {'tensorflow', 'keras', 'scipy', 'nibabel'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
         "main(['prepare', 'brain:msd', '--manual-dir', 'none'])  # what its flags mean is first\n"
         "assert 'tensorflow' not in sys.modules"
     )

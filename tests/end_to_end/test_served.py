@@ -249,7 +249,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize("scheme", ["grpc", pytest.param("http", marks=pytest.mark.thorough)])
 def test_the_client_needs_no_tensorflow(front, local, scans, scheme, tmp_path):
     (expected,) = segment(local, scans[2:3], tmp_path / "here")
     command = [
@@ -424,7 +424,7 @@ def test_every_request_passes_the_queue_of_its_signature(misbehaving, scans, tmp
     for scheme in ("grpc", "http"):
         before = log.read_text().count("Bypassing batcher")
         model = mtseg.load(misbehaving.address(scheme), options=options(scheme))
-        segment(model, scans[2:3], tmp_path / scheme)
+        segment(model, scans[3:], tmp_path / scheme, options=Options(spacing_mm=1.5))
         assert log.read_text().count("Bypassing batcher") == before
     # What the client of an earlier version asked for is noticed.
     tile = {"tile": np.ones((1, 52, 52, 52), np.float32)}

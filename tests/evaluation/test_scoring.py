@@ -15,7 +15,7 @@ from mtseg.evaluation.results import Evaluation, Row, join
 from mtseg.evaluation.scoring import evaluate_task
 from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
 from mtseg.inference.dense import DenseNetwork
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 
 LABEL_SPACE = parse_tasks("breast,cta")  # background, pectoral_muscle, coronary_arteries

@@ -18,7 +18,7 @@ from mtseg.inference.decision import (
     rank,
 )
 from mtseg.inference.dense import DenseNetwork
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 
 ARGMAX = None
 

@@ -15,7 +15,7 @@ from mtseg.batches.volume_patches import open_volumes
 from mtseg.records.prepared import prepared_settings
 from mtseg.records.reading import read_volumes
 from mtseg.records.schema import encode_record, make_patch_record, make_volume_record
-from mtseg.sources.reading import PreparedSubject
+from mtseg.sources.subject import PreparedSubject
 
 PATCHES = (np.arange(3 * 51 * 51).reshape(3, 51, 51) % 2048).astype(np.float16)
 IMAGE = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 16
