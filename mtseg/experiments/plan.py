@@ -61,6 +61,12 @@ class Experiment:
         return self.config.minibatches_per_task * len(self.task_names)
 
 
+def label_of(name: str) -> str:
+    """The name of an experiment for readers, such as `brain + breast` or `brain (repeat)`."""
+    label = name.removesuffix(REPEAT_SUFFIX).replace("+", " + ")
+    return f"{label} (repeat)" if name.endswith(REPEAT_SUFFIX) else label
+
+
 def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
     """Plans one experiment for each subset of the tasks, smaller subsets first, and a repeat.
 

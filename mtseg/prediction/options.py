@@ -25,6 +25,7 @@ class Options:
             the network decide.
         use_postprocessing: whether label maps are post-processed as the model's tasks ask for (see
             `mtseg.inference.postprocessing`).
+        use_unprocessed: whether to write the labels before post-processing too, if there is any.
         use_probabilities: whether to write the class probabilities too.
         use_dicom_seg: whether to write a DICOM segmentation too; the scan must be a DICOM series.
         is_strict: whether the labels of a scan with a warning are withheld.
@@ -39,6 +40,7 @@ class Options:
     is_ct: bool | None = None
     task: str | None = None
     use_postprocessing: bool = True
+    use_unprocessed: bool = False
     use_probabilities: bool = False
     use_dicom_seg: bool = False
     use_preview: bool = False
@@ -62,5 +64,6 @@ class Options:
         """The options that decide what the labels are, as plain values."""
         fields = dataclasses.asdict(self)
         # Whether labels were withheld is in the verdict file. A preview shows the same labels.
-        del fields["memory_bytes"], fields["is_strict"], fields["use_preview"]
+        for name in ("memory_bytes", "is_strict", "use_preview", "use_unprocessed"):
+            del fields[name]
         return fields

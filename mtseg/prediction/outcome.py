@@ -46,6 +46,7 @@ class Segmentation:
             `model.class_names`, background first; None if they were not asked for. They are those
             of the network, before post-processing.
         changes: what post-processing did.
+        unprocessed: `labels` before post-processing; None if they are not wanted, or there is none.
         statistics: sums over the scan's voxels, from which the verdict was made.
         scan: the scan as it was read and prepared.
         model: the model that made the labels.
@@ -59,6 +60,7 @@ class Segmentation:
     assessment: Assessment
     probabilities: npt.NDArray[np.float32] | None
     changes: tuple[Change, ...]
+    unprocessed: npt.NDArray[np.uint8] | None
     statistics: ScanStatistics
     scan: LoadedScan
     model: ExportedModel
@@ -229,6 +231,9 @@ def make_segmentation(
         assessment=segmented.verdict,
         probabilities=probabilities,
         changes=segmented.changes,
+        unprocessed=None
+        if segmented.unprocessed is None
+        else _to_label_values(segmented.unprocessed, to_labels(table))[0],
         statistics=segmented.statistics,
         scan=scan,
         model=model,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -133,7 +134,10 @@ def segment_scans(
                 left = budget - scan.held_bytes
                 # The memory of the tiles is still in use when the label map is post-processed.
                 shape = scan.prepared.source.array.shape
-                left -= postprocessing_bytes(shape, postprocessing_rules(model, options))
+                rules = postprocessing_rules(model, options)
+                left -= postprocessing_bytes(shape, rules)
+                if rules and options.use_unprocessed:
+                    left -= 2 * math.prod(shape)  # as class indices and as labels
                 bytes_ahead = loading_bytes(model, following, options)
                 if following is not None and 0 < bytes_ahead < _AHEAD_SHARE * left:
                     ahead = reader.submit(load_scan, model, following, options, left)

@@ -83,6 +83,11 @@ def label_path(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}_labels.nii.gz")
 
 
+def unprocessed_path(stem: Path) -> Path:
+    """The label file of a scan before post-processing; `stem` as for `label_path`."""
+    return stem.with_name(f"{stem.name}_labels_unprocessed.nii.gz")
+
+
 def verdict_path(stem: Path) -> Path:
     """The verdict file of a scan; `stem` as for `label_path`."""
     return stem.with_name(f"{stem.name}_verdict.json")
@@ -229,7 +234,10 @@ def write_results(segmentation: Segmentation, stem: Path) -> ScanResults:
     with writing_to(stem, WRITE_REMEDY):
         # The verdict is removed first and written last: it says that all other files are complete.
         # Those that are not written again must not stay: they may show other labels.
-        stale = [verdict_path(stem), preview_path(stem), dicom_seg_path(stem)]
+        stale = [
+            *(verdict_path(stem), preview_path(stem)),
+            *(dicom_seg_path(stem), unprocessed_path(stem)),
+        ]
         if is_withheld:
             stale.append(label_path(stem))
         if is_withheld or not options.use_probabilities:
@@ -238,6 +246,10 @@ def write_results(segmentation: Segmentation, stem: Path) -> ScanResults:
             path.unlink(missing_ok=True)
         if not is_withheld:
             write_label_map(label_path(stem), labels, scan.prepared.source, table)
+            if segmentation.unprocessed is not None:
+                write_label_map(
+                    unprocessed_path(stem), segmentation.unprocessed, scan.prepared.source, table
+                )
         if options.use_dicom_seg and not is_withheld:
             from mtseg.scans.dicom_seg import write_dicom_seg
 

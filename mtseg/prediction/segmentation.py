@@ -37,12 +37,14 @@ class SegmentedScan:
         statistics: sums over the prepared scan's foreground.
         verdict: whether to trust the labels.
         changes: what post-processing did.
+        unprocessed: `labels` before post-processing; None if they are not wanted, or there is none.
     """
 
     labels: npt.NDArray[np.uint8]
     statistics: ScanStatistics
     verdict: Assessment
     changes: tuple[Change, ...]
+    unprocessed: npt.NDArray[np.uint8] | None = None
 
 
 def postprocessing_rules(model: ExportedModel, options: Options) -> tuple[ClassRule, ...]:
@@ -140,9 +142,10 @@ def segment_scan(
         )
         if probabilities is not None and not (options.is_strict and verdict.warning):
             probabilities.finish()
-    changes = postprocess(labels, postprocessing_rules(model, options))
-    on_source = from_ras(labels, scan.prepared.source.affine)
-    return SegmentedScan(on_source, statistics, verdict, changes)
+    rules, affine = postprocessing_rules(model, options), scan.prepared.source.affine
+    before = from_ras(labels.copy(), affine) if rules and options.use_unprocessed else None
+    changes = postprocess(labels, rules)
+    return SegmentedScan(from_ras(labels, affine), statistics, verdict, changes, before)
 
 
 def _is_in_core(volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.bool_]:

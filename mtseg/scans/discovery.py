@@ -21,7 +21,10 @@ _Work = TypeVar("_Work")
 LIST_ENDING = ".txt"
 """Ending of the name of a list."""
 
-_RESULT_ENDINGS = ("_labels.nii.gz", "_probabilities.nii.gz", "_labels.dcm")
+_RESULT_ENDINGS = (
+    *("_labels.nii.gz", "_labels_unprocessed.nii.gz"),
+    *("_probabilities.nii.gz", "_labels.dcm"),
+)
 """Endings of the names of result files. Beside a verdict file, such a file is not a scan."""
 
 

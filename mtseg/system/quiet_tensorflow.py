@@ -12,13 +12,12 @@ def import_tensorflow() -> None:
 
     Native code writes them before it reads any log level, so standard error is redirected during
     the import. Errors still arrive as exceptions. If the environment variable
-    `TF_CPP_MIN_LOG_LEVEL` is set, the lines are shown as it says.
+    `TF_CPP_MIN_LOG_LEVEL` asks for information or warnings (0 or 1), the lines are shown.
     """
     if "KERAS_BACKEND" in os.environ:
         os.environ["KERAS_BACKEND"] = "tensorflow"
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
         kept = os.dup(2)
     except OSError:  # it is closed

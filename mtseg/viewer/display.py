@@ -7,6 +7,7 @@ same machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy.typing as npt
 from mtseg.scans.reading import read_voxels
 from mtseg.scans.volume import Volume
 from mtseg.system.atomic_files import atomic_write, writing_to
+from mtseg.tasks.label_table import LabelEntry
 
-SCAN_COPY, LABELS_COPY, REFERENCE_COPY = "scan.nii", "labels.nii", "reference.nii"
-"""Names of the copies, in the folder of a scan's results."""
+SCAN_COPY, REFERENCE_COPY = "scan.nii", "reference.nii"
+"""Names of copies, in the folder of a scan's results; those of its label maps are beside them."""
 
 LARGEST_STEP = 16
 """A browser may ask for every second voxel only, or fewer, but not for any number of copies."""
@@ -42,7 +44,11 @@ def write_display_copy(path: Path, scan_path: Path) -> dict[str, Any]:
     Raises:
         InputError: if the scan cannot be read or the copy not be written.
     """
-    scan = read_voxels(scan_path)
+    return write_display_volume(path, read_voxels(scan_path))
+
+
+def write_display_volume(path: Path, scan: Volume) -> dict[str, Any]:
+    """Writes a scan that has been read; otherwise as `write_display_copy`."""
     array = np.nan_to_num(_compact(scan.array), copy=False)
     _write(path, array, scan.affine)
     black, white = _window(array)
@@ -60,6 +66,44 @@ def write_display_labels(path: Path, labels: Volume) -> None:
         InputError: if it cannot be written.
     """
     _write(path, labels.array.astype(np.uint8), labels.affine)
+
+
+def show_label_map(
+    out: Path,
+    key: str,
+    title: str,
+    labels: Volume,
+    table: Sequence[LabelEntry],
+    file: str | None = None,
+) -> dict[str, Any]:
+    """Writes a label map that the page offers, and describes it.
+
+    Args:
+        out: folder of the scan's results.
+        key: identifies it among the label maps of the scan; also the name of its copy.
+        title: for readers.
+        labels: on the scan's own grid, in the labels of `table`.
+        table: the labels of the page.
+        file: name of its label file among the results; None if there is none.
+
+    Returns:
+        `key`, `title`, `file`, and `classes`: name -> `num_voxels` and `volume_ml`.
+
+    Raises:
+        InputError: if the copy cannot be written.
+    """
+    write_display_labels(out / f"{key}.nii", labels)
+    counts = np.zeros(256, np.int64)
+    for k in range(labels.array.shape[-1]):  # slice by slice, to bound memory
+        counts += np.bincount(labels.array[..., k].ravel(), minlength=256)
+    classes = {
+        entry.name: {
+            "num_voxels": int(counts[entry.label]),
+            "volume_ml": round(int(counts[entry.label]) * labels.voxel_ml, 3),
+        }
+        for entry in table
+    }
+    return {"key": key, "title": title, "file": file, "classes": classes}
 
 
 def coarse_copy(path: Path, step: int) -> Path:

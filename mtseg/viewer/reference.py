@@ -7,8 +7,9 @@ file describes, such as the numbers of FreeSurfer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from mtseg.scans.volume import Volume, match_grid
 from mtseg.tasks.label_table import LabelEntry
 from mtseg.tasks.task import IGNORED, first_ten
 from mtseg.tasks.task_file import read_task, shipped_path, shipped_tasks
+from mtseg.viewer.display import REFERENCE_COPY, write_display_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +65,41 @@ def compare_with_reference(
         overlap = int(counts[entry.label, entry.label])
         dice[entry.name] = overlap_figures(num_predicted, overlap, num_reference)["dice"]
     return Comparison(dataclasses.replace(labels, array=array), numbering, dice)
+
+
+def show_reference(
+    out: Path,
+    label_maps: Mapping[str, str],
+    reference_path: Path,
+    table: Sequence[LabelEntry],
+    task: str | None,
+) -> dict[str, Any]:
+    """Compares label files of a scan with a reference, and writes its copy for the browser.
+
+    Args:
+        out: folder of the scan's results.
+        label_maps: key of a label map of the page -> name of its file among the results.
+        reference_path: as for `compare_with_reference`.
+        table: the labels of the network.
+        task: the task that the scan was recognised as.
+
+    Returns:
+        `name` and `numbering` of the reference, and `dice`: key -> class name -> Dice.
+
+    Raises:
+        InputError: as `compare_with_reference`, or if the copy cannot be written.
+    """
+    compared = {
+        key: compare_with_reference(out / "results" / name, reference_path, table, task)
+        for key, name in label_maps.items()
+    }
+    first = next(iter(compared.values()))
+    write_display_labels(out / REFERENCE_COPY, first.reference)
+    return {
+        "name": reference_path.name,
+        "numbering": first.numbering,
+        "dice": {key: of_map.dice for key, of_map in compared.items()},
+    }
 
 
 def _in_own_labels(

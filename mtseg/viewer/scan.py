@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
-from mtseg.viewer.display import LABELS_COPY, REFERENCE_COPY, SCAN_COPY, coarse_copy
+from mtseg.viewer.display import REFERENCE_COPY, SCAN_COPY, coarse_copy
 from mtseg.viewer.uploads import Upload
 
 WAITING, READING, COMPUTING, WRITING = "waiting", "reading", "computing", "writing"
-DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
+DONE, FAILED, CANCELLED, STORED = "done", "failed", "cancelled", "stored"
 IN_WORK = (READING, COMPUTING, WRITING)
 
 _MOST_PROGRESS = 0.98
 """Progress of a scan that takes longer than the speed of this machine let expect."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredScan:
+    """A test scan of finished experiments.
+
+    Attributes:
+        task: name of its task.
+        subject: its name there.
+        mean_dice: over the classes, of the network for most tasks; None if it is undefined.
+    """
+
+    task: str
+    subject: str
+    mean_dice: float | None
 
 
 class Scan:
@@ -25,11 +41,22 @@ class Scan:
         path: a file, or the folder of a DICOM series.
         out: folder for its results and copies for the browser.
         upload: the files it came with; None for a scan that the command named.
+        given_reference: a label map of it that the command named; None if there is none.
+        stored: which scan of finished experiments it is; None for a scan to segment.
     """
 
-    def __init__(self, number: int, path: Path, out: Path, upload: Upload | None) -> None:
+    def __init__(
+        self,
+        number: int,
+        path: Path,
+        out: Path,
+        upload: Upload | None,
+        given_reference: Path | None = None,
+        stored: StoredScan | None = None,
+    ) -> None:
         self.number, self.path, self.out, self.upload = number, path, out, upload
-        self.state, self.message = WAITING, ""
+        self.given_reference, self.stored = given_reference, stored
+        self.state, self.message = WAITING if stored is None else STORED, ""
         self.shown: dict[str, Any] | None = None
         self.result: dict[str, Any] | None = None
         self.is_compared = False
@@ -70,8 +97,9 @@ class Scan:
         Raises:
             ValueError: if there can be no such copy.
         """
-        copies = {SCAN_COPY, LABELS_COPY, REFERENCE_COPY}
         results = [] if self.result is None else self.result["files"]
+        label_maps = [] if self.result is None else self.result["label_maps"]
+        copies = {SCAN_COPY, REFERENCE_COPY, *(f"{of_map['key']}.nii" for of_map in label_maps)}
         if name in copies:
             path = self.out / name
             return coarse_copy(path, step) if path.is_file() else None
@@ -83,7 +111,8 @@ class Scan:
         progress, seconds_left = self._progress()
         return {
             "id": self.number,
-            "name": self.path.name,
+            "name": self._name,
+            "dice": None if self.stored is None else self.stored.mean_dice,
             "state": self.state,
             "message": self.message,
             "progress": progress,
@@ -94,6 +123,11 @@ class Scan:
             "reference_message": self.reference_message,
             "reference_waits": self.is_compared,
         }
+
+    @property
+    def _name(self) -> str:
+        """What the page calls it."""
+        return f"{self.stored.task}: {self.stored.subject}" if self.stored else self.path.name
 
     def _progress(self) -> tuple[float | None, float | None]:
         """The share that is done and the seconds left; None while they are not known.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,16 @@ from mtseg.errors import InputError
 from mtseg.scans.discovery import list_scans
 from mtseg.system.atomic_files import remove_path
 from mtseg.viewer.computer import Cancelled, OnEvent
-from mtseg.viewer.scan import CANCELLED, DONE, FAILED, IN_WORK, WAITING, Scan
+from mtseg.viewer.scan import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    IN_WORK,
+    STORED,
+    WAITING,
+    Scan,
+    StoredScan,
+)
 from mtseg.viewer.uploads import Limits, Upload
 
 _MOST_SCANS = 500
@@ -136,18 +145,39 @@ class ScanList:
         """
         self._take_upload(number).remove()
 
-    def add(self, paths: list[Path], upload: Upload | None = None) -> list[int]:
-        """Puts scans into the queue; returns their numbers."""
+    def add(
+        self, paths: list[Path], upload: Upload | None = None, reference: Path | None = None
+    ) -> list[int]:
+        """Puts scans into the queue; returns their numbers.
+
+        Args:
+            paths: files, or folders of DICOM series.
+            upload: the files they came with.
+            reference: a label map that the labels of each are compared with.
+        """
         with self._changed:
             numbers = []
             for path in paths:
                 number = self._next_number()
                 out = self._folder / "scans" / str(number)
-                scan = self._scans[number] = Scan(number, path, out, upload)
+                scan = self._scans[number] = Scan(number, path, out, upload, reference)
                 self._waiting.append((scan, "segment"))
                 numbers.append(number)
             self._changed.notify_all()
             return numbers
+
+    def add_stored(self, path: Path, stored: Sequence[StoredScan]) -> None:
+        """Lists scans of finished experiments; each is read when the user chooses it.
+
+        Args:
+            path: folder of the experiments.
+            stored: its scans.
+        """
+        with self._changed:
+            for scan in stored:
+                number = self._next_number()
+                out = self._folder / "scans" / str(number)
+                self._scans[number] = Scan(number, path, out, None, stored=scan)
 
     def scan(self, number: int) -> Scan:
         """A scan.
@@ -174,14 +204,14 @@ class ScanList:
                 self._computer.stop()
 
     def try_again(self, number: int) -> None:
-        """Puts a scan that was cancelled or has failed into the queue again.
+        """Puts a scan that was cancelled, has failed or is only listed into the queue.
 
         Raises:
             KeyError: if there is no such scan.
         """
         with self._changed:
             scan = self._scans[number]
-            if scan.state in (CANCELLED, FAILED) and self._in_work is not scan:
+            if scan.state in (CANCELLED, FAILED, STORED) and self._in_work is not scan:
                 scan.state, scan.message = WAITING, ""
                 self._waiting.append((scan, "segment"))
                 self._changed.notify_all()
@@ -225,7 +255,8 @@ class ScanList:
                 raise InputError(f"{scan.path.name}: has no labels to compare with.")
             if scan.reference_upload is not None:
                 scan.reference_upload.remove()
-            scan.reference_upload, scan.reference, scan.reference_message = upload, None, ""
+            scan.reference_upload, scan.given_reference = upload, None
+            scan.reference, scan.reference_message = None, ""
             scan.is_compared = True
             self._waiting.append((scan, "compare"))
             self._changed.notify_all()
@@ -269,15 +300,21 @@ class ScanList:
     def _carry_out(self, scan: Scan, what: str) -> None:
         """Has a scan segmented or compared, and keeps the result or the error."""
         order: dict[str, Any] = {"do": what, "out": str(scan.out)}
-        if what == "segment":
+        if scan.stored is not None:
+            order |= {"do": "show", "task": scan.stored.task, "subject": scan.stored.subject}
+        elif what == "segment":
             order |= {"folder": str(scan.path.parent), "scan": scan.path.name}
             order |= {"options": self._options}
         else:
             assert scan.result is not None
-            assert scan.reference_upload is not None
-            (reference,) = list_scans([scan.reference_upload.folder])
-            order |= {"folder": str(reference.path.parent), "reference": reference.path.name}
-            order |= {"labels": scan.result["labels"], "task": scan.result["verdict"]["task"]}
+            reference = scan.given_reference
+            if reference is None:
+                assert scan.reference_upload is not None
+                (listed,) = list_scans([scan.reference_upload.folder])
+                reference = listed.path
+            order |= {"folder": str(reference.parent), "reference": reference.name}
+            label_maps = {of_map["key"]: of_map["file"] for of_map in scan.result["label_maps"]}
+            order |= {"label_maps": label_maps, "task": scan.result["verdict"]["task"]}
         message = ""
         result: dict[str, Any] | None = None
         try:
@@ -295,6 +332,11 @@ class ScanList:
             elif scan.state in IN_WORK:  # not cancelled
                 scan.result, scan.message = result, message
                 scan.state = FAILED if result is None else DONE
+                if result is not None and "reference" in result:
+                    scan.reference = result["reference"] | {"number": self._next_number()}
+                if result is not None and scan.given_reference is not None:
+                    scan.is_compared = True
+                    self._waiting.append((scan, "compare"))
 
     def _follow(self, scan: Scan, event: dict[str, Any]) -> None:
         self._learn(event)

@@ -31,7 +31,7 @@ _STATIC = {
     "page.css": ("page.css", "text/css; charset=utf-8"),
     **{
         name: (name, "text/javascript; charset=utf-8")
-        for name in ("page.js", "uploading.js", "viewer.js", "details.js")
+        for name in ("page.js", "list.js", "uploading.js", "viewer.js", "details.js")
     },
     "niivue.umd.js": ("niivue/niivue.umd.js", "text/javascript; charset=utf-8"),
 }

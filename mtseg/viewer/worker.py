@@ -13,15 +13,17 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mtseg.errors import InputError
 
 if TYPE_CHECKING:
+    from mtseg.experiments.stored import StoredExperiments
     from mtseg.models.loading import ExportedModel
     from mtseg.prediction.pipeline import Work
+    from mtseg.tasks.label_table import LabelEntry
 
 _WARM_UP_VOXELS = 24
 """Side of the cube that is computed first, to know the speed of this machine."""
@@ -43,34 +45,28 @@ class Worker:
         """Sends a line."""
         say(self._answers, event, **values)
 
-    def obey(self, order: Mapping[str, Any]) -> None:
-        """Does what an order asks for, and answers `done` or `failed`."""
+    def obey(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Does what an order asks for, and returns the result.
+
+        Raises:
+            InputError: if it cannot be done.
+        """
         # Paths relative to the scan's folder, so that messages and tables have its name alone.
         os.chdir(order["folder"])
-        try:
-            if order["do"] == "segment":
-                result = self._segment(Path(order["scan"]), Path(order["out"]), order["options"])
-            else:
-                result = self._compare(Path(order["reference"]), Path(order["out"]), order)
-        except InputError as error:
-            self.say("failed", message=str(error))
-        else:
-            self.say("done", result=result)
+        if order["do"] == "segment":
+            return self._segment(Path(order["scan"]), Path(order["out"]), order["options"])
+        return self._compare(Path(order["reference"]), Path(order["out"]), order)
 
     def _segment(self, scan: Path, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         from mtseg.prediction.folder_results import write_folder_results
         from mtseg.prediction.options import Options
         from mtseg.prediction.pipeline import segment_files
         from mtseg.prediction.preview import centre_index
+        from mtseg.prediction.results import unprocessed_path
         from mtseg.scans.label_files import read_label_map
         from mtseg.scans.reading import scan_stem
         from mtseg.scans.volume import to_ras
-        from mtseg.viewer.display import (
-            LABELS_COPY,
-            SCAN_COPY,
-            write_display_copy,
-            write_display_labels,
-        )
+        from mtseg.viewer.display import SCAN_COPY, show_label_map, write_display_copy
 
         out.mkdir(parents=True, exist_ok=True)
         self.say("shown", **write_display_copy(out / SCAN_COPY, scan))
@@ -87,7 +83,7 @@ class Worker:
             self._model,
             [scan],
             results,
-            Options(**options),
+            Options(**options, use_unprocessed=True),
             on_start=on_start,
             on_flop=lambda flop: self.say("computed", flop=flop),
         )
@@ -97,32 +93,34 @@ class Worker:
         self._flop_per_second = flop / max(time.monotonic() - start, 1e-3)
         write_folder_results(results, [Path(scan_stem(scan))], self._model.label_table)
         labels = read_label_map(outcome.label_path)
-        write_display_labels(out / LABELS_COPY, labels)
+        maps = {"labels": ("Network", outcome.label_path, labels)}
+        before = unprocessed_path(results / scan_stem(scan))
+        if before.is_file():
+            maps = {
+                "labels": ("After post-processing", outcome.label_path, labels),
+                "unprocessed": ("Before", before, read_label_map(before)),
+            }
         in_ras = to_ras(labels).array
         centre = zip(centre_index(in_ras), in_ras.shape, strict=True)
         return {
             "centre": [(index + 0.5) / size for index, size in centre],
             "files": sorted(path.name for path in results.iterdir()),
             "labels": outcome.label_path.name,
+            "label_maps": [
+                show_label_map(out, key, title, of_map, self._model.label_table, path.name)
+                for key, (title, path, of_map) in maps.items()
+            ],
             "headline": outcome.verdict.describe(),
             "notes": list(outcome.notes),
             "verdict": json.loads(outcome.verdict_path.read_text()),
         }
 
     def _compare(self, reference: Path, out: Path, order: Mapping[str, Any]) -> dict[str, Any]:
-        from mtseg.viewer.display import REFERENCE_COPY, write_display_labels
-        from mtseg.viewer.reference import compare_with_reference
+        from mtseg.viewer.reference import show_reference
 
-        labels = out / "results" / order["labels"]
-        comparison = compare_with_reference(
-            labels, reference, self._model.label_table, order["task"]
+        return show_reference(
+            out, order["label_maps"], reference, self._model.label_table, order["task"]
         )
-        write_display_labels(out / REFERENCE_COPY, comparison.reference)
-        return {
-            "name": reference.name,
-            "numbering": comparison.numbering,
-            "dice": comparison.dice,
-        }
 
 
 def describe_model(model: ExportedModel) -> dict[str, Any]:
@@ -130,12 +128,18 @@ def describe_model(model: ExportedModel) -> dict[str, Any]:
     check = model.out_of_distribution_check
     return {
         "tasks": [{"name": task.name, "title": task.title} for task in model.tasks],
-        "classes": [
-            {"name": e.name, "title": e.title, "task": e.task, "label": e.label, "color": e.color}
-            for e in model.label_table
-        ],
+        "classes": describe_classes(model.label_table),
         "check": None if check is None else check.describe(),
+        "networks": None,
     }
+
+
+def describe_classes(table: Sequence[LabelEntry]) -> list[dict[str, Any]]:
+    """What the page says of labels."""
+    return [
+        {"name": e.name, "title": e.title, "task": e.task, "label": e.label, "color": e.color}
+        for e in table
+    ]
 
 
 def say(answers: TextIO, event: str, **values: Any) -> None:
@@ -161,7 +165,7 @@ def _measure_speed(model: ExportedModel) -> float:
 
 
 def main() -> None:
-    """Loads the model that the only argument names, in JSON, and obeys until the page ends."""
+    """Begins as the only argument says, in JSON, and obeys orders until the page ends."""
     # What is printed must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -173,18 +177,85 @@ def main() -> None:
         os._exit(0)  # the page has ended, perhaps in the middle of a computation
 
     threading.Thread(target=listen, daemon=True).start()
-    from mtseg.cli.command import start_engine
-    from mtseg.models.loading import load
-
     settings = json.loads(sys.argv[1])
     try:
-        engine = start_engine(settings["model"], "auto", settings["devices"])
-        model = load(settings["model"], engine=engine)
-        say(answers, "model", **describe_model(model))
-        worker = Worker(model, answers)
+        obey = _begin(settings, answers)
     except InputError as error:
         say(answers, "refused", message=str(error))
         return
-    worker.say("ready")
+    say(answers, "ready")
     while True:
-        worker.obey(orders.get())
+        try:
+            result = obey(orders.get())
+        except InputError as error:
+            say(answers, "failed", message=str(error))
+        else:
+            say(answers, "done", result=result)
+
+
+def _begin(
+    settings: Mapping[str, Any], answers: TextIO
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Loads the model, or finds the experiments; returns what carries orders out.
+
+    Raises:
+        InputError: if that cannot be done.
+    """
+    if settings.get("experiments") is not None:
+        from mtseg.experiments.stored import StoredExperiments
+
+        stored = StoredExperiments(Path(settings["experiments"]), settings["data_dir"])
+        classes = describe_classes(stored.label_table)
+        say(answers, "model", **stored.describe(), classes=classes, check=None)
+        return lambda order: _show(stored, order, answers)
+    from mtseg.cli.command import start_engine
+    from mtseg.models.loading import load
+
+    engine = start_engine(settings["model"], "auto", settings["devices"])
+    model = load(settings["model"], engine=engine)
+    say(answers, "model", **describe_model(model))
+    return Worker(model, answers).obey
+
+
+def _show(stored: StoredExperiments, order: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
+    """Writes copies of a test scan, its reference and the labels of every network for its task.
+
+    Returns:
+        What a segmented scan has on the page, and `reference`; there is no verdict.
+
+    Raises:
+        InputError: if a record or label map is missing or damaged.
+    """
+    from mtseg.prediction.preview import centre_index
+    from mtseg.viewer.display import (
+        REFERENCE_COPY,
+        SCAN_COPY,
+        show_label_map,
+        write_display_labels,
+        write_display_volume,
+    )
+
+    scan, out = stored.read(order["task"], order["subject"]), Path(order["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    say(answers, "shown", **write_display_volume(out / SCAN_COPY, scan.image))
+    write_display_labels(out / REFERENCE_COPY, scan.reference)
+    label_maps = [
+        show_label_map(out, f"network{of.number}", of.title, of.labels, stored.label_table)
+        for of in scan.networks
+    ]
+    shape = scan.reference.array.shape
+    centre = zip(centre_index(scan.reference.array), shape, strict=True)
+    return {
+        "centre": [(index + 0.5) / size for index, size in centre],
+        "files": [],
+        "labels": None,
+        "label_maps": label_maps,
+        "headline": "",
+        "notes": ["the scan and all labels are on the grid that the network was trained on"],
+        "verdict": None,
+        "reference": {
+            "name": "reference",
+            "numbering": "as prepared",
+            "dice": {f"network{of.number}": of.dice for of in scan.networks},
+        },
+    }

@@ -14,9 +14,10 @@ from PIL import Image
 
 import mtseg
 from mtseg.errors import InputError
+from mtseg.experiments.plan import label_of
 from mtseg.experiments.report.contents import TITLE, make_report
 from mtseg.experiments.report.cross_task import unlabelled_blocks
-from mtseg.experiments.report.figures import confusion_percent, dice_distributions, label_of
+from mtseg.experiments.report.figures import confusion_percent, dice_distributions
 from mtseg.experiments.report.page import (
     Code,
     Heading,

@@ -73,6 +73,11 @@ def test_stray_voxels_are_removed_holes_filled_and_both_are_said(model, tmp_path
         "post-processing of pectoral_muscle: 2 voxels outside its largest component removed, 1 "
         "voxels of holes filled"
     )
+    assert not (tmp_path / "with" / "scan_labels_unprocessed.nii.gz").exists()
+    ((_, both),) = segment_files(model, [path], tmp_path / "both", Options(use_unprocessed=True))
+    assert both.label_path.read_bytes() == result.label_path.read_bytes()
+    before = nib.load(tmp_path / "both" / "scan_labels_unprocessed.nii.gz")
+    np.testing.assert_array_equal(np.asarray(before.dataobj) > 0, image == 100)
     options = Options(use_postprocessing=False)
     ((_, result),) = segment_files(model, [path], tmp_path / "without", options)
     np.testing.assert_array_equal(is_muscle(result), image == 100)

@@ -24,6 +24,9 @@ from tests.browser import Browser, require_chromium
         (["--model", "missing"], "missing: no such folder"),
         (["--memory-gb", "0"], "--memory-gb: 0.0 is not an amount"),
         (["--port", "70000"], "--port: 70000 is not a port"),
+        (["--reference", "manual.nii"], "--reference: is for one scan, and there are 0"),
+        (["setup.py", "--reference", "missing.nii"], "missing.nii: no such file. Give a label map"),
+        (["--data-dir", "data"], "--data-dir: is for a folder of experiments"),
     ],
 )
 @pytest.mark.promise("refused input")

@@ -42,6 +42,11 @@ def page(server, browser):
     assert [url for url in browser.requested if not url.startswith(own)] == []
 
 
+def choices(page):
+    """The label maps that are offered."""
+    return page.run("[...document.querySelectorAll('#which span')].map(e => e.innerText)")
+
+
 def legend(page):
     return page.run(
         "[...document.querySelectorAll('#legend tbody tr')].map(row => "
@@ -138,14 +143,47 @@ def test_a_reference_is_shown_with_dice(page, scan_file, tmp_path):
     page.wait_for("document.querySelectorAll('#legend th').length === 4")
     assert [row[-1] for row in legend(page)] == ["–", "1.00"]
     assert "manual.nii.gz: its labels are those of mtseg" in page.text("#reference-text")
-    before = picture(page)
-    page.run("document.querySelector('[name=which][value=reference]').click()")
-    page.wait_for("document.querySelector('[name=which][value=reference]').checked")
     page.wait_for(SHOWN)
-    for _ in range(50):
+    before = settled(page)
+    page.run("document.querySelector('[name=which][value=reference]').click()")
+    changed(page, before)
+
+
+def test_post_processing_is_switched_off_and_on(page, computer, scan_file):
+    computer.has_postprocessing = True
+    page.drop(scan_file)
+    page.wait_for(DONE)
+    page.wait_for(SHOWN)
+    assert choices(page) == ["After post-processing", "Before"]
+    assert [row[0] for row in legend(page)] == ["Cerebellum"]
+    after = settled(page)
+    page.run("document.querySelector('[name=which][value=unprocessed]').click()")
+    page.wait_for("document.querySelectorAll('#legend tbody tr').length === 2")
+    before = changed(page, after)
+    page.run("document.querySelector('[name=which][value=labels]').click()")
+    assert changed(page, before) == after
+    links = page.run(
+        "[...document.querySelectorAll('#downloads a')].map(a => [a.innerText, a.href])"
+    )
+    named = {text: href.rpartition("/")[2] for text, href in links}
+    assert named["Label map after post-processing (NIfTI)"] == "ball_labels.nii.gz"
+    assert named["Label map before post-processing (NIfTI)"] == "ball_labels_unprocessed.nii.gz"
+
+
+def settled(page):
+    """What the viewer shows when it no longer changes."""
+    seen = [picture(page), picture(page)]
+    while seen[-1] != seen[-2]:
+        seen.append(picture(page))
+    return seen[-1]
+
+
+def changed(page, before, tries=50):
+    """What the viewer shows, once it is not what it was before."""
+    for _ in range(tries):
         if picture(page) != before:
-            break
-    assert picture(page) != before
+            return settled(page)
+    raise AssertionError("the picture stays as it was")
 
 
 def test_hostile_names_are_text(page, tmp_path):

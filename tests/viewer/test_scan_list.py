@@ -2,6 +2,7 @@
 
 import io
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -110,11 +111,44 @@ def test_a_reference_is_compared_and_replaced(scans, scan_file, tmp_path):
         wait_until(lambda: scans.scan(number).reference is not None)
     reference = scans.scan(number).reference
     assert reference["name"] == "ball_labels.nii.gz"
-    assert reference["dice"] == {
+    assert reference["dice"]["labels"] == {
         "white_matter": None, "cortical_grey_matter": 1.0, "cerebellum": 1.0
     }  # fmt: skip
     scans.remove(number)
     assert not [path for path in (tmp_path / "private").rglob("*") if path.is_file()]
+
+
+def test_a_reference_that_the_command_names_is_compared_when_the_labels_are_there(
+    scans, scan_file, tmp_path
+):
+    image = nib.load(scan_file)
+    ball = np.where(image.get_fdata() == 900, 5, 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(ball, image.affine), tmp_path / "manual.nii.gz")
+    (number,) = scans.add([scan_file], reference=tmp_path / "manual.nii.gz")
+    wait_until(lambda: scans.scan(number).reference is not None)
+    assert scans.scan(number).reference["dice"]["labels"]["cerebellum"] == 1.0
+    scans.remove(number)
+    assert (tmp_path / "manual.nii.gz").exists()
+
+
+def test_labels_before_and_after_post_processing_are_both_kept_and_compared(
+    scans, computer, scan_file
+):
+    computer.has_postprocessing = True
+    (number,) = scans.add([scan_file])
+    wait_until(lambda: states(scans) == [DONE])
+    after, before = scans.scan(number).result["label_maps"]
+    assert (after["key"], before["key"]) == ("labels", "unprocessed")
+    assert after["classes"]["cortical_grey_matter"]["num_voxels"] == 0
+    assert before["classes"]["cortical_grey_matter"]["num_voxels"] > 0
+    for name in ("unprocessed.nii", "ball_labels_unprocessed.nii.gz", "ball_labels.nii.gz"):
+        assert scans.scan(number).file(name) is not None
+    assert scans.scan(number).file("other.nii") is None
+    scans.compare(number, send(scans, scans.scan(number).file("ball_labels_unprocessed.nii.gz")))
+    wait_until(lambda: scans.scan(number).reference is not None)
+    dice = scans.scan(number).reference["dice"]
+    assert dice["labels"]["cortical_grey_matter"] == 0
+    assert dice["unprocessed"]["cortical_grey_matter"] == 1
 
 
 def test_a_reference_that_is_no_label_map_is_said_and_the_labels_stay(scans, scan_file, tmp_path):

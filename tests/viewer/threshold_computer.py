@@ -13,8 +13,8 @@ from mtseg.scans.volume import to_ras
 from mtseg.system.atomic_files import write_json
 from mtseg.tasks.label_table import LabelEntry
 from mtseg.viewer.computer import Cancelled
-from mtseg.viewer.display import write_display_copy, write_display_labels
-from mtseg.viewer.reference import compare_with_reference
+from mtseg.viewer.display import show_label_map, write_display_copy
+from mtseg.viewer.reference import show_reference
 
 TABLE = (
     LabelEntry(1, "white_matter", "White matter", "brain", "#E69F00"),
@@ -28,6 +28,7 @@ MODEL = {
         for e in TABLE
     ],
     "check": "12 reference scans",
+    "networks": None,
 }
 
 
@@ -36,12 +37,14 @@ class ThresholdComputer:
 
     Attributes:
         may_go_on: clear it to hold a computation at its half.
+        has_postprocessing: whether the voxels of the darkest class are removed afterwards.
         orders: all that were carried out or begun.
     """
 
     def __init__(self, table=TABLE):
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+        self.has_postprocessing = False
         self.orders = []
         self._table = table
         self._is_stopped = False
@@ -77,10 +80,20 @@ class ThresholdComputer:
         top = volume.array.max()
         places = np.searchsorted([0.2 * top, 0.55 * top, 0.8 * top], volume.array)
         labels = np.array([0, *(e.label for e in self._table)], np.uint8)[places]
-        label_path = results / f"{stem}_labels.nii.gz"
-        write_label_map(label_path, labels, volume, self._table)
+        maps = {"labels": ("Network", f"{stem}_labels.nii.gz", labels)}
+        if self.has_postprocessing:
+            before, labels = labels, np.where(labels == 2, 0, labels).astype(np.uint8)
+            maps = {
+                "labels": ("After post-processing", f"{stem}_labels.nii.gz", labels),
+                "unprocessed": ("Before", f"{stem}_labels_unprocessed.nii.gz", before),
+            }
+        for _, name, of_map in maps.values():
+            write_label_map(results / name, of_map, volume, self._table)
+        label_maps = [
+            show_label_map(out, key, title, type(volume)(of_map, volume.affine), self._table, name)
+            for key, (title, name, of_map) in maps.items()
+        ]
         volume = type(volume)(labels, volume.affine)
-        write_display_labels(out / "labels.nii", volume)
         classes = [
             {
                 "class": entry.name, "task": entry.task, "label": entry.label,
@@ -97,7 +110,8 @@ class ThresholdComputer:
         return {
             "centre": [0.5] * 3 if not labels.any() else _centre(to_ras(volume).array),
             "files": sorted(path.name for path in results.iterdir()),
-            "labels": label_path.name,
+            "labels": f"{stem}_labels.nii.gz",
+            "label_maps": label_maps,
             "headline": "recognised as brain (100 % of labelled voxels, confidence 0.90)",
             "notes": ["at 1 mm, the voxel size of brain"],
             "verdict": verdict,
@@ -105,12 +119,9 @@ class ThresholdComputer:
 
     def _compare(self, order):
         reference = Path(order["folder"], order["reference"])
-        out = Path(order["out"])
-        found = compare_with_reference(
-            out / "results" / order["labels"], reference, self._table, order["task"]
+        return show_reference(
+            Path(order["out"]), order["label_maps"], reference, self._table, order["task"]
         )
-        write_display_labels(out / "reference.nii", found.reference)
-        return {"name": reference.name, "numbering": found.numbering, "dice": found.dice}
 
 
 def _centre(labels):

@@ -10,9 +10,9 @@ import numpy as np
 from mtseg.evaluation.statistics import MARGIN, MIN_SCANS
 from mtseg.evaluation.tables import describe_points, known_values
 from mtseg.experiments.compare import UNDEFINED, format_dice, format_difference
+from mtseg.experiments.plan import label_of
 from mtseg.experiments.report.figures import (
     dice_distributions,
-    label_of,
     learning_curves,
     precision_recall_curves,
 )

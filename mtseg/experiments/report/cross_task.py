@@ -9,7 +9,8 @@ import numpy as np
 
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.tables import known_values
-from mtseg.experiments.report.figures import confusion_matrix, confusion_percent, label_of
+from mtseg.experiments.plan import label_of
+from mtseg.experiments.report.figures import confusion_matrix, confusion_percent
 from mtseg.experiments.report.page import Block, Heading, Paragraph, Picture, Table
 from mtseg.experiments.results import Result
 from mtseg.tasks.label_space import TaskSelection

@@ -12,9 +12,8 @@ import numpy as np
 from mtseg.evaluation.statistics import mean_interval
 from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
 from mtseg.evaluation.tables import describe_decision, format_median, known_values
-from mtseg.experiments.plan import read_plan
+from mtseg.experiments.plan import label_of, read_plan
 from mtseg.experiments.report.cross_task import median_cross_task_percent
-from mtseg.experiments.report.figures import label_of
 from mtseg.experiments.report.page import Block, Code, Heading, Paragraph, Table
 from mtseg.experiments.report.summary import count_scans
 from mtseg.experiments.results import Result, largest_network

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from mtseg.evaluation.pictures import most_labelled_slice
-from mtseg.experiments.report.figures import label_of, segmentations
+from mtseg.experiments.plan import label_of
+from mtseg.experiments.report.figures import segmentations
 from mtseg.experiments.report.page import Block, Heading, Interactive, Picture
 from mtseg.experiments.report.slice_viewer import slice_viewer, viewer_script
 from mtseg.experiments.results import Result

@@ -22,7 +22,7 @@ from matplotlib.patches import Patch
 from mtseg.evaluation.metrics import precision_recall, threshold_number
 from mtseg.evaluation.pictures import PALETTE, WHITE, colour_labels, palette_index
 from mtseg.evaluation.tables import known_values
-from mtseg.experiments.plan import REPEAT_SUFFIX
+from mtseg.experiments.plan import label_of
 from mtseg.experiments.results import Result
 
 matplotlib.rcParams.update(
@@ -57,12 +57,6 @@ def style_of(result: Result) -> dict[str, Any]:
         "linestyle": _LINES[(number + number // len(_COLOURS)) % len(_LINES)],
         "marker": _MARKERS[number % len(_MARKERS)],
     }
-
-
-def label_of(name: str) -> str:
-    """The name of an experiment for readers, such as `brain + breast` or `brain (repeat)`."""
-    label = name.removesuffix(REPEAT_SUFFIX).replace("+", " + ")
-    return f"{label} (repeat)" if name.endswith(REPEAT_SUFFIX) else label
 
 
 def _make_panels(names: Sequence[str], height_inches: float = 2.1) -> tuple[Figure, list[Axes]]:

@@ -6,20 +6,18 @@ const STATES = {
   "not assessed": ["", "Not assessed"],
 };
 
-/** The classes of a scan that have voxels in its labels or its reference, with their figures. */
-export function foundClasses(scan, model) {
-  const dice = scan.reference?.dice ?? {};
+/** The classes that have voxels in one of a scan's label maps or its reference, with their figures. */
+export function foundClasses(scan, model, key) {
+  const maps = scan.result.label_maps;
+  const { key: found, classes } = maps.find((map) => map.key === key) ?? maps[0];
+  const dice = scan.reference?.dice[found] ?? {};
   return model.classes
-    .map((entry) => {
-      const own = scan.result.verdict.classes.find((row) => row.class === entry.name);
-      return {
-        ...entry,
-        volume_ml: own?.volume_ml ?? 0,
-        num_voxels: own?.num_voxels ?? 0,
-        confidence: scan.result.verdict.confidence[entry.name] ?? null,
-        dice: dice[entry.name] ?? null,
-      };
-    })
+    .map((entry) => ({
+      ...entry,
+      ...classes[entry.name],
+      confidence: scan.result.verdict?.confidence[entry.name] ?? null,
+      dice: dice[entry.name] ?? null,
+    }))
     .filter((row) => row.num_voxels > 0 || row.dice !== null);
 }
 
@@ -35,9 +33,39 @@ export function showAssessment(place, result) {
   );
 }
 
+/** The label maps of a scan to choose from, with their mean Dice; none if there is only one. */
+export function showChoices(fieldset, scan, chosen, onChange) {
+  const maps = scan.result.label_maps;
+  const choices = maps.map(({ key, title }) => {
+    const known = Object.values(scan.reference?.dice[key] ?? {}).filter((value) => value !== null);
+    const mean = known.reduce((a, b) => a + b, 0) / known.length;
+    return [key, known.length && maps.length > 1 ? `${title}, Dice ${mean.toFixed(3)}` : title];
+  });
+  if (scan.reference) choices.push(["reference", "Reference"]);
+  fieldset.hidden = choices.length < 2;
+  // Many, or long, are a list.
+  fieldset.classList.toggle("stacked", choices.map(([, text]) => text).join("").length > 32);
+  const legend = fieldset.querySelector("legend");
+  const labels = choices.map(([key, text]) => {
+    const label = document.createElement("label");
+    const radio = document.createElement("input");
+    radio.type = "radio";
+    radio.name = "which";
+    radio.value = key;
+    radio.checked = key === chosen;
+    radio.addEventListener("change", () => onChange(key));
+    label.append(radio, element("span", text));
+    return label;
+  });
+  const hadFocus = fieldset.contains(document.activeElement);
+  fieldset.replaceChildren(legend, ...labels);
+  if (hadFocus) fieldset.querySelector("input:checked")?.focus();
+}
+
 /** The table of classes; onChange is called with the set of labels that are hidden. */
 export function showLegend(table, rows, hidden, hasDice, onChange) {
-  const heads = ["Structure", "ml", "Confidence", ...(hasDice ? ["Dice"] : [])];
+  const hasConfidence = rows.some((row) => row.confidence !== null);
+  const heads = ["Structure", "ml", ...(hasConfidence ? ["Confidence"] : []), ...(hasDice ? ["Dice"] : [])];
   const head = document.createElement("tr");
   for (const text of heads) {
     const cell = element("th", text);
@@ -62,7 +90,8 @@ export function showLegend(table, rows, hidden, hasDice, onChange) {
     label.append(box, swatch, element("span", row.title));
     const first = document.createElement("td");
     first.append(label);
-    line.append(first, element("td", inMl(row.volume_ml)), element("td", inDigits(row.confidence)));
+    line.append(first, element("td", inMl(row.volume_ml)));
+    if (hasConfidence) line.append(element("td", inDigits(row.confidence)));
     if (hasDice) line.append(element("td", inDigits(row.dice)));
     return line;
   });
@@ -81,7 +110,8 @@ export function describeMissing(rows, scan, model) {
 export function showDownloads(list, scan) {
   const { files, labels } = scan.result;
   const words = (name) => {
-    if (name === labels) return "Label map (NIfTI)";
+    if (name === labels) return files.some(isUnprocessed) ? "Label map after post-processing (NIfTI)" : "Label map (NIfTI)";
+    if (isUnprocessed(name)) return "Label map before post-processing (NIfTI)";
     if (name.endsWith("_preview.png")) return "Preview (PNG)";
     if (name.endsWith("_verdict.json")) return "Assessment (JSON)";
     if (name === "volumes.csv") return "Volumes (CSV)";
@@ -106,8 +136,12 @@ export function showDownloads(list, scan) {
   );
 }
 
+function isUnprocessed(name) {
+  return name.endsWith("_labels_unprocessed.nii.gz");
+}
+
 function byUse(a, b) {
-  const rank = (name) => (name === "volumes.csv" ? 0 : name.endsWith(".png") ? 1 : name.endsWith(".json") ? 2 : 3);
+  const rank = (name) => (isUnprocessed(name) ? -1 : name === "volumes.csv" ? 0 : name.endsWith(".png") ? 1 : name.endsWith(".json") ? 2 : 3);
   return rank(a) - rank(b) || a.localeCompare(b);
 }
 

@@ -1,19 +1,24 @@
 // The page: asks the server for its state again and again, and shows it.
 
-import { describeMissing, element, foundClasses, sentence, showAssessment, showDownloads, showLegend } from "./details.js";
+import {
+  describeMissing, element, foundClasses, sentence, showAssessment, showChoices, showDownloads, showLegend,
+} from "./details.js";
+import { isActive, showList, showNetworks } from "./list.js";
 import { readDrop, readInput, send } from "./uploading.js";
 import { Viewer } from "./viewer.js";
 
 const get = (id) => document.getElementById(id);
 const BUSY_MS = 500;
 const IDLE_MS = 2000;
-const IN_WORK = ["waiting", "reading", "computing", "writing"];
 
 let state = { model: null, scans: [], limits: null };
 let chosen = null; // number of the scan that is shown
 let sending = null; // AbortController of the transfer
 let timer = 0;
 let shownDetails = "";
+let centred = null; // number of the scan whose slices were chosen by its labels
+let figuresOf = ""; // key of the labels whose figures are in the legend
+let which = "labels"; // key of the labels that are shown, or "reference"
 const hidden = new Set();
 const viewer = new Viewer(get("canvas"), showPlace);
 
@@ -46,113 +51,32 @@ async function follow() {
   timer = setTimeout(follow, isBusy ? BUSY_MS : IDLE_MS);
 }
 
-function isActive(scan) {
-  return IN_WORK.includes(scan.state) || scan.reference_waits;
-}
-
 function show() {
   const { model, scans } = state;
+  const networks = model?.networks;
   get("model").textContent = model
-    ? `Network: ${model.tasks.map((task) => task.title).join(" · ")}`
+    ? `${networks ? "Experiments" : "Network"}: ${model.tasks.map((task) => task.title).join(" · ")}`
     : "Loading the network…";
+  get("drop").hidden = Boolean(networks);
+  get("networks").hidden = !networks;
+  if (networks && !get("networks").tHead.rows.length) showNetworks(get("networks"), model);
   if (!scans.some((scan) => scan.id === chosen)) chosen = scans[0]?.id ?? null;
-  showList();
+  showList(get("list"), state, chosen, choose, act);
   const scan = scans.find((one) => one.id === chosen);
+  // A scan of experiments is read when it is first chosen.
+  if (model && scan?.state === "stored") act("POST", `scans/${scan.id}/again`, {});
   showScan(scan);
   showDetails(scan);
 }
 
-function describeState(scan) {
-  switch (scan.state) {
-    case "waiting":
-      if (!state.model) return "Waiting until the network is loaded";
-      return scan.place > 1 ? `Waiting, number ${scan.place} in the queue` : "Waiting, next";
-    case "reading":
-      return "Reading it and recognising its task…";
-    case "computing":
-      return `${Math.floor(100 * scan.progress)} %, ${inWords(scan.seconds_left)} left`;
-    case "writing":
-      return "Writing the labels…";
-    case "done":
-      return { ok: "Done", warning: "Done, with a warning", "not assessed": "Done, not assessed" }[
-        scan.result.verdict.status
-      ];
-    case "cancelled":
-      return "Cancelled";
-    default:
-      return sentence(scan.message);
-  }
+function choose(id) {
+  chosen = id;
+  show();
 }
 
-function inWords(seconds) {
-  if (seconds < 90) return `about ${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 5400) return `about ${Math.round(seconds / 60)} min`;
-  return `about ${(seconds / 3600).toFixed(1)} h`;
-}
-
-/** Updates the list in place, so that the focus stays where it is. */
-function showList() {
-  const list = get("list");
-  const items = new Map([...list.children].map((item) => [Number(item.dataset.id), item]));
-  for (const scan of state.scans) {
-    const item = items.get(scan.id) ?? list.appendChild(makeItem(scan));
-    items.delete(scan.id);
-    item.classList.toggle("chosen", scan.id === chosen);
-    const choose = item.querySelector(".choose");
-    if (scan.id === chosen) choose.setAttribute("aria-current", "true");
-    else choose.removeAttribute("aria-current");
-    const text = describeState(scan);
-    const line = item.querySelector(".state");
-    if (line.textContent !== text) line.textContent = text;
-    line.classList.toggle("failed", scan.state === "failed");
-    const bar = item.querySelector("progress");
-    bar.hidden = !["reading", "computing", "writing"].includes(scan.state);
-    if (scan.progress === null) bar.removeAttribute("value");
-    else bar.value = scan.progress;
-    item.querySelector(".cancel").hidden = !IN_WORK.includes(scan.state);
-    item.querySelector(".again").hidden = !["cancelled", "failed"].includes(scan.state);
-    item.querySelector(".remove").hidden = IN_WORK.includes(scan.state);
-  }
-  for (const item of items.values()) item.remove();
-}
-
-function makeItem(scan) {
-  const item = document.createElement("li");
-  item.className = "scan";
-  item.dataset.id = scan.id;
-  const choose = document.createElement("button");
-  choose.type = "button";
-  choose.className = "choose";
-  const name = element("span", scan.name);
-  name.className = "name";
-  const line = element("span", "");
-  line.className = "state";
-  choose.append(name, line);
-  choose.addEventListener("click", () => {
-    chosen = scan.id;
-    show();
-  });
-  const bar = document.createElement("progress");
-  bar.max = 1;
-  bar.setAttribute("aria-label", `Progress of ${scan.name}`);
-  const buttons = document.createElement("div");
-  buttons.className = "buttons small";
-  buttons.append(
-    makeButton("cancel", "Cancel", scan, () => ask("POST", `scans/${scan.id}/cancel`, {})),
-    makeButton("again", "Try again", scan, () => ask("POST", `scans/${scan.id}/again`, {})),
-    makeButton("remove", "Remove", scan, () => ask("DELETE", `scans/${scan.id}`)),
-  );
-  item.append(choose, bar, buttons);
-  return item;
-}
-
-function makeButton(kind, text, scan, act) {
-  const button = element("button", text);
-  button.type = "button";
-  button.className = kind;
-  button.setAttribute("aria-label", `${text}: ${scan.name}`);
-  button.addEventListener("click", () => act().then(follow, showProblem));
-  return button;
+/** Sends a request, then shows what came of it. */
+function act(method, path, content) {
+  return ask(method, path, content).then(follow, showProblem);
 }
 
 function showScan(scan) {
@@ -170,14 +94,16 @@ function showScan(scan) {
     get("place").textContent = "\u00a0";
     return;
   }
-  const which = labelsChoice(scan);
+  const key = labelsChoice(scan);
   const step = viewer.stepFor(scan.shown.shape);
   const address = (name) => new URL(`scans/${scan.id}/${name}.nii?step=${step}`, location).href;
   const labels = scan.result && {
-    url: address(which),
-    version: which === "reference" ? scan.reference.number : 0,
-    centre: which === "labels" ? scan.result.centre : null,
+    url: address(key),
+    version: key === "reference" ? scan.reference.number : 0,
+    // The first labels of a scan choose the slices; the others are shown in the same place.
+    centre: centred === scan.id ? null : scan.result.centre,
   };
+  if (labels) centred = scan.id;
   message.hidden = true;
   canvas.setAttribute(
     "aria-label",
@@ -193,9 +119,11 @@ function showScan(scan) {
     });
 }
 
+/** The key of the labels of a scan that are shown; the first if it has not the chosen ones. */
 function labelsChoice(scan) {
-  const which = document.querySelector("input[name=which]:checked").value;
-  return scan.reference ? which : "labels";
+  const maps = scan.result?.label_maps ?? [];
+  if (which === "reference" ? scan.reference : maps.some(({ key }) => key === which)) return which;
+  return maps[0]?.key;
 }
 
 function showDetails(scan) {
@@ -203,16 +131,23 @@ function showDetails(scan) {
   get("details-empty").hidden = Boolean(result);
   get("details-body").hidden = !result;
   // Unchanged details stay as they are, with the focus in them.
-  const now = JSON.stringify([scan?.id, result, scan?.reference, scan?.reference_message, scan?.reference_waits]);
+  const key = scan && labelsChoice(scan);
+  const now = JSON.stringify([scan?.id, key, result, scan?.reference, scan?.reference_message, scan?.reference_waits]);
   if (now === shownDetails) return;
   shownDetails = now;
   if (!result) return;
-  showAssessment(get("assessment"), result);
-  const rows = foundClasses(scan, state.model);
+  const isSegmented = Boolean(result.verdict); // not of experiments
+  for (const id of ["assessment", "reference-part", "downloads-part"]) get(id).hidden = !isSegmented;
+  if (isSegmented) showAssessment(get("assessment"), result);
+  // The figures beside a reference stay those of the labels that were shown before.
+  if (key !== "reference") figuresOf = key;
+  const rows = foundClasses(scan, state.model, figuresOf);
   showLegend(get("legend"), rows, hidden, Boolean(scan.reference), (labels) => viewer.setHidden(labels));
-  get("not-found").textContent = describeMissing(rows, scan, state.model);
-  get("which").hidden = !scan.reference;
-  get("which").querySelector(`[value=${labelsChoice(scan)}]`).checked = true;
+  get("not-found").textContent = isSegmented ? describeMissing(rows, scan, state.model) : "";
+  showChoices(get("which"), scan, key, (value) => {
+    which = value;
+    show();
+  });
   showDownloads(get("downloads"), scan);
   get("reference-text").textContent = scan.reference_waits
     ? "Comparing…"
@@ -321,7 +256,6 @@ function connect() {
   for (const radio of document.querySelectorAll("input[name=view]")) {
     radio.addEventListener("change", () => viewer.setView(radio.value));
   }
-  for (const radio of document.querySelectorAll("input[name=which]")) radio.addEventListener("change", show);
   for (const plane of ["axial", "coronal", "sagittal"]) {
     const slider = get(`slice-${plane}`);
     slider.addEventListener("input", () => viewer.setSlice(plane, Number(slider.value)));
@@ -334,7 +268,7 @@ function connect() {
   for (const [id, isHidden] of [["all-on", false], ["all-off", true]]) {
     get(id).addEventListener("click", () => {
       const scan = state.scans.find((one) => one.id === chosen);
-      for (const row of foundClasses(scan, state.model)) {
+      for (const row of foundClasses(scan, state.model, figuresOf)) {
         if (isHidden) hidden.add(row.label);
         else hidden.delete(row.label);
       }
