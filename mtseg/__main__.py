@@ -25,6 +25,7 @@ COMMANDS = {
     "experiments": "compare networks for one task and for several",
     "report": "write a page about finished experiments",
     "view": "segment and look at scans in the browser",
+    "serve-dicom": "receive DICOM series and send their segmentations",
     "info": "versions, devices, models and what is installed",
 }
 """Name of each command -> what it does, for the overview."""
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _module_of(name: str) -> str:
-    return "mtseg.viewer.command" if name == "view" else f"mtseg.cli.{name}"
+    others = {"view": "mtseg.viewer.command", "serve-dicom": "mtseg.gateway.command"}
+    return others.get(name, f"mtseg.cli.{name}")
 
 
 def _overview() -> str:

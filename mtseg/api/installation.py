@@ -29,6 +29,7 @@ LIBRARIES = ("tensorflow", "keras", "jax", "onnxruntime", "openvino", "numpy", "
 EXTRAS = {
     "itk": ("SimpleITK",),
     "dicom": ("pydicom", "highdicom"),
+    "gateway": ("pydicom", "highdicom", "pynetdicom"),
     "beam": ("apache_beam",),
     "onnx": ("tf2onnx", "onnx"),
     "openvino": ("openvino", "h5py"),

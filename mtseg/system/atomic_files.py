@@ -109,6 +109,19 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def sync_to_disk(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, would survive a loss of power.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_path(path: Path) -> None:
     """Removes a file, or a folder with its contents, if it exists and can be removed."""
     if path.is_dir() and not path.is_symlink():

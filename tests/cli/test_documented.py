@@ -40,7 +40,7 @@ def test_an_option_that_a_text_names_exists(page):
     every_option = set().union(*options.values(), OF_OTHER_PROGRAMS)
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
     for code in re.findall(r"`([^`]+)`", text):
-        command = re.match(r"mtseg[- ]([a-z]+)", code)
+        command = re.match(r"mtseg[- ]([a-z]+(?:-[a-z]+)*)", code)
         if command or code.startswith("--"):
             known = options[command[1]] if command else every_option
             assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= known, code

@@ -31,7 +31,11 @@ def commands_in(text):
 
 def make_parser(name):
     """The parser of a command of mtseg, such as `predict`."""
-    modules = {"view": "mtseg.viewer.command", "info": "mtseg.__main__"}
+    modules = {
+        "view": "mtseg.viewer.command",
+        "serve-dicom": "mtseg.gateway.command",
+        "info": "mtseg.__main__",
+    }
     return importlib.import_module(modules.get(name, f"mtseg.cli.{name}")).make_parser()
 
 

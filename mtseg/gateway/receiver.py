@@ -1,0 +1,224 @@
+"""The C-STORE receiver of a gateway: it acknowledges an object once the spool has it on disk.
+
+Reference: DICOM PS3.4, B (Storage Service Class); PS3.7, C (status codes); PS3.8, 9.3.4
+(rejection).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtseg.errors import InputError
+from mtseg.gateway.peers import Caller
+from mtseg.gateway.spool import Spool, SpoolFullError, is_uid
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pynetdicom.events import Event
+
+_LOG = logging.getLogger(__name__)
+
+SUCCESS, OUT_OF_RESOURCES, OTHER_OBJECT, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+"""Status codes of C-STORE. After the second, a sender tries again later."""
+
+MOST_OBJECT_BYTES = 2**31
+"""A larger object would not fit into the memory of usual machines; its association is aborted."""
+
+_MOST_ASSOCIATIONS = 10
+_PDU_BYTES = 1 << 17
+_IDLE_SECONDS = 60.0
+
+_NOT_RECOGNISED = 0x01, 0x01, 0x03
+"""Rejection of an association: permanent, by the user of the service, calling AE title."""
+
+
+class _BrokenObjectError(Exception):
+    """An object that cannot be kept; the text says why."""
+
+
+@contextlib.contextmanager
+def receiving(
+    spool: Spool, ae_title: str, callers: Sequence[Caller], address: str, port: int
+) -> Iterator[int]:
+    """Receives objects into a spool, in threads of its own, while the block runs.
+
+    Args:
+        spool: takes them.
+        ae_title: of the gateway; an association must name it.
+        callers: who may open an association; all others are rejected.
+        address: IP address to listen at.
+        port: to listen at; 0 takes a free one.
+
+    Yields:
+        The port.
+
+    Raises:
+        InputError: if the gateway cannot listen there.
+    """
+    from pynetdicom import AE, _config, evt, sop_class
+
+    _config.LOG_HANDLER_LEVEL = "none"  # its own lines would have the names of patients
+    ae = AE(ae_title)
+    ae.maximum_associations, ae.maximum_pdu_size = _MOST_ASSOCIATIONS, _PDU_BYTES
+    ae.network_timeout = _IDLE_SECONDS
+    ae.require_called_aet = True
+    ae.add_supported_context(sop_class.Verification)  # type: ignore[attr-defined]
+    syntaxes = list_readable_syntaxes()
+    for storage in (
+        "MRImageStorage",
+        "CTImageStorage",
+        "EnhancedMRImageStorage",
+        "EnhancedCTImageStorage",
+        "LegacyConvertedEnhancedMRImageStorage",
+        "LegacyConvertedEnhancedCTImageStorage",
+    ):
+        ae.add_supported_context(getattr(sop_class, storage), syntaxes)
+    receiver = _Receiver(spool, callers)
+    try:
+        server = ae.start_server(
+            (address, port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_REQUESTED, receiver.check_caller),
+                (evt.EVT_PDU_RECV, receiver.check_size),
+                (evt.EVT_C_STORE, receiver.store),
+            ],
+        )
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"--bind {address} --port {port}: cannot listen there ({reason}). Give another."
+        ) from error
+    assert server is not None
+    try:
+        yield int(server.server_address[1])
+    finally:
+        ae.shutdown()
+
+
+def list_readable_syntaxes() -> list[str]:
+    """The transfer syntaxes whose pixels can be decoded with what is installed here."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pynetdicom import ALL_TRANSFER_SYNTAXES
+
+    found = []
+    for syntax in ALL_TRANSFER_SYNTAXES:
+        with contextlib.suppress(NotImplementedError):
+            if get_decoder(syntax).is_available:
+                found.append(syntax)
+    return found
+
+
+class _Receiver:
+    """Answers the events of all associations; pynetdicom calls it in their threads."""
+
+    def __init__(self, spool: Spool, callers: Sequence[Caller]) -> None:
+        self._spool, self._callers = spool, callers
+        self._is_full = False
+
+    def check_caller(self, event: Event) -> None:
+        """Rejects an association whose caller is not allowed."""
+        association = event.assoc
+        request = association.requestor.primitive
+        assert request is not None
+        title, address = str(request.calling_ae_title), str(association.requestor.address)
+        if any(caller.is_calling(title, address) for caller in self._callers):
+            return
+        _LOG.info(f"rejected {title.strip()!r} at {address}: --allow does not name it")
+        association.acse.send_reject(*_NOT_RECOGNISED)
+        association.kill()
+
+    def check_size(self, event: Event) -> None:
+        """Aborts an association whose object would fill the memory."""
+        message = event.assoc.dimse.message
+        data = None if message is None else message.data_set
+        if data is not None and data.tell() > MOST_OBJECT_BYTES:
+            _LOG.info(f"aborted {_caller(event)}: its object is larger than {MOST_OBJECT_BYTES} B")
+            event.assoc.abort()
+
+    def store(self, event: Event) -> int:
+        """Keeps an object.
+
+        Returns:
+            The status for the sender; `SUCCESS` says that it may forget the object.
+        """
+        try:
+            pieces = _as_file(event)
+            with self._spool.temporary_file(sum(map(len, pieces))) as path:
+                with path.open("wb") as file:
+                    for piece in pieces:
+                        file.write(piece)
+                header = _read_header(path)
+                request: Any = event.request
+                if header.SOPInstanceUID != request.AffectedSOPInstanceUID or (
+                    header.SOPClassUID != request.AffectedSOPClassUID
+                ):
+                    _LOG.info(f"refused an object of {_caller(event)}: its command names another")
+                    return OTHER_OBJECT
+                series = str(header.SeriesInstanceUID)
+                arrival = self._spool.add(path, series, str(header.SOPInstanceUID))
+        except _BrokenObjectError as error:
+            _LOG.info(f"refused an object of {_caller(event)}: {error}")
+            return CANNOT_UNDERSTAND
+        except (SpoolFullError, OSError) as error:
+            if not self._is_full:  # a line for all objects until there is room
+                reason = error.strerror if isinstance(error, OSError) else error
+                _LOG.info(f"refuses objects for now: {reason}")
+            self._is_full = True
+            return OUT_OF_RESOURCES
+        self._is_full = False
+        if arrival == "late":
+            _LOG.info(
+                f"series {series}: an object arrived after it had been segmented, and is in "
+                "failed/late. Give a larger --quiet-s."
+            )
+        return SUCCESS
+
+
+def _caller(event: Event) -> str:
+    return f"{event.assoc.requestor.ae_title.strip()!r} at {event.assoc.requestor.address}"
+
+
+def _as_file(event: Event) -> list[bytes]:
+    """The parts of a DICOM file with an object as it was sent."""
+    from pynetdicom.dsutils import encode_file_meta
+
+    try:
+        meta = encode_file_meta(event.file_meta)
+        return [bytes(128), b"DICM", meta, event.encoded_dataset(include_meta=False)]
+    except Exception as error:  # what is missing or damaged raises errors of many types
+        raise _BrokenObjectError("its command is damaged") from error
+
+
+def _read_header(path: Path) -> Dataset:
+    """What a stored object says of itself.
+
+    Raises:
+        _BrokenObjectError: if it has no valid UIDs, is no image, or its pixels are cut off.
+    """
+    import pydicom
+
+    names = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns"]
+    names += ["BitsAllocated", "SamplesPerPixel", "NumberOfFrames"]
+    try:
+        with path.open("rb") as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names))
+            num_left = os.fstat(file.fileno()).st_size - file.tell()
+        uids = [str(header.SOPInstanceUID), str(header.SeriesInstanceUID)]
+        bits = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated)
+        bits *= int(header.get("SamplesPerPixel") or 1) * int(header.get("NumberOfFrames") or 1)
+        syntax = header.file_meta.TransferSyntaxUID
+        is_plain = not syntax.is_encapsulated and not syntax.is_deflated
+        _ = header.SOPClassUID
+    except Exception as error:  # pydicom raises errors of many types for damaged objects
+        raise _BrokenObjectError("it cannot be read, or lacks a UID or its size") from error
+    if not all(map(is_uid, uids)):
+        raise _BrokenObjectError("its UIDs are not valid")
+    if not bits or (is_plain and num_left < bits // 8):
+        raise _BrokenObjectError("its pixels are missing or cut off")
+    return header

@@ -1,0 +1,187 @@
+"""The receiver, by real associations: what it takes, what it refuses, and what it keeps."""
+
+import errno
+import logging
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import UID
+
+from mtseg.gateway import receiver as receiver_module
+from mtseg.gateway.peers import parse_caller
+from mtseg.gateway.receiver import list_readable_syntaxes, receiving
+from mtseg.gateway.spool import open_spool
+from tests.dicom_files import change, write_multiframe
+from tests.gateway.associations import associate, send
+
+
+def kept(spool):
+    """The files of the spool but for its lock, relative to it."""
+    files = (path.relative_to(spool.folder) for path in spool.folder.rglob("*") if path.is_file())
+    return sorted(str(file) for file in files if file.name != ".lock")
+
+
+def of_gateway(caplog):
+    """The lines that the gateway logged itself."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("mtseg")]
+
+
+def test_an_acknowledged_object_is_in_the_spool_as_it_was_sent(spool, port, make_series, tmp_path):
+    uid, files = make_series()
+    assert send(port, *files) == [0x0000] * 4
+    sent = [pydicom.dcmread(file) for file in files]
+    names = sorted(f"incoming/{uid}/{dataset.SOPInstanceUID}.dcm" for dataset in sent)
+    assert kept(spool) == names
+    for dataset in sent:
+        found = pydicom.dcmread(spool.path("incoming", uid) / f"{dataset.SOPInstanceUID}.dcm")
+        assert found == dataset
+    modes = {path.stat().st_mode & 0o077 for path in [spool.folder, *spool.folder.rglob("*")]}
+    assert (spool.folder.stat().st_mode & 0o777) == 0o700
+    assert modes <= {0, 0o044}  # the lock is empty; all else is private
+    array = np.zeros((8, 8, 3))
+    enhanced = write_multiframe(tmp_path / "enhanced.dcm", array, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    assert send(port, enhanced) == [0x0000]
+
+
+def test_verification_is_answered(port):
+    with associate(port) as association:
+        assert association.send_c_echo().Status == 0x0000
+
+
+@pytest.mark.parametrize(
+    ("allowed", "ae_title", "called", "is_accepted"),
+    [
+        ("SCANNER", "SCANNER", "MTSEG", True),
+        ("SCANNER", "OTHER", "MTSEG", False),
+        ("SCANNER", "SCANNER", "PACS", False),
+        ("SCANNER@127.0.0.1", "SCANNER", "MTSEG", True),
+        ("SCANNER@192.0.2.7", "SCANNER", "MTSEG", False),
+    ],
+)
+def test_only_callers_on_the_list_are_accepted(spool, allowed, ae_title, called, is_accepted):
+    with (
+        receiving(spool, "MTSEG", [parse_caller(allowed)], "127.0.0.1", 0) as port,
+        associate(port, ae_title, called) as association,
+    ):
+        assert association.is_established == is_accepted
+        assert association.is_rejected == (not is_accepted)
+
+
+def test_a_repeated_object_is_acknowledged_and_kept_once(spool, port, make_series):
+    _, files = make_series()
+    assert send(port, files[0], files[0]) == [0x0000] * 2
+    assert send(port, files[0]) == [0x0000]
+    assert len(kept(spool)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"SeriesInstanceUID": "../../../outside"},
+        {"SeriesInstanceUID": ""},
+        {"SeriesInstanceUID": "1." * 40 + "1"},
+        {"SeriesInstanceUID": "1..2"},
+        {"Rows": 4000},
+        {"PixelData": b"\0" * 20},
+        {"BitsAllocated": 0},
+    ],
+    ids=str,
+)
+@pytest.mark.promise("refused input")
+def test_a_broken_object_is_refused_in_one_line_and_not_kept(
+    spool, port, make_series, caplog, fields
+):
+    _, files = make_series()
+    change_raw(files[0], **fields)
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    assert send(port, *files[:2]) == [0xC000, 0x0000]  # the association goes on
+    (line,) = of_gateway(caplog)
+    assert line.startswith("refused an object of 'SCANNER' at 127.0.0.1: ")
+    assert "Phantom" not in line
+    assert len(kept(spool)) == 1
+
+
+def change_raw(path, **fields):
+    """Rewrites fields of a file, also with values that are not valid."""
+    before = pydicom.config.settings.writing_validation_mode
+    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    reading = pydicom.config.settings.reading_validation_mode
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    try:
+        change(path, **fields)
+    finally:
+        pydicom.config.settings.writing_validation_mode = before
+        pydicom.config.settings.reading_validation_mode = reading
+
+
+@pytest.mark.promise("refused input")
+def test_bytes_that_are_no_object_are_refused(spool, port, make_series, monkeypatch):
+    _, files = make_series()
+    content = files[0].read_bytes()
+    with associate(port) as association:
+        dataset = pydicom.dcmread(files[0])
+        monkeypatch.setattr("pynetdicom.association.encode", lambda *_, **__: content[:777][300:])
+        assert association.send_c_store(dataset).Status == 0xC000
+    assert kept(spool) == []
+
+
+def test_an_object_that_its_command_names_otherwise_is_refused(
+    spool, port, make_series, monkeypatch
+):
+    _, files = make_series()
+    dataset, other = pydicom.dcmread(files[0]), pydicom.dcmread(files[1])
+    from pynetdicom.dsutils import encode
+
+    monkeypatch.setattr("pynetdicom.association.encode", lambda _, *how, **h: encode(other, *how))
+    with associate(port) as association:
+        assert association.send_c_store(dataset).Status == 0xA900
+    assert kept(spool) == []
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_full_spool_asks_to_send_again_later(tmp_path, make_series, caplog):
+    _, files = make_series()
+    room = files[0].stat().st_size * 2.5
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    with (
+        open_spool(tmp_path / "small", room) as spool,
+        receiving(spool, "MTSEG", [parse_caller("SCANNER")], "127.0.0.1", 0) as port,
+    ):
+        assert send(port, *files) == [0x0000, 0x0000, 0xA700, 0xA700]
+        (line,) = of_gateway(caplog)
+        assert "refuses objects for now: the spool has" in line
+        kept_one = next(spool.folder.glob("incoming/*/*.dcm"))
+        kept_one.unlink()  # by hand: room is counted anew
+        assert send(port, files[3]) == [0x0000]
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_full_disk_asks_to_send_again_later(spool, port, make_series, monkeypatch, caplog):
+    _, files = make_series()
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+
+    def fail(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr("mtseg.gateway.spool.sync_to_disk", fail)
+        assert send(port, files[0]) == [0xA700]
+    assert of_gateway(caplog) == ["refuses objects for now: No space left on device"]
+    assert kept(spool) == []
+    assert send(port, files[0]) == [0x0000]
+
+
+def test_an_object_that_would_fill_the_memory_ends_its_association(
+    spool, port, make_series, monkeypatch
+):
+    monkeypatch.setattr(receiver_module, "MOST_OBJECT_BYTES", 20_000)
+    _, files = make_series(shape=(700, 700, 1))
+    assert send(port, files[0]) == [None]
+    assert kept(spool) == []
+
+
+def test_what_can_be_read_is_accepted():
+    names = {UID(syntax).name for syntax in list_readable_syntaxes()}
+    assert {"Implicit VR Little Endian", "RLE Lossless"} < names
+    assert not any("MPEG" in name for name in names)

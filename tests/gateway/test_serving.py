@@ -1,0 +1,196 @@
+"""The gateway as a whole, in this process: series come in by DICOM, segmentations go out."""
+
+# ruff: noqa: F811 - the fixture that is imported
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import threading
+
+import highdicom as hd
+import pytest
+
+from mtseg.errors import InputError
+from mtseg.gateway.peers import parse_caller
+from mtseg.gateway.serving import Settings, run_gateway
+from mtseg.prediction.options import Options
+from mtseg.serving.connection import ServerError
+from mtseg.system.signals import StopRequest
+from tests.gateway.associations import associate, send
+from tests.gateway.test_delivery import wait_for
+from tests.prediction.test_pipeline import model  # noqa: F401
+
+# pynetdicom leaves a socket that could not be connected to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+OPTIONS = Options(use_dicom_seg=True, is_strict=True)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(
+        tmp_path / "spool",
+        (parse_caller("SCANNER"),),
+        port=0,
+        quiet_s=0.5,
+        out_dir=tmp_path / "out",
+        first_wait_s=0.1,
+    )
+
+
+@contextlib.contextmanager
+def running(settings, load_model):
+    """A gateway in a thread: its port."""
+    stop, listening, ports = StopRequest(), threading.Event(), []
+
+    def listen(port):
+        ports.append(port)
+        listening.set()
+
+    thread = threading.Thread(
+        target=run_gateway, args=(settings, load_model, OPTIONS, stop, listen), daemon=True
+    )
+    thread.start()
+    assert listening.wait(30)
+    try:
+        yield ports[0]
+    finally:
+        stop.is_made = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def states(settings):
+    """Name of a folder of the spool -> what is in it."""
+    names = "incoming", "work", "outgoing", "done", "failed"
+    return {
+        name: sorted(p.name for p in (settings.spool / name).iterdir() if p.name != "late")
+        for name in names
+    }
+
+
+def test_series_are_segmented_and_one_that_cannot_be_does_not_stop_the_others(
+    settings,
+    model,
+    make_series,
+    caplog,
+):
+    (first, files), (broken, few), (last, others) = (
+        make_series(number, shape=(10, 12, 6)) for number in range(3)
+    )
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    with running(settings, lambda: model) as port:
+        send(port, *files, files[0])
+        send(port, *few[:2], *few[3:])  # a slice is missing
+        send(port, *others)
+        done = [f"{first}.json", f"{last}.json"]
+        wait_for(lambda: states(settings)["done"] == done and states(settings)["failed"])
+        assert send(port, few[2]) == [0x0000]  # it comes after all
+        wait_for(lambda: len(states(settings)["done"]) == 3)
+    for uid in (first, broken, last):
+        seg = hd.seg.segread(settings.out_dir / f"{uid}_labels.dcm")
+        assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == uid
+    assert states(settings)["failed"] == []
+    assert not list(settings.spool.rglob("*.dcm"))
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("mtseg.gateway")]
+    assert len(lines) == 4, lines
+    (failure,) = [line for line in lines if "failed" in line]
+    assert failure.startswith(f"series {broken}: failed: ")
+    assert "1 missing" in failure
+
+
+def test_what_a_gateway_left_is_continued_by_the_next_one(settings, model, make_series):
+    uid, files = make_series()
+    with running(dataclasses.replace(settings, quiet_s=1000.0), lambda: model) as port:
+        assert send(port, *files) == [0x0000] * 4
+    assert states(settings)["incoming"] == [uid]
+    (settings.spool / "incoming" / uid).rename(settings.spool / "work" / uid)  # as after a kill
+    with running(settings, lambda: model):
+        wait_for(lambda: states(settings)["done"])
+    with running(settings, lambda: model) as port:
+        assert send(port, *files) == [0x0000] * 4  # all repeated
+    assert {name: len(of) for name, of in states(settings).items()} == {
+        "incoming": 0, "work": 0, "outgoing": 0, "done": 1, "failed": 0,
+    }  # fmt: skip
+
+
+def test_a_series_that_ends_the_program_again_and_again_is_given_up(
+    settings,
+    model,
+    make_series,
+):
+    uid, files = make_series()
+    with running(dataclasses.replace(settings, quiet_s=1000.0), lambda: model) as port:
+        send(port, *files)
+    work = settings.spool / "work" / uid
+    (settings.spool / "incoming" / uid).rename(work)
+    (work / "attempts.txt").write_text("5")
+    with running(settings, lambda: model):
+        wait_for(lambda: states(settings)["failed"])
+    assert "ended 5 times" in (settings.spool / "failed" / uid / "reason.txt").read_text()
+
+
+@pytest.mark.parametrize("what", ["a server that is away", "a full disk", "a defect"])
+def test_what_passes_is_tried_again_and_a_defect_is_not(
+    settings,
+    model,
+    make_series,
+    monkeypatch,
+    caplog,
+    what,
+):
+    from mtseg.gateway import segmenting
+
+    uid, files = make_series()
+    calls, segment_files = [], segmenting.segment_files
+
+    def fail_once(*arguments, **how):
+        calls.append(arguments)
+        if len(calls) > 1:
+            return segment_files(*arguments, **how)
+        if what == "a defect":
+            raise KeyError("Phantom^Synthetic")
+        if what == "a server that is away":
+            raise ServerError("grpc://server: does not answer.")
+        error = InputError("no room")
+        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+        return iter([(arguments[1][0], error)])
+
+    monkeypatch.setattr(segmenting, "segment_files", fail_once)
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    with running(settings, lambda: model) as port:
+        send(port, *files)
+        wait_for(lambda: states(settings)["done"] or states(settings)["failed"])
+    if what == "a defect":
+        assert states(settings)["failed"] == [uid]
+        reason = (settings.spool / "failed" / uid / "reason.txt").read_text()
+        assert reason.startswith("a defect of mtseg: KeyError in test_serving.py, line ")
+    else:
+        assert states(settings)["done"] == [f"{uid}.json"]
+        assert "tries again in" in caplog.text
+    assert "hantom" not in caplog.text
+
+
+def test_labels_with_a_warning_are_withheld(settings, model, make_series, monkeypatch):
+    monkeypatch.setattr("mtseg.inference.verdict.assessment.Assessment.warning", "unlike all")
+    uid, files = make_series()
+    with running(settings, lambda: model) as port:
+        send(port, *files)
+        wait_for(lambda: states(settings)["failed"])
+    reason = (settings.spool / "failed" / uid / "reason.txt").read_text()
+    assert reason == "the labels are withheld: unlike all\n"
+    assert not settings.out_dir.exists()
+
+
+@pytest.mark.promise("refused input")
+def test_a_port_that_is_taken_is_one_error_before_the_model_is_loaded(settings, model):
+    def load():
+        raise AssertionError("it was loaded")
+
+    with running(settings, lambda: model) as port:
+        other = dataclasses.replace(settings, spool=settings.spool.parent / "other", port=port)
+        with pytest.raises(InputError, match=rf"--port {port}: cannot listen there \(Address al"):
+            run_gateway(other, load, OPTIONS, StopRequest())
+    with associate(port) as association:  # and after its end, nobody answers
+        assert not association.is_established
