@@ -27,7 +27,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_argparse_cli",
 ]
-exclude_patterns = ["results_notes.txt"]
 nitpicky = True
 
 html_theme = "furo"
