@@ -54,7 +54,7 @@ def test_the_first_scan_is_made_with_its_reference(tmp_path, monkeypatch):
     exec(making, {})
     scan, reference = nib.load("scan.nii.gz"), nib.load("reference.nii.gz")
     assert scan.shape == reference.shape
-    assert np.unique(reference.dataobj).tolist() == [0, 1]
+    assert np.unique(reference.dataobj).tolist() == [0, 7]
 
 
 def test_names_are_read_from_a_label_file_as_documented(tmp_path, monkeypatch):
