@@ -28,6 +28,9 @@ _WIDEST, _NUM_COLOURS = 1000, 64
 _BAD_LINES = re.compile(r"^error:|Traceback|Warning:|absl::|oneDNN|^[IWE]\d{4} ", re.MULTILINE)
 """Lines that no reader should see: errors, warnings, and log lines of TensorFlow."""
 
+_CONTROL, _BAR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]"), re.compile(r"\d%\|")
+"""Of a terminal: codes that move its cursor or colour text, and a bar of progress."""
+
 _MACHINE_PATH = re.compile(r"(?<![\w./])/(?:tmp|home|root|work|Users|var|opt|usr)\b[^\s'\"]*")
 
 
@@ -35,7 +38,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     """Runs a notebook from the first cell to the last, in the folder of the repository.
 
     Returns:
-        The notebook with its outputs. Its file is unchanged.
+        The notebook with its outputs, as they are stored. Its file is unchanged.
     """
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -48,13 +51,13 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     try:
         with tempfile.TemporaryDirectory() as settings:
             os.environ["IPYTHONDIR"] = settings
-            client = NotebookClient(
-                notebook, timeout=600, resources=resources, record_timing=False
-            )
+            client = NotebookClient(notebook, timeout=600, resources=resources, record_timing=False)
             client.execute()
     finally:
         os.environ.clear()
         os.environ.update(before)
+    tidy_text(notebook)
+    shrink_pictures(notebook)
     return notebook
 
 
@@ -72,6 +75,32 @@ def find_faults(notebook: nbformat.NotebookNode) -> list[str]:
     if not any(cell.get("outputs") for cell in notebook.cells):
         faults.append("has no outputs")
     return faults
+
+
+def tidy_text(notebook: nbformat.NotebookNode) -> None:
+    """Joins what a cell prints, and leaves out its bars of progress."""
+    for cell in notebook.cells:
+        outputs: list[nbformat.NotebookNode] = []
+        for output in cell.get("outputs", []):
+            is_text = output.output_type == "stream"
+            if is_text and outputs and outputs[-1].get("name") == output.name:
+                outputs[-1].text += output.text
+            else:
+                outputs.append(output)
+        for output in outputs:
+            if output.output_type == "stream":
+                output.text = _without_bars(output.text)
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in outputs if each.get("text", "some").strip()]
+
+
+def _without_bars(text: str) -> str:
+    """What a terminal shows in the end, without bars and their empty lines."""
+    lines = [line.rpartition("\r")[2] for line in _CONTROL.sub("", text).splitlines(keepends=True)]
+    kept = [line for line in lines if not _BAR.search(line)]
+    return "".join(
+        line for n, line in enumerate(kept) if line.strip() or (n and kept[n - 1].strip())
+    )
 
 
 def shrink_pictures(notebook: nbformat.NotebookNode) -> None:
@@ -97,7 +126,6 @@ def main(names: list[str]) -> int:
             print(f"{path.name}: not stored: {'; '.join(faults)}", file=sys.stderr)
             is_stored = False
             continue
-        shrink_pictures(notebook)
         nbformat.write(notebook, path)
         print(f"{path.name}: stored, {path.stat().st_size / 1000:.0f} kB", flush=True)
     return 0 if is_stored else 1

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -32,8 +33,10 @@ def experiments(tiny_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("experiments") / "out"
     flags = experiment_flags(tiny_data.data_dir, out)
     script = "import sys; from mtseg.cli.experiments import main; sys.exit(main())"
+    # Without a log level of one's own, as most users are.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     killed = subprocess.Popen(
-        [sys.executable, "-c", script, *flags],
+        [sys.executable, "-c", script, *flags], env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not (out / "cta" / "config.json").exists():
