@@ -46,6 +46,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     # The commands of this environment, the modules of this checkout, and nobody's settings.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before['PATH']}"
     paths = (str(FOLDER.parent), before.get("PYTHONPATH"))
+    os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
     os.environ["PYTHONPATH"] = os.pathsep.join(part for part in paths if part)
     resources = {"metadata": {"path": str(FOLDER.parent)}}
     try:

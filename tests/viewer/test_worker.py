@@ -1,0 +1,39 @@
+"""What the process that computes writes for the page, with a network of one threshold."""
+
+import io
+import json
+
+import nibabel as nib
+import numpy as np
+
+from mtseg.viewer.worker import Worker
+from tests.prediction.test_postprocessing import model  # noqa: F401  (a fixture)
+
+
+def test_labels_of_before_post_processing_are_beside_those_of_after(model, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)  # the worker changes to the scan's folder
+    image = np.full((9, 8, 7), 10, np.int16)
+    image[2:7, 2:7, 1:6] = 100
+    image[0, 0, 6] = 100  # a stray voxel
+    nib.save(nib.Nifti1Image(image, np.eye(4)), "scan.nii")
+    answers = io.StringIO()
+    order = {"do": "segment", "folder": str(tmp_path), "scan": "scan.nii", "options": {}}
+    result = Worker(model, answers).obey(order | {"out": str(tmp_path / "out")})
+    after, before = result["label_maps"]
+    assert (after["title"], before["title"]) == ("After post-processing", "Before")
+    assert after["classes"]["pectoral_muscle"] == {"num_voxels": 125, "volume_ml": 0.125}
+    assert before["classes"]["pectoral_muscle"]["num_voxels"] == 126
+    assert {after["file"], before["file"]} <= set(result["files"])
+    shown = nib.load(tmp_path / "out" / "unprocessed.nii").get_fdata()
+    np.testing.assert_array_equal(shown > 0, image == 100)
+    # A reference is compared with both.
+    order = {
+        "do": "compare", "folder": str(tmp_path / "out" / "results"), "reference": before["file"],
+        "out": str(tmp_path / "out"), "task": "breast",
+        "label_maps": {of["key"]: of["file"] for of in (after, before)},
+    }  # fmt: skip
+    dice = Worker(model, answers).obey(order)["dice"]
+    assert dice["unprocessed"]["pectoral_muscle"] == 1
+    assert dice["labels"]["pectoral_muscle"] == 250 / 251
+    events = [json.loads(line)["event"] for line in answers.getvalue().splitlines()]
+    assert events[:2] == ["shown", "computing"]
