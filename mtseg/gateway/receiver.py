@@ -7,11 +7,11 @@ Reference: DICOM PS3.4, B (Storage Service Class); PS3.7, C (status codes); PS3.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mtseg.errors import InputError
 from mtseg.gateway.peers import Caller
@@ -147,13 +147,15 @@ class _Receiver:
         Returns:
             The status for the sender; `SUCCESS` says that it may forget the object.
         """
+        pieces: list[bytes] = []
         try:
             pieces = _as_file(event)
             with self._spool.temporary_file(sum(map(len, pieces))) as path:
                 with path.open("wb") as file:
                     for piece in pieces:
                         file.write(piece)
-                header = _read_header(path)
+                with path.open("rb") as stored:
+                    header = _read_header(stored)
                 request: Any = event.request
                 if header.SOPInstanceUID != request.AffectedSOPInstanceUID or (
                     header.SOPClassUID != request.AffectedSOPClassUID
@@ -170,6 +172,9 @@ class _Receiver:
                 reason = error.strerror if isinstance(error, OSError) else error
                 _LOG.info(f"refuses objects for now: {reason}")
             self._is_full = True
+            with contextlib.suppress(_BrokenObjectError):
+                header = _read_header(io.BytesIO(b"".join(pieces)))
+                self._spool.note_refused(str(header.SeriesInstanceUID), str(header.SOPInstanceUID))
             return OUT_OF_RESOURCES
         self._is_full = False
         if arrival == "late":
@@ -195,8 +200,8 @@ def _as_file(event: Event) -> list[bytes]:
         raise _BrokenObjectError("its command is damaged") from error
 
 
-def _read_header(path: Path) -> Dataset:
-    """What a stored object says of itself.
+def _read_header(file: BinaryIO) -> Dataset:
+    """What an object says of itself.
 
     Raises:
         _BrokenObjectError: if it has no valid UIDs, is no image, or its pixels are cut off.
@@ -206,9 +211,9 @@ def _read_header(path: Path) -> Dataset:
     names = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns"]
     names += ["BitsAllocated", "SamplesPerPixel", "NumberOfFrames"]
     try:
-        with path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names))
-            num_left = os.fstat(file.fileno()).st_size - file.tell()
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names))
+        pixels_start = file.tell()
+        num_left = file.seek(0, os.SEEK_END) - pixels_start
         uids = [str(header.SOPInstanceUID), str(header.SeriesInstanceUID)]
         bits = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated)
         bits *= int(header.get("SamplesPerPixel") or 1) * int(header.get("NumberOfFrames") or 1)

@@ -61,7 +61,12 @@ def segment_series(
         NotNowError: if it must be tried again later. It stays in `work`.
         Stopped: if `check_stop` did. It stays in `work`.
     """
-    if spool.begin_attempt(series) > MOST_ATTEMPTS:
+    if num_refused := spool.count_refused(series):
+        reason = (
+            f"incomplete: {num_refused} of its objects found no room and did not come again. It is "
+            "segmented when they do"
+        )
+    elif spool.begin_attempt(series) > MOST_ATTEMPTS:
         reason = (
             f"the gateway ended {MOST_ATTEMPTS} times while it segmented this series, perhaps "
             "because the memory ran out"

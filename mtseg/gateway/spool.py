@@ -50,6 +50,7 @@ MOST_ATTEMPTS = 5
 """How often a series may end the program that segments it, for example for want of memory."""
 
 _ATTEMPTS = "attempts.txt"
+_REFUSED = ".refused"
 _TEMPORARY = "temporary"
 _FOLDERS = ("incoming", "work", "outgoing", "done", "failed", "failed/late", _TEMPORARY)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -203,6 +204,23 @@ class Spool:
             self._arrived_s[series] = time.monotonic()
             return self._keep(temporary, self.path("incoming", series), instance)
 
+    def note_refused(self, series: str, instance: str) -> None:
+        """Notes that there was no room for an object, so that its series is not complete without.
+
+        Args:
+            series: its Series Instance UID.
+            instance: its SOP Instance UID.
+        """
+        folder = self.path("incoming", series)
+        others = [self.path(state, series) for state in ("work", "outgoing", "failed")]
+        with self._lock, contextlib.suppress(OSError):
+            if any(path.exists() for path in [*others, self._done_path(series)]):
+                return
+            self._arrived_s[series] = time.monotonic()
+            if not (folder / f"{instance}.dcm").exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+                (folder / f"{instance}{_REFUSED}").touch(mode=0o600)
+
     def _keep_late(self, temporary: Path, series: str, instance: str) -> Arrival:
         folder = self.folder / "failed/late" / series
         if self._keep(temporary, folder, instance) == "repeated":
@@ -221,6 +239,7 @@ class Spool:
             sync_to_disk(folder.parent)
         self._used_bytes += temporary.stat().st_size
         os.rename(temporary, target)
+        (folder / f"{instance}{_REFUSED}").unlink(missing_ok=True)
         sync_to_disk(folder)
         return "stored"
 
@@ -243,8 +262,16 @@ class Spool:
             oldest = min(series, key=lambda name: self._arrived_s[name], default=None)
             if oldest is None or now_s - self._arrived_s[oldest] < quiet_s:
                 return None
+            folder = self.path("incoming", oldest)
+            if not any(folder.glob("*.dcm")):  # there was room for none of its objects
+                self._remove(folder)
+                return None
             self._move(oldest, "incoming", "work")
             return oldest
+
+    def count_refused(self, series: str) -> int:
+        """How many objects of a series in `work` were refused for want of room and did not come."""
+        return len(list(self.path("work", series).glob(f"*{_REFUSED}")))
 
     def begin_attempt(self, series: str) -> int:
         """Counts an attempt to segment a series in `work`: how many it are, with this one.

@@ -141,7 +141,7 @@ def test_an_object_that_its_command_names_otherwise_is_refused(
 
 @pytest.mark.promise("scarcity is one line")
 def test_a_full_spool_asks_to_send_again_later(tmp_path, make_series, caplog):
-    _, files = make_series()
+    uid, files = make_series()
     room = files[0].stat().st_size * 2.5
     caplog.set_level(logging.INFO, "mtseg.gateway")
     with (
@@ -151,9 +151,13 @@ def test_a_full_spool_asks_to_send_again_later(tmp_path, make_series, caplog):
         assert send(port, *files) == [0x0000, 0x0000, 0xA700, 0xA700]
         (line,) = of_gateway(caplog)
         assert "refuses objects for now: the spool has" in line
-        kept_one = next(spool.folder.glob("incoming/*/*.dcm"))
-        kept_one.unlink()  # by hand: room is counted anew
-        assert send(port, files[3]) == [0x0000]
+        assert spool.take_quiet(0.0) == uid
+        assert spool.count_refused(uid) == 2
+        spool.fail(uid, "work", "incomplete")
+        next(spool.folder.glob("failed/*/*.dcm")).unlink()  # by hand: room is counted anew
+        assert send(port, files[3]) == [0x0000]  # and the series is tried again
+        assert spool.take_quiet(0.0) == uid
+        assert spool.count_refused(uid) == 1
 
 
 @pytest.mark.promise("scarcity is one line")
@@ -168,6 +172,8 @@ def test_a_full_disk_asks_to_send_again_later(spool, port, make_series, monkeypa
         full.setattr("mtseg.gateway.spool.sync_to_disk", fail)
         assert send(port, files[0]) == [0xA700]
     assert of_gateway(caplog) == ["refuses objects for now: No space left on device"]
+    assert not list(spool.folder.rglob("*.dcm"))
+    assert spool.take_quiet(0.0) is None  # a series of which nothing was taken is none
     assert kept(spool) == []
     assert send(port, files[0]) == [0x0000]
 

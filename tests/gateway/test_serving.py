@@ -9,6 +9,7 @@ import logging
 import threading
 
 import highdicom as hd
+import pydicom
 import pytest
 
 from mtseg.errors import InputError
@@ -129,6 +130,21 @@ def test_a_series_that_ends_the_program_again_and_again_is_given_up(
     with running(settings, lambda: model):
         wait_for(lambda: states(settings)["failed"])
     assert "ended 5 times" in (settings.spool / "failed" / uid / "reason.txt").read_text()
+
+
+def test_a_series_with_refused_objects_waits_for_them(settings, model, make_series):
+    uid, files = make_series()
+    settings = dataclasses.replace(settings, max_bytes=files[0].stat().st_size * 3.5)
+    with running(settings, lambda: model) as port:
+        assert send(port, *files) == [0x0000, 0x0000, 0x0000, 0xA700]
+        wait_for(lambda: states(settings)["failed"] == [uid])
+        reason = (settings.spool / "failed" / uid / "reason.txt").read_text()
+    assert reason.startswith("incomplete: 1 of its objects found no room")
+    with running(dataclasses.replace(settings, max_bytes=1e9), lambda: model) as port:
+        assert send(port, files[3]) == [0x0000]
+        wait_for(lambda: states(settings)["done"])
+    seg = pydicom.dcmread(settings.out_dir / f"{uid}_labels.dcm")
+    assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 4
 
 
 @pytest.mark.parametrize("what", ["a server that is away", "a full disk", "a defect"])
