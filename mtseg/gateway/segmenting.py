@@ -97,19 +97,19 @@ def _try_series(
         ((_, outcome),) = segment_files(
             model, [folder], folder / RESULTS, options, on_flop=lambda _: check_stop()
         )
-    except (Stopped, ServerError) as error:
-        spool.end_attempt(series)
-        if isinstance(error, Stopped):
-            raise
+    except Stopped:
+        raise
+    except ServerError as error:
         raise NotNowError(str(error)) from error
     except Exception as error:
         # Not its text: that may have values of the header, such as the name of the patient.
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
         return f"a defect of mtseg: {type(error).__name__} in {where}"
+    finally:
+        spool.end_attempt(series)
     if isinstance(outcome, InputError):
         if isinstance(outcome.__cause__, OSError) and outcome.__cause__.errno in _FULL_DISK:
-            spool.end_attempt(series)
             raise NotNowError(str(outcome))
         return str(outcome).replace("\n", " ")
     if outcome.is_withheld:

@@ -274,9 +274,10 @@ class Spool:
         return len(list(self.path("work", series).glob(f"*{_REFUSED}")))
 
     def begin_attempt(self, series: str) -> int:
-        """Counts an attempt to segment a series in `work`: how many it are, with this one.
+        """Counts an attempt to segment a series in `work`.
 
-        Those that came to an end, whatever it was, do not count: see `end_attempt`.
+        Returns:
+            How many attempts ended with the process, without `end_attempt`, and this one.
         """
         path = self.path("work", series) / _ATTEMPTS
         count = 1
@@ -287,7 +288,7 @@ class Spool:
         return count
 
     def end_attempt(self, series: str) -> None:
-        """Says that an attempt has ended otherwise than with the process."""
+        """Forgets all attempts, because the last one did not end the process."""
         (self.path("work", series) / _ATTEMPTS).unlink(missing_ok=True)
 
     def send_out(self, series: str) -> None:

@@ -24,11 +24,14 @@ def associate(port, ae_title=SENDER, called="MTSEG"):
         ae.add_requested_context(storage, ExplicitVRLittleEndian)
     ae.add_requested_context(Verification)
     association = ae.associate("127.0.0.1", port, ae_title=called)
+    connection = association.dul.socket and association.dul.socket.socket
     try:
         yield association
     finally:
         if association.is_established:
             association.release()
+        if connection is not None:  # pynetdicom leaves it open if the other end was killed
+            connection.close()
 
 
 def send(port, *paths, **how):
