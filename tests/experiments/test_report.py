@@ -211,7 +211,7 @@ def test_a_class_that_no_scan_has_is_a_dash_without_a_warning(recorded, results)
                 result.evaluation, rows=tuple(map(without, result.evaluation.rows))
             ),
         )
-        for result in results
+        for result in (results[2], results[6])
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
