@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--bind",
         default="127.0.0.1",
         metavar="IP",
-        help="IP address to listen at; 0.0.0.0 is all of this machine (default: %(default)s)",
+        help="IP address of this machine to listen at (default: %(default)s)",
     )
     here.add_argument(
         "--port", type=whole, default=11112, metavar="N", help="port (default: %(default)s)"

@@ -164,10 +164,10 @@ def test_hyperparameters_are_the_main_settings_and_those_that_differ_from_the_pr
     assert hyperparameters(config) == {
         "preset": "fast",
         "tasks": "breast",
-        "minibatches_per_task": 2000,
+        "minibatches_per_task": 1200,
         "global_batch_size": 35,
-        "learning_rate": 3e-3,
-        "optimizer": "adam",
+        "learning_rate": 5e-3,
+        "optimizer": "muon",
         "precision": "float32",
         "seed": 0,
         "dropout_rate": 0.3,
