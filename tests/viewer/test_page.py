@@ -260,17 +260,6 @@ def test_text_is_readable_and_nothing_is_cut_off(page, scan_file, width, scheme)
     assert low == [], low
 
 
-def test_a_window_that_becomes_narrow_has_the_viewer_say_nothing(page, scan_file):
-    page.resize(1300, 700)
-    page.drop(scan_file)
-    page.wait_for(DONE)
-    page.wait_for(SHOWN)
-    page.resize(390, 700)
-    page.wait_for("document.getElementById('canvas').clientWidth < 380")
-    settled(page)
-    assert page.logged == []
-
-
 CUT_OFF = """[...document.querySelectorAll('section *')].filter(e => {
   const box = e.getBoundingClientRect(), around = e.closest('section').getBoundingClientRect();
   return box.width > 1 && (box.right > around.right + 1 || box.left < around.left - 1);
