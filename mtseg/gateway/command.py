@@ -19,6 +19,7 @@ from mtseg.inference.engines.choice import ENGINES
 from mtseg.runs.manifest import PACKAGED, find_model
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
+from mtseg.system.signals import catch_sigterm
 
 if TYPE_CHECKING:
     from mtseg.gateway.serving import Settings
@@ -140,18 +141,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
-    options = _read_options(arguments)
-    settings = _read_settings(arguments)
-    server_options = None if arguments.server is None else read_server_options(arguments)
-    from mtseg.gateway.serving import run_gateway
-    from mtseg.system.signals import catch_sigterm
+    with catch_sigterm() as stop:  # also during the imports, which take seconds
+        options = _read_options(arguments)
+        settings = _read_settings(arguments)
+        server_options = None if arguments.server is None else read_server_options(arguments)
+        from mtseg.gateway.serving import run_gateway
 
-    _begin_log()
+        _begin_log()
 
-    def announce(port: int) -> None:
-        print(f"{settings.ae_title} listens at {settings.address}:{port}.", flush=True)
+        def announce(port: int) -> None:
+            print(f"{settings.ae_title} listens at {settings.address}:{port}.", flush=True)
 
-    with catch_sigterm() as stop:
         run_gateway(
             settings, lambda: _load(arguments, server_options), options, stop, on_listening=announce
         )

@@ -104,7 +104,7 @@ def test_a_spool_is_opened_again_as_a_killed_process_left_it(spool, tmp_path):
     assert not list((spool.folder / "temporary").iterdir())
 
 
-@pytest.mark.promise("refused input")
+@pytest.mark.promise("one at a time")
 def test_a_second_gateway_on_the_same_spool_is_refused(spool):
     with (
         pytest.raises(InputError, match="another gateway uses this spool"),
