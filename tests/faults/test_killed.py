@@ -58,11 +58,14 @@ def let_be(forked, places, tmp_path_factory):
     return run
 
 
-# Many scans are as one is, each written whole; killing them takes the longest.
+# Many scans are as one is, each written whole, and what is exported appears by one rename: killing
+# these is left to a thorough run.
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(name, marks=pytest.mark.thorough) if name == "predict in bulk" else name
+        pytest.param(name, marks=pytest.mark.thorough)
+        if name in ("predict in bulk", "export")
+        else name
         for name in COMMANDS
     ],
 )
