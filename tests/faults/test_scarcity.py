@@ -123,7 +123,8 @@ def test_files_have_the_permissions_that_the_user_asks_for(places, tmp_path, mas
     assert set(modes.values()) == {oct(mode)}, {k: v for k, v in modes.items() if v != oct(mode)}
 
 
-@pytest.mark.parametrize("command", at_least("predict"))
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", LOCAL)
 def test_a_clock_that_jumps_back(forked, places, wanted, tmp_path, command):
     """What is there already is then of a time to come; the same command again still ends well."""
     leave(forked, command, places, tmp_path)
@@ -143,10 +144,10 @@ SCRIPT = "import sys; from mtseg.cli.{} import main; sys.exit(main())"
 @pytest.mark.parametrize(
     "ending",
     [
-        ">&- 2>&-", "> /dev/full",
+        "> /dev/full",
         *(
             pytest.param(one, marks=pytest.mark.thorough)
-            for one in (">&-", "2>&-", "< /dev/null | true")
+            for one in (">&-", "2>&-", ">&- 2>&-", "< /dev/null | true")
         ),
     ],
 )  # fmt: skip
@@ -193,7 +194,8 @@ def test_little_memory_is_what_a_scan_is_divided_for(places, tmp_path):
 
 
 @pytest.mark.promise("one at a time")
-@pytest.mark.parametrize("command", at_least("export"))
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", LOCAL)
 def test_two_commands_at_once(places, wanted, tmp_path, command):
     """The second is refused, or waits, or does the same: never a mixture."""
     out, codes, errors = tmp_path / "out", [], []

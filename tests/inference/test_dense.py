@@ -251,12 +251,10 @@ def test_a_product_of_two_halves_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("task", "name"),
-    [
-        ("cta", "coronary_arteries"),
-        pytest.param("breast", "pectoral_muscle", marks=pytest.mark.thorough),
-    ],
+    [("breast", "pectoral_muscle"), ("cta", "coronary_arteries")],
 )
 def test_a_trained_networks_labels_hardly_depend_on_the_precision(capsys, task, name):
     """At least 999 in 1000 foreground voxels keep their label, and Dice its third digit."""
