@@ -65,7 +65,7 @@ def small_disk(tmp_path_factory):
         yield forked, disk
 
 
-@pytest.mark.parametrize("command", at_least("prepare", "predict"))
+@pytest.mark.parametrize("command", at_least("predict"))
 def test_a_full_disk_a_disk_that_may_not_be_written_and_then_room(
     small_disk, places, wanted, tmp_path, command
 ):
