@@ -58,13 +58,13 @@ def let_be(forked, places, tmp_path_factory):
     return run
 
 
-# Many scans are as one is, each written whole, and what is exported appears by one rename: killing
-# these is left to a thorough run.
+# Many scans, and those that a server computes, are written as one is; what is exported appears by one
+# rename. Killing these is left to a thorough run.
 @pytest.mark.parametrize(
     "command",
     [
         pytest.param(name, marks=pytest.mark.thorough)
-        if name in ("predict in bulk", "export")
+        if name in ("predict in bulk", "predict on a server", "export")
         else name
         for name in COMMANDS
     ],
