@@ -58,8 +58,8 @@ def let_be(forked, places, tmp_path_factory):
     return run
 
 
-# Many scans, and those that a server computes, are written as one is; what is exported appears by one
-# rename. Killing these is left to a thorough run.
+# Many scans, and those that a server computes, are written as one is; what is exported appears by
+# one rename. Killing these is left to a thorough run.
 @pytest.mark.parametrize(
     "command",
     [
