@@ -269,6 +269,18 @@ def add_devices_flag(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_engine_flag(parser: argparse._ActionsContainer) -> None:
+    """Adds `--engine`; `start_engine` takes its value."""
+    from mtseg.inference.engines.choice import ENGINES
+
+    parser.add_argument(
+        "--engine",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="what computes; auto: OpenVINO if it can, else TensorFlow (default: %(default)s)",
+    )
+
+
 def start_tensorflow(devices: str | None, *, is_one: bool = True) -> None:
     """Imports TensorFlow, chooses its devices and prints in one line what will compute.
 

@@ -12,6 +12,7 @@ from mtseg.cli.command import (
     Tally,
     add_beam_flags,
     add_devices_flag,
+    add_engine_flag,
     add_part_flags,
     check_beam_flags,
     number,
@@ -20,7 +21,6 @@ from mtseg.cli.command import (
     start_engine,
 )
 from mtseg.errors import InputError
-from mtseg.inference.engines.choice import ENGINES
 from mtseg.runs.manifest import find_model
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
@@ -111,12 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="precision of the convolutions; auto: the faster one on this machine, and float32 on "
         "a server (default: %(default)s)",
     )
-    parser.add_argument(
-        "--engine",
-        choices=("auto", *ENGINES),
-        default="auto",
-        help="what computes; auto: OpenVINO if it can, else TensorFlow (default: %(default)s)",
-    )
+    add_engine_flag(parser)
     add_devices_flag(parser)
     parser.add_argument(
         "--memory-gb",

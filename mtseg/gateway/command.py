@@ -11,11 +11,19 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtseg.cli.command import DONE, Parser, add_devices_flag, number, run, start_engine, whole
+from mtseg.cli.command import (
+    DONE,
+    Parser,
+    add_devices_flag,
+    add_engine_flag,
+    number,
+    run,
+    start_engine,
+    whole,
+)
 from mtseg.cli.predict import PACKAGED_MODEL
 from mtseg.errors import InputError
 from mtseg.gateway.peers import parse_ae_title, parse_caller, parse_destination
-from mtseg.inference.engines.choice import ENGINES
 from mtseg.runs.manifest import PACKAGED, find_model
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
@@ -116,12 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="the task that all series are for; no voxel gets a class of another (default: the "
         "network decides)",
     )
-    how.add_argument(
-        "--engine",
-        choices=("auto", *ENGINES),
-        default="auto",
-        help="what computes; auto: OpenVINO if it can, else TensorFlow (default: %(default)s)",
-    )
+    add_engine_flag(how)
     add_devices_flag(how)
     how.add_argument(
         "--memory-gb",

@@ -73,7 +73,6 @@ def run_gateway(
     Raises:
         InputError: if the spool, the port or the model cannot be used.
     """
-    delivery = None
     with open_spool(settings.spool, settings.max_bytes) as spool:
         delivery = Delivery(
             spool,

@@ -6,8 +6,8 @@
                               prepare a scan
     OUT/1/SHA256SUMS          checksums, so that damage is found
 
-`mtseg.models.signatures` lists the signatures. `mtseg-predict` uses `segment_tile` and
-`segment_tile_bfloat16`, so that it can choose precision and memory.
+`mtseg.models.signatures` lists the signatures. `mtseg-predict` computes tiles (by `segment_tile`
+here, by `tile_probabilities` on a server), so that it can choose precision and memory.
 
 Weights only, without TensorFlow's graphs, take 10 % of the space and serve `mtseg-predict` and
 `mtseg-evaluate`:
@@ -24,6 +24,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ from mtseg.runs.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
 from mtseg.system.atomic_files import atomic_write, lock_folder, parse_json, write_json, writing_to
 from mtseg.system.checksums import CHECKSUMS, list_checksums
 from mtseg.tasks.label_table import to_labels
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 INTENSITY_RULE = (
     "A scan is CT if its header or the user says so, otherwise by its values (many below -500). "
@@ -148,6 +151,19 @@ def export_file(
         with atomic_write(out / CHECKSUMS) as temporary:
             temporary.write_text(list_checksums(out))
     return out
+
+
+def require_model_name(name: str) -> None:
+    """Refuses a name that a model cannot have on a server.
+
+    Raises:
+        InputError: if it is such a name.
+    """
+    if not _NAME.fullmatch(name) or name.isdecimal():
+        raise InputError(
+            f"--name {name!r}: is not a valid name of a model. Use letters, digits, dots, dashes "
+            "and underscores, and not only digits."
+        )
 
 
 @contextlib.contextmanager

@@ -58,21 +58,17 @@ class Network(Protocol):
         """Computes the tiles of a plan, in its order."""
 
 
+@dataclasses.dataclass
 class Renewal:
-    """Loads the newest version of a served model, and remembers it for who holds an older one.
+    """How a served model whose version is gone is replaced, for all who hold that version.
 
-    Args:
-        load: loads the newest version.
+    Attributes:
+        load: loads the newest version that the server has now.
+        newest: the version that has taken the place of the one that is held; None if none has.
     """
 
-    def __init__(self, load: Callable[[], ExportedModel]) -> None:
-        self._load = load
-        self.newest: ExportedModel | None = None
-
-    def renew(self) -> ExportedModel:
-        """Loads the newest version that the server has now."""
-        self.newest = self._load()
-        return self.newest
+    load: Callable[[], ExportedModel]
+    newest: ExportedModel | None = None
 
 
 @dataclasses.dataclass(frozen=True)

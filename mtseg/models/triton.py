@@ -13,11 +13,9 @@ prepares the scan and divides it into tiles. Start the server with
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
-from mtseg.errors import InputError
-from mtseg.models.export import exporting_to, make_manifest
+from mtseg.models.export import exporting_to, make_manifest, require_model_name
 from mtseg.models.portable import ONNX, convert_to_onnx, make_portable_function
 from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST, versions
@@ -29,8 +27,6 @@ CONFIG = "config.pbtxt"
 
 WARM_UP_EDGE = 32
 """Voxels along each edge of the tile that the server computes before it accepts requests."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def export_triton(
@@ -51,11 +47,7 @@ def export_triton(
         InputError: if the run has no such weights or no evaluation yet, the name is not valid, or
             the converter is not installed.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"--name {name!r}: is not a valid name of a model. Use letters, digits, dots, dashes "
-            "and underscores."
-        )
+    require_model_name(name)
     workdir, folder = Path(workdir), Path(repository) / name
     trained = load_trained(workdir, which)
     manifest = make_manifest(trained, workdir, which)

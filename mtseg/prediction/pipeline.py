@@ -151,17 +151,18 @@ def segment_scans(
                 try:
                     segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
                 except ModelGoneError:
-                    if model.renewal is None:
+                    renewal = model.renewal
+                    if renewal is None:
                         raise
                     # The server has replaced this version, so the scan is computed again with the
                     # newest one.
-                    newest = model.renewal.renew()
+                    newest = renewal.load()
                     if newest.label_table != model.label_table:
                         raise ServerError(
                             f"{newest.path}: this version has other labels than the one before. "
                             "Use another folder for its results."
                         ) from None
-                    model = newest
+                    renewal.newest = model = newest
                     on_start(path, Work(plan, peak_bytes))
                     segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
                 except DeviceMemoryError:

@@ -18,7 +18,6 @@ the server never loads half of one.
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.models.export import export_model, exporting_to
+from mtseg.models.export import export_model, exporting_to, require_model_name
 from mtseg.models.signature_names import CLASSIFY, segment_signature, tile_probabilities_signature
 from mtseg.network.architecture import HALO, PLANE_NORMALS
 from mtseg.runs.manifest import versions
@@ -47,8 +46,6 @@ WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 _TEMPLATES = Path(__file__).parent / "files"
 """Files that are copied beside the models, with the word MODEL replaced by a model's name."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def export_serving(
@@ -76,11 +73,7 @@ def export_serving(
             needed package is not installed.
     """
     folder = Path(folder)
-    if not _NAME.fullmatch(name) or name.isdecimal():
-        raise InputError(
-            f"--name {name!r}: is not a valid name of a model. Use letters, digits, dots, dashes "
-            "and underscores, and not only digits."
-        )
+    require_model_name(name)
     _import_protos()  # before the long work, for its error
     with exporting_to(folder):
         version = export_model(

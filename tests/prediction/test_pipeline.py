@@ -13,7 +13,7 @@ from mtseg.errors import InputError
 from mtseg.inference import tile_cost
 from mtseg.inference.decision import decide
 from mtseg.inference.dense import DenseNetwork, dense_probabilities, make_dense_network
-from mtseg.models.loading import ExportedModel
+from mtseg.models.loading import ExportedModel, Renewal
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
 from mtseg.prediction.scan import load_scan
@@ -21,6 +21,7 @@ from mtseg.scans import volume
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
 from mtseg.scans.resampling import LINEAR, interpolate
+from mtseg.serving.connection import ModelGoneError, ServerError
 from mtseg.tasks.label_table import make_label_table
 from mtseg.tasks.task import TissueClass
 from tests.inference.test_dense import make_patch_model
@@ -336,3 +337,40 @@ def test_a_defect_while_computing_leaves_no_file(model, tmp_path):
     with pytest.raises(RuntimeError):
         segment(broken, [path], tmp_path / "out", Options(use_probabilities=True))
     assert not list((tmp_path / "out").iterdir())
+
+
+@dataclasses.dataclass(frozen=True)
+class Gone:
+    """A network that plans, and whose server no longer has its version."""
+
+    network: DenseNetwork
+    precision: str = "float32"
+    engine: str = "server"
+    num_classes: int = NUM_CLASSES
+
+    def plan(self, *arguments, **how):
+        return self.network.plan(*arguments, **how)
+
+    def run_all(self, volume, plan):
+        raise ModelGoneError("grpc://here/mtseg: the server has no such model")
+
+
+def test_a_version_with_other_labels_does_not_take_the_place_of_the_one_before(model, tmp_path):
+    """However often it is tried; one with the same labels does, and is remembered."""
+    image = np.random.default_rng(0).integers(20, 900, (6, 5, 4)).astype(np.int16)
+    scan = tmp_path / "scan.nii"
+    nib.save(nib.Nifti1Image(image, np.eye(4)), scan)
+    given = Options(spacing_mm=1.0)
+    others = dataclasses.replace(model, label_table=model.label_table[::-1])
+    for newest, is_taken in ((others, False), (model, True)):
+        renewal = Renewal(lambda newest=newest: newest)
+        old = dataclasses.replace(model, network=Gone(model.network), renewal=renewal)
+        for number in range(2):
+            out = tmp_path / f"{is_taken}{number}"
+            if is_taken:
+                ((_, outcome),) = segment_files(old, [scan], out, given)
+                assert outcome.label_path.exists()
+            else:
+                with pytest.raises(ServerError, match="other labels than the one before"):
+                    list(segment_files(old, [scan], out, given))
+        assert renewal.newest is (newest if is_taken else None)

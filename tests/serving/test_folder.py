@@ -155,6 +155,9 @@ def test_charts_and_alerts_are_of_metrics_that_the_server_has(serving_folder):
         assert set(named) <= known
     assert {name for name in known if name in rules + "".join(queries)} == known
     assert 'model_name="mtseg"' in rules
+    # tensorflow/cc/saved_model/loader.cc; a server has it from the load on, before any request.
+    gone = rules.split("alert: ModelServerGone")[1]
+    assert 'load_attempt_count{model_path=~"/models/mtseg/.*"' in gone
 
 
 def test_the_schema_in_the_readme_is_the_manifests(serving_folder):
