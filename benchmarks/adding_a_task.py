@@ -7,7 +7,8 @@
 It trains three networks with the same preset and prints mean Dice on the test scans of both tasks,
 and minutes of training:
 
-- both tasks: starts from the trained network and draws from the data of both;
+- both tasks: starts from the trained network and draws from the data of both, `--new-weight` times
+  as often from the new task;
 - new data alone: starts from it and draws from the new task alone. mtseg-train then leaves the old
   outputs out. They are put back for scoring, beside the changed layers, to show what is forgotten;
 - of its own: the new task from random weights, `--times` as many mini-batches.
@@ -88,6 +89,8 @@ def train(
         # With a background of each task, natural class priors are exact for each.
         "backgrounds": "by-task",
     }  # fmt: skip
+    if tasks != arguments.new and arguments.new_weight != 1:
+        flags["task-weights"] = f"{arguments.new_name}={arguments.new_weight}"
     if is_start:
         flags |= {"init-from": arguments.init_from, "learning-rate": arguments.learning_rate}
     typed = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
@@ -182,6 +185,9 @@ def main() -> None:
         "--learning-rate", type=float, default=1e-3,
         help="highest of a network that starts; that of its own has the preset's (%(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--new-weight", type=int, default=3, help="of the new task, others have 1 (%(default)s)"
+    )
     arguments = parser.parse_args()
     import_tensorflow()
     from mtseg.runs.weights import load_trained
@@ -189,6 +195,7 @@ def main() -> None:
 
     old, new = parse_tasks(arguments.old), parse_tasks(arguments.new)
     both = f"{old.spec},{new.spec}"
+    arguments.new_name = new.selections[0].task.name
     folder, data_dir = Path(arguments.workdir), arguments.data_dir
     trained = load_trained(Path(arguments.init_from))
     names = {selection.task.name for selection in trained.label_space.selections}

@@ -5,15 +5,16 @@
 
 Both train on the same scans for 5, 15, 30 and 60 minutes. Each length is a run of its own, with its
 whole schedule. Both are scored on the same test scans, on the scans' own grids, by mean Dice. A few
-steps of each are timed first, and the number of steps follows from them and the minutes; the table
-has the minutes that it then took. mtseg trains with `--preset fast`, nnU-Net with its own plan
-(3d_fullres) and recipe.
+steps of each are timed first, in turns, and the number of steps follows from them and the minutes:
+while they are timed, nothing else may run on the machine. The runs themselves are then the same
+whatever else it does; the table has the minutes at the measured rate and those that they took.
+mtseg trains with `--preset fast`, nnU-Net with its own plan (3d_fullres) and recipe.
 
 Without TASK it takes the hippocampus and the brain from the folder that `MTSEG_REAL_DATA` names.
 A TASK is as for mtseg-train, with the folder of its scans: `brain:miccai2012=SCANS`. Rerun the
-command to resume: finished runs are read, so `kill -9` costs one run at most. Nothing else should
-run on the machine. Each data set takes twice the sum of the minutes, and the time for predictions:
-nnU-Net's of a brain are slow, above all mirrored ones (`--predictions plain` leaves these out).
+command to resume: finished runs are read, so `kill -9` costs one run at most. Each data set takes
+twice the sum of the minutes, and the time for predictions: nnU-Net's of a brain are slow, above all
+mirrored ones (`--predictions plain` leaves these out).
 Smallest form: `--minutes 1`. `pip install 'mtseg[report]'` installs the library that draws.
 
     TASK_Mmin_dice_over_nnunet   mean Dice after M minutes, over the better of nnU-Net's predictions
@@ -29,7 +30,16 @@ from pathlib import Path
 from typing import Any
 
 from comparison import finish, make_parser, require_modules, run_benchmark
-from equal_minutes import PREDICTIONS, Data, OurSide, Result, TheirSide, find_data, run_length
+from equal_minutes import (
+    PREDICTIONS,
+    Data,
+    OurSide,
+    Result,
+    TheirSide,
+    find_data,
+    measure_rates,
+    run_length,
+)
 from nnunet_runs import NUM_WORKERS, NnUnet
 
 from mtseg.errors import InputError
@@ -98,14 +108,14 @@ def table(results: Mapping[float, Mapping[str, Result]], predictions: Sequence[s
         rows.append(
             [
                 f"{minutes:g}",
-                *(f"{ours.minutes:.1f}", f"{ours.steps}", f"{ours.mean('plain'):.3f}"),
-                *(f"{theirs.minutes:.1f}", f"{theirs.steps}"),
+                *(f"{ours.steps}", f"{ours.took:.1f}", f"{ours.mean('plain'):.3f}"),
+                *(f"{theirs.steps}", f"{theirs.took:.1f}"),
                 *(f"{theirs.mean(name):.3f}" for name in predictions),
                 f"{ours.best() - theirs.best():+.3f}",
             ]
         )
     header = (
-        "minutes", "mtseg min", "mini-batches", "Dice", "nnU-Net min", "iterations",
+        "minutes", "mini-batches", "took", "Dice", "iterations", "took",
         *(f"Dice {name}" for name in predictions), "difference",
     )  # fmt: skip
     return format_table(header, rows)
@@ -129,7 +139,7 @@ def _shown(value: float | None) -> str:
 
 
 def draw(of_tasks: Mapping[str, Mapping[float, Mapping[str, Result]]], out: Path) -> None:
-    """Draws mean Dice against the minutes that each run took."""
+    """Draws mean Dice against the minutes of each run, at the rates that were measured."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(of_tasks), 4), layout="constrained")
@@ -210,17 +220,20 @@ def compare(
     )
     for side in sides:
         side.prepare()
+    rates = measure_rates(sides, folder, arguments.timing_rounds)
     print(describe_conditions(data, nnunet, arguments.preset), flush=True)
+    for name, rate in rates.items():
+        print(f"  {name}: {1 / rate.step_seconds:.3g} steps a second.", flush=True)
     results: dict[float, dict[str, Result]] = {}
     for minutes in sorted(arguments.minutes):
         results[minutes] = {}
         for side in sides:
-            result = run_length(side, folder / side.name, minutes)
+            result = run_length(side, folder / side.name, rates[side.name], minutes)
             results[minutes][side.name] = result
             means = ", ".join(f"{name} {result.mean(name):.3f}" for name in result.dice)
             print(
                 f"{data.task.name}, {minutes:g} min, {side.name}: {result.steps} steps in "
-                f"{result.minutes:.1f} min, mean Dice {means}",
+                f"{result.took:.1f} min, mean Dice {means}",
                 flush=True,
             )
     return data, results
@@ -246,7 +259,10 @@ def main() -> None:
         help="of its training; float32 is its own choice on processors (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--timing-seconds", type=float, default=120, help="nnU-Net is timed for (%(default)s)"
+        "--timing-seconds", type=float, default=60, help="nnU-Net is timed for (%(default)s)"
+    )
+    parser.add_argument(
+        "--timing-rounds", type=int, default=3, help="how often both are timed (%(default)s)"
     )
     parser.add_argument("--workdir", default="against_nnunet", help="of all runs (%(default)s)")
     parser.add_argument(

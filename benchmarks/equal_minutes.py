@@ -85,12 +85,14 @@ class Result:
 
     Attributes:
         steps: mini-batches, or nnU-Net's iterations.
-        minutes: of training.
+        minutes: of training, at the rate that was measured first.
+        took: minutes from the first step to the last, with whatever else the machine did.
         dice: how it was predicted -> the figures of each class.
     """
 
     steps: int
     minutes: float
+    took: float
     dice: dict[str, ClassDice]
 
     def mean(self, prediction: str) -> float:
@@ -269,25 +271,65 @@ class TheirSide:
         return score(self._data, lambda s: out / f"{s.name}.nii.gz", values)
 
 
-def run_length(side: Side, folder: Path, minutes: float) -> Result:
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """How fast a side trains while nothing else runs.
+
+    Attributes:
+        start_seconds: what the first step takes more than others, estimated.
+        step_seconds: of a step after the first one, measured.
+    """
+
+    start_seconds: float
+    step_seconds: float
+
+    def steps_in(self, minutes: float) -> int:
+        """Number of steps of a run of so many minutes."""
+        return max(1, round((60 * minutes - self.start_seconds) / self.step_seconds))
+
+    def minutes_of(self, steps: int) -> float:
+        """Minutes of a run of so many steps."""
+        return (self.start_seconds + steps * self.step_seconds) / 60
+
+
+def measure_rates(sides: Sequence[Side], folder: Path, rounds: int) -> dict[str, Rate]:
+    """Times a few steps of each side, one after the other in every round; what is known is read.
+
+    Args:
+        sides: who trains.
+        folder: where `rates.json` is kept.
+        rounds: how often; the median counts.
+    """
+    path = folder / "rates.json"
+    if not path.is_file():
+        seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+        for _ in range(rounds):
+            for side in sides:
+                seconds[side.name].append(side.time_step())
+        write_json(path, seconds)
+    seconds = parse_json(path.read_text())
+    return {
+        side.name: Rate(side.start_seconds, statistics.median(seconds[side.name])) for side in sides
+    }
+
+
+def run_length(side: Side, folder: Path, rate: Rate, minutes: float) -> Result:
     """Trains and scores one run; what is done is read.
 
     Args:
         side: who trains.
         folder: of this side; it has a folder for each length.
-        minutes: of training.
+        rate: of this side.
+        minutes: of training, at this rate.
 
     Raises:
         SystemExit: if one of its commands fails.
     """
     of_run = folder / f"{minutes:g}min"
     of_run.mkdir(parents=True, exist_ok=True)
-    plan, trained = of_run / "plan.json", of_run / TRAINED
-    if not plan.is_file():
-        # Kept, because only a run of the same length can be resumed.
-        write_json(plan, {"steps": _count_steps(side, folder, minutes)})
+    trained = of_run / TRAINED
+    steps = rate.steps_in(minutes)
     if not trained.is_file():
-        steps = parse_json(plan.read_text())["steps"]
         write_json(trained, {"steps": steps, "seconds": side.train(of_run, steps)})
     found: dict[str, ClassDice] = {}
     for prediction in side.predictions:
@@ -296,15 +338,4 @@ def run_length(side: Side, folder: Path, minutes: float) -> Result:
             write_json(path, side.score(of_run, prediction))
         found[prediction] = parse_json(path.read_text())
     done = parse_json(trained.read_text())
-    return Result(done["steps"], done["seconds"] / 60, found)
-
-
-def _count_steps(side: Side, folder: Path, minutes: float) -> int:
-    """Steps for the minutes, at the rate of the longest run so far, or else at a measured one."""
-    runs = [parse_json(path.read_text()) for path in folder.glob(f"*/{TRAINED}")]
-    if runs:
-        longest = max(runs, key=lambda run: run["seconds"])
-        steps = 60 * minutes * longest["steps"] / longest["seconds"]
-    else:
-        steps = (60 * minutes - side.start_seconds) / side.time_step()
-    return max(1, round(steps))
+    return Result(done["steps"], rate.minutes_of(done["steps"]), done["seconds"] / 60, found)

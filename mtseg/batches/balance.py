@@ -3,7 +3,8 @@
 All samples of a run are numbered. Sample after sample, the tasks take turns, and within a task its
 classes take turns. So in any consecutive samples, and in every mini-batch, the numbers of samples
 of two tasks differ by at most one, and so do those of two classes of the same task. What does not
-divide evenly rotates from one mini-batch to the next, so the whole run is balanced too.
+divide evenly rotates from one mini-batch to the next, so the whole run is balanced too. With
+`--task-weights`, some tasks have more turns than others, spread evenly.
 
 Mini-batch n depends on the data, the seed and n alone: nothing is drawn from a generator that runs
 on from one mini-batch to the next. A resumed run therefore continues at once with the right
@@ -73,7 +74,10 @@ class PatchStore(Protocol):
 
 
 def assign_classes(
-    minibatch: int, global_batch_size: int, num_classes: tuple[int, ...]
+    minibatch: int,
+    global_batch_size: int,
+    num_classes: tuple[int, ...],
+    task_weights: tuple[int, ...] | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Decides the task and the class of each sample of a mini-batch.
 
@@ -81,6 +85,7 @@ def assign_classes(
         minibatch: number of the mini-batch, from 0.
         global_batch_size: samples in a mini-batch.
         num_classes: number of classes of each task, background included.
+        task_weights: how often each task is drawn; None for equally often.
 
     Returns:
         `(task, class_index, ordinal)`, int64 (global_batch_size,) each: the task's number, the
@@ -92,7 +97,8 @@ def assign_classes(
         ([0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 0])
     """
     sample = minibatch * global_batch_size + np.arange(global_batch_size, dtype=np.int64)
-    sample_of_task, task = np.divmod(sample, len(num_classes))
+    order = order_sources(task_weights or (1,) * len(num_classes))
+    task, sample_of_task = order.find(sample)
     ordinal, class_index = np.divmod(sample_of_task, np.asarray(num_classes, np.int64)[task])
     return task, class_index, ordinal
 
@@ -150,6 +156,7 @@ class BalancedSamples:
         backgrounds: `shared` or `by-task` (see `mtseg.runs.config.TrainConfig`).
         weights: `(task, source)` -> weight; without one, the weight of a source is the number of
             its scans that show the class.
+        task_weights: how often each task is drawn; None for equally often.
 
     Attributes:
         stores: for each task, the store of each of its sources.
@@ -170,10 +177,12 @@ class BalancedSamples:
         augmentations: tuple[str, ...] = (),
         backgrounds: str = "shared",
         weights: Mapping[tuple[str, str], int] | None = None,
+        task_weights: tuple[int, ...] | None = None,
     ) -> None:
         tasks = [selection.task for selection in label_space.selections]
         self._tasks = tasks
         self.stores, self.seed, self.augmentations = stores, seed, augmentations
+        self._task_weights = task_weights or (1,) * len(tasks)
         self._num_classes = tuple(task.num_classes for task in tasks)
         self._to_scores = [label_space.to_scores(task.name, backgrounds) for task in tasks]
         self._is_symmetric = np.array([task.is_symmetric for task in tasks])
@@ -238,7 +247,9 @@ class BalancedSamples:
             global_batch_size: samples in the whole mini-batch.
             rows: the samples that are wanted.
         """
-        task, class_index, ordinal = assign_classes(n, global_batch_size, self._num_classes)
+        task, class_index, ordinal = assign_classes(
+            n, global_batch_size, self._num_classes, self._task_weights
+        )
         draw = np.random.default_rng([self.seed, n]).random(global_batch_size)[rows]
         whole, task, class_index, ordinal = task, task[rows], class_index[rows], ordinal[rows]
         score_index = np.empty(len(task), np.int32)
@@ -264,8 +275,11 @@ class BalancedSamples:
             kind: what the samples are, `patches` or `volumes`.
         """
         lines = []
-        num_draws = num_minibatches * global_batch_size / len(self._sizes)
-        for task, sizes, orders in zip(self._tasks, self._sizes, self._orders, strict=True):
+        num_samples = num_minibatches * global_batch_size
+        for task, weight, sizes, orders in zip(
+            self._tasks, self._task_weights, self._sizes, self._orders, strict=True
+        ):
+            num_draws = num_samples * weight / sum(self._task_weights)
             shares = np.stack([order.per_cycle / len(order.source) for order in orders], axis=1)
             said = describe_draws(task.class_names, sizes, shares, num_draws, kind)
             lines.append(f"{task.name}: {said}.")

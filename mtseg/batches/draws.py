@@ -1,7 +1,8 @@
-"""Which source of a task each sample is drawn from, and how often a run draws the same sample.
+"""How often each task and each of its sources is drawn, and how often the same sample.
 
 Reference: Moeskops et al., MICCAI 2016, section 3.2: samples are drawn from all training images. So
-by default a source is drawn in proportion to its scans. Weights are this project's option.
+by default a source is drawn in proportion to its scans, and mini-batches are balanced over tasks.
+Weights are this project's option.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from mtseg.tasks.label_space import LabelSpace
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SourceOrder:
-    """The order in which the sources of a task give the samples of one class.
+    """The order in which sources give the samples of one class, or tasks those of a run.
 
-    It repeats after as many samples as the weights have in sum, without their common divisor.
+    It repeats after as many samples as the weights have in sum, without their common divisor. What
+    is said here of sources and the samples of a class is true of tasks and all samples.
 
     Attributes:
         source: int64 (cycle,), the source of each sample of the cycle.
@@ -103,6 +105,36 @@ def read_source_weights(text: str, label_space: LabelSpace) -> dict[tuple[str, s
                 "the task, or none."
             )
     return weights
+
+
+def read_task_weights(text: str, label_space: LabelSpace) -> tuple[int, ...]:
+    """Reads `--task-weights`.
+
+    Args:
+        text: such as `hippocampus=3`; empty for equal weights.
+        label_space: the tasks.
+
+    Returns:
+        A weight for each task, 1 if it is not named.
+
+    Raises:
+        InputError: if the text is not of this form, or names another task.
+
+    Example:
+        >>> from mtseg.tasks.label_space import parse_tasks
+        >>> read_task_weights("cta=3", parse_tasks("breast,cta"))
+        (1, 3)
+    """
+    weights = {selection.task.name: 1 for selection in label_space.selections}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\w+)=([1-9]\d{0,3})", part)
+        if match is None or match[1] not in weights:
+            raise InputError(
+                f"task_weights: {part!r} is not TASK=N with a whole number from 1 to 9999 and one "
+                f"of {', '.join(weights)}."
+            )
+        weights[match[1]] = int(match[2])
+    return tuple(weights.values())
 
 
 def describe_draws(

@@ -18,7 +18,8 @@ other class is adjusted by its ratio over its own task's ratio for background. T
 the background and the classes of each task. The price: classes of a task with little background
 are found too often in the background of other tasks. With one background output for each task
 (`--backgrounds by-task`), each is adjusted with its own task's frequencies, and the correction is
-exact.
+exact. Tasks that were drawn more often than others (`--task-weights`) are then made equally
+probable again; with a shared background, only the frequencies within a task are adjusted.
 
 Reference: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021: their post-hoc logit
 adjustment. They train on imbalanced data and want balanced classes, so they subtract the log of
@@ -66,15 +67,19 @@ def compute_class_priors(data_dir: str, selection: TaskSelection) -> npt.NDArray
 
 
 def compute_logit_adjustment(
-    data_dir: str, label_space: LabelSpace, backgrounds: str
+    data_dir: str,
+    label_space: LabelSpace,
+    backgrounds: str,
+    task_weights: tuple[int, ...] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Computes what to add to the logits so that the classes have their natural frequencies.
 
     Args:
         data_dir: folder of prepared records.
-        label_space: the network's tasks. Tasks are drawn equally often in training, and so are the
-            classes of a task, its background among them.
+        label_space: the network's tasks. The classes of a task are drawn equally often in training,
+            its background among them.
         backgrounds: `shared` or `by-task` (see `mtseg.runs.config.TrainConfig`).
+        task_weights: how often each task was drawn; None for equally often.
 
     Returns:
         float32 (logits,): the background's logits first, then those of the other combined classes.
@@ -85,9 +90,11 @@ def compute_logit_adjustment(
     """
     num_backgrounds = label_space.num_backgrounds(backgrounds)
     adjustment = np.zeros(num_backgrounds + label_space.num_classes - 1, np.float32)
-    for selection in label_space.selections:
+    weights = task_weights or (1,) * len(label_space.selections)
+    for selection, weight in zip(label_space.selections, weights, strict=True):
         priors = compute_class_priors(data_dir, selection)
-        ratio = priors * len(priors)  # over those in training, 1 / number of classes each
+        # Over those in training: the task's share, and of it 1 / number of classes each.
+        ratio = priors * len(priors) * sum(weights) / (weight * len(weights))
         logits = label_space.to_scores(selection.task.name, backgrounds)
         adjustment[logits] = np.log(ratio if num_backgrounds > 1 else ratio / ratio[0])
     return adjustment

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.batches.balance import BalancedSamples, PatchStore
-from mtseg.batches.draws import read_source_weights
+from mtseg.batches.draws import read_source_weights, read_task_weights
 from mtseg.batches.placed_samples import PlacedSamples, Places
 from mtseg.batches.volume_patches import open_volumes
 from mtseg.errors import InputError
@@ -46,6 +46,7 @@ def open_balanced_samples(
     augmentations: tuple[str, ...] = (),
     backgrounds: str = "shared",
     source_weights: str = "",
+    task_weights: str = "",
 ) -> BalancedSamples:
     """Opens the prepared training data of every task of a label space.
 
@@ -57,6 +58,7 @@ def open_balanced_samples(
         augmentations: names of `mtseg.batches.augmentation`.
         backgrounds: `shared` or `by-task` (see `mtseg.runs.config.TrainConfig`).
         source_weights: as `mtseg.batches.draws.read_source_weights` reads them.
+        task_weights: as `mtseg.batches.draws.read_task_weights` reads them.
 
     Raises:
         InputError: if a task is not prepared, a shard is damaged, a class has no sample, or the
@@ -68,6 +70,7 @@ def open_balanced_samples(
 
         open_store = open_patches
     weights = read_source_weights(source_weights, label_space)
+    of_tasks = read_task_weights(task_weights, label_space)
     for selection in label_space.selections:
         for source in selection.sources:
             require_same_task(data_dir, selection.task, source, kind)
@@ -75,7 +78,9 @@ def open_balanced_samples(
         [open_store(data_dir, s.task.name, source, s.task.own_file) for source in s.sources]
         for s in label_space.selections
     ]
-    samples = BalancedSamples(label_space, stores, seed, augmentations, backgrounds, weights)
+    samples = BalancedSamples(
+        label_space, stores, seed, augmentations, backgrounds, weights, of_tasks
+    )
     for selection, counts in zip(label_space.selections, samples.num_samples, strict=True):
         for name, count in zip(selection.task.class_names, counts, strict=True):
             if count == 0:

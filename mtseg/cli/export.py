@@ -61,6 +61,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="with --serving: delete all but the newest N versions (default: delete none)",
     )
+    parser.add_argument(
+        "--gpu-gb",
+        type=positive,
+        metavar="GB",
+        help="with --serving: memory of the GPU that will compute, so that it gets more slices at "
+        "once (default: as for a processor)",
+    )
     return parser
 
 
@@ -75,6 +82,8 @@ def _export(argv: list[str]) -> int:
         raise InputError("give one of OUT, a folder for the model, and --serving DIR.")
     if arguments.serving is None and arguments.keep:
         raise InputError("--keep goes with --serving DIR.")
+    if arguments.serving is None and arguments.gpu_gb:
+        raise InputError("--gpu-gb goes with --serving DIR.")
     has_name = arguments.serving is not None or arguments.format == "triton"
     if arguments.name != MODEL_NAME and not has_name:
         raise InputError("--name goes with --serving DIR or --format triton.")
@@ -119,6 +128,7 @@ def _export_serving(arguments: argparse.Namespace) -> int:
         arguments.weights,
         name=arguments.name,
         keep=arguments.keep,
+        gpu_bytes=arguments.gpu_gb and arguments.gpu_gb * 10**9,
     )
     print(f"Wrote {path}.")
     if removed:

@@ -81,6 +81,7 @@ def _time_minibatch(config: TrainConfig, label_space: LabelSpace, num_steps: int
         augmentations=config.augmentations,
         backgrounds=config.backgrounds,
         source_weights=config.source_weights,
+        task_weights=config.task_weights,
     )
     engine.build(label_space)
     hold_volumes(config, engine, samples, Path(config.data_dir), say=lambda line: None)

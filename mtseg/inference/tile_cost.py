@@ -134,6 +134,18 @@ class TileCost:
         return max(request, answer) + message.fixed_bytes <= message.most_bytes
 
 
+def chunk_bytes_of_gpu(memory_bytes: int) -> int:
+    """Size of one feature map of the slices that pass the convolutions at once on a GPU.
+
+    A GPU has many more cores to keep busy than a processor. Its memory has room for the inputs and
+    outputs of several layers.
+
+    Args:
+        memory_bytes: the GPU's memory.
+    """
+    return memory_bytes // 32
+
+
 def chunk_positions_for(precision: str, chunk_bytes: int = CHUNK_BYTES) -> int:
     """Voxels, including their halo, whose feature map of one layer takes so much memory.
 

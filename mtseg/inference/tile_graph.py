@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from mtseg.inference.engines.rounding import round_weights, split_images
-from mtseg.inference.tile_cost import EXTENT_STEP, chunk_positions_for
+from mtseg.inference.tile_cost import EXTENT_STEP
 from mtseg.network.architecture import HALO, NUM_FEATURES, PLANE_NORMALS
 from mtseg.network.folding import FoldedNetwork, fold
 from mtseg.network.model import sum_backgrounds
@@ -258,7 +258,7 @@ def classify(features: tf.Tensor, network: FoldedNetwork) -> tf.Tensor:
 def make_volume_function(
     compute_tile: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     num_classes: int,
-    precision: str,
+    chunk_positions: int,
     finish: Callable[[tf.Tensor], dict[str, tf.Tensor]] = lambda rows: {"probabilities": rows},
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Makes whole-volume inference one graph, for a SavedModel.
@@ -269,7 +269,7 @@ def make_volume_function(
     Args:
         compute_tile: from `make_tile_function`.
         num_classes: of the network.
-        precision: `float32` or `bfloat16`, that of `compute_tile`.
+        chunk_positions: voxels, including their halo, that pass the convolutions at once.
         finish: what is computed from the probabilities, float32 (voxels, num_classes): name ->
             tensor with one row per voxel.
 
@@ -294,7 +294,7 @@ def make_volume_function(
             tile = tf.slice(padded, corner, size + 2 * HALO)
             inside = tf.where(tf.slice(volume, corner, size) != 0)
             place = tf.cast(inside, tf.int32) + corner
-            computed = finish(compute_tile(tile, chunk_positions_for(precision)))
+            computed = finish(compute_tile(tile, chunk_positions))
             rows = {name: parts.write(number, computed[name]) for name, parts in rows.items()}
             return number + 1, places.write(number, place), rows
 

@@ -36,6 +36,7 @@ import tensorflow as tf
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.inference.postprocessing import class_rules
+from mtseg.inference.tile_cost import CHUNK_BYTES
 from mtseg.inference.verdict import calibrate
 from mtseg.models.signature_names import list_signatures
 from mtseg.models.signatures import add_signatures
@@ -71,6 +72,8 @@ def export_model(
     out: str | Path,
     which: str = "last",
     finish: Callable[[Path], None] = lambda temporary: None,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Path:
     """Writes the next version of a SavedModel.
 
@@ -79,6 +82,8 @@ def export_model(
         out: folder of the model; versions 1, 2, 3 … are folders in it.
         which: `last` or `best` weights.
         finish: called with the version's temporary folder, to add files to it.
+        chunk_bytes: size of one feature map of the slices that pass the convolutions at once;
+            `mtseg.inference.tile_cost.chunk_bytes_of_gpu` for a server with a GPU.
 
     Returns:
         The new version's folder. It appears complete, by a single rename.
@@ -95,7 +100,7 @@ def export_model(
             raise InputError(f"{out}: has the weights of a model only. Give another folder.")
         final = out / str(max(versions(out), default=0) + 1)
         with atomic_write(final) as temporary:
-            _write_saved_model(trained, manifest, temporary)
+            _write_saved_model(trained, manifest, temporary, chunk_bytes)
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             finish(temporary)
             (temporary / CHECKSUMS).write_text(list_checksums(temporary))
@@ -193,12 +198,14 @@ def _read_evaluation(workdir: Path, name: str) -> Evaluation:
         ) from error
 
 
-def _write_saved_model(trained: TrainedModel, manifest: dict[str, Any], path: Path) -> None:
+def _write_saved_model(
+    trained: TrainedModel, manifest: dict[str, Any], path: Path, chunk_bytes: int
+) -> None:
     points = manifest["operating_points"]
     thresholds = [points.get(name) for name in trained.label_space.class_names]
     archive = keras.export.ExportArchive()
     archive.track(trained.model)
-    add_signatures(archive, trained.model, thresholds, json.dumps(manifest))
+    add_signatures(archive, trained.model, thresholds, json.dumps(manifest), chunk_bytes)
     archive.write_out(str(path), verbose=False)
 
 

@@ -31,7 +31,7 @@ import keras
 import tensorflow as tf
 
 from mtseg.inference.decision import decide_in_graph
-from mtseg.inference.tile_cost import chunk_positions_for
+from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function, make_volume_function
 from mtseg.models.signature_names import (
     CLASSIFY,
@@ -56,6 +56,7 @@ def add_signatures(
     patch_model: keras.Model,
     thresholds: Sequence[float | None],
     manifest: str,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> None:
     """Adds all signatures to an archive that tracks the patch model.
 
@@ -64,6 +65,8 @@ def add_signatures(
         patch_model: from `mtseg.network.model.build_patch_model`.
         thresholds: for each combined class its operating point, or None.
         manifest: text of the manifest, JSON.
+        chunk_bytes: size of one feature map of the slices that pass the convolutions at once,
+            unless a request says how many voxels do.
     """
 
     def add(
@@ -80,15 +83,16 @@ def add_signatures(
         precision: make_tile_function(patch_model, precision).get_concrete_function()
         for precision in PRECISIONS
     }
+    positions = {precision: chunk_positions_for(precision, chunk_bytes) for precision in PRECISIONS}
     for precision, compute in compute_tile.items():
-        segment = _volume_function(compute, num_classes, precision, thresholds)
+        segment = _volume_function(compute, num_classes, positions[precision], thresholds)
         volume = [1, None, None, None]
         add(segment_signature(precision), segment, volume=(volume, tf.float32))
         add(labels_signature(precision), _only(segment, "labels"), volume=(volume, tf.float32))
         if precision == "float32":
             add("segment_int16", segment, volume=(volume, tf.int16))
     for precision, compute in compute_tile.items():
-        segment_tile = _tile_function(compute, precision, thresholds)
+        segment_tile = _tile_function(compute, positions[precision], thresholds)
         tile: dict[str, tuple[list[int | None], tf.DType]] = {
             "tile": ([1, None, None, None], tf.float32),
             "intensity_scale": ([1], tf.float32),
@@ -124,7 +128,7 @@ def _only(compute: Callable[..., _Outputs], name: str) -> Callable[..., _Outputs
 def _volume_function(
     compute_tile: _ComputeTile,
     num_classes: int,
-    precision: str,
+    chunk_positions: int,
     thresholds: Sequence[float | None],
 ) -> Callable[[tf.Tensor], _Outputs]:
     """The graph of `segment`: volume (1, I, J, K) of any number type."""
@@ -136,7 +140,7 @@ def _volume_function(
             "probabilities": tf.cast(rows, tf.float16),
         }
 
-    compute = make_volume_function(compute_tile, num_classes, precision, finish)
+    compute = make_volume_function(compute_tile, num_classes, chunk_positions, finish)
 
     def segment(volume: tf.Tensor) -> _Outputs:
         result = compute(apply_intensity_rule(tf.cast(volume[0], tf.float32)))
@@ -146,15 +150,15 @@ def _volume_function(
 
 
 def _tile_function(
-    compute_tile: _ComputeTile, precision: str, thresholds: Sequence[float | None]
+    compute_tile: _ComputeTile, default_positions: int, thresholds: Sequence[float | None]
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], _Outputs]:
     """The graph of `segment_tile`.
 
     It takes `tile`, float32 (1, I + 50, J + 50, K + 50), intensities after the shift of the
     intensity rule and 0 outside the foreground; `intensity_scale`, (1,), by which they are divided
     (0 gives an empty tile, as that of a scan without any foreground);
-    and `chunk_positions`, (1,), voxels that pass the convolutions at once, 0 for the default of a
-    processor.
+    and `chunk_positions`, (1,), voxels that pass the convolutions at once, 0 for
+    `default_positions`.
     """
 
     def segment_tile(
@@ -162,7 +166,7 @@ def _tile_function(
     ) -> _Outputs:
         scaled = tf.math.divide_no_nan(tile[0], intensity_scale[0])
         positions = chunk_positions[0]
-        positions = tf.where(positions > 0, positions, chunk_positions_for(precision))
+        positions = tf.where(positions > 0, positions, default_positions)
         rows = compute_tile(scaled, positions)
         interior = scaled[HALO:-HALO, HALO:-HALO, HALO:-HALO]
         labels = tf.scatter_nd(

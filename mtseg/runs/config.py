@@ -94,6 +94,9 @@ class TrainConfig:
         source_weights: TASK:SOURCE=N for all sources of a task, with commas; empty for weights in
             proportion to scans. The paper draws from all training images; of several sources,
             each then counts as many times as it has scans that show the class.
+        task_weights: TASK=N for tasks that are drawn more often, with commas; empty for equally
+            often, as in the paper. A task that is not named has 1. A task that is added to a
+            trained network needs more samples than those that it knows.
         augment: comma list of flip, intensity, rotation, scaling, gamma, noise, bias and
             resolution; empty for none, as in the paper. See `mtseg.batches.augmentation` for what
             each of them changes, and how much.
@@ -141,6 +144,7 @@ class TrainConfig:
     backgrounds: Literal["shared", "by-task"] = "shared"
     input: Literal["auto", "volumes", "device", "patches"] = "auto"
     source_weights: str = ""
+    task_weights: str = ""
     augment: str = ""
     init_from: str = ""
     evaluate_every: int = 1_000

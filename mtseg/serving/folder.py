@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_bytes_of_gpu
 from mtseg.models.export import export_model, exporting_to, require_model_name
 from mtseg.models.signature_names import CLASSIFY, segment_signature, tile_probabilities_signature
 from mtseg.network.architecture import HALO, PLANE_NORMALS
@@ -55,6 +56,7 @@ def export_serving(
     *,
     name: str = MODEL_NAME,
     keep: int | None = None,
+    gpu_bytes: int | None = None,
 ) -> tuple[Path, list[int]]:
     """Writes the next version of a model, and the files that TensorFlow Serving needs beside it.
 
@@ -64,6 +66,7 @@ def export_serving(
         which: `last` or `best` weights.
         name: name of the model.
         keep: number of versions to keep, at least 1; older ones are removed. None keeps all.
+        gpu_bytes: memory of the GPU that will compute; None if it is a processor.
 
     Returns:
         The new version's folder, and the numbers of the versions that were removed.
@@ -77,7 +80,11 @@ def export_serving(
     _import_protos()  # before the long work, for its error
     with exporting_to(folder):
         version = export_model(
-            workdir, folder / name, which, finish=lambda temporary: write_warm_up(temporary, name)
+            workdir,
+            folder / name,
+            which,
+            finish=lambda temporary: write_warm_up(temporary, name),
+            chunk_bytes=CHUNK_BYTES if gpu_bytes is None else chunk_bytes_of_gpu(gpu_bytes),
         )
         write_configurations(folder)
         return version, [] if keep is None else prune(folder / name, keep)

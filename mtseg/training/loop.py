@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtseg.batches.draws import read_task_weights
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.evaluation.held_out import choose_held_out
@@ -158,6 +159,7 @@ class _Run:
             augmentations=config.augmentations,
             backgrounds=config.backgrounds,
             source_weights=config.source_weights,
+            task_weights=config.task_weights,
         )
         self._total = config.minibatches_per_task * (num_tasks := len(label_space.selections))
         size, kind = config.global_batch_size, config.records
@@ -188,7 +190,10 @@ class _Run:
             adjustment = np.zeros(1, np.float32)
             if config.class_priors == "natural":
                 adjustment = compute_logit_adjustment(
-                    config.data_dir, label_space, config.backgrounds
+                    config.data_dir,
+                    label_space,
+                    config.backgrounds,
+                    read_task_weights(config.task_weights, label_space),
                 )
             self._report = engine.open_report(
                 label_space,

@@ -57,6 +57,17 @@ def test_counts_of_a_minibatch_differ_by_at_most_one(size, num_classes):
             assert np.ptp(np.bincount(class_index[task == t], minlength=count)) <= 1
 
 
+def test_a_task_is_drawn_as_often_as_its_weight_says():
+    parts = [assign_classes(n, 6, (2, 2), (1, 3)) for n in range(4)]
+    task, class_index, ordinal = (np.concatenate(part) for part in zip(*parts, strict=True))
+    assert task[:8].tolist() == [1, 0, 1, 1, 1, 0, 1, 1]
+    assert np.bincount(task).tolist() == [6, 18]
+    for t, count in enumerate((6, 18)):
+        mine = task == t
+        assert np.bincount(class_index[mine]).tolist() == [count / 2, count / 2]
+        assert ordinal[mine].tolist() == [n // 2 for n in range(count)]
+
+
 def test_the_remainder_rotates_so_that_the_run_is_balanced_too():
     """10 samples of 3 tasks: 4, 3 and 3, and each task is the one with 4 in turn."""
     counts = [np.bincount(assign_classes(n, 10, (2, 2, 2))[0], minlength=3) for n in range(3)]

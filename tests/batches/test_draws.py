@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtseg.batches import draws
-from mtseg.batches.draws import order_sources, read_source_weights
+from mtseg.batches.draws import order_sources, read_source_weights, read_task_weights
 from mtseg.errors import InputError
 from mtseg.tasks.label_space import parse_tasks
 
@@ -52,3 +52,17 @@ def test_weights_that_cannot_be_used_are_refused(text, said):
 def test_examples_in_docstrings_run():
     result = doctest.testmod(draws)
     assert (result.failed, result.attempted > 0) == (0, True)
+
+
+def test_task_weights_are_one_for_tasks_that_are_not_named():
+    space = parse_tasks("brain:miccai2012,breast,cta")
+    assert read_task_weights("", space) == (1, 1, 1)
+    assert read_task_weights(" breast=4 ", space) == (1, 4, 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["heart=2", "breast", "breast=0", "breast=1.5", "breast:phantom=2"]
+)
+def test_task_weights_of_another_form_are_refused(text):
+    with pytest.raises(InputError, match=r"task_weights: '.*' is not TASK=N .* one of breast, cta"):
+        read_task_weights(text, parse_tasks("breast,cta"))

@@ -47,6 +47,17 @@ def test_a_task_is_shifted_as_if_it_were_alone(monkeypatch):
     np.testing.assert_allclose(np.exp(together), [1, 1 / 3, 3], rtol=1e-6)
 
 
+def test_a_task_that_was_drawn_more_often_is_made_as_probable_as_others(monkeypatch):
+    prepare(monkeypatch, breast=[[1, 0]], cta=[[1, 0]])
+    space = parse_tasks("breast,cta")
+    shift = logit_adjustment.compute_logit_adjustment("data", space, "by-task", (1, 3))
+    # A quarter of the samples is of the breast, three quarters are of the CTA: half is wanted.
+    np.testing.assert_allclose(np.exp(shift), [2, 2 / 3, 2, 2 / 3], rtol=1e-6)
+    # With a shared background only the frequencies within a task count.
+    shift = logit_adjustment.compute_logit_adjustment("data", space, "shared", (1, 3))
+    np.testing.assert_allclose(shift, [0, 0, 0], atol=1e-6)
+
+
 def test_backgrounds_by_task_are_shifted_by_their_own_shares(monkeypatch):
     prepare(monkeypatch, breast=[[1, 0, 0, 0, 0]], cta=[[1, 1, 1, 0, 0]])
     shift = logit_adjustment.compute_logit_adjustment("data", parse_tasks("breast,cta"), "by-task")

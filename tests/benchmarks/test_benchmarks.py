@@ -272,15 +272,25 @@ class Trainer:
         return {"x": 0.5, "y": None}
 
 
-def test_a_finished_run_is_read_and_the_next_one_has_its_rate(load, tmp_path):
+def test_rates_are_measured_once_and_decide_the_steps_of_every_length(load, tmp_path):
     runs, side = load("equal_minutes"), Trainer()
-    result = runs.run_length(side, tmp_path, 1)
-    assert side.calls == ["time", "train 26", "score plain"]
-    assert result.minutes == 1.0
+    side.time_step = iter([2.0, 9.0, 1.5]).__next__
+    for _ in range(2):  # the second time they are read
+        rate = runs.measure_rates([side], tmp_path, 3)["side"]
+        assert (rate.steps_in(1), rate.minutes_of(26)) == (26, 1.0)  # at the median, 2 seconds
+    assert rate.steps_in(2) == 56
+
+
+def test_a_finished_run_is_read(load, tmp_path):
+    runs, side = load("equal_minutes"), Trainer()
+    rate = runs.Rate(8.0, 4.0)
+    result = runs.run_length(side, tmp_path, rate, 1)
+    assert side.calls == ["train 13", "score plain"]
+    # It was to take a minute, and took less: the machine was slower while it was timed.
+    assert (result.minutes, result.took) == (1.0, 34 / 60)
     assert result.best() == 0.5
-    assert runs.run_length(side, tmp_path, 1) == result
-    runs.run_length(side, tmp_path, 2)
-    assert side.calls[3:] == ["train 52", "score plain"]
+    assert runs.run_length(side, tmp_path, rate, 1) == result
+    assert len(side.calls) == 2
 
 
 def test_a_killed_training_starts_again_with_the_same_number_of_steps(load, tmp_path):
@@ -291,10 +301,10 @@ def test_a_killed_training_starts_again_with_the_same_number_of_steps(load, tmp_
 
     side.train, train = killed, side.train
     with pytest.raises(KeyboardInterrupt):
-        runs.run_length(side, tmp_path, 1)
-    side.train, side.time_step = train, None
-    runs.run_length(side, tmp_path, 1)
-    assert side.calls[1:] == ["train 26", "score plain"]
+        runs.run_length(side, tmp_path, runs.Rate(8.0, 2.0), 1)
+    side.train = train
+    runs.run_length(side, tmp_path, runs.Rate(8.0, 2.0), 1)
+    assert side.calls == ["train 26", "score plain"]
 
 
 def test_nnunet_is_given_the_scans_and_the_classes_of_the_task(load, two_parts, tmp_path):

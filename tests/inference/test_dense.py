@@ -76,7 +76,7 @@ def some_foreground(volume, n=8, seed=3):
 
 def whole_volume_function(patch_model):
     compute_tile = make_tile_function(patch_model, "float32")
-    compute = make_volume_function(compute_tile, patch_model.output.shape[-1], "float32")
+    compute = make_volume_function(compute_tile, patch_model.output.shape[-1], 60_000)
     return tf.function(
         lambda volume: compute(volume)["probabilities"],
         input_signature=[tf.TensorSpec([None] * 3, tf.float32)],

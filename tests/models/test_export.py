@@ -30,7 +30,7 @@ def exported(random_run, serving_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported")
     first = shutil.copytree(serving_folder / "mtseg" / "1", out / "1")
 
-    def copy_graphs(trained, manifest, path):
+    def copy_graphs(trained, manifest, path, chunk_bytes):
         path.mkdir()
         shutil.copy(first / "saved_model.pb", path)
         shutil.copy(first / "fingerprint.pb", path)

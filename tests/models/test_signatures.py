@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mtseg.inference.decision import decide
 from mtseg.inference.dense import dense_probabilities, make_dense_network
-from mtseg.models.signatures import apply_intensity_rule
+from mtseg.models.signatures import _tile_function, apply_intensity_rule
 from mtseg.network.architecture import HALO
 from mtseg.scans.patches import PLANES, cut_patches, pad_volume
 from mtseg.scans.preprocessing import prepare_scan
@@ -46,6 +46,20 @@ def test_intensities_in_the_graph_are_those_of_a_prepared_scan(shape, is_ct):
     scan = make_scan(shape, is_ct=is_ct)
     prepared = prepare_scan(Volume(scan, np.eye(4))).volume.array
     np.testing.assert_array_equal(apply_intensity_rule(tf.constant(scan)), prepared)
+
+
+def test_a_tile_is_computed_in_the_models_own_chunks_unless_the_request_says_otherwise():
+    asked = []
+
+    def compute_tile(tile, chunk_positions):
+        asked.append(int(chunk_positions))
+        return tf.ones((1, 2)) / 2
+
+    segment_tile = _tile_function(compute_tile, 750, (None, None))
+    tile = tf.pad(tf.ones((1, 1, 1)), [[HALO, HALO]] * 3)[tf.newaxis]
+    for positions in (0, 40):
+        segment_tile(tile, tf.ones(1), tf.constant([positions]))
+    assert asked == [750, 40]
 
 
 def test_a_volume_without_foreground_stays_empty():

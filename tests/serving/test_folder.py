@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import tensorflow as tf
+import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -140,6 +141,36 @@ def test_the_images_ports_and_paths_of_the_cluster_are_those_of_the_container(se
     assert "capabilities: {drop: [ALL]}" in text
 
 
+def test_gpus_are_given_to_the_same_container_of_the_same_version(serving_folder):
+    read = {name: yaml.safe_load((serving_folder / name).read_text())
+            for name in ("compose.yaml", "compose.gpu.yaml", "kubernetes-gpu.yaml")}  # fmt: skip
+    name, container = next(iter(read["compose.yaml"]["services"].items()))
+    on_gpu = read["compose.gpu.yaml"]["services"][name]
+    assert on_gpu["image"] == container["image"].replace("}", "-gpu}")
+    (device,) = on_gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia"
+    cluster = list(yaml.safe_load_all((serving_folder / "kubernetes.yaml").read_text()))
+    (pod,) = (part["spec"]["template"]["spec"] for part in cluster if part["kind"] == "Deployment")
+    (patched,) = read["kubernetes-gpu.yaml"]["spec"]["template"]["spec"]["containers"]
+    assert patched["name"] == pod["containers"][0]["name"]
+    assert patched["image"] == pod["containers"][0]["image"] + "-gpu"
+
+
+def test_the_scaler_by_waiting_requests_replaces_the_other_and_has_its_metric(serving_folder):
+    cluster = yaml.safe_load_all((serving_folder / "kubernetes.yaml").read_text())
+    (by_processor,) = (part for part in cluster if part["kind"] == "HorizontalPodAutoscaler")
+    by_queue = yaml.safe_load((serving_folder / "kubernetes-queue.yaml").read_text())
+    assert by_queue["metadata"] == by_processor["metadata"]
+    assert by_queue["spec"]["scaleTargetRef"] == by_processor["spec"]["scaleTargetRef"]
+    (metric,) = by_queue["spec"]["metrics"]
+    adapter = yaml.safe_load((serving_folder / "prometheus-adapter.yaml").read_text())
+    (rule,) = adapter["rules"]["custom"]
+    assert rule["name"]["as"] == metric["pods"]["metric"]["name"]
+    assert rule["seriesQuery"].startswith(
+        ":tensorflow:serving:batching_session:queuing_latency_sum{"
+    )
+
+
 def test_charts_and_alerts_are_of_metrics_that_the_server_has(serving_folder):
     # tensorflow_serving/servables/tensorflow/util.cc and batching/batching_session.cc
     known = {
@@ -180,7 +211,10 @@ def test_the_commands_and_python_of_the_readme_can_be_run(serving_folder):
 
 
 def test_a_second_model_joins_and_old_versions_go_on_request(serving_folder, tmp_path, monkeypatch):
-    def export(workdir, out, which, finish):
+    chunks = []
+
+    def export(workdir, out, which, finish, chunk_bytes):
+        chunks.append(chunk_bytes)
         number = max(versions(out), default=0) + 1 if out.is_dir() else 1
         (out / str(number)).mkdir(parents=True)
         return out / str(number)
@@ -196,8 +230,10 @@ def test_a_second_model_joins_and_old_versions_go_on_request(serving_folder, tmp
         path, removed = export_serving("run", folder, name="heart")
         assert removed == []
     assert (path.name, versions(folder / "heart")) == ("4", [1, 2, 3, 4])
-    _, removed = export_serving("run", folder, name="heart", keep=2)
+    _, removed = export_serving("run", folder, name="heart", keep=2, gpu_bytes=64 * 10**9)
     assert removed == [1, 2, 3]
+    assert set(chunks[:-1]) == {8_000_000}  # of a processor
+    assert chunks[-1] == 2 * 10**9
     assert sorted(os.listdir(folder / "heart")) == ["4", "5"]
     assert prune(folder / "heart", 2) == []
 

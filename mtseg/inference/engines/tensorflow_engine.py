@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.inference.dense import DenseNetwork
-from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_positions_for
+from mtseg.inference.tile_cost import CHUNK_BYTES, chunk_bytes_of_gpu, chunk_positions_for
 from mtseg.inference.tile_graph import make_tile_function
 from mtseg.system.devices import gpu_bytes
 
@@ -118,5 +118,6 @@ def device_chunk_positions(precision: str) -> int:
         precision: `float32` or `bfloat16`.
     """
     of_gpu = gpu_bytes()
-    # A GPU's cores need many more. Its memory has room for several layers' inputs and outputs.
-    return chunk_positions_for(precision, CHUNK_BYTES if of_gpu is None else of_gpu // 32)
+    return chunk_positions_for(
+        precision, CHUNK_BYTES if of_gpu is None else chunk_bytes_of_gpu(of_gpu)
+    )
