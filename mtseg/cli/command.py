@@ -12,6 +12,7 @@ import contextvars
 import dataclasses
 import difflib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -116,6 +117,10 @@ def _guarded_output() -> Iterator[None]:
         )
 
 
+_OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys in place of showing them; a file's name may have them."""
+
+
 class _Output:
     """A stream that becomes silent when it can no longer be written, for example a closed pipe."""
 
@@ -124,16 +129,15 @@ class _Output:
 
     def write(self, text: str) -> int:
         """Writes like `io.TextIOBase.write`."""
+        shown = _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
         try:
-            return self._stream.write(text)
+            self._stream.write(shown)
         except UnicodeEncodeError:  # a terminal that cannot show all letters of a file's name
             encoding = self._stream.encoding or "ascii"
-            shown = text.encode(encoding, "backslashreplace").decode(encoding)
-            self._stream.write(shown)
-            return len(text)
+            self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         except OSError:  # nobody reads, the terminal is gone, the disk is full
             self._silence()
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
         """Flushes like `io.IOBase.flush`."""

@@ -183,8 +183,9 @@ class Connection(abc.ABC):
 
 
 def one_line(text: str, length: int = 300) -> str:
-    """A server's text on one line, at most so many characters."""
-    return " ".join(text.split())[:length]
+    """A server's text on one line, at most so many characters, and none that a terminal obeys."""
+    line = " ".join(text.split())[:length]
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def read_certificates(path: Path) -> bytes:

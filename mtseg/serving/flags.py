@@ -115,6 +115,7 @@ def _read_token(path: Path | None) -> str | None:
             ) from error
     if token is None:
         return None
-    if not token.strip().isascii() or len(token.split()) != 1:
+    word = token.strip()
+    if not (word.isascii() and word.isprintable()) or len(token.split()) != 1:
         raise InputError("the token of --token-file or MTSEG_TOKEN is not one word of ASCII.")
-    return token.strip()
+    return word

@@ -76,6 +76,9 @@ class GrpcConnection(Connection):
             ("grpc.max_receive_message_length", self.options.message_bytes),
             *_CHANNEL,
         ]
+        if self.address.is_loopback:
+            # A proxy of the environment would get the scan, and the token unencrypted.
+            options.append(("grpc.enable_http_proxy", 0))
         with self._lock:
             if self._channel is None:
                 self._channel = (

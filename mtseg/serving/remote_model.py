@@ -101,8 +101,10 @@ def _describe(connection: Connection, precision: str) -> ExportedModel:
         is_description=True,
     )
     try:
-        (content,) = response.outputs["manifest"].tolist()
-        manifest = parse_json(content)
+        answered = response.outputs["manifest"]
+        if answered.size != 1:  # one value may stand for any number of them
+            raise ValueError
+        manifest = parse_json(answered.item())
     except (AttributeError, TypeError, ValueError) as error:
         raise ServerError(
             f"{address}: its answer is not a manifest. {EXPORTED_BY_MTSEG}"

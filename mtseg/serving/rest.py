@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ from mtseg.serving.connection import (
     read_certificates,
 )
 from mtseg.system.atomic_files import parse_json
+
+_PIECE_BYTES = 1 << 20
 
 
 class RestConnection(Connection):
@@ -52,7 +55,11 @@ class RestConnection(Connection):
                     raise InputError(
                         f"{options.ca_path}: has no certificates. Give a PEM file."
                     ) from error
-        self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler(context=self._tls))
+        handlers = [_HTTPHandler(), _HTTPSHandler(context=self._tls), _NoRedirects()]
+        if address.is_loopback:
+            # A proxy of the environment would get the scan, and the token unencrypted.
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
 
     def close(self) -> None:
         """Does nothing: every request opens a connection for itself."""
@@ -78,7 +85,7 @@ class RestConnection(Connection):
             outputs = {
                 name: _to_array(columns[name]) for name in request.outputs if name in columns
             }
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:  # texts in an array are as long as the longest
             raise ServerError(f"{self.address}: its answer has no arrays ({error}).") from error
         version = request.version
         return Response(outputs, self._newest_version(seconds) if version is None else version)
@@ -89,7 +96,7 @@ class RestConnection(Connection):
         try:
             versions = status["model_version_status"]
             return max(int(v["version"]) for v in versions if v["state"] == "AVAILABLE")
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
     def _read_json(self, path: str, body: bytes | None, seconds: float) -> dict[str, Any]:
@@ -99,7 +106,7 @@ class RestConnection(Connection):
         request = urllib.request.Request(url, body, headers)
         try:
             with self._opener.open(request, timeout=seconds) as answer:
-                text = answer.read(self.options.message_bytes + 1)
+                text = self._read_text(answer, time.monotonic() + seconds)
         except urllib.error.HTTPError as error:
             raise self._explain(error, seconds) from error
         except (http.client.HTTPException, OSError) as error:  # URLError and timeouts are OSErrors
@@ -125,6 +132,23 @@ class RestConnection(Connection):
             raise self._not_tensorflow_serving()
         return content
 
+    def _read_text(self, answer: http.client.HTTPResponse, deadline_s: float) -> bytes:
+        """Reads an answer, and no more than is accepted of it.
+
+        Raises:
+            TimeoutError: if it is not complete in time, though a little of it keeps coming.
+        """
+        text = bytearray()
+        while piece := answer.read1(_PIECE_BYTES):
+            text += piece
+            if len(text) > self.options.message_bytes:
+                break
+            if time.monotonic() > deadline_s:
+                raise TimeoutError
+        if not piece and answer.length:
+            raise http.client.IncompleteRead(bytes(text), answer.length)
+        return bytes(text)
+
     def _explain(self, error: urllib.error.HTTPError, seconds: float) -> Exception:
         """The error to raise for a status code of HTTP."""
         text = error.read(10_000).decode("utf-8", "replace")
@@ -132,6 +156,12 @@ class RestConnection(Connection):
             text = str(parse_json(text)["error"])
         except (ValueError, KeyError, TypeError):
             text = text or error.reason
+        if 300 <= error.code < 400:
+            return ServerError(
+                f"{self.address}: sends the request on to "
+                f"{one_line(error.headers.get('Location', 'elsewhere'))}, where it is not sent "
+                "unasked. Give the address of the server itself."
+            )
         if error.code in (429, 502, 503):  # 502: a proxy cannot reach the server
             return TemporaryError(f"HTTP {error.code}: {one_line(text, 200)}")
         if error.code == 504:  # also TensorFlow Serving's own code for a deadline
@@ -146,6 +176,13 @@ class RestConnection(Connection):
 
     def _not_tensorflow_serving(self) -> ServerError:
         return ServerError(f"{self.address}: its answer is not that of TensorFlow Serving.")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Sends neither a scan nor a token to another address than the user gave."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 class _ReadingRefusals(http.client.HTTPConnection):
@@ -188,4 +225,5 @@ def _to_array(column: Any) -> npt.NDArray[Any]:
     array = np.asarray(column)
     if array.dtype == object:
         raise ValueError("rows have different lengths")
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+    with np.errstate(over="ignore"):  # infinite values are refused where they are used
+        return array.astype(np.float32) if array.dtype == np.float64 else array

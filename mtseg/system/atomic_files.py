@@ -14,10 +14,12 @@ import fcntl
 import functools
 import glob
 import hashlib
+import itertools
 import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -32,6 +34,13 @@ _WITHOUT_LOCKS = errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
 _ABANDONED_SECONDS = 24 * 3600
 """After this long without a change, a temporary file of another machine is taken to be abandoned:
 whether its process is alive cannot be asked from here, and no single write takes a day."""
+
+_TOKEN = secrets.token_hex(4)
+"""Tells this process from one that had the same number before: in a container every command may be
+process 1."""
+
+_counted = itertools.count()
+"""Numbers of temporary paths, so that two threads that write the same path have one each."""
 
 LOCK = ".lock"
 """The file in a folder that is locked by the command that may change the folder."""
@@ -69,24 +78,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def temporary_path(path: Path) -> Path:
     """The path under which this process writes `path` before the rename; nothing is there yet.
 
-    Temporary files of the same `path` that killed processes left are removed. A process on another
-    machine that shares the disk may be alive: its file is kept for a day.
+    Each call gives another one, so that threads may write the same `path` at once; the last rename
+    counts. Temporary files of the same `path` that killed processes left are removed. A process on
+    another machine that shares the disk may be alive: its file is kept for a day.
     """
     for left in path.parent.glob(f".*.{glob.escape(path.name)}"):
-        writer = re.fullmatch(r"\.([0-9a-f]{8})-(\d+)\." + re.escape(path.name), left.name)
-        if writer and not _is_in_use(left, machine=writer[1], process=int(writer[2])):
+        # Earlier versions had no token in the name.
+        writer = re.fullmatch(
+            r"\.([0-9a-f]{8})-(?:([0-9a-f]{8})n[0-9]+-)?([0-9]+)\." + re.escape(path.name),
+            left.name,
+        )
+        if writer and not _is_in_use(left, writer[1], writer[2], int(writer[3])):
             remove_path(left)
-    return path.with_name(f".{_this_machine()}-{os.getpid()}.{path.name}")
+    mine = f"{_this_machine()}-{_TOKEN}n{next(_counted)}-{os.getpid()}"
+    return path.with_name(f".{mine}.{path.name}")
 
 
-def _is_in_use(path: Path, machine: str, process: int) -> bool:
+def _is_in_use(path: Path, machine: str, token: str | None, process: int) -> bool:
     """Whether the process that named a temporary path may still be writing to it."""
     if machine != _this_machine():
         with contextlib.suppress(OSError):
             return time.time() - path.stat().st_mtime < _ABANDONED_SECONDS
         return True
-    # In a container every command may have the same number: this process has not begun to write.
-    return process != os.getpid() and _is_alive(process)
+    if process == os.getpid():
+        return token == _TOKEN  # another thread writes it
+    return _is_alive(process)
 
 
 @functools.cache

@@ -170,7 +170,7 @@ def _serve(
     """
     from mtseg.viewer.computer import Computer
     from mtseg.viewer.scan_list import ScanList
-    from mtseg.viewer.server import Server
+    from mtseg.viewer.web.server import Server
 
     options = {
         "task": arguments.task,
@@ -202,7 +202,7 @@ def _serve(
         scans.add(list(paths), reference=reference)
         scans.start()
         if not arguments.no_browser:
-            webbrowser.open(server.url)
+            webbrowser.open(server.url_for_once)
         try:
             server.serve_forever()
         finally:

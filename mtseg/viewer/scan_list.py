@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ from mtseg.viewer.uploads import Limits, Upload
 
 _MOST_SCANS = 500
 """Scans and uploads that a page keeps; the user removes some to have room."""
+
+ABANDONED_S = 600.0
+"""An upload to which nothing has come for so long is removed: its browser has been closed."""
 
 
 class Computes(Protocol):
@@ -70,7 +74,7 @@ class ScanList:
         self._model: dict[str, Any] | None = None
         self._number = 0
         self._is_closed = False
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # a thread may lock it twice
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -82,12 +86,16 @@ class ScanList:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            uploads = list(self._uploads.values())
+        for upload in uploads:  # or a file that still arrives would be left behind
+            upload.remove()
         self._computer.stop()
         if self._thread.is_alive():
             self._thread.join()
 
     def to_json(self) -> dict[str, Any]:
         """The state of everything, as the page gets it."""
+        self._remove_abandoned()
         with self._changed:
             queue = [scan.number for scan, _ in self._waiting]
             scans = [
@@ -125,17 +133,18 @@ class ScanList:
         """Finds the scans of an upload and puts them into the queue; returns their numbers.
 
         Raises:
-            InputError: if there is no scan in it; its files are removed.
+            InputError: if a file is still arriving; or if there is no scan in it, or too many, and
+                its files are removed.
             KeyError: if there is no such upload.
         """
+        self.upload(number).complete()
         upload = self._take_upload(number)
-        try:
-            upload.unpack()
-            paths = [scan.path for scan in list_scans([upload.folder])]
-        except InputError as error:
-            upload.remove()
-            raise _without_folder(error, upload) from error
-        return self.add(paths, upload)
+        paths = upload.find_scans()
+        with self._changed:
+            if len(self._scans) + len(paths) <= _MOST_SCANS:
+                return self.add(paths, upload)
+        upload.remove()
+        raise InputError(f"{upload.name}: has {len(paths)} scans, too many with those listed here.")
 
     def remove_upload(self, number: int) -> None:
         """Gives an upload up.
@@ -198,6 +207,8 @@ class ScanList:
             scan = self._scans[number]
             for order in [order for order in self._waiting if order[0] is scan]:
                 self._waiting.remove(order)
+                if order[1] == "compare":
+                    scan.is_compared, scan.reference_message = False, "cancelled"
             if scan.state in (WAITING, *IN_WORK):
                 scan.state = CANCELLED
             if self._in_work is scan:
@@ -236,23 +247,23 @@ class ScanList:
         """Takes an upload as the reference of a scan and puts the comparison into the queue.
 
         Raises:
-            InputError: if the scan has no labels yet, or the upload is not one file.
-            KeyError: if there is no such scan or upload.
+            InputError: if the scan has no labels yet or is gone, or the upload is not one file.
+            KeyError: if there is no such upload.
         """
+        self.upload(upload_number).complete()
         upload = self._take_upload(upload_number)
+        paths = upload.find_scans()
         with self._changed:
-            scan = self._scans[number]
-        try:
-            upload.unpack()
-            if len(list_scans([upload.folder])) != 1:
-                raise InputError(f"{upload.name}: is not one label map. Drop one file.")
-        except InputError as error:
-            upload.remove()
-            raise _without_folder(error, upload) from error
-        with self._changed:
-            if scan.state != DONE:
+            scan = self._scans.get(number)
+            refusal = ""
+            if len(paths) != 1:
+                refusal = f"{upload.name}: is not one label map. Drop one file."
+            elif scan is None or scan.state != DONE:
+                name = "the scan" if scan is None else scan.path.name
+                refusal = f"{name}: has no labels to compare with."
+            if scan is None or refusal:
                 upload.remove()
-                raise InputError(f"{scan.path.name}: has no labels to compare with.")
+                raise InputError(refusal)
             if scan.reference_upload is not None:
                 scan.reference_upload.remove()
             scan.reference_upload, scan.given_reference = upload, None
@@ -264,6 +275,14 @@ class ScanList:
     def _take_upload(self, number: int) -> Upload:
         with self._changed:
             return self._uploads.pop(number)
+
+    def _remove_abandoned(self) -> None:
+        """Removes uploads whose browser was closed before it had sent all their files."""
+        with self._changed:
+            left = [n for n, upload in self._uploads.items() if upload.idle_s > ABANDONED_S]
+            uploads = [self._uploads.pop(number) for number in left]
+        for upload in uploads:
+            upload.remove()
 
     def _next_number(self) -> int:
         self._number += 1
@@ -299,30 +318,20 @@ class ScanList:
 
     def _carry_out(self, scan: Scan, what: str) -> None:
         """Has a scan segmented or compared, and keeps the result or the error."""
-        order: dict[str, Any] = {"do": what, "out": str(scan.out)}
-        if scan.stored is not None:
-            order |= {"do": "show", "task": scan.stored.task, "subject": scan.stored.subject}
-        elif what == "segment":
-            order |= {"folder": str(scan.path.parent), "scan": scan.path.name}
-            order |= {"options": self._options}
-        else:
-            assert scan.result is not None
-            reference = scan.given_reference
-            if reference is None:
-                assert scan.reference_upload is not None
-                (listed,) = list_scans([scan.reference_upload.folder])
-                reference = listed.path
-            order |= {"folder": str(reference.parent), "reference": reference.name}
-            label_maps = {of_map["key"]: of_map["file"] for of_map in scan.result["label_maps"]}
-            order |= {"label_maps": label_maps, "task": scan.result["verdict"]["task"]}
         message = ""
         result: dict[str, Any] | None = None
         try:
+            order = self._make_order(scan, what)
             result = self._computer.run(order, lambda event: self._follow(scan, event))
         except Cancelled:
             message = "cancelled"
         except InputError as error:
             message = str(error)
+        except Exception as error:
+            # Such as no memory or no room for another process. The next scan may succeed; without
+            # this thread, all would wait for ever.
+            traceback.print_exc()
+            message = f"could not be computed ({type(error).__name__}: {error}). Try again."
         with self._changed:
             if what == "compare":
                 # The number tells a browser that the file is another one than before.
@@ -338,6 +347,28 @@ class ScanList:
                     scan.is_compared = True
                     self._waiting.append((scan, "compare"))
 
+    def _make_order(self, scan: Scan, what: str) -> dict[str, Any]:
+        """What the computer is asked for.
+
+        Raises:
+            InputError: if the reference of the scan is gone.
+        """
+        order: dict[str, Any] = {"do": what, "out": str(scan.out)}
+        if scan.stored is not None:
+            return order | {"do": "show", "task": scan.stored.task, "subject": scan.stored.subject}
+        if what == "segment":
+            order |= {"folder": str(scan.path.parent), "scan": scan.path.name}
+            return order | {"options": self._options}
+        with self._changed:
+            result, reference, upload = scan.result, scan.given_reference, scan.reference_upload
+        if reference is None and upload is not None:
+            reference = next((listed.path for listed in list_scans([upload.folder])), None)
+        if result is None or reference is None:
+            raise InputError(f"{scan.path.name}: has no labels or no reference any more.")
+        order |= {"folder": str(reference.parent), "reference": reference.name}
+        label_maps = {of_map["key"]: of_map["file"] for of_map in result["label_maps"]}
+        return order | {"label_maps": label_maps, "task": result["verdict"]["task"]}
+
     def _follow(self, scan: Scan, event: dict[str, Any]) -> None:
         self._learn(event)
         with self._changed:
@@ -349,9 +380,3 @@ class ScanList:
         if event["event"] == "model":
             with self._changed:
                 self._model = {key: value for key, value in event.items() if key != "event"}
-
-
-def _without_folder(error: InputError, upload: Upload) -> InputError:
-    """The error with names as the user knows them, not with the private folder."""
-    text = str(error).replace(f"{upload.folder}/", "").replace(str(upload.folder), upload.name)
-    return InputError(text)

@@ -7,14 +7,17 @@ their upload. Files are written as they arrive, so memory does not grow with the
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
 import stat
+import threading
+import time
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Protocol
 
 from mtseg.errors import InputError
+from mtseg.scans.discovery import list_scans
 from mtseg.scans.reading import ENDINGS
 from mtseg.system.atomic_files import remove_path, writing_to
 
@@ -29,13 +32,11 @@ _DEEPEST_FOLDER = 12
 _DIRECTORY_BYTES_PER_FILE = 400
 """Bytes of a zip file's table of contents for each file; larger tables are refused unread."""
 
-_DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
-    *(ValueError, NotImplementedError, RuntimeError),
-)
-"""What the library raises for a file that is damaged or not a zip."""
+_DIRECTORY_BYTES = 1 << 17
+"""A table of so many bytes is always read; the search for its place reads pieces of 64 KB."""
 
 _ROOM = "Make room, or set TMPDIR to a folder on a larger disk."
+_ONE_SERIES = "Drop one series at a time."
 
 
 class Readable(Protocol):
@@ -59,7 +60,7 @@ class Limits:
 
 
 class Upload:
-    """The files of one drop: a scan, a folder, or a zip.
+    """The files of one drop: a scan, a folder, or a zip. Several threads may send files to it.
 
     Args:
         folder: for its files; made here.
@@ -70,9 +71,19 @@ class Upload:
     def __init__(self, folder: Path, name: str, limits: Limits) -> None:
         self.folder, self.name = folder, safe_name(name)
         self._limits = limits
-        self._num_bytes = self._num_files = 0
+        self._lock = threading.Lock()
+        self._num_bytes = self._num_files = self._num_arriving = 0
+        self._is_complete = self._is_removed = False
+        self._changed_s = time.monotonic()
+        self._num_of_name: dict[Path, int] = {}
         with writing_to(folder, _ROOM):
             folder.mkdir(parents=True)
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since its last file arrived, or part of a file; 0 while one arrives."""
+        with self._lock:
+            return 0.0 if self._num_arriving else time.monotonic() - self._changed_s
 
     def receive(self, name: str, source: Readable, num_bytes: int) -> None:
         """Writes a file that is sent.
@@ -83,21 +94,56 @@ class Upload:
             num_bytes: how many there are.
 
         Raises:
-            InputError: if it is too large, or ends early; nothing of it is left.
+            InputError: if it is too large, ends early, or comes after `complete` or `remove`;
+                nothing of it is left.
         """
-        self._count(num_bytes)
-        path = self._place(name)
+        with self._lock:
+            if self._is_complete or self._is_removed:
+                raise InputError(f"{safe_name(name)}: came after its upload had ended.")
+            self._count(num_bytes)
+            path, file = self._open_new(name)
+            self._num_arriving += 1
         try:
-            with writing_to(Path(path.name), _ROOM):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as file:
-                    num_copied = _copy(source, file, num_bytes)
+            with file, writing_to(Path(path.name), _ROOM):
+                num_copied = self._copy(source, file, num_bytes)
+            if num_copied < num_bytes:
+                raise InputError(f"{path.name}: the transfer was interrupted. Drop it again.")
         except BaseException:
             remove_path(path)
             raise
-        if num_copied < num_bytes:
-            remove_path(path)
-            raise InputError(f"{path.name}: the transfer was interrupted. Drop it again.")
+        finally:
+            with self._lock:
+                self._num_arriving -= 1
+                self._changed_s = time.monotonic()
+
+    def complete(self) -> None:
+        """Takes no further file.
+
+        Raises:
+            InputError: if a file is still arriving.
+        """
+        with self._lock:
+            if self._num_arriving:
+                raise InputError(f"{self.name}: a file of it is still arriving. Try again.")
+            self._is_complete = True
+
+    def find_scans(self) -> list[Path]:
+        """Unpacks each zip and finds the scans: files, or folders of DICOM series.
+
+        Raises:
+            InputError: if a zip cannot be unpacked, or there is no scan; all files are removed, and
+                the message does not name the private folder.
+        """
+        try:
+            self.unpack()
+            return [scan.path for scan in list_scans([self.folder])]
+        except InputError as error:
+            self.remove()
+            text = str(error).replace(f"{self.folder}/", "").replace(str(self.folder), self.name)
+            raise InputError(text) from error
+        except BaseException:
+            self.remove()
+            raise
 
     def unpack(self) -> None:
         """Puts the files of each zip in its place; a folder of the name of the zip.
@@ -110,14 +156,18 @@ class Upload:
                 self._unpack(path)
 
     def remove(self) -> None:
-        """Removes its files."""
+        """Removes its files, and ends the transfers of those that arrive."""
+        with self._lock:
+            self._is_removed = True
         remove_path(self.folder)
 
     def _unpack(self, path: Path) -> None:
-        _refuse_large_directory(path, self._limits.num_files)
         inner = Path(path.name[: -len(ZIP_ENDING)] or "zip")
+        most = max(self._limits.num_files * _DIRECTORY_BYTES_PER_FILE, _DIRECTORY_BYTES)
+        refusal = f"{path.name}: has more than {self._limits.num_files} files. {_ONE_SERIES}"
         try:
-            with zipfile.ZipFile(path) as archive:
+            with _ZipSource(path, most, refusal) as file, zipfile.ZipFile(file) as archive:
+                file.is_bounded = False
                 for member in archive.infolist():
                     if member.is_dir() or _is_hidden(member.filename) or _is_link(member):
                         continue
@@ -131,25 +181,35 @@ class Upload:
                             "and drop its files."
                         )
                     self._count(0)
-                    to = self._place(f"{inner}/{member.filename}")
-                    with writing_to(Path(path.name), _ROOM):
-                        to.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(member) as source, to.open("xb") as file:
-                        self._copy_counted(source, file)
-        except _DAMAGED as error:
-            if isinstance(error, InputError):
-                raise
+                    _, to = self._open_new(f"{inner}/{member.filename}")
+                    with to, archive.open(member) as source:
+                        self._copy_counted(source, to, path.name)
+        except InputError:
+            raise
+        except Exception as error:  # the library raises errors of many types for damaged files
             raise InputError(
                 f"{path.name}: is damaged or not a zip file. Make it again, or drop its files."
             ) from error
         path.unlink()
 
-    def _copy_counted(self, source: IO[bytes], file: IO[bytes]) -> None:
+    def _copy(self, source: Readable, file: IO[bytes], num_bytes: int) -> int:
+        """Copies at most `num_bytes`; returns how many there were."""
+        left = num_bytes
+        while left and (piece := source.read(min(left, _PIECE_BYTES))):
+            if self._is_removed:
+                break
+            file.write(piece)
+            left -= len(piece)
+        return num_bytes - left
+
+    def _copy_counted(self, source: IO[bytes], file: IO[bytes], zip_name: str) -> None:
         """Copies a file out of a zip; what the zip says of its size is not believed."""
         while piece := source.read(_PIECE_BYTES):
             self._num_bytes += len(piece)
             self._refuse_too_much()
-            file.write(piece)
+            with writing_to(Path(zip_name), _ROOM):
+                file.write(piece)
+                file.flush()
 
     def _count(self, num_bytes: int) -> None:
         self._num_bytes += num_bytes
@@ -159,19 +219,24 @@ class Upload:
     def _refuse_too_much(self) -> None:
         limits = self._limits
         if self._num_files > limits.num_files:
-            raise InputError(
-                f"{self.name}: has more than {limits.num_files} files. Drop one series at a time."
-            )
+            raise InputError(f"{self.name}: has more than {limits.num_files} files. {_ONE_SERIES}")
         if self._num_bytes > limits.num_bytes:
             raise InputError(
                 f"{self.name}: is larger than {limits.num_bytes / 1e9:g} GB, unpacked. Drop a "
                 "smaller part, or use mtseg-predict."
             )
-        if shutil.disk_usage(self.folder).free < _SPARE_BYTES:
-            raise InputError(f"{self.name}: the disk of temporary files is full. {_ROOM}")
+        if self._is_removed:
+            raise InputError(f"{self.name}: was removed.")
+        with writing_to(Path(self.name), _ROOM):
+            if shutil.disk_usage(self.folder).free < _SPARE_BYTES:
+                raise InputError(f"{self.name}: the disk of temporary files is full. {_ROOM}")
 
-    def _place(self, name: str) -> Path:
-        """A path below the folder that does not exist yet."""
+    def _open_new(self, name: str) -> tuple[Path, IO[bytes]]:
+        """Makes a file below the folder that did not exist yet; a number tells apart equal names.
+
+        Raises:
+            InputError: if it cannot be made.
+        """
         parts = [safe_name(part) for part in name.replace("\\", "/").split("/") if part]
         parts = parts[-_DEEPEST_FOLDER:] or ["file"]
         # A single DICOM file gets a folder: the files of a series belong together.
@@ -179,11 +244,39 @@ class Upload:
         if len(parts) == 1 and not is_known:
             parts = [self.name, *parts]
         path = self.folder.joinpath(*parts)
-        number = 1
-        while path.exists():
-            number += 1
-            path = path.with_name(f"{number}_{parts[-1]}")
-        return path
+        with writing_to(Path(path.name), _ROOM):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                # Kept, or thousands of equal names would be tried a million times.
+                number = self._num_of_name[path] = self._num_of_name.get(path, 0) + 1
+                numbered = path if number == 1 else path.with_name(f"{number}_{path.name}")
+                if not numbered.exists():
+                    return numbered, numbered.open("xb")
+
+
+class _ZipSource(io.BufferedReader):
+    """A zip file whose table of contents is not read if it would fill the memory.
+
+    The library reads the table in one piece, wherever it finds it and whatever its parts say of
+    each other; so large pieces are refused.
+
+    Attributes:
+        is_bounded: whether large pieces are refused; to be cleared when the table is read.
+    """
+
+    def __init__(self, path: Path, most: int, refusal: str) -> None:
+        super().__init__(io.FileIO(path))
+        self.is_bounded = True
+        self._most, self._refusal = most, refusal
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.is_bounded:
+            return super().read(size)
+        wanted = self._most + 1 if size is None or size < 0 else size
+        piece = b"" if wanted > self._most + 1 else super().read(wanted)
+        if wanted > self._most + 1 or len(piece) > self._most:
+            raise InputError(self._refusal)
+        return piece
 
 
 def safe_name(name: str) -> str:
@@ -205,15 +298,6 @@ def safe_name(name: str) -> str:
     return kept.strip() or "file"
 
 
-def _copy(source: Readable, file: IO[bytes], num_bytes: int) -> int:
-    """Copies at most `num_bytes`; returns how many there were."""
-    left = num_bytes
-    while left and (piece := source.read(min(left, _PIECE_BYTES))):
-        file.write(piece)
-        left -= len(piece)
-    return num_bytes - left
-
-
 def _is_hidden(name: str) -> bool:
     """Whether a file in a zip is for a file manager: `.DS_Store`, `__MACOSX/`."""
     parts = name.replace("\\", "/").split("/")
@@ -222,23 +306,3 @@ def _is_hidden(name: str) -> bool:
 
 def _is_link(member: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(member.external_attr >> 16)
-
-
-def _refuse_large_directory(path: Path, num_files: int) -> None:
-    """Refuses a zip whose table of contents would fill the memory: it is read as a whole.
-
-    Raises:
-        InputError: if it is larger than that of `num_files` files.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - (1 << 16) - 100))
-        end = file.read()
-    at = end.rfind(b"PK\x05\x06")
-    directory_bytes = int.from_bytes(end[at + 12 : at + 16], "little") if at >= 0 else 0
-    if (wide := end.rfind(b"PK\x06\x06", 0, max(at, 0))) >= 0:  # of a large zip; it overrules
-        directory_bytes = max(directory_bytes, int.from_bytes(end[wide + 40 : wide + 48], "little"))
-    if directory_bytes > num_files * _DIRECTORY_BYTES_PER_FILE:
-        raise InputError(
-            f"{path.name}: has more than {num_files} files. Drop one series at a time."
-        )

@@ -195,6 +195,16 @@ def test_a_name_with_a_line_break_is_still_one_line(tmp_path, capsys):
     assert "line\\nbreak.nii" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_terminal_obeys_nothing_in_the_name_of_a_file(tmp_path, capsys):
+    """Such a name could clear the screen, or show an ending that the file does not have."""
+    scan = tmp_path / "a\x1b[2J\x9b\u202e.nii"
+    scan.write_bytes(b"no scan")
+    assert predict.main([str(scan), "-o", str(tmp_path / "out")]) == 2
+    printed = "".join(capsys.readouterr())
+    assert not set("\x1b\x9b\u202e") & set(printed)
+    assert "a\\x1b[2J\\x9b\\u202e.nii" in printed
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "config.json"])
 def test_a_file_that_is_nested_too_deeply(tmp_path, scan, capsys, file):
     (tmp_path / "folder").mkdir()

@@ -9,6 +9,7 @@ import http.server
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -279,3 +280,105 @@ def test_certificates_that_cannot_be_read_are_one_clear_line(tmp_path, scheme):
     missing = ServerOptions(ca_path=tmp_path / "none.pem")
     with pytest.raises(InputError, match=r"none\.pem: cannot be read .* Give a PEM file"):
         connect(address, missing)
+
+
+@contextlib.contextmanager
+def serve_bytes(answer, pause_s=0.0):
+    """Serves HTTP: these bytes for every request, all at once or one by one."""
+    requests = []
+
+    def serve(listening):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    requests.append(connection.recv(1 << 16))
+                    for place in range(0, len(answer), 1 if pause_s else len(answer)):
+                        connection.sendall(answer[place : place + 1] if pause_s else answer)
+                        time.sleep(pause_s)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=[listening], daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/m", requests
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+
+
+def http_answer(body, status="200 OK", *headers):
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+@pytest.mark.promise("loopback only")
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 T", "308 P"])
+def test_a_scan_and_a_token_are_not_sent_on_to_another_server(status):
+    with serve_rest([]) as (other, requests):
+        moved = http_answer(b"", status, f"Location: {other}")
+        with serve_bytes(moved) as (address, _), pytest.raises(ServerError, match="sends the req"):
+            ask(address, version=1, token="secret")
+        assert requests == []
+
+
+@pytest.mark.promise("loopback only")
+@pytest.mark.parametrize("serve", [serve_grpc, serve_rest])
+def test_what_is_for_this_machine_is_not_sent_to_a_proxy(serve, monkeypatch):
+    """A token may be sent to this machine unencrypted."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "grpc_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    answer = {"y": np.float32([1.5])}
+    with serve([answer if serve is serve_grpc else (200, {"outputs": [1.5]})]) as (address, _):
+        assert ask(address, version=1, retries=0, token="secret").outputs["y"] == [1.5]
+
+
+@pytest.mark.promise("servers may fail")
+def test_an_answer_that_comes_letter_by_letter_is_not_waited_for():
+    with serve_bytes(http_answer(b" " * 1000), pause_s=0.02) as (address, _):
+        started = time.monotonic()
+        with pytest.raises(ServerError, match="no answer within 3 s"):
+            ask(address, version=1, deadline_seconds=3.0)
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.promise("servers may fail")
+def test_an_answer_that_breaks_off_is_asked_for_again():
+    short = http_answer(b'{"outputs": [1.5]}')[:-3]
+    with serve_bytes(short) as (address, requests):
+        with pytest.raises(ServerError, match="no answer in 3 attempts"):
+            ask(address, version=1)
+        assert len(requests) == 3
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ([["x" * 1_000_000]] + [["y"]] * 1_000_000, "has no arrays"),  # 4 TB as an array
+        ([[1], [1, 2]], "has no arrays"),
+    ],
+    ids=["texts", "ragged"],
+)
+def test_an_answer_that_no_memory_can_hold_is_one_line(body, words):
+    content = json.dumps({"outputs": body}).encode()
+    with (
+        serve_bytes(http_answer(content)) as (address, _),
+        pytest.raises(ServerError, match=words),
+    ):
+        ask(address, version=1)
+
+
+def test_a_version_that_is_no_number_is_none():
+    state = [{"version": float("inf"), "state": "AVAILABLE"}]
+    answers = [(200, {"outputs": [1.5]}), (200, {"model_version_status": state})]
+    with serve_rest(answers) as (address, _):
+        assert ask(address).version is None
+
+
+def test_a_terminal_obeys_nothing_that_a_server_writes():
+    with (
+        serve_bytes(http_answer(b"\x1b[2J\x07gone", "400 Bad")) as (address, _),
+        pytest.raises(ServerError, match=r"\?\[2J\?gone"),
+    ):
+        ask(address, version=1)

@@ -81,12 +81,30 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, dead):
     assert names(tmp_path) == sorted(kept)
 
 
-def test_what_an_earlier_process_of_the_same_number_left_is_removed(tmp_path):
+def test_what_an_earlier_process_of_the_same_number_left_is_removed(tmp_path, monkeypatch):
     """In a container every command may be process 1."""
-    temporary_path(tmp_path / "7").mkdir()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(module, "_TOKEN", "0123abcd")
+        left = temporary_path(tmp_path / "7")
+    left.mkdir()
+    # As versions before wrote it.
+    (tmp_path / left.name.replace(left.name.split("-")[1] + "-", "")).mkdir()
+    assert len(names(tmp_path)) == 2
     with atomic_write(tmp_path / "7") as temporary:
         temporary.mkdir()
     assert names(tmp_path) == ["7"]
+
+
+def test_threads_that_write_the_same_file_at_once_each_write_it_whole(tmp_path):
+    """The page does so if two browsers ask for the same zip file."""
+    with atomic_write(tmp_path / "a") as first:
+        first.write_text("first")
+        with atomic_write(tmp_path / "a") as second:
+            second.write_text("second")
+        assert first.read_text() == "first"
+        assert (tmp_path / "a").read_text() == "second"
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "first"
 
 
 def test_a_file_that_another_machine_may_be_writing_is_kept_for_a_day(tmp_path, dead):
@@ -121,9 +139,12 @@ def test_an_error_of_the_disk_is_one_line(tmp_path):
 
 
 def test_a_full_disk_names_the_file_that_was_wanted(tmp_path):
-    for raised in (OSError(28, "full"), OSError(28, "full", str(temporary_path(tmp_path / "a")))):
-        with pytest.raises(OSError, match="full") as caught, atomic_write(tmp_path / "a"):
-            raise raised
+    for is_named in (False, True):
+        with (
+            pytest.raises(OSError, match="full") as caught,
+            atomic_write(tmp_path / "a") as temporary,
+        ):
+            raise OSError(28, "full", str(temporary) if is_named else None)
         assert caught.value.filename == str(tmp_path / "a")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.viewer.server import Server
+from mtseg.viewer.web.server import Server
 from tests.viewer.conftest import write_ball
 from tests.viewer.threshold_computer import wait_until
 

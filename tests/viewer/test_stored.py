@@ -14,7 +14,7 @@ from mtseg.records.reading import read_selection
 from mtseg.viewer import command
 from mtseg.viewer.scan import DONE, STORED, StoredScan
 from mtseg.viewer.scan_list import ScanList
-from mtseg.viewer.server import Server
+from mtseg.viewer.web.server import Server
 from mtseg.viewer.worker import _begin
 from tests.browser import Browser
 from tests.experiments.conftest import recorded  # noqa: F401  (a fixture)

@@ -3,7 +3,9 @@
 import io
 import stat
 import struct
+import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -140,22 +142,106 @@ def test_a_zip_that_lies_of_its_size_is_stopped_too(tmp_path):
 
 
 @pytest.mark.promise("refused input")
-@pytest.mark.parametrize("is_wide", [False, True], ids=["zip", "zip64"])
-def test_a_table_of_contents_that_would_fill_the_memory_is_not_read(tmp_path, monkeypatch, is_wide):
-    many = write_zip([(f"{number}.dcm", b"") for number in range(30)])
-    at = many.rfind(b"PK\x05\x06")
-    end = bytearray(many[at:])
-    if is_wide:  # small numbers in the first record, and the true ones in the second, which counts
-        wide = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 1, 1, 1 << 40, 0)
-        locator = struct.pack("<IIQI", 0x07064B50, 0, at, 1)
-        packed = many[:at] + wide + locator + bytes(end)
-    else:
-        struct.pack_into("<I", end, 12, 1 << 30)
-        packed = many[:at] + bytes(end)
-    monkeypatch.setattr(zipfile, "ZipFile", None)
+@pytest.mark.parametrize("place", ["plain", "signature in the end", "zip64"])
+def test_a_table_of_contents_that_would_fill_the_memory_is_not_read(tmp_path, place):
+    """Wherever the library may find it, and whatever else stands there."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(3000):
+            archive.writestr(f"{number}.dcm", b"")
+    packed = bytearray(file.getvalue())
+    at = packed.rfind(b"PK\x05\x06")
+    size, start = struct.unpack_from("<II", packed, at + 12)
+    if place == "signature in the end":  # the offset of the table, which the library corrects
+        packed[at + 16 : at + 20] = b"PK\x05\x06"
+    elif place == "zip64":
+        wide = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 3000, 3000, size, start)
+        end = bytearray(packed[at:])
+        struct.pack_into("<HHII", end, 8, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+        packed = packed[:at] + wide + struct.pack("<IIQI", 0x07064B50, 0, at, 1) + end
     upload = make_upload(tmp_path)
-    send(upload, "many.zip", packed)
+    send(upload, "many.zip", bytes(packed))
     with pytest.raises(InputError, match=r"many\.zip: has more than 20 files"):
+        upload.unpack()
+
+
+@pytest.mark.promise("refused input")
+def test_a_table_of_contents_that_lies_of_its_size_is_refused(tmp_path):
+    packed = bytearray(write_zip([("1.dcm", b"")]))
+    struct.pack_into("<I", packed, packed.rfind(b"PK\x05\x06") + 12, 1 << 30)
+    upload = make_upload(tmp_path)
+    send(upload, "many.zip", bytes(packed))
+    with pytest.raises(InputError, match=r"many\.zip: "):
+        upload.unpack()
+
+
+@pytest.mark.promise("refused input")
+def test_a_zip_whose_places_are_beyond_numbers_is_one_line(tmp_path):
+    member = zipfile.ZipInfo("scan.nii")
+    packed = bytearray(write_zip([(member, b"scan")], zipfile.ZIP_STORED))
+    entry = packed.rfind(b"PK\x01\x02")
+    struct.pack_into("<I", packed, entry + 42, 0xFFFFFFFF)  # the true offset is in an extra field
+    name_end = entry + 46 + len("scan.nii")
+    extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    struct.pack_into("<H", packed, entry + 30, len(extra))
+    packed[name_end:name_end] = extra
+    end = packed.rfind(b"PK\x05\x06")
+    struct.pack_into("<I", packed, end + 12, struct.unpack_from("<I", packed, end + 12)[0] + 12)
+    upload = make_upload(tmp_path)
+    send(upload, "far.zip", bytes(packed))
+    with pytest.raises(InputError, match="damaged"):
+        upload.unpack()
+
+
+def test_many_files_of_one_name_are_all_kept_and_take_no_longer_each(tmp_path, monkeypatch):
+    tried = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: tried.append(path) or exists(path))
+    upload = make_upload(tmp_path, limits=Limits(1_000_000, 500))
+    names = [f"a/{chr(0x2500 + number)}.dcm" for number in range(300)]  # all become _.dcm
+    send(upload, "same.zip", write_zip([(name, b"x") for name in names]))
+    upload.unpack()
+    assert len(list((upload.folder / "same" / "a").iterdir())) == 300
+    assert len(tried) < 2_000
+
+
+def test_files_of_one_name_that_arrive_at_once_are_all_kept(tmp_path):
+    """A browser sends four files at a time."""
+    upload = make_upload(tmp_path)
+    arrived = threading.Barrier(4)
+
+    class Slow:
+        def __init__(self, letter):
+            self.letter, self.is_sent = letter, False
+
+        def read(self, size):
+            arrived.wait(20)
+            piece, self.is_sent = (b"" if self.is_sent else self.letter), True
+            return piece
+
+    threads = [
+        threading.Thread(target=upload.receive, args=["a/scan?.dcm", Slow(letter), 1])
+        for letter in (b"1", b"2", b"3", b"4")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = sorted(path.read_bytes() for path in (upload.folder / "a").iterdir())
+    assert found == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_a_disk_that_is_full_while_a_zip_is_unpacked_is_said(tmp_path, monkeypatch):
+    upload = make_upload(tmp_path)
+    send(upload, "study.zip", write_zip([("scan.nii", b"scan")]))
+
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(upload, "_open_new", lambda name: (tmp_path / "x", Full()))
+    with pytest.raises(InputError, match=r"No space left on device.*Make room"):
         upload.unpack()
 
 

@@ -1,31 +1,30 @@
-"""The server of the page: HTTP on this machine alone.
-
-Other pages in the same browser, and other users of this machine, can reach a port of the loopback
-interface. So every path begins with a secret token, the Host header must name this server (against
-DNS rebinding), and a request that changes something must have the page's own Origin.
-"""
+"""One connection of the page's server: who may ask, and what each request is answered with."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
 import json
+import os
+import re
 import secrets
 import shutil
 import socket
-import sys
 import time
+import traceback
 import urllib.parse
 import zipfile
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import atomic_write, parse_json, writing_to
-from mtseg.viewer.scan_list import ScanList
 
-_PAGE = Path(__file__).parent / "page"
+if TYPE_CHECKING:
+    from mtseg.viewer.web.server import Server
+
+_PAGE = Path(__file__).parents[1] / "page"
 _STATIC = {
     "": ("index.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
@@ -63,43 +62,6 @@ _PIECE_BYTES = 1 << 20
 _ALL_RESULTS = "results.zip"
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Answers the browser of one person.
-
-    Args:
-        scans: what the page shows.
-        port: 0 takes one that is free.
-
-    Raises:
-        InputError: if the port cannot be had.
-    """
-
-    daemon_threads = True
-    # A port that another program listens on is refused, not shared.
-    allow_reuse_address = True
-
-    def __init__(self, scans: ScanList, port: int = 0) -> None:
-        self.scans = scans
-        self.token = secrets.token_urlsafe(24)
-        try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except (OSError, OverflowError) as error:
-            raise InputError(
-                f"--port {port}: cannot be used ({error}). Give another one, or leave it out."
-            ) from error
-        self.hosts = tuple(f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost"))
-
-    @property
-    def url(self) -> str:
-        """The address of the page, with its token."""
-        return f"http://127.0.0.1:{self.server_port}/{self.token}/"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of connections that a browser closed."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-
 class _Refusal(Exception):
     """A request that is not answered as it asks."""
 
@@ -108,7 +70,7 @@ class _Refusal(Exception):
         self.status = status
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
     """One connection."""
 
     server: Server
@@ -116,6 +78,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server_version, sys_version = "mtseg", ""
     timeout = _IDLE_SECONDS
     disable_nagle_algorithm = True
+    _num_unread, _must_close = 0, False
 
     def do_GET(self) -> None:
         self._answer("GET")
@@ -135,10 +98,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Keeps requests, which contain the token, off the terminal."""
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answers what is not a request; nothing of it is repeated, since it may have the token."""
+        self._must_close = True
+        self._send_json({"error": HTTPStatus(code).phrase}, HTTPStatus(code))
+
+    def handle_one_request(self) -> None:
+        """Waits for a request and answers it."""
+        self.server.connections.wait(self.connection)
+        super().handle_one_request()
+
     def _answer(self, method: str) -> None:
-        self._num_unread = self._body_bytes()
+        self.server.connections.serve(self.connection)
+        self._num_unread, self._must_close = 0, False
         try:
-            parts = self._admit(method)
+            self._num_unread = self._body_bytes()
+            self._check_sender(method)
+            if self.command == "GET" and self.server.redeem(self.path):
+                self._send_redirect(f"/{self.server.token}/")
+                return
+            parts = self._check_token()
             if method == "GET":
                 self._get(parts)
             elif method == "PUT":
@@ -153,6 +132,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_json({"error": str(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
         except (KeyError, ValueError):
             self._send_json({"error": "There is no such thing."}, HTTPStatus.NOT_FOUND)
+        except OSError:
+            raise  # the browser closed the connection
+        except Exception:
+            traceback.print_exc()
+            self._must_close = True
+            self._send_json({"error": "a defect of mtseg"}, HTTPStatus.INTERNAL_SERVER_ERROR)
         if self._num_unread:
             self._linger()
 
@@ -163,13 +148,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         its upload is refused would be lost.
         """
         deadline = time.monotonic() + _LINGER_SECONDS
+        self.connection.settimeout(_LINGER_SECONDS)
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             while self._num_unread and time.monotonic() < deadline and self.read(_PIECE_BYTES):
                 pass
 
-    def _admit(self, method: str) -> list[str]:
-        """Checks who asks; returns the parts of the path below the token.
+    def _check_sender(self, method: str) -> None:
+        """Checks who asks.
 
         Raises:
             _Refusal: if the request is not from the page.
@@ -182,12 +168,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _Refusal(HTTPStatus.FORBIDDEN, "This request is not from the page.")
         if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise _Refusal(HTTPStatus.FORBIDDEN, "This request is not from the page.")
+
+    def _check_token(self) -> list[str]:
+        """Checks the token of the path; returns the parts of the path below it.
+
+        Raises:
+            _Refusal: if it is not that of the server.
+        """
         path = urllib.parse.urlsplit(self.path).path
         _, token, *parts = [urllib.parse.unquote(part) for part in path.split("/")] + [""]
         if not secrets.compare_digest(token.encode(), self.server.token.encode()):
             raise _Refusal(HTTPStatus.NOT_FOUND, "Open the address that mtseg-view printed.")
-        if self.headers.get("Transfer-Encoding"):
-            raise _Refusal(HTTPStatus.LENGTH_REQUIRED)
         return parts[:-1]
 
     def _get(self, parts: list[str]) -> None:
@@ -197,7 +188,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif parts == ["state"]:
             self._send_json(self.server.scans.to_json())
         elif len(parts) == 3 and parts[0] == "scans":
-            scan = self.server.scans.scan(int(parts[1]))
+            scan = self.server.scans.scan(_whole(parts[1]))
             path = scan.file(parts[2], self._step())
             if parts[2] == _ALL_RESULTS and scan.result is not None:
                 path = _pack(scan.out, scan.result["files"])
@@ -221,7 +212,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if folder != "uploads" or "Content-Length" not in self.headers:
             raise _Refusal(HTTPStatus.LENGTH_REQUIRED)
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
-        upload = self.server.scans.upload(int(number))
+        upload = self.server.scans.upload(_whole(number))
         (name,) = query["name"]
         upload.receive(name, self, self._num_unread)
         self._send_json({})
@@ -232,15 +223,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             case ["uploads"]:
                 self._send_json({"id": scans.begin_upload(str(order["name"]))})
             case ["uploads", number]:
-                self._send_json({"scans": scans.finish_upload(int(number))})
+                self._send_json({"scans": scans.finish_upload(_whole(number))})
             case ["scans", number, "cancel"]:
-                scans.cancel(int(number))
+                scans.cancel(_whole(number))
                 self._send_json({})
             case ["scans", number, "again"]:
-                scans.try_again(int(number))
+                scans.try_again(_whole(number))
                 self._send_json({})
             case ["scans", number, "reference"]:
-                scans.compare(int(number), int(order["upload"]))
+                scans.compare(_whole(number), _whole(order["upload"]))
                 self._send_json({})
             case _:
                 raise _Refusal(HTTPStatus.NOT_FOUND)
@@ -248,9 +239,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _delete(self, parts: list[str]) -> None:
         match parts:
             case ["uploads", number]:
-                self.server.scans.remove_upload(int(number))
+                self.server.scans.remove_upload(_whole(number))
             case ["scans", number]:
-                self.server.scans.remove(int(number))
+                self.server.scans.remove(_whole(number))
             case _:
                 raise _Refusal(HTTPStatus.NOT_FOUND)
         self._send_json({})
@@ -262,9 +253,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return bytes(piece)
 
     def _body_bytes(self) -> int:
-        with contextlib.suppress(ValueError):
-            return max(0, int(self.headers.get("Content-Length", 0)))
-        return 0
+        """The length of the request's body.
+
+        Raises:
+            _Refusal: if it is not certain: what follows could be taken for another request.
+        """
+        lengths = self.headers.get_all("Content-Length", ["0"])
+        is_plain = len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", lengths[0].strip())
+        has_odd_name = any(name != name.strip() for name in self.headers)
+        self._must_close = bool(not is_plain or has_odd_name or self.headers.defects)
+        if self._must_close:
+            raise _Refusal(HTTPStatus.BAD_REQUEST)
+        if self.headers.get_all("Transfer-Encoding"):
+            self._must_close = True
+            raise _Refusal(HTTPStatus.LENGTH_REQUIRED)
+        return int(lengths[0])
 
     def _read_json(self) -> dict[str, Any]:
         if self._num_unread > _LONGEST_ORDER:
@@ -283,9 +286,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def _send_redirect(self, place: str) -> None:
+        self.send_response(HTTPStatus.SEE_OTHER)
+        for key, value in {**_HEADERS, "Location": place, "Content-Length": "0"}.items():
+            self.send_header(key, value)
+        self.end_headers()
+
     def _send_file(self, path: Path, kind: str, name: str | None = None) -> None:
-        with path.open("rb") as file:
-            self._send_head(HTTPStatus.OK, kind, path.stat().st_size, name)
+        try:
+            file = path.open("rb")
+        except OSError as error:  # its scan was removed meanwhile
+            raise _Refusal(HTTPStatus.NOT_FOUND) from error
+        with file:
+            self._send_head(HTTPStatus.OK, kind, os.fstat(file.fileno()).st_size, name)
             if self.command != "HEAD":
                 shutil.copyfileobj(file, self.wfile, 1 << 20)
 
@@ -300,10 +313,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if name is not None:
             quoted = urllib.parse.quote(name, errors="replace")
             self.send_header("Content-Disposition", f"attachment; filename*=UTF-8''{quoted}")
-        if self._num_unread:  # what is left of the body would be taken for the next request
+        # What is left of the body would be taken for the next request.
+        if self._num_unread or self._must_close:
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
+
+
+def _whole(value: Any) -> int:
+    """The number of a scan or upload, as the page sends it.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return int(value)
+    except (TypeError, OverflowError) as error:
+        raise ValueError from error
 
 
 def _pack(out: Path, names: list[str]) -> Path:
