@@ -49,7 +49,8 @@ MISTAKES = {
     ],
     "export": [
         [], ["none", "out"], ["empty", "out"], ["empty"], ["empty", "out", "--serving", "folder"],
-        ["empty", "out", "--keep", "2"], ["empty", "out", "--gpu-gb", "24"], ["empty", "--serving", "folder", "--format", "onnx"],
+        ["empty", "out", "--keep", "2"], ["empty", "out", "--gpu-gb", "24"],
+        ["empty", "--serving", "folder", "--format", "onnx"],
         ["empty", "--serving", "folder", "--keep", "0"], ["empty", "out", "--format", "tf"],
         ["empty", "out", "--wieghts", "best"], ["empty", "out", "--name", "a"],
     ],
