@@ -28,6 +28,8 @@ the class priors; here it is added. The rule for a shared background is this pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -88,13 +90,43 @@ def compute_logit_adjustment(
     Raises:
         InputError: if the data of a task is not prepared, or damaged.
     """
+    priors = {
+        selection.task.name: compute_class_priors(data_dir, selection)
+        for selection in label_space.selections
+    }
+    return adjust_to_priors(priors, label_space, backgrounds, task_weights)
+
+
+def adjust_to_priors(
+    priors: Mapping[str, npt.NDArray[np.float64]],
+    label_space: LabelSpace,
+    backgrounds: str,
+    task_weights: tuple[int, ...] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Computes the same from class priors that are known already.
+
+    Args:
+        priors: name of a task -> float64 (task.num_classes,), as from `compute_class_priors`.
+        label_space: as for `compute_logit_adjustment`.
+        backgrounds: likewise.
+        task_weights: likewise.
+
+    Returns:
+        float32 (logits,), as from `compute_logit_adjustment`.
+
+    Example:
+        >>> from mtseg.tasks.label_space import parse_tasks
+        >>> natural = {"breast": np.array([0.5, 0.5]), "cta": np.array([0.25, 0.75])}
+        >>> adjust_to_priors(natural, parse_tasks("breast,cta"), "by-task").round(2).tolist()
+        [0.0, -0.69, 0.0, 0.41]
+    """
     num_backgrounds = label_space.num_backgrounds(backgrounds)
     adjustment = np.zeros(num_backgrounds + label_space.num_classes - 1, np.float32)
     weights = task_weights or (1,) * len(label_space.selections)
     for selection, weight in zip(label_space.selections, weights, strict=True):
-        priors = compute_class_priors(data_dir, selection)
+        of_task = priors[selection.task.name]
         # Over those in training: the task's share, and of it 1 / number of classes each.
-        ratio = priors * len(priors) * sum(weights) / (weight * len(weights))
+        ratio = of_task * len(of_task) * sum(weights) / (weight * len(weights))
         logits = label_space.to_scores(selection.task.name, backgrounds)
         adjustment[logits] = np.log(ratio if num_backgrounds > 1 else ratio / ratio[0])
     return adjustment

@@ -73,7 +73,9 @@ def _comparison_cells(row: dict[str, Any]) -> list[str]:
 
 
 def learning_curve_section(results: Sequence[Result]) -> list[Block]:
-    """Learning curves of all networks."""
+    """Learning curves of all networks; empty if none was evaluated while it was trained."""
+    if all(len(result.curve) < 2 for result in results):
+        return []
     # All networks are trained on the same records. Curves from before say nothing: test scans.
     split = results[0].curve[-1].get("split", "test")
     return [
