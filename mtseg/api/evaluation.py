@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.inference.dense import make_dense_network
+from mtseg.inference.engines.averaging import MeanNetwork, Network, require_symmetric
+from mtseg.models.ensembles import mean_point, require_same_classes
 from mtseg.provenance.training_data import list_changes, read_training_data, refuse_training_scans
 from mtseg.records.reading import count_scans, read_fingerprints
 from mtseg.runs.manifest import PACKAGED, WEIGHTS
@@ -16,15 +18,17 @@ from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.weights import TrainedModel, load_trained
 from mtseg.system.progress import Progress
 from mtseg.tasks.label_space import LabelSpace
+from mtseg.tasks.task import Task
 from mtseg.training.reporting import evaluate_run
 
 
 def evaluate_trained(
-    path: Path | None,
+    paths: Sequence[Path],
     *,
     data_dir: str | None = None,
     split: str = "test",
     which: str = "last",
+    use_flips: bool = False,
     precision: str | None = None,
     may_score_training_scans: bool = False,
     is_quiet: bool = False,
@@ -35,66 +39,103 @@ def evaluate_trained(
     A run that was trained without evaluations gets its own first, which is kept there.
 
     Args:
-        path: folder of a run, or of weights that were exported. None is the model that comes with
-            the package.
-        data_dir: folder of prepared records; None is that of its training.
+        paths: folder of a run, or of weights that were exported; of several, the probabilities are
+            averaged. Without any, the model that comes with the package.
+        data_dir: folder of prepared records; None is that of the (first) network's training.
         split: `test` or `validation`.
         which: weights of a run: `last` or `best`.
+        use_flips: whether probabilities are averaged with those of each scan's mirror image.
         precision: `float32` or `bfloat16`; None is the faster one on this machine.
-        may_score_training_scans: whether scans that the run was trained on are scored too.
+        may_score_training_scans: whether scans that a run was trained on are scored too.
         is_quiet: whether no progress is shown.
         on_note: called with lines about what is scored, and what has changed in the records.
 
     Raises:
-        InputError: if the network, the records or the scans cannot be used.
+        InputError: if a network, the records or the scans cannot be used, or flips are asked for
+            and a task does not allow them.
     """
-    path = PACKAGED if path is None else path
-    if which == "best" and (path / WEIGHTS).is_file():
-        raise InputError(
-            f"{path}: is a model, not a run: it has one set of weights. Leave out --weights."
-        )
-    trained = load_trained(path, which)
-    data_dir = data_dir or trained.config.data_dir
-    scored, lines = read_fingerprints(data_dir, trained.label_space, "volumes")
-    trained_on = read_training_data(path)
-    if trained_on is not None:
-        lines += list_changes(path, trained_on, scored)
-        if not may_score_training_scans:
-            refuse_training_scans(path, trained_on, scored, split)
-    for line in lines:
+    paths = paths or [PACKAGED]
+    for path in paths:
+        if which == "best" and (path / WEIGHTS).is_file():
+            raise InputError(
+                f"{path}: is a model, not a run: it has one set of weights. Leave out --weights."
+            )
+    trained = [load_trained(path, which) for path in paths]
+    label_space = trained[0].label_space
+    if use_flips:
+        require_symmetric(_tasks(trained[0]))
+    for path, other in zip(paths[1:], trained[1:], strict=True):
+        require_same_classes(paths[0], _tasks(trained[0]), path, _tasks(other))
+    data_dir = data_dir or trained[0].config.data_dir
+    scored, lines = read_fingerprints(data_dir, label_space, "volumes")
+    for path in paths:
+        trained_on = read_training_data(path)
+        if trained_on is not None:
+            lines += list_changes(path, trained_on, scored)
+            if not may_score_training_scans:
+                refuse_training_scans(path, trained_on, scored, split)
+    for line in dict.fromkeys(lines):
         on_note(line)
     evaluation = None
-    if which == "last" and read_unevaluated(path) is not None:
+    if which == "last" and len(paths) == 1 and read_unevaluated(paths[0]) is not None:
         on_note("The run was trained without evaluations: its own comes first, and is kept there.")
-        evaluation = evaluate_run(path, trained, data_dir)
-        trained = load_trained(path)
-    if precision is None and evaluation is not None and evaluation.split in (split, "train"):
+        evaluation = evaluate_run(paths[0], trained[0], data_dir)
+        trained = [load_trained(paths[0])]
+    is_own = precision is None and not use_flips
+    if is_own and evaluation is not None and evaluation.split in (split, "train"):
         return evaluation
-    return _score(trained, data_dir, split, precision, is_quiet, on_note)
+    return _score(trained, data_dir, split, precision, use_flips, is_quiet, on_note)
+
+
+def _tasks(trained: TrainedModel) -> list[Task]:
+    return [selection.task for selection in trained.label_space.selections]
 
 
 def _score(
-    trained: TrainedModel,
+    trained: Sequence[TrainedModel],
     data_dir: str,
     split: str,
     precision: str | None,
+    use_flips: bool,
     is_quiet: bool,
     on_note: Callable[[str], None],
 ) -> Evaluation:
     """Scores the scans of the split that was asked for."""
-    num_scans = _count_scans(data_dir, trained.label_space, split, on_note)
-    network = make_dense_network(trained.model, precision)
+    label_space = trained[0].label_space
+    num_scans = _count_scans(data_dir, label_space, split, on_note)
+    networks = tuple(make_dense_network(each.model, precision) for each in trained)
+    network: Network = networks[0]
+    if len(networks) > 1 or use_flips:
+        network = MeanNetwork(networks, is_mirrored=use_flips)
+    points, points_from = _join_points(trained)
     with Progress("Evaluating", num_scans, "scans", is_quiet=is_quiet) as progress:
         return evaluate_model(
             network,
-            trained.label_space,
+            label_space,
             data_dir,
             split=split,
-            operating_points=trained.operating_points,
-            points_from=trained.points_from,
+            operating_points=points,
+            points_from=points_from,
             is_complete=True,
             on_scan=lambda name: progress.advance(note=name),
         )
+
+
+def _join_points(trained: Sequence[TrainedModel]) -> tuple[dict[str, float] | None, str]:
+    """The mean of the networks' operating points, and the split that they were chosen on.
+
+    Returns:
+        None, so that they are chosen on the scans that are scored, if they were not all chosen on
+        one other split.
+    """
+    of_each = [each.operating_points for each in trained]
+    origins = {each.points_from for each in trained}
+    known = [points for points in of_each if points is not None]
+    if len(known) < len(of_each) or len(origins) > 1:
+        return None, "test"
+    names = dict.fromkeys(name for points in known for name in points)
+    means = {name: mean_point([points.get(name) for points in known]) for name in names}
+    return {name: mean for name, mean in means.items() if mean is not None}, origins.pop()
 
 
 def _count_scans(

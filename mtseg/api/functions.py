@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     class How(TypedDict, total=False):
         """The keyword arguments of `segment`, for its overloads."""
 
-        model: Model | str | os.PathLike[str] | None
+        model: Model | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
         affine: npt.ArrayLike | None
         spacing_mm: Sequence[float] | None
         task: str | None
@@ -38,13 +38,14 @@ if TYPE_CHECKING:
         computed_spacing_mm: float | None
         precision: str | None
         probabilities: bool
+        tta: str | None
         postprocessing: bool
         memory_gb: float | None
         progress: bool | Callable[[float], None]
 
 
 def load(
-    path: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     precision: str | None = None,
     options: ServerOptions | None = None,
     engine: str | None = None,
@@ -53,8 +54,9 @@ def load(
 
     Args:
         path: folder that `mtseg-export` wrote (its newest version is loaded), one version in it,
-            folder of a training run (its last weights are loaded), or the address of a server. None
-            is the model that comes with the package.
+            folder of a training run (its last weights are loaded), or the address of a server. A
+            list of folders is an ensemble: the models must have the same classes, and their
+            probabilities are averaged. None is the model that comes with the package.
         precision: `float32` or `bfloat16`. None is the faster one on this machine, and float32 on
             a server.
         options: how to send requests to a server; None uses the defaults.
@@ -80,18 +82,17 @@ def load(
         raise InputError(f"precision: {precision!r} is not one of float32, bfloat16.")
     from mtseg.api.model import Model
 
-    if path is not None and is_address(str(path)):
+    if isinstance(path, str | os.PathLike) and is_address(str(path)):
         from mtseg.serving.remote_model import load_served
 
         exported = load_served(str(path), precision, options)
     else:
-        from mtseg.models import loading
+        from mtseg.models.ensembles import find_engine_of, load_models
 
-        folder = None if path is None else Path(path)
-        engine = loading.find_engine(folder, engine)
+        engine = find_engine_of(path, engine)
         if engine == "tensorflow":
             _begin_tensorflow()
-        exported = loading.load(folder, precision, engine)
+        exported = load_models(path, precision, engine)
     fields = dataclasses.fields(exported)
     return Model(**{field.name: getattr(exported, field.name) for field in fields})
 
@@ -113,7 +114,7 @@ def segment(scan: list[Scan] | tuple[Scan, ...], **how: Unpack[How]) -> list[Seg
 def segment(
     scan: Scan | list[Scan] | tuple[Scan, ...],
     *,
-    model: Model | str | os.PathLike[str] | None = None,
+    model: Model | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     affine: npt.ArrayLike | None = None,
     spacing_mm: Sequence[float] | None = None,
     task: str | None = None,
@@ -121,6 +122,7 @@ def segment(
     computed_spacing_mm: float | None = None,
     precision: str | None = None,
     probabilities: bool = False,
+    tta: str | None = None,
     postprocessing: bool = True,
     memory_gb: float | None = None,
     progress: bool | Callable[[float], None] = False,
@@ -143,6 +145,8 @@ def segment(
         computed_spacing_mm: isotropic voxel size of the computation. None is that of the task.
         precision: as for `load`; for a model that is not loaded yet.
         probabilities: whether to keep the probability of every class, 4 bytes per voxel and class.
+        tta: `flip` averages the probabilities of the scan and of its mirror image, left and right
+            exchanged, in twice the time; for tasks whose files allow it.
         postprocessing: whether to do the post-processing that the task files ask for.
         memory_gb: memory to use, in 1e9 bytes. None is half of what is free.
         progress: True shows a bar, or prints lines where there is no terminal; a function is called
@@ -188,6 +192,7 @@ def segment(
         modality=modality,
         computed_spacing_mm=computed_spacing_mm,
         probabilities=probabilities,
+        tta=tta,
         postprocessing=postprocessing,
         memory_gb=memory_gb,
         progress=progress,
@@ -231,11 +236,12 @@ def train(
 
 
 def evaluate(
-    path: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
     split: str = "test",
     weights: str = "last",
+    tta: str | None = None,
     precision: str | None = None,
     allow_training_scans: bool = False,
     progress: bool = False,
@@ -246,10 +252,12 @@ def evaluate(
 
     Args:
         path: folder of a training run, or of weights that `mtseg-export --format weights` wrote.
-            None is the model that comes with the package.
+            A list of them is an ensemble, as for `load`. None is the model that comes with the
+            package.
         data_dir: folder of prepared records. None is that of its training.
         split: `test` or `validation`.
         weights: of a run: `last` or `best`.
+        tta: `flip` as for `segment`; every task of the network must allow it.
         precision: `float32` or `bfloat16`. None is the faster one on this machine.
         allow_training_scans: whether scans that the run was trained on are scored; otherwise they
             are refused.
@@ -269,6 +277,7 @@ def evaluate(
     for name, value, choices in (
         ("split", split, ("test", "validation")),
         ("weights", weights, ("last", "best")),
+        ("tta", tta, (None, "flip")),
         ("precision", precision, (None, "float32", "bfloat16")),
     ):
         if value not in choices:
@@ -277,11 +286,13 @@ def evaluate(
     _begin_tensorflow()
     from mtseg.api.evaluation import evaluate_trained
 
+    paths = [path] if isinstance(path, str | os.PathLike) else path or ()
     return evaluate_trained(
-        None if path is None else Path(path),
+        [Path(each) for each in paths],
         data_dir=None if data_dir is None else str(data_dir),
         split=split,
         which=weights,
+        use_flips=tta == "flip",
         precision=precision,
         may_score_training_scans=allow_training_scans,
         is_quiet=not progress,

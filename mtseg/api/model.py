@@ -46,6 +46,7 @@ class Model(ExportedModel):
         modality: str | None = None,
         computed_spacing_mm: float | None = None,
         probabilities: bool = False,
+        tta: str | None = None,
         postprocessing: bool = True,
         memory_gb: float | None = None,
         progress: bool | Callable[[float], None] = False,
@@ -60,10 +61,13 @@ class Model(ExportedModel):
         """
         if modality not in (None, "ct", "mr"):
             raise InputError(f"modality: {modality!r} is not one of ct, mr.")
+        if tta not in (None, "flip"):
+            raise InputError(f"tta: {tta!r} is not flip, the only one.")
         options = Options(
             spacing_mm=computed_spacing_mm,
             is_ct=None if modality is None else modality == "ct",
             task=task,
+            use_flips=tta == "flip",
             use_postprocessing=postprocessing,
             use_probabilities=probabilities,
             memory_bytes=None if memory_gb is None else memory_gb * 1e9,

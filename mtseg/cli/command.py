@@ -309,11 +309,11 @@ def start_tensorflow(devices: str | None, *, is_one: bool = True) -> None:
     print(f"Computing on {describe_devices(are_all=not is_one)}.", flush=True)
 
 
-def start_engine(model: str | None, wanted: str, devices: str | None) -> str:
+def start_engine(model: str | list[str] | None, wanted: str, devices: str | None) -> str:
     """Chooses what computes a model, starts it, and prints in one line what will compute.
 
     Args:
-        model: folder of the model; None is the one that comes with the package.
+        model: folder of the model, or those of an ensemble; None is the one that comes with mtseg.
         wanted: the value of `--engine`.
         devices: the value of `--devices`.
 
@@ -324,10 +324,10 @@ def start_engine(model: str | None, wanted: str, devices: str | None) -> str:
         InputError: if there is no such model, engine or device.
     """
     from mtseg.inference.engines.choice import TITLES
-    from mtseg.models.loading import find_engine
+    from mtseg.models.ensembles import find_engine_of
     from mtseg.system.hardware import describe_processor
 
-    engine = find_engine(model, None if wanted == "auto" else wanted, devices)
+    engine = find_engine_of(model, None if wanted == "auto" else wanted, devices)
     if engine == "tensorflow":
         start_tensorflow(devices)
     else:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _WRITE_REMEDY = "Make room, or give another file."
 
-_MODEL_FLAGS = ("weights", "split", "data_dir", "precision", "devices", "allow_training_scans")
+_MODEL_FLAGS = (
+    "ensemble", "tta", "weights", "split", "data_dir", "precision", "devices",
+    "allow_training_scans",
+)  # fmt: skip
 _FILE_FLAGS = ("task", "prediction_ending", "reference_ending")
 """Flags for a network, and for label files."""
 
@@ -48,6 +51,18 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="REFERENCES",
         nargs="?",
         help="the reference label files: a file, or a folder with the same names",
+    )
+    parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="MODEL",
+        help="in place of MODEL two or more, of the same classes: their probabilities are averaged",
+    )
+    parser.add_argument(
+        "--tta",
+        choices=("flip",),
+        help="flip: average the probabilities of a scan and of its mirror image, left and right "
+        "exchanged; for networks all of whose tasks allow it (default: none)",
     )
     parser.add_argument(
         "--weights",
@@ -108,8 +123,15 @@ def _evaluate(argv: list[str]) -> int:
     if arguments.references is not None:
         return _evaluate_files(arguments, argv)
     _refuse_flags(arguments, _FILE_FLAGS, "is for label files: PREDICTIONS REFERENCES")
-    if arguments.model is not None:
-        require_trained(Path(arguments.model))
+    if arguments.ensemble and arguments.model is not None:
+        raise InputError("MODEL and --ensemble: give one of them.")
+    if arguments.ensemble:
+        from mtseg.models.ensembles import require_several
+
+        require_several(arguments.ensemble)
+    folders = [Path(folder) for folder in arguments.ensemble or filter(None, [arguments.model])]
+    for folder in folders:
+        require_trained(folder)
     start_tensorflow(arguments.devices)
     from mtseg.api.evaluation import evaluate_trained
     from mtseg.evaluation.tables import complete_table, describe_scans, dice_table
@@ -117,17 +139,20 @@ def _evaluate(argv: list[str]) -> int:
     from mtseg.system.hardware import describe_machine
 
     name = "the model that comes with mtseg"
-    if arguments.model is None:
+    weights = arguments.weights or "last"
+    if not folders:
         print(f"No model given: evaluating {name}.", flush=True)
     else:
-        is_model = (Path(arguments.model) / WEIGHTS).is_file()
-        weights = arguments.weights or "last"
-        name = str(Path(arguments.model)) + ("" if is_model else f" ({weights})")
+        name = " + ".join(
+            str(folder) if (folder / WEIGHTS).is_file() else f"{folder} ({weights})"
+            for folder in folders
+        )
     evaluation = evaluate_trained(
-        None if arguments.model is None else Path(arguments.model),
+        folders,
         data_dir=arguments.data_dir,
         split=arguments.split or "test",
-        which=arguments.weights or "last",
+        which=weights,
+        use_flips=arguments.tta == "flip",
         precision=None if arguments.precision in (None, "auto") else arguments.precision,
         may_score_training_scans=arguments.allow_training_scans,
         on_note=lambda line: print(line, flush=True),

@@ -67,6 +67,19 @@ def make_parser() -> argparse.ArgumentParser:
         "comes with mtseg)",
     )
     parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="DIR",
+        help="two models or more, of the same classes: their probabilities are averaged; give it "
+        "after the scans",
+    )
+    parser.add_argument(
+        "--tta",
+        choices=("flip",),
+        help="flip: average the probabilities of the scan and of its mirror image, left and right "
+        "exchanged, in twice the time; for tasks whose files allow it (default: none)",
+    )
+    parser.add_argument(
         "--server",
         metavar="ADDRESS",
         help="compute on a server: grpc://HOST:PORT[/MODEL[/VERSION]], or grpcs, http or https",
@@ -156,8 +169,8 @@ def _predict(argv: list[str]) -> int:
     _check_arguments(arguments)  # and the scans: fail before TensorFlow is loaded
     if not any(Path(scan).exists() for scan in arguments.scans):
         raise InputError(f"{', '.join(arguments.scans)}: no such file. Give the path of a scan.")
-    if arguments.model is not None:
-        find_model(Path(arguments.model))
+    for folder in arguments.ensemble or filter(None, [arguments.model]):
+        find_model(Path(folder))
     from mtseg.scans.discovery import list_scans, take_part
 
     out = None if arguments.out is None else Path(arguments.out)
@@ -170,13 +183,16 @@ def _predict(argv: list[str]) -> int:
 
     engine = None
     if arguments.server is None and arguments.beam_runner is None:
-        engine = start_engine(arguments.model, arguments.engine, arguments.devices)
+        engine = start_engine(
+            arguments.ensemble or arguments.model, arguments.engine, arguments.devices
+        )
     elif arguments.server is None:
         import_tensorflow()
-    if arguments.model is None and arguments.server is None:
+    given = arguments.server or arguments.ensemble or arguments.model
+    if given is None:
         print(PACKAGED_MODEL, flush=True)
     precision = None if arguments.precision == "auto" else arguments.precision
-    model = load(arguments.server or arguments.model, precision, server_options, engine)
+    model = load(given, precision, server_options, engine)
     return _segment(model, scans, out, options, arguments)
 
 
@@ -192,6 +208,7 @@ def _read_options(arguments: argparse.Namespace) -> Options:
         spacing_mm=arguments.spacing_mm,
         is_ct={"auto": None, "ct": True, "mr": False}[arguments.modality],
         task=arguments.task,
+        use_flips=arguments.tta == "flip",
         use_postprocessing=not arguments.no_postprocessing,
         use_probabilities=arguments.probabilities,
         use_dicom_seg=arguments.dicom_seg,
@@ -220,6 +237,13 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             "--engine: is for computing in this process. Leave it out: the server or the workers "
             "choose their engines."
         )
+    if arguments.ensemble is not None:
+        for other in ("model", "server", "beam_runner"):
+            if getattr(arguments, other) is not None:
+                raise InputError(
+                    f"--{other.replace('_', '-')} and --ensemble: give one of them. An ensemble is "
+                    "computed in this process."
+                )
     if arguments.server is None:
         refuse_server_flags(arguments)
         return
@@ -237,6 +261,7 @@ def _segment(
     arguments: argparse.Namespace,
 ) -> int:
     from mtseg.prediction.folder_results import refuse_other_labels, write_folder_results
+    from mtseg.prediction.pipeline import with_flips
     from mtseg.prediction.results import (
         is_done,
         is_withheld,
@@ -245,6 +270,7 @@ def _segment(
         refuse_other_scan,
     )
 
+    with_flips(model, options)  # refuses a task without flips before anything is written
     check = model.out_of_distribution_check
     if arguments.strict and check is None:
         raise InputError(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mtseg.evaluation import metrics
 from mtseg.inference.decision import Ranking, is_argmax_class, rank
-from mtseg.inference.dense import DenseNetwork
+from mtseg.inference.engines.averaging import Network
 from mtseg.inference.tiling import Tile
 from mtseg.inference.verdict import ScanStatistics, intensity_percentiles
 from mtseg.scans.volume import Volume
@@ -84,7 +84,7 @@ class ScanCounts:
 
 
 def count_scan(
-    network: DenseNetwork,
+    network: Network,
     to_combined: npt.NDArray[np.uint8],
     is_thresholded: Sequence[bool],
     subject: PreparedSubject,

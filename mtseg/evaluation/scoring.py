@@ -24,7 +24,7 @@ from mtseg.evaluation.counts import ScanCounts, TileObserver, count_scan
 from mtseg.evaluation.results import Evaluation, Row, join
 from mtseg.evaluation.stored_scan import StoredScan, StoredSlice
 from mtseg.evaluation.surfaces import mask_figures
-from mtseg.inference.dense import DenseNetwork
+from mtseg.inference.engines.averaging import Network
 from mtseg.inference.postprocessing import class_rules, postprocess
 from mtseg.records.reading import read_selection
 from mtseg.sources.subject import PreparedSubject
@@ -41,7 +41,7 @@ class _Curve(TypedDict):
 
 
 def evaluate_task(
-    network: DenseNetwork,
+    network: Network,
     label_space: LabelSpace,
     task: Task,
     subjects: Iterable[PreparedSubject],
@@ -248,7 +248,7 @@ def _label_figures(
 
 
 def evaluate_model(
-    network: DenseNetwork,
+    network: Network,
     label_space: LabelSpace,
     data_dir: str,
     *,

@@ -7,17 +7,14 @@ from a server.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from mtseg.errors import InputError
 from mtseg.inference.dense import DenseNetwork, choose_precision, make_dense_network
+from mtseg.inference.engines.averaging import Network
 from mtseg.inference.engines.choice import choose_engine
-from mtseg.inference.tiling import Plan, Tile
 from mtseg.inference.verdict import OutOfDistributionCheck
 from mtseg.runs.manifest import CONFIG, PACKAGED, WEIGHTS, find_model, read_manifest
 from mtseg.runs.weights import load_trained, require_finite
@@ -27,35 +24,6 @@ from mtseg.system.hardware import has_bfloat16_instructions
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.label_table import LabelEntry, to_labels
 from mtseg.tasks.task import Task
-
-
-class Network(Protocol):
-    """A network that computes the tiles of a volume, on this machine or on a server.
-
-    The methods are those of `mtseg.inference.dense.DenseNetwork`.
-    """
-
-    @property
-    def num_classes(self) -> int:
-        """Number of combined classes, including background."""
-
-    @property
-    def engine(self) -> str:
-        """What computes: one of `mtseg.inference.engines.choice.ENGINES`, or `server`."""
-
-    @property
-    def precision(self) -> str:
-        """Precision of the convolutions: `float32` or `bfloat16`."""
-
-    def plan(
-        self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any
-    ) -> Plan:
-        """Divides a volume into tiles that fit into memory."""
-
-    def run_all(
-        self, volume: npt.NDArray[np.float32], plan: Plan
-    ) -> Iterator[tuple[Tile, npt.NDArray[np.float32]]]:
-        """Computes the tiles of a plan, in its order."""
 
 
 @dataclasses.dataclass

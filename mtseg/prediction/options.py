@@ -23,6 +23,8 @@ class Options:
             classes of tasks of the other modality are excluded.
         task: name of the task that the scan is for; classes of all others are excluded. None lets
             the network decide.
+        use_flips: whether the probabilities are the mean of those of the scan and of those of the
+            scan with left and right exchanged (see `mtseg.inference.engines.averaging`).
         use_postprocessing: whether label maps are post-processed as the model's tasks ask for (see
             `mtseg.inference.postprocessing`).
         use_unprocessed: whether to write the labels before post-processing too, if there is any.
@@ -39,6 +41,7 @@ class Options:
     spacing_mm: float | None = None
     is_ct: bool | None = None
     task: str | None = None
+    use_flips: bool = False
     use_postprocessing: bool = True
     use_unprocessed: bool = False
     use_probabilities: bool = False
@@ -66,4 +69,8 @@ class Options:
         # Whether labels were withheld is in the verdict file. A preview shows the same labels.
         for name in ("memory_bytes", "is_strict", "use_preview", "use_unprocessed"):
             del fields[name]
+        if (
+            not self.use_flips
+        ):  # results of earlier versions, which had no such option, are the same
+            del fields["use_flips"]
         return fields

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 from mtseg.errors import DeviceMemoryError, InputError
 from mtseg.inference.dense import DenseNetwork
+from mtseg.inference.engines.averaging import MeanNetwork, require_symmetric
 from mtseg.inference.postprocessing import postprocessing_bytes
 from mtseg.inference.tiling import Plan
 from mtseg.models.loading import ExportedModel
@@ -113,11 +114,13 @@ def segment_scans(
         made of it, or why it could not be segmented.
 
     Raises:
+        InputError: if flips are asked for, and a task of the model does not allow them.
         ServerError: if the server of a model does not answer as it should. The scans before have
             been given to `output`.
     """
     if model.renewal is not None:
         model = model.renewal.newest or model
+    model = with_flips(model, options)
     budget = options.memory_bytes or MEMORY_SHARE * free_bytes()
     pending: deque[tuple[Path, Future[_Result]]] = deque()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -162,7 +165,8 @@ def segment_scans(
                             f"{newest.path}: this version has other labels than the one before. "
                             "Use another folder for its results."
                         ) from None
-                    renewal.newest = model = newest
+                    renewal.newest = newest
+                    model = with_flips(newest, options)
                     on_start(path, Work(plan, peak_bytes))
                     segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
                 except DeviceMemoryError:
@@ -189,6 +193,19 @@ def segment_scans(
                 done, future = pending.popleft()
                 result = _outcome_of(future)
                 yield done, result
+
+
+def with_flips(model: ExportedModel, options: Options) -> ExportedModel:
+    """The model that the options ask for: the same, or one that also computes mirrored scans.
+
+    Raises:
+        InputError: if flips are asked for, and a task that a scan may be for does not allow them.
+    """
+    if not options.use_flips:
+        return model
+    require_symmetric(model.tasks, options.task)
+    network = MeanNetwork((model.network,), is_mirrored=True)
+    return dataclasses.replace(model, network=network)
 
 
 def _finish(
@@ -279,7 +296,7 @@ def _smaller_parts(
     Both the tiles and what passes the convolutions at once become smaller. A scan that is small
     already keeps its tiles.
     """
-    if isinstance(model.network, DenseNetwork):
+    if isinstance(model.network, DenseNetwork | MeanNetwork):
         model = dataclasses.replace(model, network=model.network.with_smaller_chunks())
     try:
         return model, plan_scan(model, scan, plan.tile_bytes / 2)

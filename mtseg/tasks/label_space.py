@@ -209,6 +209,7 @@ class LabelSpace:
                 {name: fields[name] for name in names} | {"source": "+".join(selection.sources)}
             )
             # What is off or not given is left out, as in files of earlier versions.
+            tasks[-1] |= {"is_symmetric": True} if selection.task.is_symmetric else {}
             tasks[-1]["classes"] = [
                 {key: value for key, value in of_class.items() if value not in (None, False)}
                 for of_class in fields["classes"]

@@ -267,3 +267,27 @@ def test_a_model_says_what_it_is(model):
     assert [task.name for task in model.tasks] == ["brain", "breast", "cta"]
     assert f"# {model.path}" in model.card
     assert "- breast: 7 Pectoral muscle" in model.card
+
+
+def test_flips_make_left_and_right_alike(model):
+    array = np.random.default_rng(1).integers(1, 50, (9, 6, 7)).astype(np.float32)
+    array[:2, 1] = 0
+
+    def probabilities(array, tta):
+        found = model.segment(
+            array, spacing_mm=(1, 1, 1), task="brain", probabilities=True, tta=tta
+        )
+        return found.probabilities
+
+    once, mirrored = probabilities(array, None), probabilities(array[::-1], None)[::-1]
+    assert abs(once - mirrored).max() > 0.1  # the network looks to one side
+    both, both_mirrored = probabilities(array, "flip"), probabilities(array[::-1], "flip")[::-1]
+    np.testing.assert_allclose(both, both_mirrored, atol=1e-6)
+    np.testing.assert_allclose(both, (once + mirrored) / 2, atol=1e-6)
+
+
+def test_flips_are_refused_where_left_and_right_differ(model, scan):
+    with pytest.raises(InputError, match=r"^--tta flip: cta does not allow left and right"):
+        model.segment(scan, tta="flip")
+    with pytest.raises(InputError, match=r"^tta: 'mirror' is not flip"):
+        model.segment(scan, tta="mirror")
