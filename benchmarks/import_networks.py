@@ -28,7 +28,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -322,7 +321,14 @@ def main() -> None:
     priors = read_priors(arguments.networks / "voxels.json", label_space)
     config = make_config(list(networks.values()), label_space.spec, arguments.data_dir)
     write_plan(arguments.out, config)
-    command = shlex.join(["python", "benchmarks/import_networks.py", *sys.argv[1:]])
+    # That of all networks, also if this job has one of them.
+    command = shlex.join(
+        [
+            *("python", "benchmarks/import_networks.py", str(arguments.networks)),
+            *("--tasks", arguments.tasks, "--data-dir", arguments.data_dir),
+            *("--out", str(arguments.out)),
+        ]
+    )
     for experiment in plan_experiments(config):
         network = networks.get(experiment.name)
         if network is None or experiment.name not in (arguments.only or networks):
