@@ -6,7 +6,13 @@ The builders live in `datasets/` and ship as `mtseg_datasets`: a top-level packa
 
 from setuptools import find_packages, setup
 
-BUILDERS = ["mtseg_brain", "mtseg_breast", "mtseg_cta"]
+BUILDERS = [
+    "mtseg_brain",
+    "mtseg_breast",
+    "mtseg_cta",
+    "mtseg_heart",
+    "mtseg_hippocampus",
+]
 BUILDER_FILES = ["README.md", "CITATIONS.bib", "TAGS.txt"]
 
 setup(

@@ -159,6 +159,20 @@ def write_miccai2012(folder):
     return folder
 
 
+def write_acdc(folder):
+    """A patient for each subject, with one labelled frame, and the film that it is from."""
+    for number, name in enumerate(NAMES):
+        image, labels = subject(number)
+        frame = int(name[1:])
+        patient = folder / "training" / f"patient{frame:03d}"
+        place = patient / f"{patient.name}_frame{frame:02d}"
+        write(place.with_name(f"{place.name}.nii.gz"), image)
+        write(place.with_name(f"{place.name}_gt.nii.gz"), labels)
+        write(patient / f"{patient.name}_4d.nii.gz", np.stack([image, image], axis=3))
+        (patient / "Info.cfg").write_text(f"ED: {frame}\nES: {frame}\nGroup: DCM\nNbFrame: 30\n")
+    return folder
+
+
 WRITERS = {
     "folder": write_folder,
     "nnunet": write_nnunet,
@@ -168,4 +182,5 @@ WRITERS = {
     "imagecas": write_imagecas,
     "asoca": write_asoca,
     "miccai2012": write_miccai2012,
+    "acdc": write_acdc,
 }

@@ -1,8 +1,8 @@
-"""Synthetic subjects of the three tasks: an anatomy as a scanner would store it, with its labels.
+"""Synthetic subjects of the shipped tasks: an anatomy as a scanner would store it, with labels.
 
-Begin with `make_phantom`. It draws a subject from `brain`, `breast` or `cta`, lays it on a
-scanner's voxel grid, and lets `acquisition` scan it. Phantoms stand in for patient data that cannot
-be shared: a figure measured on them says nothing about real scans.
+Begin with `make_phantom`. It draws a subject from the module that is named after its task, lays it
+on a scanner's voxel grid, and lets `acquisition` scan it. Phantoms stand in for patient data that
+cannot be shared: a figure measured on them says nothing about real scans.
 
 The same task, seed and size give the same bits in every version, because presets and published
 figures rest on them. Whoever adds a random number draws it after all that are drawn now.
@@ -22,6 +22,8 @@ from mtseg.phantoms.acquisition import Terms, make_ct_acquisition, make_mr_acqui
 from mtseg.phantoms.brain import plan_brain
 from mtseg.phantoms.breast import plan_breast
 from mtseg.phantoms.cta import plan_cta
+from mtseg.phantoms.heart import plan_heart
+from mtseg.phantoms.hippocampus import plan_hippocampus
 from mtseg.phantoms.shapes import Floats, Layer
 
 CLASS_LABELS = {
@@ -35,14 +37,18 @@ CLASS_LABELS = {
     },
     "breast": {"pectoral_muscle": 1},
     "cta": {"coronary_arteries": 1},
+    "hippocampus": {"hippocampus_anterior": 1, "hippocampus_posterior": 2},
+    "heart": {"right_ventricle": 1, "myocardium": 2, "left_ventricle": 3},
 }
-"""The label of every class in a phantom's label map, task by task; 0 is background."""
+"""The label of every class in a phantom's label map, task by task; 0 is background.
+
+The place of a task is part of its seeds: add new ones at the end."""
 
 MIN_SIZE = 32
 """The smallest phantom, in voxels of its largest extent."""
 
 MIN_SLICES = 4
-"""The fewest voxels along any axis."""
+"""The fewest voxels along any axis; a small subject has as many slices, however thick they are."""
 
 SLAB_VOXELS = 2_000_000
 """A scan is painted slab by slab, so that memory does not grow with its number of slices."""
@@ -125,6 +131,25 @@ _PROTOCOLS = {
         tilt_degrees=3.0,
         is_ct=True,
     ),
+    # Near those of the Decathlon's crops and of ACDC.
+    "hippocampus": _Protocol(
+        plan=plan_hippocampus,
+        direction=(1, 1, 1),
+        in_plane_mm=(1.0, 1.0),
+        slice_mm=(1.0, 1.0),
+        isotropic_mm=1.0,
+        field_of_view_mm=(36, 50, 38),
+        tilt_degrees=8.0,
+    ),
+    "heart": _Protocol(
+        plan=plan_heart,
+        direction=(-1, -1, 1),
+        in_plane_mm=(1.37, 1.68),
+        slice_mm=(6.0, 10.0),
+        isotropic_mm=None,
+        field_of_view_mm=(230, 230, 110),
+        tilt_degrees=8.0,
+    ),
 }
 
 
@@ -148,12 +173,12 @@ def make_phantom(
         task: a key of `CLASS_LABELS`.
         seed: of the subject and of its scan.
         size: largest extent in voxels of the scan after resampling to isotropic voxels
-            (brain 1.0 mm, breast its in-plane spacing, CTA 0.45 mm), at least 32. None is near
-            the size of the paper's data.
+            (brain and hippocampus 1.0 mm, CTA 0.45 mm, others their in-plane spacing), at least 32.
+            None is near the size of the paper's or the challenge's data.
         voxel_factor: voxel size along every axis, as a multiple of the task's.
 
     Returns:
-        The scan on the scanner's own grid: brain LAS, breast and CTA LPS.
+        The scan on the scanner's own grid: brain LAS, hippocampus RAS, others LPS.
 
     Raises:
         InputError: if the task is unknown, the size too small, or the voxel size not positive or so
@@ -225,7 +250,7 @@ def _choose_grid(
         return spacing_mm, protocol.full_shape, scale
     # The small number keeps rounding from losing a voxel; never more voxels than asked for.
     i, j, k = (int(n) for n in np.floor(extent_mm * scale / spacing_mm + 1e-6))
-    return spacing_mm, (i, j, k), scale
+    return spacing_mm, (i, j, max(k, MIN_SLICES)), scale
 
 
 def _change_voxels(

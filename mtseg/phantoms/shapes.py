@@ -1,6 +1,6 @@
 """Geometry that the synthetic anatomy is built from: solids, and what can be made of them.
 
-Read this before `brain`, `breast` or `cta`. A solid is a `Shape`: its signed distance in mm to its
+Read this before the module of an anatomy. A solid is a `Shape`: its signed distance in mm to its
 own surface, negative inside and positive outside, and a box around it. Working with distances
 makes the rest of the algebra short:
 

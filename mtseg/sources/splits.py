@@ -25,7 +25,7 @@ from pathlib import Path
 from mtseg.errors import InputError
 from mtseg.sources.layouts.dataset_files import DatasetFiles
 from mtseg.system.atomic_files import parse_json
-from mtseg.tasks.task import LabelSource, Split, join_groups
+from mtseg.tasks.task import LabelSource, Split, first_ten, join_groups
 
 SPLIT_FILE = "split.csv"
 """Name of the file in the folder of a data set that replaces every other split."""
@@ -114,7 +114,9 @@ def choose_split(
     rule = rule or ValidationRule()
     names_of: dict[str, list[str]] = {}
     for files in found.subjects:
-        names_of.setdefault(files.person or files.name, []).append(files.name)
+        person = files.person or person_in(files.name, labels.split.person_before)
+        names_of.setdefault(person, []).append(files.name)
+    used = [files for files in found.subjects if files.name not in labels.split.leave_out]
     groups = tuple(tuple(names) for names in names_of.values() if len(names) > 1)
     split = replace(labels.split, same_person=(*labels.split.same_person, *groups))
     path, origin = folder, "the task file"
@@ -122,14 +124,13 @@ def choose_split(
     if (folder / SPLIT_FILE).exists():
         path, origin = folder / SPLIT_FILE, SPLIT_FILE
         split = read_split(path, split)
-    elif not split.train and any(files.split == "test" for files in found.subjects):
+    elif not split.train and any(files.split == "test" for files in used):
         train, test = (
-            tuple(files.name for files in found.subjects if files.split == side)
-            for side in ("train", "test")
+            tuple(files.name for files in used if files.split == side) for side in ("train", "test")
         )
         split, origin = replace(split, train=train, test=test), f"the layout {labels.layout}"
     elif not split.train and not (rule.fold and folds.exists()):
-        split = hold_out_test_subjects([files.name for files in found.subjects], split, folder)
+        split = hold_out_test_subjects([files.name for files in used], split, folder)
         share = TEST_SHARE if split.test_share is None else split.test_share
         origin = f"{share:.0%} of the persons held out" if share else "the task file"
     if rule.fold and folds.exists() and not split.validation:
@@ -164,8 +165,8 @@ def hold_out_test_subjects(names: Sequence[str], split: Split, folder: Path) -> 
     share = TEST_SHARE if split.test_share is None else split.test_share
     if share and len(persons) < 2:
         raise InputError(
-            f"{folder}: has scans of one person only ({names[0]}), and testing needs another. Add "
-            "scans of a second person.",
+            f"{folder}: has scans of one person only ({first_ten(names)}), and testing needs "
+            "another. Add scans of a second person.",
             kind="split",
         )
     num_test = min(max(1, round(share * len(persons))), len(persons) - 1) if share else 0
@@ -175,6 +176,16 @@ def hold_out_test_subjects(names: Sequence[str], split: Split, folder: Path) -> 
         train=tuple(n for n in names if person_of[n] not in held_out),
         test=tuple(n for n in names if person_of[n] in held_out),
     )
+
+
+def person_in(name: str, before: str) -> str:
+    """The person whom a subject's name says: its part before a text, if that is in it.
+
+    Example:
+        >>> person_in("patient001_frame12", "_frame"), person_in("s1", "_frame")
+        ('patient001', 's1')
+    """
+    return (name.split(before)[0] or name) if before else name
 
 
 def group_persons(names: Sequence[str], same_person: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -91,6 +91,9 @@ class Split:
         test_share: share of the persons, at least 0 and below 1, to hold out for testing if nothing
             says which; None is the default of `mtseg.sources.splits`.
         validation: names; no subject is on two sides.
+        person_before: the part of a subject's name before this text is the person; empty if names
+            say nothing of persons.
+        leave_out: subjects that are on no side unless `split.csv` lists them.
     """
 
     train: tuple[str, ...] = ()
@@ -98,9 +101,11 @@ class Split:
     same_person: tuple[tuple[str, ...], ...] = ()
     test_share: float | None = None
     validation: tuple[str, ...] = ()
+    person_before: str = ""
+    leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "same_person", _join_groups(self.same_person))
+        object.__setattr__(self, "same_person", join_groups(self.same_person))
 
     def check(self, path: str | Path) -> None:
         """Refuses a split that would test on what was trained on.
@@ -354,17 +359,6 @@ class Task:
         for class_index, values in labels:
             lookup[[value - lowest for value in values]] = class_index
         return lookup, lowest
-
-
-def _join_groups(groups: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
-    """Joins groups that share a name: if a is b and b is c, the three are one group."""
-    joined: list[tuple[str, ...]] = []
-    for group in groups:
-        touched = [other for other in joined if set(other) & set(group)]
-        names = [name for each in (*touched, group) for name in each]
-        joined = [other for other in joined if other not in touched]
-        joined.append(tuple(dict.fromkeys(names)))
-    return tuple(joined)
 
 
 def in_plane_mm(spacing_mm: tuple[float, float, float]) -> float:

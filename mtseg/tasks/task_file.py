@@ -279,18 +279,23 @@ def _read_split(split: Any, where: str) -> Split:
         split = {"validation" if key == "val" else key: side for key, side in split.items()}
     is_listed = any(side in split for side in _SIDES)
     required = {"train": _LIST} if is_listed else {}
-    optional = dict.fromkeys(("validation", "test"), _LIST) if is_listed else {"test_share": _SHARE}
-    _check_table(split, f"{where}.", required, {"same_person": _LIST} | optional)
+    chosen = {"test_share": _SHARE, "leave_out": _LIST}
+    optional = dict.fromkeys(("validation", "test"), _LIST) if is_listed else chosen
+    of_persons = {"same_person": _LIST, "person_before": _TEXT}
+    _check_table(split, f"{where}.", required, of_persons | optional)
     groups = split.get("same_person", [])
-    sides = [split.get(side, []) for side in _SIDES]
+    sides = [split.get(side, []) for side in (*_SIDES, "leave_out")]
     for side in (*sides, *groups):
         if type(side) is not list or not all(type(n) is str and n for n in side):
             raise InputError(f"{where}: subjects must be a list of names in quotes.")
-    train, validation, test, *people = (tuple(side) for side in (*sides, *groups))
+    train, validation, test, left_out, *people = (tuple(side) for side in (*sides, *groups))
+    if split.get("person_before") == "":
+        raise InputError(f"{where}.person_before: is empty. Write what follows a person's name.")
     share = split.get("test_share")
     if share is not None and not 0 <= share < 1:
         raise InputError(f"{where}.test_share: must be at least 0 and below 1, not {share}.")
-    subjects = Split(train, test, tuple(people), share, validation)
+    before = split.get("person_before", "")
+    subjects = Split(train, test, tuple(people), share, validation, before, left_out)
     if is_listed:
         subjects.check(where)
     return subjects

@@ -1,4 +1,4 @@
-"""The three TFDS builders, by TFDS's own test case."""
+"""The TFDS builders of the shipped tasks, by TFDS's own test case."""
 
 import csv
 
@@ -10,9 +10,16 @@ from etils import epath
 from mtseg_datasets.mtseg_brain.mtseg_brain_dataset_builder import Builder as Brain
 from mtseg_datasets.mtseg_breast.mtseg_breast_dataset_builder import Builder as Breast
 from mtseg_datasets.mtseg_cta.mtseg_cta_dataset_builder import Builder as Cta
+from mtseg_datasets.mtseg_heart.mtseg_heart_dataset_builder import Builder as Heart
+from mtseg_datasets.mtseg_hippocampus.mtseg_hippocampus_dataset_builder import (
+    Builder as Hippocampus,
+)
 
 from mtseg.records.builder import RecordConfig, builder_class
 from mtseg.records.schema import record_features
+from mtseg.tasks.task_file import shipped_tasks
+
+BUILDERS = [Brain, Breast, Cta, Heart, Hippocampus]
 
 
 def configurations(source, **settings):
@@ -43,6 +50,14 @@ class BreastPhantomTest(BuilderCase):
 
 class CtaPhantomTest(BuilderCase):
     DATASET_CLASS = Cta
+
+
+class HeartPhantomTest(BuilderCase):
+    DATASET_CLASS = Heart
+
+
+class HippocampusPhantomTest(BuilderCase):
+    DATASET_CLASS = Hippocampus
 
 
 class BreastPatchesTest(BuilderCase):
@@ -88,8 +103,12 @@ def write_challenge_folder(folder):
         nib.save(nib.Nifti1Image(labels, affine), f"{folder}/{subject}_glm.nii.gz")
 
 
+def test_every_shipped_task_has_a_builder():
+    assert [builder.TASK.name for builder in BUILDERS] == list(shipped_tasks())
+
+
 def test_the_builder_of_a_task_is_the_one_that_ships(tmp_path):
-    for shipped in (Brain, Breast, Cta):
+    for shipped in BUILDERS:
         made = builder_class(shipped.TASK, shipped.BUILDER_CONFIGS)
         assert made.name == shipped.name
         shipped_builder = shipped(config="phantom_patches", data_dir=tmp_path)
@@ -106,7 +125,7 @@ def test_builders_carry_readme_citation_and_instructions():
     assert str(builder.version) in builder.RELEASE_NOTES
 
 
-@pytest.mark.parametrize("builder", [Brain, Breast, Cta])
+@pytest.mark.parametrize("builder", BUILDERS)
 def test_every_source_is_described(builder):
     readme = (builder.pkg_dir_path / "README.md").read_text()
     for source in builder.TASK.sources:
@@ -115,7 +134,7 @@ def test_every_source_is_described(builder):
         assert f"`{source.name}`" in builder.__doc__ or len(builder.TASK.sources) == 1
 
 
-@pytest.mark.parametrize("builder", [Brain, Breast, Cta])
+@pytest.mark.parametrize("builder", BUILDERS)
 @pytest.mark.parametrize("kind", ["patches", "volumes"])
 def test_the_docstring_shows_the_features_and_classes(builder, kind):
     for name, feature in record_features(builder.TASK, kind).items():

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "check", "prepare", "train", "evaluate", "export", "predict", "experiments", "report",
 )  # fmt: skip
+TASKS = ("brain", "breast", "cta", "heart", "hippocampus")
 DATA_FILES = [
     *(
         f"mtseg/models/packaged/{name}"
@@ -22,10 +23,10 @@ DATA_FILES = [
     ),
     "mtseg/experiments/report/page.css",
     "mtseg/experiments/report/slice_viewer.js",
-    *(f"mtseg/tasks/files/{task}.toml" for task in ("brain", "breast", "cta")),
+    *(f"mtseg/tasks/files/{task}.toml" for task in TASKS),
     *(
         f"mtseg_datasets/mtseg_{task}/{name}"
-        for task in ("brain", "breast", "cta")
+        for task in TASKS
         for name in ("README.md", "CITATIONS.bib", "TAGS.txt", f"mtseg_{task}_dataset_builder.py")
     ),
 ]

@@ -116,6 +116,41 @@ def test_the_share_of_test_subjects_may_be_chosen(tmp_path):
     assert sum(s.split == "test" for s in found.subjects) == 2
 
 
+FRAMES = ["p1_frame01", "p1_frame12", "p2_frame01", "p2_frame09", "p3_frame01", "p3_frame05"]
+
+
+def test_the_person_may_be_in_the_name(tmp_path):
+    """nnU-Net's and plain folders do not say whose scans belong together, but names may."""
+    text = '[sources.folder.split]\nperson_before = "_frame"\n'
+    task = write_task(tmp_path / "t.toml", text)
+    folder = write_folder(tmp_path / "data", FRAMES)
+    sides = {s.name: s.split for s in find_subjects(task, "folder", folder).subjects}
+    for person in ("p1", "p2", "p3"):
+        assert len({side for name, side in sides.items() if name.startswith(person)}) == 1
+    assert sorted(sides.values()) == ["test"] * 2 + ["train"] * 4
+    held_out = find_subjects(task, "folder", folder, validation=ValidationRule(share=0.5))
+    of_validation = held_out.names_of_split("validation")
+    assert len({name[:2] for name in of_validation}) == 1
+    assert len(of_validation) == 2
+    (folder / "split.csv").write_text("subject,split\np1_frame01,train\np1_frame12,test\n")
+    message = refused(list_subjects, task, "folder", folder)
+    assert "subjects p1_frame01, p1_frame12 are one person, in train and test" in message
+
+
+def test_subjects_may_be_left_out(tmp_path):
+    text = '[sources.folder.split]\nleave_out = ["a2", "ghost"]\n'
+    task = write_task(tmp_path / "t.toml", text)
+    folder = write_folder(tmp_path / "data")
+    found = find_subjects(task, "folder", folder).require_sound()
+    assert sorted(s.name for s in found.subjects) == ["a1", "a3", "a4", "a5"]
+    (issue,) = found.issues
+    assert "not used: images/a2.nii.gz" in issue.message
+    text = text.replace('"a2", ', '"a1", "a2", "a3", "a4", ')
+    assert "of one person only (a5)" in refused(
+        list_subjects, write_task(tmp_path / "one.toml", text), "folder", folder
+    )
+
+
 def sides_of(found):
     return {side: found.names_of_split(side) for side in ("train", "validation", "test")}
 

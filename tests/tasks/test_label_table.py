@@ -1,5 +1,6 @@
 """Which value a class has in label files: that of its task file, in every network."""
 
+import itertools
 import json
 
 import numpy as np
@@ -18,10 +19,10 @@ def labels_of(label_space):
 
 
 def test_shipped_classes_have_the_same_labels_in_every_network():
-    everything = labels_of(parse_tasks("brain,breast,cta"))
-    assert list(everything.values()) == [1, 2, 3, 4, 5, 6, 7, 8]
+    everything = labels_of(parse_tasks("brain,breast,cta,hippocampus,heart"))
+    assert list(everything.values()) == list(range(1, 14))
     assert labels_of(parse_tasks("cta")) == {"coronary_arteries": 8}
-    for text in ("breast,brain", "cta,brain", "cta,breast,brain"):
+    for text in ("breast,brain", "cta,brain", "heart,cta,breast,brain", "heart,hippocampus"):
         labels = labels_of(parse_tasks(text))
         assert labels == {name: everything[name] for name in labels}
 
@@ -72,9 +73,58 @@ def test_labels_colours_and_codes_are_stored_with_a_model():
 
 def test_shipped_colours_differ_and_so_do_their_codes():
     table = parse_tasks(",".join(shipped_tasks())).label_table
-    assert len({entry.color for entry in table}) == len(table) == len(DEFAULT_COLORS)
+    assert len({entry.color for entry in table}) == len(table) == 13
+    papers = [entry.color for entry in parse_tasks("brain,breast,cta").label_table]
+    assert papers == list(DEFAULT_COLORS)
     codes = [entry.code for entry in table if entry.code]
-    assert len(set(codes)) == len(codes) == 6
+    assert len(set(codes)) == len(codes) == 9
+
+
+COLOUR_BLINDNESS = {
+    "none": np.eye(3),
+    "red": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "green": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "blue": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+"""What a person without cones for a colour sees, from linear to linear RGB (Machado et al., A
+Physiologically-based Model for Simulation of Color Vision Deficiency, 2009)."""
+
+
+def seen_as(color, blindness):
+    """A colour in CIE L*a*b*, in which distances are about those that people see."""
+    stored = np.array(list(bytes.fromhex(color[1:]))) / 255
+    linear = np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(blindness) @ linear, 0, 1)
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    x, y, z = np.array(to_xyz) @ linear / [0.95047, 1, 1.08883]
+    x, y, z = (np.cbrt(c) if c > 216 / 24389 else (24389 / 27 * c + 16) / 116 for c in (x, y, z))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("blindness", COLOUR_BLINDNESS)
+def test_shipped_colours_can_be_told_apart_with_colour_blindness(blindness):
+    """Those of one task as well as the nearest two of Okabe and Ito's, which are 16 apart."""
+    table = parse_tasks(",".join(shipped_tasks())).label_table
+    seen = {entry: seen_as(entry.color, COLOUR_BLINDNESS[blindness]) for entry in table}
+    for one, other in itertools.combinations(table, 2):
+        least = 16 if one.task == other.task else 10
+        assert np.linalg.norm(seen[one] - seen[other]) > least, (one.name, other.name)
 
 
 def test_shipped_codes_are_those_of_snomed_as_dicom_has_them():

@@ -10,11 +10,11 @@ from mtseg.tasks.task_file import read_task, shipped_path, shipped_tasks
 from tests.tasks.kidney_task import KIDNEY, refused
 
 
-def test_three_tasks_ship():
-    assert shipped_tasks() == ("brain", "breast", "cta")
+def test_five_tasks_ship():
+    assert shipped_tasks() == ("brain", "breast", "cta", "heart", "hippocampus")
 
 
-@pytest.mark.parametrize("name", ["brain", "breast", "cta"])
+@pytest.mark.parametrize("name", shipped_tasks())
 def test_a_shipped_file_is_not_the_users_to_edit(name):
     task = read_task(shipped_path(name))
     assert task.is_shipped
@@ -30,7 +30,7 @@ def test_a_shipped_file_is_not_the_users_to_edit(name):
         ("cta", "CT", "fixed", 0.45, "operating_point", (6, 4)),
     ],
 )
-def test_shipped_tasks_are_the_papers(name, modality, rule, mm, decision, counts):
+def test_three_shipped_tasks_are_the_papers(name, modality, rule, mm, decision, counts):
     task = parse_tasks(name).selections[0].task
     assert (task.name, task.modality, task.decision) == (name, modality, decision)
     assert (task.spacing_rule, task.spacing_mm) == (rule, mm)
@@ -40,7 +40,25 @@ def test_shipped_tasks_are_the_papers(name, modality, rule, mm, decision, counts
     assert task.citation.startswith("Moeskops")
 
 
-@pytest.mark.parametrize("name", ["brain", "breast", "cta"])
+@pytest.mark.parametrize(
+    ("name", "rule", "mm", "is_symmetric", "licence", "sources"),
+    [
+        ("hippocampus", "fixed", 1.0, True, "CC BY-SA 4.0", ["msd", "nnunet", "folder"]),
+        ("heart", "in_plane", None, False, "CC BY-NC-SA 4.0", ["acdc", "nnunet", "folder"]),
+    ],
+)
+def test_the_others_are_those_of_public_data_sets(name, rule, mm, is_symmetric, licence, sources):
+    task = read_task(shipped_path(name))
+    assert (task.modality, task.decision, task.is_symmetric) == ("MR", "argmax", is_symmetric)
+    assert (task.spacing_rule, task.spacing_mm) == (rule, mm)
+    assert licence in task.citation
+    assert "http" in task.citation
+    assert [source.name for source in task.sources] == [*sources, "phantom"]
+    for source in task.sources:  # all number the classes in their order, as the data set does
+        assert [values for _, values in source.values] == [(n,) for n in range(1, task.num_classes)]
+
+
+@pytest.mark.parametrize("name", shipped_tasks())
 def test_phantom_labels_are_those_that_phantoms_have(name):
     source = parse_tasks(name).selections[0].task.source("phantom")
     assert dict(source.values) == {key: (label,) for key, label in CLASS_LABELS[name].items()}
@@ -189,6 +207,9 @@ def test_no_label_of_freesurfer_is_without_a_structure():
         ('["c"]', '["c"]\nsame_person = [["a", "c"]]', ["subjects a, c are one person"]),
         ('["c"]', '["c"]\nsame_person = ["a"]', ["names in quotes"]),
         (".split]", ".splits]", ["sources.miccai2012.splits: unknown key"]),
+        ('["c"]', '["c"]\nleave_out = ["d"]', ["split.leave_out: unknown key"]),
+        ('["c"]', '["c"]\nperson_before = ""', ["split.person_before: is empty"]),
+        ('["c"]', '["c"]\nperson_before = 3', ["split.person_before: must be a text, not 3"]),
         ("sources.miccai2012", "sources.My", ["sources: 'My'"]),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtseg.errors import InputError
+from mtseg.sources.layouts.acdc import find_acdc
 from mtseg.sources.layouts.bids import find_bids
 from mtseg.sources.layouts.dataset_files import DatasetFiles
 from mtseg.sources.layouts.decathlon import find_msd, find_nnunet
@@ -60,6 +61,11 @@ LAYOUTS = {
     ),
     "imagecas": Layout(find_imagecas, "NAME.img.nii.gz beside NAME.label.nii.gz"),
     "asoca": Layout(find_asoca, "*/CTCA/NAME.nrrd and */Annotations/NAME.nrrd"),
+    "acdc": Layout(
+        find_acdc,
+        "training/patientNNN/patientNNN_frameFF.nii.gz (scans) beside "
+        "patientNNN_frameFF_gt.nii.gz (label maps)",
+    ),
 }
 """Name of a layout, as in a task file -> the layout."""
 

@@ -1,0 +1,1 @@
+"""TFDS builder: ventricles and myocardium in short-axis cine MR."""

@@ -1,0 +1,1 @@
+"""TFDS builder: two parts of the hippocampus in crops of T1-weighted brain MR."""
