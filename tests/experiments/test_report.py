@@ -15,6 +15,7 @@ from PIL import Image
 import mtseg
 from mtseg.errors import InputError
 from mtseg.experiments.plan import label_of
+from mtseg.experiments.report.comparisons import learning_curve_section
 from mtseg.experiments.report.contents import TITLE, make_report
 from mtseg.experiments.report.cross_task import unlabelled_blocks
 from mtseg.experiments.report.figures import confusion_percent, dice_distributions
@@ -70,6 +71,13 @@ def test_the_sections_stand_in_the_order_of_a_reader(blocks):
     ]  # fmt: skip
 
 
+def test_networks_that_were_not_evaluated_while_they_were_trained_have_no_curves(results):
+    assert (
+        learning_curve_section([dataclasses.replace(r, curve=r.curve[-1:]) for r in results]) == []
+    )
+    assert learning_curve_section(results)
+
+
 def test_the_summary_states_the_recorded_values(blocks):
     summary, *notes = (block.text for block in blocks[2:5])
     assert "8 networks were trained with 40 mini-batches of 210 samples per task" in summary
@@ -88,7 +96,10 @@ def test_the_page_says_when_and_by_what_it_was_made(blocks):
 
 
 def test_the_comparison_has_a_row_per_task_and_network(blocks):
-    of_tasks, of_classes = tables(blocks, "Single-task and multi-task networks")
+    of_networks, of_tasks, of_classes = tables(blocks, "Single-task and multi-task networks")
+    assert of_networks.rows[-1] == [
+        "cta", "coronary arteries", "", "", "0.890", "", "0.882", "0.882", "0.874", ""
+    ]  # fmt: skip
     assert len(of_tasks.rows) == 10
     # Three scans with equal differences: no interval and no verdict.
     assert ["brain", "brain (repeat)", "0.890", "0.885", "-0.005", "undecided"] in of_tasks.rows

@@ -20,10 +20,11 @@ from mtseg.experiments.report.page import Block, Heading, Paragraph, Picture, Ta
 from mtseg.experiments.results import Result
 
 
-def comparison_section(comparison: dict[str, Any]) -> list[Block]:
+def comparison_section(results: Sequence[Result], comparison: dict[str, Any]) -> list[Block]:
     """Single-task and multi-task networks, by task and by class.
 
     Args:
+        results: finished experiments.
         comparison: from `mtseg.experiments.compare.compare_networks`.
     """
     heading = Heading("Single-task and multi-task networks")
@@ -44,6 +45,7 @@ def comparison_section(comparison: dict[str, Any]) -> list[Block]:
             "rows of the repeat itself compare the two runs: they show how much chance alone "
             "varies."
         ),
+        _dice_of_networks(results),
         Table(
             "Mean over the classes of a task.",
             ("task", *head),
@@ -60,6 +62,30 @@ def comparison_section(comparison: dict[str, Any]) -> list[Block]:
             num_text_columns=3,
         ),
     ]
+
+
+def _dice_of_networks(results: Sequence[Result]) -> Table:
+    """Mean Dice of every class by every network; empty where a network is for other tasks."""
+    means = [result.evaluation.mean_dice() for result in results]
+    classes = dict.fromkeys(pair for result in results for pair in result.evaluation.classes)
+    return Table(
+        "Mean Dice of each class over the test scans, by each network.",
+        ("task", "class", *(label_of(result.experiment.name) for result in results)),
+        [
+            [
+                task,
+                name.replace("_", " "),
+                *(
+                    format_dice(of_network[f"{task}/{name}"])
+                    if f"{task}/{name}" in of_network
+                    else ""
+                    for of_network in means
+                ),
+            ]
+            for task, name in classes
+        ],
+        num_text_columns=2,
+    )
 
 
 def _comparison_cells(row: dict[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ def make_report(
         Paragraph(f"Made on {today:%d %B %Y} by {describe_software()}."),
         *summary_section(results, largest, comparison, selections, notes),
         *data_section(selections, largest),
-        *comparison_section(comparison),
+        *comparison_section(results, comparison),
         *learning_curve_section(results),
         *example_section(examples, largest),
         *dice_section(results),

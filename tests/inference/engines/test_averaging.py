@@ -1,6 +1,7 @@
 """Means over networks and mirror images, with networks that say where and what a voxel is."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.inference.engines.averaging import MeanNetwork, require_symmetric
 from mtseg.inference.tiling import Plan, Tile
+from mtseg.network.architecture import HALO
+from mtseg.serving.address import ServerOptions, parse_address
+from mtseg.serving.remote_model import ServedNetwork
 from mtseg.tasks.label_space import parse_tasks
 
 SHAPE = (5, 3, 2)
@@ -76,6 +80,27 @@ def test_the_sum_of_earlier_passes_is_kept_in_memory(volume):
     kept = 4 * 3 * (3 * 3 * 2 - 1)  # the last tile: 3 classes of its voxels but one, in float32
     assert network.plan(volume).tile_bytes == 1000 + kept
     assert network.plan(volume, 5000).tile_bytes == 5000  # so the tiles have less
+
+
+class Connection:
+    """A server whose answer for a voxel is its value, over 100, and the rest."""
+
+    options, address = ServerOptions(in_flight=3), parse_address("grpc://host")
+
+    def predict(self, signature, inputs, outputs, version):
+        (tile,) = inputs["tile"]
+        inner = tile[HALO:-HALO, HALO:-HALO, HALO:-HALO]
+        values = inner[inner != 0] / 100
+        rows = np.stack([values, 1 - values], axis=-1)
+        return SimpleNamespace(outputs={"probabilities": rows[np.newaxis]})
+
+
+def test_a_server_computes_mirror_images_too(volume):
+    served = ServedNetwork(Connection(), 1, 2, "float32", "tile")
+    network = MeanNetwork((served,), is_mirrored=True)
+    ((tile, rows),) = network.run_all(volume, network.plan(volume))
+    block = volume[tile.computed]
+    np.testing.assert_allclose(rows[:, 0], block[block != 0] / 100)
 
 
 def test_an_empty_volume_has_nothing_to_average():

@@ -1,0 +1,76 @@
+"""Evaluation of several networks as one, with networks that are quick and see intensities alone."""
+
+import pytest
+import tensorflow as tf
+
+from mtseg.api import evaluation
+from mtseg.errors import InputError
+from mtseg.inference.dense import DenseNetwork
+from mtseg.network.architecture import HALO
+from mtseg.runs.weights import TrainedModel
+
+BREAST = 7
+"""Combined index of the class of breast, behind six of the brain."""
+
+
+def make_network(bright, dark):
+    """Muscle has one probability in bright voxels, and another in dark ones."""
+
+    def function(tile, chunk_positions):
+        interior = tile[HALO:-HALO, HALO:-HALO, HALO:-HALO]
+        is_bright = tf.boolean_mask(interior, interior != 0) > 0.5
+        muscle = tf.where(is_bright, bright, dark)
+        others = (1 - muscle)[:, None]
+        zeros = tf.zeros_like(others)
+        return tf.concat([others, *[zeros] * (BREAST - 1), muscle[:, None], zeros], axis=-1)
+
+    return DenseNetwork(function, 9, "float32", 1000)
+
+
+@pytest.fixture
+def found(random_run, tiny_data, monkeypatch):
+    """A function that evaluates such networks as an ensemble; mean Dice of muscle by argmax."""
+
+    def found(*networks):
+        given = iter(networks)
+        monkeypatch.setattr(evaluation, "make_dense_network", lambda *_: next(given))
+        paths = [random_run[0]] * len(networks)
+        scored = evaluation.evaluate_trained(
+            paths, data_dir=str(tiny_data.data_dir), is_quiet=True, on_note=lambda line: None
+        )
+        (dice,) = scored.values("breast", "pectoral_muscle", "dice_argmax").values()
+        return dice
+
+    return found
+
+
+def test_the_mean_of_two_networks_is_scored(found):
+    sure, unsure, against = make_network(0.9, 0.1), make_network(0.3, 0.3), make_network(0.0, 0.0)
+    alone = found(sure)
+    assert alone > 0
+    assert found(unsure) == 0
+    assert found(sure, unsure) == alone  # 0.6 in bright voxels, 0.2 in dark ones
+    assert found(sure, against) == 0  # 0.45
+
+
+def make_trained(points, points_from):
+    return TrainedModel(None, None, None, points, points_from)
+
+
+@pytest.mark.parametrize(
+    ("of_each", "expected"),
+    [
+        ([({"a": 0.3}, "validation"), ({"a": 0.5}, "validation")], ({"a": 0.4}, "validation")),
+        # They are chosen on the scans that are scored if one of the networks has none.
+        ([({"a": 0.3}, "validation"), (None, "test")], (None, "test")),
+        ([({"a": 0.3}, "validation"), ({"a": 0.5}, "train")], (None, "test")),
+        ([(None, "test"), (None, "test")], (None, "test")),
+    ],
+)
+def test_operating_points_are_means_if_all_were_chosen_on_one_split(of_each, expected):
+    assert evaluation._join_points([make_trained(*each) for each in of_each]) == expected
+
+
+def test_flips_are_refused_before_a_scan_is_computed(random_run):
+    with pytest.raises(InputError, match=r"^--tta flip: cta does not allow left and right"):
+        evaluation.evaluate_trained([random_run[0]], data_dir="nowhere", use_flips=True)
