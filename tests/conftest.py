@@ -132,7 +132,15 @@ def real_data():
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--thorough", action="store_true", help="kill commands 50 times each, and have them endure"
+        "--thorough",
+        action="store_true",
+        help="kill commands again and again, and have them endure",
+    )
+    parser.addoption(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="share of the kills and fuzzed files with --thorough",
     )
 
 

@@ -10,6 +10,8 @@ import contextlib
 import io
 import logging
 import os
+import socket
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,6 +21,7 @@ from mtseg.gateway.spool import Spool, SpoolFullError, is_uid
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pynetdicom.association import Association
     from pynetdicom.events import Event
 
 _LOG = logging.getLogger(__name__)
@@ -29,12 +32,15 @@ SUCCESS, OUT_OF_RESOURCES, OTHER_OBJECT, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA
 MOST_OBJECT_BYTES = 2**31
 """A larger object would not fit into the memory of usual machines; its association is aborted."""
 
-_MOST_ASSOCIATIONS = 10
+_MOST_ASSOCIATIONS, _MOST_CONNECTIONS = 10, 50
 _PDU_BYTES = 1 << 17
-_IDLE_SECONDS = 60.0
+_IDLE_SECONDS, _REQUEST_SECONDS = 60.0, 10.0
 
 _NOT_RECOGNISED = 0x01, 0x01, 0x03
 """Rejection of an association: permanent, by the user of the service, calling AE title."""
+
+_TOO_MANY = 0x02, 0x03, 0x02
+"""Rejection of an association: transient, by the provider of the service, local limit."""
 
 
 class _BrokenObjectError(Exception):
@@ -64,8 +70,9 @@ def receiving(
 
     _config.LOG_HANDLER_LEVEL = "none"  # its own lines would have the names of patients
     ae = AE(ae_title)
-    ae.maximum_associations, ae.maximum_pdu_size = _MOST_ASSOCIATIONS, _PDU_BYTES
-    ae.network_timeout = _IDLE_SECONDS
+    # pynetdicom's own limit counts connections that have not asked for an association, too.
+    ae.maximum_associations, ae.maximum_pdu_size = 2 * _MOST_CONNECTIONS, _PDU_BYTES
+    ae.network_timeout, ae.acse_timeout = _IDLE_SECONDS, _REQUEST_SECONDS
     ae.require_called_aet = True
     ae.add_supported_context(sop_class.Verification)  # type: ignore[attr-defined]
     syntaxes = list_readable_syntaxes()
@@ -84,6 +91,7 @@ def receiving(
             (address, port),
             block=False,
             evt_handlers=[
+                (evt.EVT_CONN_OPEN, receiver.take_connection),
                 (evt.EVT_REQUESTED, receiver.check_caller),
                 (evt.EVT_PDU_RECV, receiver.check_size),
                 (evt.EVT_C_STORE, receiver.store),
@@ -102,14 +110,18 @@ def receiving(
 
 
 def list_readable_syntaxes() -> list[str]:
-    """The transfer syntaxes whose pixels can be decoded with what is installed here."""
+    """The transfer syntaxes whose pixels can be decoded with what is installed here.
+
+    Not the deflated one: a small object would inflate to any size before it could be checked.
+    """
     from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
     from pynetdicom import ALL_TRANSFER_SYNTAXES
 
     found = []
     for syntax in ALL_TRANSFER_SYNTAXES:
         with contextlib.suppress(NotImplementedError):
-            if get_decoder(syntax).is_available:
+            if get_decoder(syntax).is_available and not UID(syntax).is_deflated:
                 found.append(syntax)
     return found
 
@@ -120,14 +132,35 @@ class _Receiver:
     def __init__(self, spool: Spool, callers: Sequence[Caller]) -> None:
         self._spool, self._callers = spool, callers
         self._is_full = False
+        self._lock = threading.Lock()
+        self._waiting: list[Association] = []
+
+    def take_connection(self, event: Event) -> None:
+        """Bounds what a connection may take, and how many may wait without an association.
+
+        If there are too many, the one that has waited longest is closed.
+        """
+        from mtseg.gateway.bounded_socket import BoundedSocket
+
+        BoundedSocket(event.assoc, _IDLE_SECONDS)
+        with self._lock:
+            ended = [a for a in self._waiting if not a.is_alive() and a.ident is not None]
+            self._waiting = [a for a in self._waiting if a not in ended and not a.is_established]
+            self._waiting.append(event.assoc)
+            if len(self._waiting) > _MOST_CONNECTIONS:
+                _shut_down(self._waiting.pop(0))
 
     def check_caller(self, event: Event) -> None:
-        """Rejects an association whose caller is not allowed."""
+        """Rejects an association whose caller is not allowed, or one too many."""
         association = event.assoc
         request = association.requestor.primitive
         assert request is not None
         title, address = str(request.calling_ae_title), str(association.requestor.address)
         if any(caller.is_calling(title, address) for caller in self._callers):
+            established = [a for a in association.ae.active_associations if a.is_established]
+            if len(established) >= _MOST_ASSOCIATIONS:
+                association.acse.send_reject(*_TOO_MANY)
+                association.kill()
             return
         _LOG.info(f"rejected {title.strip()!r} at {address}: --allow does not name it")
         association.acse.send_reject(*_NOT_RECOGNISED)
@@ -183,6 +216,14 @@ class _Receiver:
                 "failed/late. Give a larger --quiet-s."
             )
         return SUCCESS
+
+
+def _shut_down(association: Association) -> None:
+    """Ends a connection; the thread of its association then ends, too."""
+    of_it = association.dul.socket
+    if of_it is not None and of_it.socket is not None:
+        with contextlib.suppress(OSError):
+            of_it.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _caller(event: Event) -> str:

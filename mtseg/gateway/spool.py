@@ -46,6 +46,12 @@ RESULTS = "results"
 
 REASON = "reason.txt"
 
+MOST_OBJECTS = 20_000
+"""Of one series. To read the headers of more would take minutes and gigabytes."""
+
+_BLOCK_BYTES = 4096
+"""A file takes at least so much of a disk."""
+
 MOST_ATTEMPTS = 5
 """How often a series may end the program that segments it, for example for want of memory."""
 
@@ -54,6 +60,10 @@ _REFUSED = ".refused"
 _TEMPORARY = "temporary"
 _FOLDERS = ("incoming", "work", "outgoing", "done", "failed", "failed/late", _TEMPORARY)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def _size_on_disk(state: os.stat_result) -> int:
+    return max(state.st_size, _BLOCK_BYTES) if state.st_size else 0
 
 
 class SpoolFullError(Exception):
@@ -92,6 +102,8 @@ def open_spool(folder: Path, max_bytes: float) -> Iterator[Spool]:
             stack.enter_context(lock_folder(folder, refusal))
             for name in _FOLDERS:
                 (folder / name).mkdir(mode=0o700, exist_ok=True)
+                if (folder / name).is_symlink():  # what it leads to could be emptied
+                    raise InputError(f"{folder / name}: is a link. Remove it.")
             spool = Spool(folder, max_bytes)
             spool.recover()
         stack.callback(spool.close)
@@ -111,6 +123,7 @@ class Spool:
         self._lock = threading.RLock()
         self._arrived_s: dict[str, float] = {}
         self._used_bytes = 0
+        self._num_objects: dict[Path, int] = {}  # of the folder that an object was put into last
         self._is_closed = False
 
     def recover(self) -> None:
@@ -154,6 +167,7 @@ class Spool:
         Raises:
             SpoolFullError: if they are too many.
         """
+        num_bytes = max(num_bytes, _BLOCK_BYTES)
         if self._used_bytes + num_bytes > self._max_bytes:
             self.count_bytes()  # somebody may have removed failed series by hand
             if self._used_bytes + num_bytes > self._max_bytes:
@@ -237,7 +251,13 @@ class Spool:
         if not folder.exists():
             folder.mkdir(mode=0o700)
             sync_to_disk(folder.parent)
-        self._used_bytes += temporary.stat().st_size
+            self._num_objects.clear()
+        if folder not in self._num_objects:
+            self._num_objects = {folder: len(list(folder.iterdir()))}
+        if self._num_objects[folder] >= MOST_OBJECTS:
+            raise SpoolFullError(f"a series has more than {MOST_OBJECTS} objects")
+        self._num_objects[folder] += 1
+        self._used_bytes += _size_on_disk(temporary.stat())
         os.rename(temporary, target)
         (folder / f"{instance}{_REFUSED}").unlink(missing_ok=True)
         sync_to_disk(folder)
@@ -353,7 +373,7 @@ class Spool:
                 folders.remove("done")
             for file in files:
                 with contextlib.suppress(OSError):
-                    total += os.stat(os.path.join(place, file)).st_size
+                    total += _size_on_disk(os.stat(os.path.join(place, file)))
         self._used_bytes = total
 
     def _done_path(self, series: str) -> Path:

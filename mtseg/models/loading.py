@@ -7,7 +7,7 @@ from a server.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +149,17 @@ def make_exported(
         kept_alive: as for `ExportedModel`.
 
     Raises:
-        InputError: if the manifest contradicts itself.
+        InputError: if the manifest contradicts itself, or has values of other types.
     """
-    class_names = tuple(manifest["classes"])
     label_space = LabelSpace.from_json(manifest["label_space"])
-    points, stored_check = manifest["operating_points"], manifest.get("resemblance")
+    class_names, stored_check = label_space.class_names, manifest.get("resemblance")
+    points, spacings = manifest["operating_points"], manifest.get("trained_spacing_mm", {})
     label_table = label_space.label_table
     labels = to_labels(label_table).tolist()
     if (
-        class_names != label_space.class_names
-        or not set(points) <= set(class_names)
+        manifest["classes"] != list(class_names)
+        or not _are_numbers(points, class_names)
+        or not _are_numbers(spacings, [s.task.name for s in label_space.selections])
         # Models of earlier versions do not list the labels: those are 1, 2, … in their order.
         or manifest.get("labels", labels) != labels
     ):
@@ -173,9 +174,17 @@ def make_exported(
         network=network,
         kept_alive=kept_alive,
         tasks=tuple(selection.task for selection in label_space.selections),
-        trained_spacing_mm=manifest.get("trained_spacing_mm", {}),
+        trained_spacing_mm=spacings,
         model_id=manifest.get("model_id"),
         out_of_distribution_check=check,
+    )
+
+
+def _are_numbers(found: Any, names: Collection[str]) -> bool:
+    """Whether a value from JSON has finite numbers for some of these names, and nothing else."""
+    return isinstance(found, dict) and all(
+        name in names and type(number) in (int, float) and abs(number) < 1e6
+        for name, number in found.items()
     )
 
 

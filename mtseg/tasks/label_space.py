@@ -19,7 +19,14 @@ from mtseg.errors import InputError
 from mtseg.tasks.file_choice import with_entity_filter
 from mtseg.tasks.label_table import LabelEntry, make_label_table
 from mtseg.tasks.task import ANY_TASK_LAYOUTS, Code, Task, TissueClass, did_you_mean
-from mtseg.tasks.task_file import GENERATED, read_task, shipped_path, shipped_tasks
+from mtseg.tasks.task_file import (
+    COLOR,
+    GENERATED,
+    NAME,
+    read_task,
+    shipped_path,
+    shipped_tasks,
+)
 
 MAX_CLASSES = 255
 """Combined class indices are stored as uint8, and 255 is the ignore label."""
@@ -229,9 +236,9 @@ class LabelSpace:
                 fields = dict(fields)
                 source = fields.pop("source")
                 classes = tuple(_read_stored_class(table) for table in fields.pop("classes"))
-                selections.append(
-                    TaskSelection(Task(classes=classes, **fields), tuple(source.split("+")))
-                )
+                task = Task(classes=classes, **fields)
+                _require_values(task)
+                selections.append(TaskSelection(task, tuple(source.split("+"))))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 "the stored label space is not in the format of this version of mtseg. Train or "
@@ -243,6 +250,30 @@ class LabelSpace:
 def _read_stored_class(table: dict[str, Any]) -> TissueClass:
     code = table.get("code")
     return TissueClass(**(table | {"code": None if code is None else Code(**code)}))
+
+
+def _require_values(task: Task) -> None:
+    """Refuses values that no task file can have: a model's manifest may be anybody's file.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    names = [task.name, *(tissue.name for tissue in task.classes)]
+    texts = [task.title, task.modality, task.spacing_rule, *(c.title for c in task.classes)]
+    labels = [tissue.label for tissue in task.classes if tissue.label is not None]
+    colors = [tissue.color for tissue in task.classes if tissue.color is not None]
+    spacing_mm = 1.0 if task.spacing_mm is None else task.spacing_mm
+    is_sound = (
+        all(isinstance(text, str) for text in (*names, *texts, *colors))
+        and all(map(NAME.fullmatch, names))
+        and all(map(COLOR.fullmatch, colors))
+        and all(type(label) is int and 0 < label < 256 for label in labels)
+        and task.decision in ("argmax", "operating_point")
+        and type(spacing_mm) in (int, float)
+        and 0 < spacing_mm < 1000
+    )
+    if not is_sound:
+        raise ValueError(f"task {task.name}")
 
 
 def parse_tasks(text: str) -> LabelSpace:

@@ -47,9 +47,9 @@ _SIDES = ("train", "validation", "test")
 MODALITIES = ("MR", "CT", "PET", "SPECT", "US", "XA", "OCT")
 """Known modalities. Another one is allowed, and said."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
-_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
+COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
 
 _CODE_LENGTHS = {"scheme": 16, "value": 16, "meaning": 64}
 """The keys of a code and the number of characters that DICOM allows (types SH and LO)."""
@@ -173,7 +173,7 @@ def _read_class(table: Any, where: str) -> TissueClass:
     given = dict(table)
     if label is not None and not 1 <= label <= 255:
         raise InputError(f"{where}label: must be a whole number from 1 to 255, not {label}.")
-    if color is not None and not _COLOR.fullmatch(color):
+    if color is not None and not COLOR.fullmatch(color):
         raise InputError(f"{where}color: {color!r:.60} is not a colour. Write it as #RRGGBB.")
     if "code" in table:
         _check_table(table["code"], f"{where}code.", dict.fromkeys(_CODE_LENGTHS, _TEXT))
@@ -362,7 +362,7 @@ def _check_names(where: str, names: Iterable[str], is_optional: bool = False) ->
     """Refuses names that cannot be used or occur twice, and no names unless `is_optional`."""
     seen = {"background", "ignore"}
     for name in names:
-        if not _NAME.fullmatch(name) or name in seen:
+        if not NAME.fullmatch(name) or name in seen:
             raise InputError(
                 f"{where}: {name!r} cannot be a name here. Names are lower-case letters, digits "
                 "and _, begin with a letter, differ, and are neither background nor ignore."

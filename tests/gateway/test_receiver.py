@@ -1,7 +1,10 @@
 """The receiver, by real associations: what it takes, what it refuses, and what it keeps."""
 
+import contextlib
 import errno
 import logging
+import socket
+import time
 
 import numpy as np
 import pydicom
@@ -142,7 +145,8 @@ def test_an_object_that_its_command_names_otherwise_is_refused(
 @pytest.mark.promise("scarcity is one line")
 def test_a_full_spool_asks_to_send_again_later(tmp_path, make_series, caplog):
     uid, files = make_series()
-    room = files[0].stat().st_size * 2.5
+    room = 2.5 * 4096  # a file takes at least a block of the disk
+    assert files[0].stat().st_size < 4096
     caplog.set_level(logging.INFO, "mtseg.gateway")
     with (
         open_spool(tmp_path / "small", room) as spool,
@@ -154,7 +158,8 @@ def test_a_full_spool_asks_to_send_again_later(tmp_path, make_series, caplog):
         assert spool.take_quiet(0.0) == uid
         assert spool.count_refused(uid) == 2
         spool.fail(uid, "work", "incomplete")
-        next(spool.folder.glob("failed/*/*.dcm")).unlink()  # by hand: room is counted anew
+        for path in spool.folder.glob("failed/*/*.dcm"):
+            path.unlink()  # by hand: room is counted anew
         assert send(port, files[3]) == [0x0000]  # and the series is tried again
         assert spool.take_quiet(0.0) == uid
         assert spool.count_refused(uid) == 1
@@ -191,3 +196,81 @@ def test_what_can_be_read_is_accepted():
     names = {UID(syntax).name for syntax in list_readable_syntaxes()}
     assert {"Implicit VR Little Endian", "RLE Lossless"} < names
     assert not any("MPEG" in name for name in names)
+
+
+def open_connections(port, count, content=b""):
+    found = []
+    for _ in range(count):
+        found.append(socket.create_connection(("127.0.0.1", port), timeout=20))
+        found[-1].sendall(content)
+    return found
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x10\x00\x00\x01", b"\x04\x00\x00\x01\x00\x00"],
+)
+def test_half_of_a_pdu_does_not_keep_others_from_sending(spool, port, make_series, content):
+    """Nor does a scanner that has lost its network in the middle of one."""
+    _, files = make_series()
+    idle = open_connections(port, 70, content)
+    try:
+        assert send(port, *files) == [0x0000] * 4
+        # The first ones were closed for those that came after.
+        assert idle[0].recv(100)[:1] in (b"", b"\x07")
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize("kind", [b"\x01", b"\x04", b"\x07"])
+def test_a_pdu_that_would_fill_the_memory_is_not_read(port, kind):
+    """Its length is 4 GB; who sends it has not even been accepted."""
+    (connection,) = open_connections(port, 1, kind + b"\x00\xff\xff\xff\xff")
+    with connection:
+        received = connection.recv(100)
+        assert received[:1] in (b"", b"\x07")  # closed, or aborted
+
+
+@pytest.mark.promise("servers may fail")
+def test_a_pdu_that_does_not_come_in_time_is_not_waited_for(spool, monkeypatch):
+    monkeypatch.setattr(receiver_module, "_IDLE_SECONDS", 1.0)
+    with receiving(spool, "MTSEG", [parse_caller("SCANNER")], "127.0.0.1", 0) as port:
+        (connection,) = open_connections(port, 1, b"\x01\x00\x00\x00\x10\x00")
+        with connection:
+            started = time.monotonic()
+            with contextlib.suppress(OSError):
+                while time.monotonic() - started < 20:  # a letter now and then is not enough
+                    connection.sendall(b"\x00")
+                    time.sleep(0.1)
+            assert time.monotonic() - started < 10
+
+
+def test_more_associations_than_are_served_are_told_to_come_again(port):
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(associate(port)) for _ in range(10)]
+        assert all(association.is_established for association in opened)
+        with associate(port) as one_too_many:
+            assert one_too_many.is_rejected
+            assert one_too_many.acceptor.primitive.result == 0x02  # not for ever
+    with associate(port) as association:
+        assert association.is_established
+
+
+@pytest.mark.promise("scarcity is one line")
+def test_more_objects_of_a_series_than_can_be_read_are_refused(
+    spool, port, make_series, monkeypatch, caplog
+):
+    uid, files = make_series()
+    monkeypatch.setattr("mtseg.gateway.spool.MOST_OBJECTS", 2)
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    assert send(port, *files) == [0x0000, 0x0000, 0xA700, 0xA700]
+    assert "a series has more than 2 objects" in of_gateway(caplog)[0]
+    assert spool.take_quiet(0.0) == uid
+    assert spool.count_refused(uid) == 2  # so it is not segmented without them
+
+
+def test_what_inflates_to_any_size_is_not_accepted():
+    assert not any(UID(syntax).is_deflated for syntax in list_readable_syntaxes())

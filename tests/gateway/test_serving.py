@@ -134,7 +134,7 @@ def test_a_series_that_ends_the_program_again_and_again_is_given_up(
 
 def test_a_series_with_refused_objects_waits_for_them(settings, model, make_series):
     uid, files = make_series()
-    settings = dataclasses.replace(settings, max_bytes=files[0].stat().st_size * 3.5)
+    settings = dataclasses.replace(settings, max_bytes=3.5 * 4096)
     with running(settings, lambda: model) as port:
         assert send(port, *files) == [0x0000, 0x0000, 0x0000, 0xA700]
         wait_for(lambda: states(settings)["failed"] == [uid])

@@ -141,3 +141,15 @@ def test_uids(text):
 )
 def test_what_is_no_uid(text):
     assert not is_uid(text)
+
+
+@pytest.mark.promise("refused input")
+def test_a_folder_of_the_spool_that_is_a_link_is_refused(tmp_path):
+    """It would be emptied, wherever it leads to."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").touch()
+    (tmp_path / "spool").mkdir(mode=0o700)
+    (tmp_path / "spool" / "temporary").symlink_to(tmp_path / "home")
+    with pytest.raises(InputError, match="is a link"), open_spool(tmp_path / "spool", 1e9):
+        pass
+    assert (tmp_path / "home" / "letter").exists()

@@ -17,6 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from mtseg.errors import InputError
 from mtseg.scans import reading
 from mtseg.scans.discovery import ListedScan, list_scans
 from mtseg.scans.volume import Volume
@@ -424,3 +425,30 @@ def test_several_volumes_of_one_series_are_refused(tmp_path):
     for path in second.iterdir():
         path.rename(folder / f"b{path.name}")
     refuse(reading.read_scan, folder, "2 slices at each place", "echoes")
+
+
+@pytest.mark.promise("refused input")
+def test_a_value_of_no_type_in_a_header_is_one_line(tmp_path):
+    """pydicom decodes a value when it is first asked for, so it may raise anywhere."""
+    folder = write_series(tmp_path / "series", np.ones((4, 5, 3)), np.eye(4))
+    path = sorted(folder.iterdir())[1]
+    content = path.read_bytes()
+    place = content.find(b"\x28\0\x30\0DS") + 4  # of the pixel spacing
+    path.write_bytes(content[:place] + b"D\x0b" + content[place + 2 :])
+    with pytest.raises(InputError, match="damaged DICOM"):
+        reading.read_scan(folder)
+
+
+@pytest.mark.promise("refused input")
+def test_a_deflated_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    folder = write_series(tmp_path / "series", np.ones((400, 500, 2)), np.eye(4))
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+        dataset.save_as(path)
+        assert path.stat().st_size < 5_000
+    assert reading.read_scan(folder).array.shape == (400, 500, 2)
+    monkeypatch.setattr("mtseg.scans.formats.dicom_files._MOST_INFLATED_BYTES", 100_000)
+    monkeypatch.setattr(pydicom, "dcmread", None)
+    with pytest.raises(InputError, match=r"0000\.dcm: inflates to more than"):
+        reading.read_scan(folder)

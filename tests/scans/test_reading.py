@@ -1,6 +1,7 @@
 """Scan files of every format: read with every voxel at its place, or refused by name."""
 
 import gzip
+import os
 import sys
 
 import nibabel as nib
@@ -162,6 +163,37 @@ def test_itk_files_that_are_no_scan(tmp_path):
     refuse(reading.read_scan, tmp_path / "flat.nrrd", "(4, 5)")
     sitk.WriteImage(sitk.Image([4, 5, 6], sitk.sitkVectorInt16, 3), str(tmp_path / "colour.mha"))
     refuse(reading.read_scan, tmp_path / "colour.mha", "3 values per voxel")
+
+
+@pytest.mark.parametrize("field", ["endian", "sizes", "zzz"])
+def test_a_line_of_a_header_that_would_end_itk_is_refused(tmp_path, field):
+    """Its memory is overwritten, and the process ends without a word."""
+    path = write(tmp_path / "scan.nrrd", ranged(), np.eye(4))
+    head, _, voxels = path.read_bytes().partition(b"\n\n")
+    lines = [*head.split(b"\n"), b"data file: scan.raw", f"{field}: {'x' * 3000}".encode()]
+    path.write_bytes(b"\n".join(lines) + b"\n\n" + voxels)
+    refuse(reading.read_scan, path, "has a line of 30")
+    path = write(tmp_path / "scan.mha", ranged(), np.eye(4))
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", b"NDims = 9223372036854775808"))
+    refuse(reading.read_scan, path, "says 9223372036854775808 axes")
+
+
+@pytest.mark.parametrize("named", ["/etc/hostname", "../outside.raw", "/dev/zero", "pipe"])
+@pytest.mark.parametrize("ending", ["nhdr", "mhd"])
+def test_voxels_outside_of_the_folder_of_their_header_are_not_read(tmp_path, ending, named):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    path = write(folder / f"scan.{ending}", ranged(), np.eye(4))
+    (tmp_path / "outside.raw").write_bytes(next(folder.glob("*raw*")).read_bytes())
+    assert reading.read_scan(path).array.shape == ranged().shape
+    text = path.read_text()
+    (before,) = [p.name for p in folder.iterdir() if p.name not in ("pipe", path.name)]
+    path.write_text(text.replace(before, named))
+    refuse(reading.read_scan, path, f"its voxels are in {named}")
+    if ending == "mhd":
+        path.write_text(text.replace(before, f"LIST\n{named}"))
+        refuse(reading.read_scan, path, f"its voxels are in {named}")
 
 
 def test_an_itk_file_of_one_frame_is_a_volume_and_of_two_is_refused(tmp_path):

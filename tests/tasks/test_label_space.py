@@ -1,5 +1,6 @@
 """Label spaces: the classes of one or several tasks as the outputs of one network."""
 
+import functools
 import json
 
 import numpy as np
@@ -107,6 +108,26 @@ def test_label_space_comes_back_from_json_without_task_files(monkeypatch):
     assert again.decisions == space.decisions
     assert [s.sources for s in again.selections] == [("miccai2012",), ("phantom",), ("phantom",)]
     assert again.selections[1].task.target_spacing_mm((1.2, 1.2, 1.5)) == 1.2
+
+
+@pytest.mark.promise("no code on load")
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("name",), "../../outside"), (("name",), ["a"]), (("title",), 3), (("spacing_mm",), "1"),
+        (("spacing_mm",), float("inf")), (("spacing_mm",), 0), (("decision",), "other"),
+        (("classes", 0, "name"), "../x"), (("classes", 0, "name"), {}),
+        (("classes", 0, "label"), float("inf")), (("classes", 0, "label"), 256),
+        (("classes", 0, "label"), "../x"), (("classes", 0, "color"), "url(x)"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_that_no_task_file_can_have_are_refused(place, value):
+    """A model's manifest may be anybody's file."""
+    stored = parse_tasks("breast").to_json()
+    *way, last = ("tasks", 0, *place)
+    functools.reduce(lambda part, key: part[key], way, stored)[last] = value
+    assert "label space" in refused(LabelSpace.from_json, stored)
 
 
 def test_spec_of_a_label_space_from_json():

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.scans.formats.dicom_files import Pixels, read_headers, read_pixels
+from mtseg.scans.formats.dicom_files import Pixels, read_headers, read_pixels, refusing_damage
 from mtseg.scans.formats.headers import RAS_OF_LPS
 from mtseg.scans.intensities import AIR_HU
 
@@ -163,7 +163,12 @@ def open_series(path: Path) -> Series:
         InputError: if there is no series or more than one; slices differ in size, spacing or
             orientation; two are at the same place, or one is missing; the gantry was tilted.
     """
-    datasets = read_headers(path)
+    with refusing_damage(path):
+        return _order(path, read_headers(path))
+
+
+def _order(path: Path, datasets: list[tuple[Path, Dataset]]) -> Series:
+    """The slices of a series in the order of their places."""
     _require_one_series(path, [dataset for _, dataset in datasets])
     frames = [frame for file, dataset in datasets for frame in _frames(file, dataset)]
     (rows, columns), *others = {(d.Rows, d.Columns) for _, d in datasets}

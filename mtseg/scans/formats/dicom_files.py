@@ -9,7 +9,10 @@ Value) and C.11.1 (Modality LUT).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,16 @@ _FIRST_TYPES = {b"CS", b"DA", b"SH", b"TM", b"UI", b"UL"}
 
 _FIRST_BYTES = 1024
 """Largest length of the first element of a data set, if types are not written."""
+
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""The transfer syntax whose whole data set is deflated."""
+
+_META_BYTES = 4096
+"""The file meta information is in these first bytes."""
+
+_MOST_INFLATED_BYTES = 1 << 30
+_PIECE_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,16 +142,17 @@ def read_headers(path: Path) -> list[tuple[Path, Dataset]]:
                 raise InputError(f"{file}: is a damaged DICOM file, or none. Copy it again.")
             continue
         header = read_header(file)
-        storage = header.get("SOPClassUID")
-        if what := _NOT_SCANS.get(str(storage)):
-            others.add(what)
-        elif "Rows" in header and "Columns" in header:
-            headers.append((file, header))
-        elif storage is None or str(getattr(storage, "name", "")).endswith(_IMAGE):
-            # The header of a disc's list has no storage class; its file meta information has.
-            meta = header.file_meta.get("MediaStorageSOPClassUID", storage)
-            if meta is None or str(getattr(meta, "name", "")).endswith(_IMAGE):
-                raise InputError(f"{file}: is a damaged DICOM file. Copy it again.")
+        with refusing_damage(file):
+            storage = header.get("SOPClassUID")
+            if what := _NOT_SCANS.get(str(storage)):
+                others.add(what)
+            elif "Rows" in header and "Columns" in header:
+                headers.append((file, header))
+            elif storage is None or str(getattr(storage, "name", "")).endswith(_IMAGE):
+                # The header of a disc's list has no storage class; its file meta information has.
+                meta = header.file_meta.get("MediaStorageSOPClassUID", storage)
+                if meta is None or str(getattr(meta, "name", "")).endswith(_IMAGE):
+                    raise InputError(f"{file}: is a damaged DICOM file. Copy it again.")
     if not headers:
         what = "no DICOM image" if path.is_dir() else "no image"
         if path.name.upper() == DISC_INDEX:
@@ -168,18 +182,63 @@ def read_header(path: Path, *, with_pixels: bool = False) -> Dataset:
         ) from error
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    try:
+    with refusing_damage(path):
+        _require_bounded(path)
         # By force: `is_dicom_file` has looked already, and accepts files without a preamble.
         dataset = pydicom.dcmread(path, stop_before_pixels=not with_pixels, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            is_implicit, is_little_endian = dataset.original_encoding
+            if is_little_endian:
+                dataset.file_meta.TransferSyntaxUID = (
+                    ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+                )
+    return dataset
+
+
+@contextlib.contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """Turns what pydicom raises into one line; it decodes a value when that is first asked for.
+
+    Args:
+        path: the file, or folder, that the block reads.
+
+    Raises:
+        InputError: if the block raises anything.
+    """
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as error:  # pydicom raises errors of many types for damaged files
         raise InputError(f"{path}: is a damaged DICOM file. Copy it again.") from error
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        is_implicit, is_little_endian = dataset.original_encoding
-        if is_little_endian:
-            dataset.file_meta.TransferSyntaxUID = (
-                ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
-            )
-    return dataset
+
+
+def _require_bounded(path: Path) -> None:
+    """Refuses a deflated file that would fill the memory: pydicom inflates it as a whole.
+
+    Raises:
+        InputError: if it inflates to more than `_MOST_INFLATED_BYTES`.
+        ValueError: if it does not say where its data set begins.
+    """
+    with path.open("rb") as file:
+        start = file.read(_META_BYTES)
+        if start[128:132] != b"DICM" or _DEFLATED not in start:
+            return
+        if start[132:138] != b"\x02\0\0\0UL":
+            raise ValueError("no length of the file meta information")
+        file.seek(144 + int.from_bytes(start[140:144], "little"))
+        inflating, num_bytes = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not inflating.eof:
+            packed = inflating.unconsumed_tail or file.read(_PIECE_BYTES)
+            piece = inflating.decompress(packed, _PIECE_BYTES)
+            num_bytes += len(piece)
+            if num_bytes > _MOST_INFLATED_BYTES:
+                raise InputError(
+                    f"{path}: inflates to more than {_MOST_INFLATED_BYTES / 1e9:.1f} GB. Convert "
+                    "it to uncompressed DICOM."
+                )
+            if not packed and not piece:
+                return
 
 
 def read_pixels(path: Path) -> Pixels:

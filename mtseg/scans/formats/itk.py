@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from mtseg.scans.formats.headers import (
 
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 
+_LONGEST_LINE = 500
+"""Bytes of a line of a header. ITK copies longer ones beyond the memory that it has for them, which
+ends the process; a large number of axes in a MetaImage does so, too."""
+
+_HEADER_BYTES = 1 << 20
+_NUM_AXES = re.compile(rb"NDims *=(.*)", re.IGNORECASE)
+_DATA_FILE = re.compile(rb"(?:data ?file *:|ElementDataFile *=)\s*(.*)", re.IGNORECASE)
+
 
 def open_itk(path: Path) -> ScanFile:
     """Opens an NRRD or MetaImage file.
@@ -32,6 +41,7 @@ def open_itk(path: Path) -> ScanFile:
         raise InputError(
             f"{path}: reading {path.suffix} needs SimpleITK. Install it: pip install 'mtseg[itk]'"
         ) from error
+    _check_lines(path)
     sitk: Any = SimpleITK  # its functions have no types
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
@@ -60,3 +70,50 @@ def open_itk(path: Path) -> ScanFile:
         return np.asarray(array, dtype=dtype)
 
     return ScanFile(path, shape, affine, None, read_array)
+
+
+def _check_lines(path: Path) -> None:
+    """Refuses lines of a header that would end ITK, and names that lead out of the folder.
+
+    Raises:
+        InputError: if there is one.
+        OSError: if the file cannot be read.
+    """
+    if not path.is_file():
+        return  # ITK says so
+    with path.open("rb") as file:
+        lines = file.read(_HEADER_BYTES).split(b"\n")
+    is_nrrd, is_list = path.suffix.lower() in (".nrrd", ".nhdr"), False
+    for line in (line.rstrip(b"\r") for line in lines):
+        found = _DATA_FILE.match(line)
+        if not line and is_nrrd:
+            return  # the voxels follow
+        # A comment, or a key of the user's own.
+        is_comment = line.startswith(b"#") or line.partition(b":")[2].startswith(b"=")
+        if len(line) > _LONGEST_LINE and not is_comment:
+            raise InputError(
+                f"{path}: its header has a line of {len(line)} bytes. Correct the header."
+            )
+        axes = _NUM_AXES.match(line)
+        if axes and not re.fullmatch(rb"[1-9]", axes[1].strip()):
+            shown = axes[1].decode(errors="replace").strip()
+            raise InputError(f"{path}: its header says {shown} axes. Correct the header.")
+        if found is None and not is_list:
+            continue
+        named = line if found is None else found[1]
+        _require_beside(path, named.decode(errors="replace").strip())
+        is_list = is_list or named.startswith(b"LIST")
+        if not is_nrrd and not is_list:
+            return  # the voxels may follow
+
+
+def _require_beside(path: Path, named: str) -> None:
+    """Refuses a file of voxels that is not below the folder of its header."""
+    voxels = Path(named)
+    if voxels.is_absolute() or ".." in voxels.parts:
+        raise InputError(
+            f"{path}: its voxels are in {named}, outside of its folder. Put that file beside it."
+        )
+    beside = path.parent / named
+    if named and beside.exists() and not beside.is_file():
+        raise InputError(f"{path}: its voxels are in {named}, which is not a file.")
