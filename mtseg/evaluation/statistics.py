@@ -3,7 +3,8 @@
 The paper reports that one network for several tasks performs as well as one network per task
 (section 5), without a statistical test. The test here is this project's: a non-inferiority
 comparison, paired over the test scans. Its intervals are those of Student's t: with four scans, a
-percentile bootstrap that claims 95 % covers the true mean in 80 % of cases.
+percentile bootstrap that claims 95 % covers the true mean in 80 % of cases. Scans of one person are
+alike, so they count as one.
 """
 
 from __future__ import annotations
@@ -69,15 +70,18 @@ class Comparison:
 
     Attributes:
         num_scans: scans that have a figure from every run of both networks.
+        num_persons: persons whom these scans show.
         num_runs: runs of both networks with different seeds, added up; 2 if each was trained once.
-        difference: mean over scans of the multi-task figure minus the single-task figure; None
-            without a scan.
-        interval: 95 % interval of that mean; None for fewer than two scans.
+        difference: mean over persons of the multi-task figure minus the single-task figure; None
+            without a scan. Of several scans of a person, the mean counts.
+        interval: 95 % interval of that mean; None for fewer than two persons.
         verdict: `not inferior` if the whole interval is above `-MARGIN`, `inferior` if the whole
-            interval is below it, else `undecided`. Always `undecided` below `MIN_SCANS` scans.
+            interval is below it, else `undecided`. Always `undecided` with scans of fewer than
+            `MIN_SCANS` persons.
     """
 
     num_scans: int
+    num_persons: int
     num_runs: int
     difference: float | None
     interval: tuple[float, float] | None
@@ -88,7 +92,11 @@ _Figures = Mapping[str, float | None]
 """Scan -> figure; larger is better, None if undefined."""
 
 
-def compare(single: Sequence[_Figures], multiple: Sequence[_Figures]) -> Comparison:
+def compare(
+    single: Sequence[_Figures],
+    multiple: Sequence[_Figures],
+    person_of: Mapping[str, str] | None = None,
+) -> Comparison:
     """Compares two networks, paired over scans.
 
     Scans without a figure from every run are left out. If a network was trained several times with
@@ -99,6 +107,7 @@ def compare(single: Sequence[_Figures], multiple: Sequence[_Figures]) -> Compari
     Args:
         single: the figures of the single-task network, one mapping for each run.
         multiple: the same for the multi-task network.
+        person_of: scan -> person; a scan that is not there is of a person of its own.
 
     Example:
         >>> scans = {"a": 0.8, "b": 0.9, "c": 0.7, "d": 0.8, "e": 0.9, "f": 0.7}
@@ -108,17 +117,25 @@ def compare(single: Sequence[_Figures], multiple: Sequence[_Figures]) -> Compari
     runs = [*single, *multiple]
     names = [scan for scan in runs[0] if all(run.get(scan) is not None for run in runs)]
     if not names:
-        return Comparison(0, len(runs), None, None, "undecided")
-    first, second = (np.array([[run[n] for n in names] for run in of]) for of in (single, multiple))
+        return Comparison(0, 0, len(runs), None, None, "undecided")
+    scans_of: dict[str, list[str]] = {}
+    for name in names:
+        scans_of.setdefault((person_of or {}).get(name, name), []).append(name)
+    first, second = (
+        np.array([[np.mean([run[n] for n in scans]) for scans in scans_of.values()] for run in of])
+        for of in (single, multiple)
+    )
     differences = second.mean(axis=0) - first.mean(axis=0)
     interval = _interval_of_difference(differences, [first.mean(axis=1), second.mean(axis=1)])
     verdict = "undecided"
-    if interval is not None and len(names) >= MIN_SCANS:
+    if interval is not None and len(scans_of) >= MIN_SCANS:
         if interval[0] > -MARGIN:
             verdict = "not inferior"
         elif interval[1] < -MARGIN:
             verdict = "inferior"
-    return Comparison(len(names), len(runs), float(differences.mean()), interval, verdict)
+    return Comparison(
+        len(names), len(scans_of), len(runs), float(differences.mean()), interval, verdict
+    )
 
 
 def _interval_of_difference(
@@ -127,8 +144,8 @@ def _interval_of_difference(
     """95 % interval of a mean difference, over scans and over runs.
 
     Args:
-        differences: (scans,), of the networks' figures, averaged over runs.
-        run_means: for each network (runs,), the mean over scans of each run.
+        differences: (persons,), of the networks' figures, averaged over scans and runs.
+        run_means: for each network (runs,), the mean over persons of each run.
 
     Returns:
         `(low, high)`, with degrees of freedom by Satterthwaite if runs were repeated; None as for

@@ -15,7 +15,9 @@ from typing import Any
 from mtseg.evaluation.statistics import CONFIDENCE, MARGIN, compare, mean_over_classes
 from mtseg.experiments.plan import SCHEMA
 from mtseg.experiments.results import Result
+from mtseg.sources.splits import group_persons, person_in
 from mtseg.system.text_table import format_table
+from mtseg.tasks.label_space import parse_tasks
 
 UNDEFINED = "–"
 """Stands in tables for a value that is not defined."""
@@ -31,7 +33,7 @@ def compare_networks(results: Sequence[Result]) -> dict[str, Any]:
         One JSON object: `margin`, `confidence`, and `rows` with `task`, `class` (`all` is the mean
         over the classes of a task), `network` (name of the experiment that is compared), `single`
         and `multiple` (mean Dice of the single-task network and of `network`; None if undefined),
-        and `num_scans`, `num_runs`, `difference`, `interval` and `verdict` as in
+        and `num_scans`, `num_persons`, `num_runs`, `difference`, `interval` and `verdict` as in
         `mtseg.evaluation.statistics.Comparison`.
     """
     rows = [
@@ -63,6 +65,7 @@ def _compare_pair(single: Sequence[Result], other: Sequence[Result]) -> Iterator
     """
     (task,) = single[0].experiment.task_names
     names = [name for class_task, name in single[0].evaluation.classes if class_task == task]
+    person_of = _find_persons(single[0], task)
     dice_single, dice_other = (
         [[run.evaluation.values(task, name, "dice") for name in names] for run in runs]
         for runs in (single, other)
@@ -78,8 +81,24 @@ def _compare_pair(single: Sequence[Result], other: Sequence[Result]) -> Iterator
             "network": other[0].experiment.name,
             "single": _mean(first),
             "multiple": _mean(second),
-            **dataclasses.asdict(compare(first, second)),
+            **dataclasses.asdict(compare(first, second, person_of)),
         }
+
+
+def _find_persons(result: Result, task: str) -> dict[str, str]:
+    """Scan -> person, as far as the task file says it."""
+    (selection,) = (
+        s for s in parse_tasks(result.experiment.config.tasks).selections if s.task.name == task
+    )
+    scans = {row.subject for row in result.evaluation.rows if row.task == task}
+    persons = {}
+    for source in selection.sources:
+        split = selection.task.source(source).split
+        prefix = "" if len(selection.sources) == 1 else f"{source}/"
+        names = [scan.removeprefix(prefix) for scan in scans if scan.startswith(prefix)]
+        for name, first in group_persons(names, split.same_person).items():
+            persons[prefix + name] = prefix + person_in(first, split.person_before)
+    return persons
 
 
 def _mean(runs: Sequence[Mapping[str, float | None]]) -> float | None:

@@ -115,3 +115,30 @@ def test_the_mean_over_classes_leaves_out_those_that_a_scan_does_not_have():
         "a": pytest.approx(0.6),
         "b": None,
     }
+
+
+def test_scans_of_one_person_count_as_one():
+    single = scans(*[0.5] * 8)
+    other = scans(0.6, 0.8, 0.6, 0.6, 0.7, 0.7, 0.9, 0.7)
+    person_of = dict(zip("abcdefgh", "AABBCCDD", strict=True))
+    found = compare([single], [other], person_of)
+    assert (found.num_scans, found.num_persons) == (8, 4)
+    assert found.difference == pytest.approx(0.2)
+    assert found.interval == pytest.approx(mean_interval([0.2, 0.1, 0.2, 0.3]))
+    assert found.verdict == "undecided"  # four persons
+    of_scans = compare([single], [other])
+    assert (of_scans.num_persons, of_scans.verdict) == (8, "not inferior")
+
+
+def test_with_two_equal_scans_of_each_person_the_interval_still_covers():
+    rng, covered, too_sure = np.random.default_rng(0), [], []
+    persons = {f"{n}{scan}": str(n) for n in range(8) for scan in "ab"}
+    for _ in range(500):
+        difference = rng.normal(scale=0.1, size=8)
+        single = dict.fromkeys(persons, 0.0)
+        other = {scan: difference[int(person)] for scan, person in persons.items()}
+        for known, intervals in ((persons, covered), (None, too_sure)):
+            low, high = compare([single], [other], known).interval
+            intervals.append(low <= 0 <= high)
+    assert np.mean(covered) > 0.92
+    assert np.mean(too_sure) < 0.87

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 
 import mtseg
 from mtseg.errors import InputError
+from mtseg.evaluation.results import Row
+from mtseg.experiments.compare import _find_persons
 from mtseg.experiments.plan import label_of
 from mtseg.experiments.report.comparisons import learning_curve_section
 from mtseg.experiments.report.contents import TITLE, make_report
@@ -104,6 +107,21 @@ def test_the_comparison_has_a_row_per_task_and_network(blocks):
     # Three scans with equal differences: no interval and no verdict.
     assert ["brain", "brain (repeat)", "0.890", "0.885", "-0.005", "undecided"] in of_tasks.rows
     assert len(of_classes.rows) == 4 * 6 + 3 + 3
+
+
+def test_the_task_file_says_which_scans_are_of_one_person():
+    rows = [
+        Row("heart", "all", f"{source}/patient{scan}", "alien_share", 0.0)
+        for source in ("folder", "nnunet")
+        for scan in ("001_frame01", "001_frame12", "004_frame01")
+    ]
+    result = SimpleNamespace(
+        experiment=SimpleNamespace(config=SimpleNamespace(tasks="heart:folder+nnunet")),
+        evaluation=SimpleNamespace(rows=rows),
+    )
+    persons = _find_persons(result, "heart")
+    assert persons["folder/patient001_frame01"] == persons["folder/patient001_frame12"]
+    assert len(set(persons.values())) == 4  # two patients in each source
 
 
 def test_the_cross_task_error_is_in_percent_of_the_voxels(blocks):

@@ -40,9 +40,10 @@ def comparison_section(results: Sequence[Result], comparison: dict[str, Any]) ->
             "The tables show mean Dice of both, and the mean difference with its 95 % t interval. "
             f"**Not inferior** means that the whole interval is above -{MARGIN}, **inferior** that "
             f"it is below, **undecided** everything else, and any comparison on fewer than "
-            f"{MIN_SCANS} scans. Where a network was repeated with another seed, its figures are "
-            "means over both runs, and the difference between the runs widens the interval. The "
-            "rows of the repeat itself compare the two runs: they show how much chance alone "
+            f"{MIN_SCANS} scans. Scans of one person count as one, with their mean, if the task "
+            "file says whose they are. Where a network was repeated with another seed, its figures "
+            "are means over both runs, and the difference between the runs widens the interval. "
+            "The rows of the repeat itself compare the two runs: they show how much chance alone "
             "varies."
         ),
         _dice_of_networks(results),
