@@ -27,7 +27,7 @@ setup(
     package_data={
         "mtseg": ["py.typed"],
         "mtseg.experiments.report": ["page.css", "slice_viewer.js"],
-        "mtseg.models": ["packaged/*"],
+        "mtseg.models": ["packaged/*", "packaged/*/*"],
         "mtseg.serving": ["files/*"],
         "mtseg.tasks": ["files/*.toml"],
         "mtseg.viewer": ["page/*", "page/niivue/*"],

@@ -247,18 +247,57 @@ def import_network(
         InputError: if the arrays are not those of such a network, or the records of its training
             scans are not prepared.
     """
-    from mtseg.batches.logit_adjustment import adjust_to_priors
-    from mtseg.provenance.training_data import write_training_data
-    from mtseg.records.reading import check_training_records, read_members
-    from mtseg.runs import workdir as run_files
-    from mtseg.runs.building import build_model
-    from mtseg.runs.unevaluated import write_unevaluated
-
     config, label_space = experiment.config, parse_tasks(experiment.config.tasks)
+    model = load_model(network, config, label_space, priors)
+    write_run(network, config, label_space, model, experiment.num_minibatches, workdir, command)
+
+
+def load_model(
+    network: TrainedElsewhere, config: TrainConfig, label_space: LabelSpace, priors: Priors
+) -> keras.Model:
+    """Builds the patch model of a network, with its arrays and natural class priors.
+
+    Raises:
+        InputError: if the arrays are not those of such a network.
+    """
+    from mtseg.batches.logit_adjustment import adjust_to_priors
+    from mtseg.runs.building import build_model
+
     model = build_model(config, label_space)
     set_arrays(model, read_arrays(network.path), network.path)
     bias = model.get_layer("logits").bias
     bias.assign_add(adjust_to_priors(priors, label_space, config.backgrounds))
+    return model
+
+
+def write_run(
+    network: TrainedElsewhere,
+    config: TrainConfig,
+    label_space: LabelSpace,
+    model: keras.Model,
+    num_minibatches: int,
+    workdir: Path,
+    command: str,
+) -> None:
+    """Writes a run that is trained, and not evaluated.
+
+    Args:
+        network: where the weights are from.
+        config: of the run.
+        label_space: its tasks.
+        model: the weights.
+        num_minibatches: of its training.
+        workdir: folder of the run.
+        command: the command line, stored with its figures.
+
+    Raises:
+        InputError: if the records of its training scans are not prepared.
+    """
+    from mtseg.provenance.training_data import write_training_data
+    from mtseg.records.reading import check_training_records, read_members
+    from mtseg.runs import workdir as run_files
+    from mtseg.runs.unevaluated import write_unevaluated
+
     trained, lines = check_training_records(config.data_dir, label_space, "volumes")
     print(*lines, sep="\n", end="\n" if lines else "")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -269,7 +308,7 @@ def import_network(
     write_unevaluated(
         workdir,
         model,
-        experiment.num_minibatches,
+        num_minibatches,
         network.settings["train_seconds"],
         command,
         network.settings["device"],

@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "write a page about finished experiments",
     "view": "segment and look at scans in the browser",
     "serve-dicom": "receive DICOM series and send their segmentations",
+    "models": "list the networks that come with mtseg",
     "info": "versions, devices, models and what is installed",
 }
 """Name of each command -> what it does, for the overview."""
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_INPUT
     token = PREFIX.set("mtseg ")
     try:
-        if name == "info":
-            return run(_info, arguments)
+        if name in _OWN:
+            return run(_OWN[name], arguments)
         code: int = importlib.import_module(_module_of(name)).main(arguments)
         return code
     finally:
@@ -103,6 +104,17 @@ def make_parser() -> Parser:
     return parser
 
 
+def make_models_parser() -> Parser:
+    """The arguments of `mtseg models`."""
+    parser = Parser(
+        "models",
+        description="List the networks that come with mtseg: their tasks, classes and labels, mean "
+        "Dice on their test scans, size, training and licence. --model takes their names.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a text")
+    return parser
+
+
 def make_completion() -> str:
     """A script for bash that completes what the parsers know, without starting Python.
 
@@ -110,14 +122,14 @@ def make_completion() -> str:
     """
     cases = []
     for name in COMMANDS:
-        parser = make_parser() if name == "info" else _import_parser(name)
+        parser = _import_parser(name)
         for action in parser._actions:
             if action.option_strings and action.choices:
                 flags = "|".join(f"{name}\\ {flag}" for flag in action.option_strings)
                 cases.append(f"{flags}) words={shlex.quote(' '.join(map(str, action.choices)))} ;;")
         flags = " ".join(parser._option_string_actions)
         cases.append(f"{name}\\ *) [[ $word == -* ]] && words={shlex.quote(flags)} ;;")
-    names = " ".join(["mtseg", *(f"mtseg-{name}" for name in COMMANDS if name != "info")])
+    names = " ".join(["mtseg", *(f"mtseg-{name}" for name in COMMANDS if name not in _OWN)])
     lines = "\n        ".join(cases)
     return f"""\
 _mtseg() {{
@@ -135,6 +147,8 @@ complete -o default -F _mtseg {names}"""
 
 
 def _import_parser(name: str) -> argparse.ArgumentParser:
+    if name in _OWN:
+        return make_parser() if name == "info" else make_models_parser()
     parser: argparse.ArgumentParser = importlib.import_module(_module_of(name)).make_parser()
     return parser
 
@@ -149,6 +163,19 @@ def _info(argv: list[str]) -> int:
     found = describe_installation()
     print(json.dumps(found, indent=2) if arguments.json else format_installation(found))
     return DONE
+
+
+def _models(argv: list[str]) -> int:
+    arguments = make_models_parser().parse_args(argv)
+    from mtseg.models.listing import describe_packaged, format_packaged
+
+    found = describe_packaged()
+    print(json.dumps(found, indent=2) if arguments.json else format_packaged(found))
+    return DONE
+
+
+_OWN = {"info": _info, "models": _models}
+"""The commands of this module, which have no name of their own."""
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def load(
         path: folder that `mtseg-export` wrote (its newest version is loaded), one version in it,
             folder of a training run (its last weights are loaded), or the address of a server. A
             list of folders is an ensemble: the models must have the same classes, and their
-            probabilities are averaged. None is the model that comes with the package.
+            probabilities are averaged. A name that `mtseg models` lists is one of those that come
+            with the package; None is the default.
         precision: `float32` or `bfloat16`. None is the faster one on this machine, and float32 on
             a server.
         options: how to send requests to a server; None uses the defaults.
@@ -252,8 +253,8 @@ def evaluate(
 
     Args:
         path: folder of a training run, or of weights that `mtseg-export --format weights` wrote.
-            A list of them is an ensemble, as for `load`. None is the model that comes with the
-            package.
+            A list of them is an ensemble, as for `load`. A name that `mtseg models` lists is one of
+            those that come with the package; None is the default.
         data_dir: folder of prepared records. None is that of its training.
         split: `test` or `validation`.
         weights: of a run: `last` or `best`.
@@ -285,10 +286,11 @@ def evaluate(
             raise InputError(f"{name}: {value!r} is not one of {listed}.")
     _begin_tensorflow()
     from mtseg.api.evaluation import evaluate_trained
+    from mtseg.runs.manifest import locate_model
 
     paths = [path] if isinstance(path, str | os.PathLike) else path or ()
     return evaluate_trained(
-        [Path(each) for each in paths],
+        [locate_model(each) for each in paths],
         data_dir=None if data_dir is None else str(data_dir),
         split=split,
         which=weights,

@@ -10,10 +10,11 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+from pathlib import Path
 from typing import Any
 
 from mtseg import __version__
-from mtseg.runs.manifest import MANIFEST, PACKAGED
+from mtseg.runs.manifest import MANIFEST, packaged_models
 from mtseg.system.devices import list_cards
 from mtseg.system.hardware import (
     free_bytes,
@@ -73,7 +74,7 @@ def describe_installation() -> dict[str, Any]:
             "bfloat16": has_bfloat16_instructions(),
         },
         "gpus": cards,
-        "models": {"packaged": _describe_packaged()},
+        "models": {name: _describe_model(path) for name, path in packaged_models().items()},
         "extras": extras,
         "advice": _advise(versions, cards, extras),
     }
@@ -109,14 +110,14 @@ def format_installation(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _describe_packaged() -> dict[str, Any]:
-    manifest = json.loads((PACKAGED / MANIFEST).read_text())
+def _describe_model(path: Path) -> dict[str, Any]:
+    manifest = json.loads((path / MANIFEST).read_text())
     dice = manifest.get("mean_dice_on_test_scans", {})
     tasks: dict[str, list[str]] = {}
     for name in dice:
         task, _, class_name = name.partition("/")
         tasks.setdefault(task, []).append(class_name)
-    return {"path": str(PACKAGED), "model_id": manifest.get("model_id"), "tasks": tasks}
+    return {"path": str(path), "model_id": manifest.get("model_id"), "tasks": tasks}
 
 
 def _version(name: str) -> str | None:

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtseg.cli.command import DONE, Parser, add_devices_flag, command_line, run, start_tensorflow
+from mtseg.cli.command import (
+    DONE,
+    Parser,
+    add_devices_flag,
+    command_line,
+    run,
+    start_tensorflow,
+)
 from mtseg.errors import InputError
-from mtseg.runs.manifest import WEIGHTS, require_trained
+from mtseg.runs.manifest import WEIGHTS, locate_model, require_trained
 from mtseg.system.atomic_files import atomic_write, write_json, writing_to
 from mtseg.system.progress import Progress
 
@@ -43,8 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
         "model",
         metavar="MODEL",
         nargs="?",
-        help="folder of a run of mtseg-train, or weights that mtseg-export wrote (default: the "
-        "model that comes with mtseg); or PREDICTIONS: a label file or a folder of them",
+        help="folder of a run of mtseg-train, or weights that mtseg-export wrote, or a name that "
+        "mtseg models lists (default: packaged, which comes with mtseg); or PREDICTIONS: a label "
+        "file or a folder of them",
     )
     parser.add_argument(
         "references",
@@ -129,7 +137,8 @@ def _evaluate(argv: list[str]) -> int:
         from mtseg.models.ensembles import require_several
 
         require_several(arguments.ensemble)
-    folders = [Path(folder) for folder in arguments.ensemble or filter(None, [arguments.model])]
+    given = arguments.ensemble or filter(None, [arguments.model])
+    folders = [locate_model(folder) for folder in given]
     for folder in folders:
         require_trained(folder)
     start_tensorflow(arguments.devices)

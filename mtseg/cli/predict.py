@@ -21,7 +21,7 @@ from mtseg.cli.command import (
     start_engine,
 )
 from mtseg.errors import InputError
-from mtseg.runs.manifest import find_model
+from mtseg.runs.manifest import find_model, locate_model
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
 from mtseg.system.quiet_tensorflow import import_tensorflow
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from mtseg.models.loading import ExportedModel
     from mtseg.prediction.options import Options
     from mtseg.scans.discovery import ListedScan
-
-PACKAGED_MODEL = (
-    "No model given: using the one that comes with mtseg. For research only; it was trained on "
-    "skull-stripped brain MR, and on synthetic scans for breast MR and coronary CT angiography."
-)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,8 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="folder that mtseg-export wrote, or of a run of mtseg-train (default: the model that "
-        "comes with mtseg)",
+        help="folder that mtseg-export wrote, or of a run of mtseg-train, or a name that mtseg "
+        "models lists (default: packaged, which comes with mtseg)",
     )
     parser.add_argument(
         "--ensemble",
@@ -169,8 +164,11 @@ def _predict(argv: list[str]) -> int:
     _check_arguments(arguments)  # and the scans: fail before TensorFlow is loaded
     if not any(Path(scan).exists() for scan in arguments.scans):
         raise InputError(f"{', '.join(arguments.scans)}: no such file. Give the path of a scan.")
+    if arguments.model is not None:
+        arguments.model = str(locate_model(arguments.model))
     for folder in arguments.ensemble or filter(None, [arguments.model]):
-        find_model(Path(folder))
+        find_model(locate_model(folder))
+    from mtseg.models.listing import describe_choice
     from mtseg.scans.discovery import list_scans, take_part
 
     out = None if arguments.out is None else Path(arguments.out)
@@ -189,8 +187,8 @@ def _predict(argv: list[str]) -> int:
     elif arguments.server is None:
         import_tensorflow()
     given = arguments.server or arguments.ensemble or arguments.model
-    if given is None:
-        print(PACKAGED_MODEL, flush=True)
+    if given in (None, arguments.model) and (said := describe_choice(arguments.model)):
+        print(said, flush=True)
     precision = None if arguments.precision == "auto" else arguments.precision
     model = load(given, precision, server_options, engine)
     return _segment(model, scans, out, options, arguments)

@@ -21,10 +21,9 @@ from mtseg.cli.command import (
     start_engine,
     whole,
 )
-from mtseg.cli.predict import PACKAGED_MODEL
 from mtseg.errors import InputError
 from mtseg.gateway.peers import parse_ae_title, parse_caller, parse_destination
-from mtseg.runs.manifest import PACKAGED, find_model
+from mtseg.runs.manifest import PACKAGED, find_model, locate_model
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
 from mtseg.system.signals import catch_sigterm
@@ -110,8 +109,8 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--model",
         metavar="DIR",
-        help="folder that mtseg-export wrote, or of a run of mtseg-train (default: the model that "
-        "comes with mtseg)",
+        help="folder that mtseg-export wrote, or of a run of mtseg-train, or a name that mtseg "
+        "models lists (default: packaged, which comes with mtseg)",
     )
     how.add_argument(
         "--server",
@@ -190,7 +189,7 @@ def _read_settings(arguments: argparse.Namespace) -> Settings:
     destination = None if arguments.send_to is None else parse_destination(arguments.send_to)
     if arguments.server is None:
         refuse_server_flags(arguments)
-        find_model(Path(arguments.model or PACKAGED))
+        find_model(locate_model(arguments.model or PACKAGED))
     else:
         if arguments.model is not None:
             raise InputError("--model and --server: give one of them.")
@@ -235,12 +234,13 @@ def _load(arguments: argparse.Namespace, server_options: ServerOptions | None) -
         InputError: if it cannot be used.
     """
     from mtseg import load
+    from mtseg.models.listing import describe_choice
 
     engine = None
     if arguments.server is None:
         engine = start_engine(arguments.model, arguments.engine, arguments.devices)
-        if arguments.model is None:
-            print(PACKAGED_MODEL, flush=True)
+        if said := describe_choice(arguments.model):
+            print(said, flush=True)
     model = load(arguments.server or arguments.model, None, server_options, engine)
     check = model.out_of_distribution_check
     print(

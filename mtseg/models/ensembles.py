@@ -16,6 +16,7 @@ from typing import Any
 from mtseg.errors import InputError
 from mtseg.inference.engines.averaging import MeanNetwork
 from mtseg.models.loading import ExportedModel, find_engine, load
+from mtseg.runs.manifest import locate_model
 from mtseg.tasks.task import Task
 
 Folder = str | os.PathLike[str]
@@ -35,9 +36,9 @@ def find_engine_of(
         InputError: as `find_engine`, or if several are one.
     """
     if model is None or isinstance(model, str | os.PathLike):
-        return find_engine(None if model is None else Path(model), engine, devices)
+        return find_engine(None if model is None else locate_model(model), engine, devices)
     require_several(model)
-    found = {find_engine(Path(path), engine, devices) for path in model}
+    found = {find_engine(locate_model(path), engine, devices) for path in model}
     return found.pop() if len(found) == 1 else "tensorflow"  # it computes every kind of model
 
 
@@ -55,7 +56,7 @@ def load_models(
         InputError: as `mtseg.models.loading.load` and `load_ensemble`.
     """
     if model is None or isinstance(model, str | os.PathLike):
-        return load(None if model is None else Path(model), precision, engine)
+        return load(None if model is None else locate_model(model), precision, engine)
     return load_ensemble(model, precision, engine)
 
 
@@ -90,7 +91,7 @@ def load_ensemble(
             classes than the first.
     """
     engine = find_engine_of(paths, engine)
-    models = [load(Path(path), precision, engine) for path in paths]
+    models = [load(locate_model(path), precision, engine) for path in paths]
     first = models[0]
     for model in models[1:]:
         require_same_classes(first.path, first.tasks, model.path, model.tasks)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
-from mtseg.runs.manifest import PACKAGED
+from mtseg.runs.manifest import packaged_models
 from mtseg.runs.weights import TrainedModel, load_trained
 from mtseg.tasks.label_space import LabelSpace
 
@@ -38,7 +38,7 @@ def load_initial(config: TrainConfig) -> TrainedModel | None:
     """
     if not config.init_from:
         return None
-    path = PACKAGED if config.init_from == "packaged" else Path(config.init_from)
+    path = packaged_models().get(config.init_from, Path(config.init_from))
     try:
         return load_trained(path)
     except InputError as error:

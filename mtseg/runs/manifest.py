@@ -6,6 +6,7 @@ manifest are those that `mtseg.models.export` writes.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,37 @@ CONFIG = "config.json"
 """The file of a run's configuration in the folder of the run, which is a model, too."""
 
 PACKAGED = Path(__file__).parents[1] / "models" / "packaged"
-"""The folder of the model that comes with the package."""
+"""The folder of the model that comes with the package; others are folders in it."""
 
 _REQUIRED = ("classes", "operating_points", "label_space", "training")
+
+
+def packaged_models() -> dict[str, Path]:
+    """The models that come with the package: name -> folder, the default first.
+
+    Example:
+        >>> list(packaged_models())[0]
+        'packaged'
+    """
+    others = sorted(path for path in PACKAGED.iterdir() if (path / MANIFEST).is_file())
+    return {PACKAGED.name: PACKAGED, **{path.name: path for path in others}}
+
+
+def locate_model(model: str | os.PathLike[str]) -> Path:
+    """The folder of a model that is given by its folder, or by the name of a packaged one.
+
+    Raises:
+        InputError: if it is a name, and there is a folder of this name here too.
+    """
+    named = packaged_models().get(os.fspath(model))
+    if named is None:
+        return Path(model)
+    if Path(model).exists():
+        raise InputError(
+            f"{model}: is the name of a model that comes with mtseg, and of a folder here. For the "
+            f"folder, give its whole path: {Path(model).absolute()}"
+        )
+    return named
 
 
 def versions(out: Path) -> list[int]:
@@ -49,7 +78,8 @@ def find_model(path: Path) -> Path:
     """
     if not path.is_dir():
         raise InputError(
-            f"{path}: no such folder. Give a model, or make one with: mtseg-export WORKDIR {path}"
+            f"{path}: no such folder. Give a model, one that mtseg models lists, or make one with: "
+            f"mtseg-export WORKDIR {path}"
         )
     if any((path / name).is_file() for name in (WEIGHTS, MANIFEST, CONFIG)):
         return path

@@ -12,9 +12,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mtseg.cli.command import DONE, Parser, add_devices_flag, number, run, whole
-from mtseg.cli.predict import PACKAGED_MODEL
+from mtseg.cli.command import (
+    DONE,
+    Parser,
+    add_devices_flag,
+    number,
+    run,
+    whole,
+)
 from mtseg.errors import InputError
+from mtseg.runs.manifest import locate_model
 
 if TYPE_CHECKING:
     from mtseg.viewer.scan import StoredScan
@@ -50,7 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="folder that mtseg-export wrote (default: the model that comes with mtseg)",
+        help="folder that mtseg-export wrote, or a name that mtseg models lists (default: "
+        "packaged, which comes with mtseg)",
     )
     parser.add_argument(
         "--task",
@@ -92,8 +100,12 @@ def _view(argv: list[str]) -> int:
         )
     if not 0 <= arguments.port < 1 << 16:
         raise InputError(f"--port: {arguments.port} is not a port. Give 0 to 65535.")
-    if arguments.model is not None and not Path(arguments.model).is_dir():
-        raise InputError(f"{arguments.model}: no such folder. Give one that mtseg-export wrote.")
+    if arguments.model is not None:
+        arguments.model = str(locate_model(arguments.model))
+        if not Path(arguments.model).is_dir():
+            raise InputError(
+                f"{arguments.model}: no such folder. Give one that mtseg-export wrote."
+            )
     from mtseg.experiments.plan import PLAN
     from mtseg.scans.discovery import list_scans
     from mtseg.viewer.private_folder import private_folder
@@ -168,6 +180,7 @@ def _serve(
     Raises:
         InputError: if the model cannot be used or the port not be had.
     """
+    from mtseg.models.listing import describe_choice
     from mtseg.viewer.computer import Computer
     from mtseg.viewer.scan_list import ScanList
     from mtseg.viewer.web.server import Server
@@ -193,8 +206,8 @@ def _serve(
     computer = Computer(settings, place)
     scans = ScanList(computer, folder, options, on_refusal=refuse)
     with Server(scans, arguments.port) as server:
-        if model is None and experiments is None:
-            print(PACKAGED_MODEL, flush=True)
+        if experiments is None and (said := describe_choice(arguments.model)):
+            print(said, flush=True)
         print(f"{server.url}\nOpen this address in a browser; Ctrl-C ends the page.", flush=True)
         if experiments is not None:
             scans.add_stored(Path(arguments.scans[0]).absolute(), experiments[1])

@@ -88,6 +88,10 @@ MISTAKES = {
         ["spool", "--allow", "A", "--out", "o", "--memory-gb", "0"],
         ["spool", "--alow", "A", "--out", "o"],
     ],
+    "models": [
+        ["packaged"], ["--jsn"], ["--json", "file.json"], ["--json=1"], ["-j"], ["--versoin"],
+        ["list"], ["--model", "packaged"], ["--task", "brain"], ["--help=all"],
+    ],
     "info": [
         ["brain"], ["--jsn"], ["--json", "file.json"], ["--json=1"], ["-j"], ["--versoin"],
         ["predict", "--json"], ["--help=all"], ["--version=2"], ["--devices"],

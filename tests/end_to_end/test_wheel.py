@@ -19,7 +19,7 @@ TASKS = ("brain", "breast", "cta", "heart", "hippocampus")
 DATA_FILES = [
     *(
         f"mtseg/models/packaged/{name}"
-        for name in ("README.md", "SHA256SUMS", "manifest.json", "model.weights.h5")
+        for name in ("README.md", "SHA256SUMS", "about.json", "manifest.json", "model.weights.h5")
     ),
     "mtseg/experiments/report/page.css",
     "mtseg/experiments/report/slice_viewer.js",

@@ -36,6 +36,8 @@ def make_parser(name):
         "serve-dicom": "mtseg.gateway.command",
         "info": "mtseg.__main__",
     }
+    if name == "models":
+        return importlib.import_module("mtseg.__main__").make_models_parser()
     return importlib.import_module(modules.get(name, f"mtseg.cli.{name}")).make_parser()
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from mtseg.inference import verdict
 from mtseg.inference.verdict import OutOfDistributionCheck
-from mtseg.runs.manifest import PACKAGED, WEIGHTS, read_manifest
+from mtseg.models.listing import read_about
+from mtseg.runs.manifest import PACKAGED, WEIGHTS, packaged_models, read_manifest
 from mtseg.runs.weights import load_trained
 from mtseg.system.checksums import CHECKSUMS, verify_checksums
 from mtseg.tasks.label_space import LabelSpace
@@ -30,7 +31,7 @@ def dice_rows():
 
 def data_rows():
     """The rows of the card's table of data: task's row -> its cells."""
-    rows = re.findall(r"^\| (brain|breast|heart) \| (.+) \|$", CARD, re.MULTILINE)
+    rows = re.findall(r"^\| (brain|breast|cta) \| (.+) \|$", CARD, re.MULTILINE)
     return {task: [cell.strip() for cell in cells.split("|")] for task, cells in rows}
 
 
@@ -48,6 +49,20 @@ def test_it_is_small():
 def test_its_files_are_those_that_were_measured():
     verify_checksums(PACKAGED)
     assert len((PACKAGED / CHECKSUMS).read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("folder", packaged_models().values(), ids=list(packaged_models()))
+def test_every_packaged_network_has_a_card_and_says_its_licence(folder):
+    verify_checksums(folder)
+    card, about = (folder / "README.md").read_text(), read_about(folder)
+    assert set(about) == {"summary", "caution", "licence"}
+    for licence in re.findall(r"CC BY[A-Z-]*", card):
+        assert licence in about["licence"]
+    assert "research only" in about["licence"]
+    assert "**For research only.**" in card
+    space = LabelSpace.from_json(read_manifest(folder)["label_space"])
+    are_synthetic = [selection.sources == ("phantom",) for selection in space.selections]
+    assert ("synthetic" in about["caution"]) == any(are_synthetic)
 
 
 def test_nothing_in_the_card_was_left_to_be_filled_in():
@@ -79,13 +94,13 @@ def test_the_warning_of_the_card_is_that_of_the_manifest():
     num_test = {task: int(cells[2]) for task, cells in data_rows().items()}
     assert sum(num_test.values()) == check.num_scans
     for (task, _), (*_, num_scans, _) in dice_rows().items():
-        assert int(num_scans) == num_test["heart" if task == "cta" else task]
+        assert int(num_scans) == num_test[task]
 
 
 def test_the_card_says_which_scans_are_synthetic_and_the_licence_of_the_others():
     for selection in LABEL_SPACE.selections:
         name = selection.task.name
-        scans, _, _, licence = data_rows()["heart" if name == "cta" else name]
+        scans, _, _, licence = data_rows()[name]
         if selection.sources == ("phantom",):
             assert scans.startswith("synthetic")
         else:
