@@ -2,9 +2,9 @@
 
     python -m tests.faults.campaign --out docs/reliability.md
 
-Takes more than an hour on two cores. What has passed is kept in `--journal`, so the same command
-again goes on where it was stopped. A change of the package makes it begin anew, one of a test's
-file that test.
+Takes hours on two cores; `--scale 0.1` kills and fuzzes a tenth as often. What has passed is kept
+in `--journal`, so the same command again goes on where it was stopped, also with a larger scale. A
+change of the package makes it begin anew, one of a test's file that test.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 KINDS = {
-    "fuzzed": "Fuzzed scan files, by number",
+    "fuzzed": "Fuzzed files, by number",
     "killed": "Commands killed and given again",
     "fault": "Named faults",
 }
@@ -138,8 +138,18 @@ def tally(entries):
     return lines
 
 
-def document(entries, minutes):
-    """`docs/reliability.md`."""
+def commit():
+    """The commit of the code, and whether it was changed since; empty outside of a repository."""
+    words = [["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "mtseg", "tests"]]
+    head, changes = (
+        subprocess.run(["git", *of], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for of in words
+    )
+    return head + (" with changes" if changes else "")
+
+
+def document(entries, minutes, how):
+    """`docs/reliability.md`; `how` is what was run, in words."""
     by_promise = collections.defaultdict(lambda: collections.defaultdict(list))
     for entry in entries:
         file, _, test = entry["test"].partition("::")
@@ -149,11 +159,12 @@ def document(entries, minutes):
         "# Reliability", "",
         "What happens when things go wrong, tried. Every figure here was written by", "",
         "```", "python -m tests.faults.campaign --out docs/reliability.md", "```", "",
+        how, "",
         "A case survives if the command does what its promise below says: no traceback, no hang",
         "(each has a time limit), no wrong result. Most of the tests also run in the checks of",
-        "every change, with one kill of each command in place of fifty.", "",
+        "every change, with one kill of a command in place of many.", "",
         "```", *tally(entries), "```", "",
-        f"The cases took {minutes:.0f} minutes of computing, on two cores.", "",
+        f"The cases took {minutes:.0f} minutes, one or two at a time.", "",
         *(["Measured on the way:", "", *(f"- {line}" for line in shown), ""] if shown else []),
         "## The promises, and the tests that hold them", "",
         "| Promise | Test | Cases |", "|---|---|---:|",
@@ -171,30 +182,47 @@ def document(entries, minutes):
     return "\n".join(lines) + "\n"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write the document there")
-    parser.add_argument("--journal", type=Path, default=Path("reliability.jsonl"))
-    parser.add_argument("--processes", type=int, default=2, help="(%(default)s)")
-    parser.add_argument("tests", nargs="*", default=["tests"], help="files (all)")
-    arguments = parser.parse_args()
-    started = time.monotonic()
-    code = subprocess.run(
+def run_tests(arguments):
+    """Runs what has not passed yet; the exit code of pytest."""
+    return subprocess.run(
         [
             sys.executable, "-m", "pytest", "-m", "promise", "--thorough", "-q",
+            "--scale", str(arguments.scale),
             "-n", str(arguments.processes), "--dist", "load",
             "-p", "tests.faults.campaign", "--journal", arguments.journal.absolute(),
             *arguments.tests,
         ],
         cwd=ROOT, check=False,
     ).returncode  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="write the document there")
+    parser.add_argument("--journal", type=Path, default=Path("reliability.jsonl"))
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of all kills and fuzzed files (%(default)s)"
+    )
+    parser.add_argument(
+        "--write-only", action="store_true", help="run nothing, and write what the journal has"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="(%(default)s)")
+    parser.add_argument("tests", nargs="*", default=["tests"], help="files (all)")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    code = 0 if arguments.write_only else run_tests(arguments)
     entries = list(read_journal(arguments.journal).values())
     unknown = {entry["promise"] for entry in entries} - PROMISES.keys()
     assert not unknown, unknown
     print(f"\n{time.monotonic() - started:.0f} s")
     print("\n".join(tally(entries)))
     if arguments.out:
-        arguments.out.write_text(document(entries, sum(e["seconds"] for e in entries) / 60))
+        how = (
+            f"Of the code of commit `{commit()}`, with `--scale {arguments.scale:g}` (1 is the "
+            "whole campaign)."
+        )
+        minutes = sum(entry["seconds"] for entry in entries) / 60
+        arguments.out.write_text(document(entries, minutes, how))
         print(f"Wrote {arguments.out}.")
     return code if code != pytest.ExitCode.NO_TESTS_COLLECTED else 0
 

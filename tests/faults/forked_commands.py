@@ -65,6 +65,11 @@ class Forked:
             assert not is_plain, f"{' '.join(here)} ended with code {code} before it was ready"
             pytest.skip(f"no namespace of its own can be had here for: {shell}")
 
+    @property
+    def temporary_dir(self):
+        """The folder for temporary files of all commands."""
+        return Path(self._temporary.name)
+
     def do(self, shell):
         """Runs shell commands where the commands are forked."""
         assert self._ask({"shell": shell}) == 0, shell
@@ -182,16 +187,13 @@ def wait_for_the_end_of_group(group):
 
 
 def _serve():
-    from mtseg.system.quiet_tensorflow import import_tensorflow
+    if os.environ.get("KERAS_BACKEND") == "jax":
+        import jax  # noqa: F401
 
-    import_tensorflow()
-    import mtseg.experiments.run
-    import mtseg.models.loading
-    import mtseg.prediction.pipeline
-    import mtseg.records.writing
-    import mtseg.serving.folder
-    import mtseg.serving.remote_model  # noqa: F401
-
+        import mtseg.training.engines.jax_engine
+        import mtseg.training.loop  # noqa: F401
+    else:
+        _import_commands()
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
@@ -205,6 +207,18 @@ def _serve():
         if pid == 0:
             _run(**job)
         print(pid, flush=True)
+
+
+def _import_commands():
+    from mtseg.system.quiet_tensorflow import import_tensorflow
+
+    import_tensorflow()
+    import mtseg.experiments.run
+    import mtseg.models.loading
+    import mtseg.prediction.pipeline
+    import mtseg.records.writing
+    import mtseg.serving.folder
+    import mtseg.serving.remote_model  # noqa: F401
 
 
 def _run(argv, folder, before_change, streams, temporary, prelude, environment):

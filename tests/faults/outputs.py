@@ -5,6 +5,7 @@ import json
 import re
 from operator import attrgetter
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -32,6 +33,9 @@ def _content(path, folder):
     data = path.read_bytes()
     if path.suffix == ".json":
         data = json.dumps(_without_times(json.loads(data))).encode()
+    elif path.suffix == ".npz":  # a checkpoint of JAX
+        with np.load(path) as file:
+            return {name: file[name].tobytes() for name in file.files if name != "seconds"}
     elif path.suffix == ".gz":
         data = gzip.decompress(data)
     elif path.name == "saved_model.pb":

@@ -25,6 +25,24 @@ COMMANDS = {
 }
 """Each command, in words that stand for paths."""
 
+KILLED = COMMANDS | {
+    "train with validation": (
+        f"train --tasks breast --data-dir SPLITS --workdir OUT {SHORT} --minibatches-per-task 4"
+    ),
+    "train from a run": (
+        f"train --tasks breast --data-dir DATA --workdir OUT {SHORT} --minibatches-per-task 4 "
+        "--init-from RUN"
+    ),
+    "train on JAX": (
+        "train --tasks breast:phantom --data-dir DATA --workdir OUT --global-batch-size 4 --keep 1 "
+        "--checkpoint-every 1 --evaluate-every 4 --class-priors natural --minibatches-per-task 4"
+    ),
+    "predict with OpenVINO": (
+        "predict SCANS/1000.nii.gz --model WEIGHTS --engine openvino -o OUT --probabilities"
+    ),
+}
+"""Those that are killed: further engines and ways to train, too."""
+
 LOCAL = [name for name in COMMANDS if "server" not in name]
 
 
@@ -53,11 +71,12 @@ def make_places(forked, tiny_data, serving_folder, root, server=None):
 
 def spell(command, places, out):
     """A command's words with the paths that they stand for."""
+    words = KILLED[command].split()
     return [
         functools.reduce(
             lambda word, name: word.replace(name, str(places[name]())),
             [name for name in places if name in word],
             word,
         ).replace("OUT", str(out))
-        for word in COMMANDS[command].split()
+        for word in words
     ]

@@ -2,26 +2,44 @@
 
 import contextlib
 import functools
+import http.client
+import json
 import random
 import shutil
+import time
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from mtseg.models.export import export_weights
 from mtseg.records.prepared import prepared_dir
 from mtseg.records.reading import read_volumes
 from mtseg.records.schema import KINDS
 from tests.end_to_end.test_served import start_front
 from tests.faults.forked_commands import Forked
 from tests.faults.outputs import content_of
-from tests.faults.small_work import COMMANDS, make_places, spell
+from tests.faults.small_work import COMMANDS, KILLED, make_places, spell
 from tests.layout_files import NAMES, subject, write, write_folder, write_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("goes on after a kill", kind="killed")]
 
 
+MOST_KILLS = 45
+"""Of each command, with the whole `--scale`."""
+
+UPDATE_KILLS = 4
+"""Of an update, in each of a fourth as many tests."""
+
+
 def pytest_generate_tests(metafunc):
     if "number" in metafunc.fixturenames:
-        metafunc.parametrize("number", range(50 if metafunc.config.getoption("--thorough") else 1))
+        is_thorough = metafunc.config.getoption("--thorough")
+        count = MOST_KILLS * metafunc.config.getoption("--scale") if is_thorough else 1
+        if metafunc.function is test_a_killed_update_leaves_the_old_or_the_new_records:
+            count /= UPDATE_KILLS
+        metafunc.parametrize("number", range(max(1, round(count))))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +49,29 @@ def forked():
 
 
 @pytest.fixture(scope="module")
-def places(forked, tiny_data, serving_folder, tmp_path_factory):
+def on_jax(tmp_path_factory):
+    """Forks commands where JAX trains. What is compiled once is read from then on."""
+    compiled = str(tmp_path_factory.mktemp("compiled"))
+    with Forked(
+        KERAS_BACKEND="jax",
+        JAX_COMPILATION_CACHE_DIR=compiled,
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    ) as forked:
+        yield forked
+
+
+@pytest.fixture(scope="module")
+def forked_for(forked, request):
+    """A function from a command to the process that forks it."""
+
+    def choose(command):
+        return request.getfixturevalue("on_jax") if "JAX" in command else forked
+
+    return choose
+
+
+@pytest.fixture(scope="module")
+def places(forked, tiny_data, serving_folder, random_run, three_splits, tmp_path_factory):
     """What the commands read; the server is begun when a command first wants it."""
     root = tmp_path_factory.mktemp("killed")
     with contextlib.ExitStack() as stack:
@@ -41,17 +81,27 @@ def places(forked, tiny_data, serving_folder, tmp_path_factory):
             front = start_front(serving_folder, root / "fault")
             return stack.enter_context(front).address()
 
-        yield make_places(forked, tiny_data, serving_folder, root, server)
+        @functools.cache
+        def weights():
+            return export_weights(random_run[0], root / "weights")
+
+        places = make_places(forked, tiny_data, serving_folder, root, server)
+        yield places | {"SPLITS": lambda: three_splits, "WEIGHTS": weights}
 
 
 @pytest.fixture(scope="module")
-def let_be(forked, places, tmp_path_factory):
+def let_be(forked_for, places, tmp_path_factory):
     """What a command leaves that is not killed, the seconds and the changes of files it takes."""
 
     @functools.cache
     def run(command):
         out = tmp_path_factory.mktemp("let_be")
-        code, _, err, seconds, changes = forked.run(spell(command, places, out), out)
+        run = functools.partial(forked_for(command).run, spell(command, places, out), out)
+        if "JAX" in command:  # compiles, which later runs do not
+            assert run()[0] == 0
+            shutil.rmtree(out)
+            out.mkdir()
+        code, _, err, seconds, changes = run()
         assert code == 0, err
         return content_of(out), seconds, changes
 
@@ -64,13 +114,14 @@ def let_be(forked, places, tmp_path_factory):
     "command",
     [
         pytest.param(name, marks=pytest.mark.thorough)
-        if name in ("predict in bulk", "predict on a server", "export")
+        if name in ("predict in bulk", "predict on a server", "export") or name not in COMMANDS
         else name
-        for name in COMMANDS
+        for name in KILLED
     ],
 )
-def test_a_killed_command_given_again(forked, places, let_be, tmp_path, command, number):
+def test_a_killed_command_given_again(forked_for, places, let_be, tmp_path, command, number):
     """Even numbers are killed before some change of a file, odd ones after some time."""
+    forked = forked_for(command)
     wanted, seconds, changes = let_be(command)
     rng = random.Random(f"{command} {number}")
     these = spell(command, places, tmp_path)
@@ -89,8 +140,11 @@ def test_a_killed_command_given_again(forked, places, let_be, tmp_path, command,
         assert found[name] == content, name
 
 
-def test_a_killed_update_leaves_the_old_or_the_new_records(forked, tmp_path, number):
+def test_a_killed_update_leaves_the_old_or_the_new_records(
+    forked, tmp_path, number, record_property
+):
     """Whoever reads next has one or the other of both kinds, and the same command resumes."""
+    record_property("cases", UPDATE_KILLS)
     scans, out = write_folder(tmp_path / "scans"), tmp_path / "out"
     out.mkdir()
     write_task(tmp_path / "renal.toml")
@@ -126,7 +180,7 @@ def test_a_killed_update_leaves_the_old_or_the_new_records(forked, tmp_path, num
     new = read(done)
     assert new[0] == [["a2", "a3", "a4", "a5"], ["a1"]]
     rng = random.Random(number)
-    for _ in range(4):
+    for _ in range(UPDATE_KILLS):
         killed = tmp_path / "killed"
         shutil.copytree(out, killed)
         if rng.random() < 0.2:
@@ -140,3 +194,74 @@ def test_a_killed_update_leaves_the_old_or_the_new_records(forked, tmp_path, num
         assert read(killed) == new
         assert content_of(killed).keys() == content_of(done).keys()
         shutil.rmtree(killed)
+
+
+def workers_of(forked):
+    """The processes that compute for pages of that process."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+            if (
+                b"mtseg.viewer.worker" in words[0]
+                and str(forked.temporary_dir).encode() in words[1]
+            ):
+                found.append(int(folder.name))
+    return found
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.2)
+    return found
+
+
+def url_of(page):
+    """The address that a page has printed; None if there is none yet."""
+    words = page.stdout_path.read_text().split()
+    return next((word for word in words if word.startswith("http://")), None)
+
+
+def download(url, path):
+    """What a page answers."""
+    address, _, place = url.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(address, timeout=20)
+    connection.request("GET", f"/{place}{path}")
+    content = connection.getresponse().read()
+    connection.close()
+    return content
+
+
+@pytest.mark.thorough
+def test_a_killed_page_leaves_nothing_to_the_next_one(forked, places, tmp_path, number):
+    """No scan, no process; and the next page has the labels of the command."""
+    scan = shutil.copy(places["SCANS"]() / "1000.nii.gz", tmp_path)
+    argv = ["mtseg.viewer.command", scan, "--model", places["WEIGHTS"](), "--no-browser"]
+    page = forked.start(argv)
+    if not page.has_ended(random.Random(number).uniform(0, 10)):
+        page.kill()
+    assert page.finish()[0] == -9
+    wait_for(lambda: not workers_of(forked))
+    page = forked.start(argv)
+    url = wait_for(lambda: url_of(page))
+
+    def done():
+        (state,) = json.loads(download(url, "state"))["scans"]
+        assert state["state"] != "failed", state
+        return state if state["state"] == "done" else None
+
+    state = wait_for(done)
+    (folder,) = [path for path in forked.temporary_dir.glob("mtseg-view-*/*") if path.is_dir()]
+    labels = tmp_path / "page_labels.nii.gz"
+    labels.write_bytes(download(url, f"scans/{state['id']}/1000_labels.nii.gz"))
+    page.terminate()
+    code, _, err = page.finish()
+    assert (code, err) == (0, "")
+    assert not folder.exists()
+    wait_for(lambda: not workers_of(forked))
+    predicted = ["predict", scan, "--model", places["WEIGHTS"](), "-o", tmp_path / "out"]
+    assert forked.run(predicted, tmp_path)[0] == 0
+    expected = nib.load(tmp_path / "out" / "1000_labels.nii.gz").get_fdata()
+    np.testing.assert_array_equal(nib.load(labels).get_fdata(), expected)

@@ -220,11 +220,13 @@ def test_no_series_is_lost_or_sent_twice(forked, weights, tmp_path):
 @pytest.mark.thorough
 @pytest.mark.timeout(3600)
 @pytest.mark.promise("goes on after a kill", kind="killed")
-def test_two_hundred_series_and_thirty_kills(forked, weights, tmp_path, record_property):
-    record_property("cases", 30)
+def test_many_series_and_many_kills(forked, weights, tmp_path, record_property, request):
+    scale = request.config.getoption("--scale")
+    num_kills = max(3, round(45 * scale))
+    record_property("cases", num_kills)
     with Archive() as archive:
         service = Service(forked, tmp_path, weights, archive)
-        send_and_kill(service, archive, tmp_path, num_series=200, num_kills=30, seed=1)
+        send_and_kill(service, archive, tmp_path, max(12, round(200 * scale)), num_kills, seed=1)
 
 
 @pytest.mark.slow
