@@ -8,9 +8,11 @@ from pathlib import Path
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
-from mtseg.inference.dense import make_dense_network
+from mtseg.inference.dense import DenseNetwork, make_dense_network
 from mtseg.inference.engines.averaging import MeanNetwork, Network, require_symmetric
+from mtseg.inference.engines.choice import choose_engine
 from mtseg.models.ensembles import mean_point, require_same_classes
+from mtseg.network.folding import fold_to_arrays
 from mtseg.provenance.training_data import list_changes, read_training_data, refuse_training_scans
 from mtseg.records.reading import count_scans, read_fingerprints
 from mtseg.runs.manifest import PACKAGED, WEIGHTS
@@ -45,7 +47,8 @@ def evaluate_trained(
         split: `test` or `validation`.
         which: weights of a run: `last` or `best`.
         use_flips: whether probabilities are averaged with those of each scan's mirror image.
-        precision: `float32` or `bfloat16`; None is the faster one on this machine.
+        precision: `float32`, `bfloat16`, or `int8`, which needs OpenVINO; None is the faster one
+            of the first two on this machine.
         may_score_training_scans: whether scans that a run was trained on are scored too.
         is_quiet: whether no progress is shown.
         on_note: called with lines about what is scored, and what has changed in the records.
@@ -103,7 +106,7 @@ def _score(
     """Scores the scans of the split that was asked for."""
     label_space = trained[0].label_space
     num_scans = _count_scans(data_dir, label_space, split, on_note)
-    networks = tuple(make_dense_network(each.model, precision) for each in trained)
+    networks = tuple(_open(each, precision) for each in trained)
     network: Network = networks[0]
     if len(networks) > 1 or use_flips:
         network = MeanNetwork(networks, is_mirrored=use_flips)
@@ -119,6 +122,15 @@ def _score(
             is_complete=True,
             on_scan=lambda name: progress.advance(note=name),
         )
+
+
+def _open(trained: TrainedModel, precision: str | None) -> DenseNetwork:
+    if precision != "int8":
+        return make_dense_network(trained.model, precision)
+    choose_engine(None, "weights", precision=precision)  # refuses what is not installed
+    from mtseg.inference.engines.openvino_engine import open_folded
+
+    return open_folded(fold_to_arrays(trained.model), precision)
 
 
 def _join_points(trained: Sequence[TrainedModel]) -> tuple[dict[str, float] | None, str]:

@@ -58,8 +58,8 @@ def load(
             list of folders is an ensemble: the models must have the same classes, and their
             probabilities are averaged. A name that `mtseg models` lists is one of those that come
             with the package; None is the default.
-        precision: `float32` or `bfloat16`. None is the faster one on this machine, and float32 on
-            a server.
+        precision: `float32`, `bfloat16` or, on OpenVINO, `int8`. None is the fastest on this
+            machine, int8 only if the model allows it, and float32 on a server.
         options: how to send requests to a server; None uses the defaults.
         engine: what computes in this process, `tensorflow` or `openvino`. None is the fastest that
             is installed: OpenVINO for a weights file where there is no GPU, else TensorFlow.
@@ -77,10 +77,11 @@ def load(
         >>> print(model.card.splitlines()[0])
         # The network that comes with mtseg
     """
+    from mtseg.inference.engines.choice import PRECISIONS
     from mtseg.serving.address import is_address
 
-    if precision not in (None, "float32", "bfloat16"):
-        raise InputError(f"precision: {precision!r} is not one of float32, bfloat16.")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}.")
     from mtseg.api.model import Model
 
     if isinstance(path, str | os.PathLike) and is_address(str(path)):
@@ -90,7 +91,7 @@ def load(
     else:
         from mtseg.models.ensembles import find_engine_of, load_models
 
-        engine = find_engine_of(path, engine)
+        engine = find_engine_of(path, engine, None, precision)
         if engine == "tensorflow":
             _begin_tensorflow()
         exported = load_models(path, precision, engine)
@@ -259,7 +260,8 @@ def evaluate(
         split: `test` or `validation`.
         weights: of a run: `last` or `best`.
         tta: `flip` as for `segment`; every task of the network must allow it.
-        precision: `float32` or `bfloat16`. None is the faster one on this machine.
+        precision: `float32`, `bfloat16`, or `int8`, which needs OpenVINO. None is the faster one of
+            the first two on this machine.
         allow_training_scans: whether scans that the run was trained on are scored; otherwise they
             are refused.
         progress: whether a bar is shown.
@@ -275,11 +277,13 @@ def evaluate(
         >>> {row.metric for row in evaluation.rows} >= {"dice", "hd95_mm", "volume_predicted_ml"}
         True
     """
+    from mtseg.inference.engines.choice import PRECISIONS
+
     for name, value, choices in (
         ("split", split, ("test", "validation")),
         ("weights", weights, ("last", "best")),
         ("tta", tta, (None, "flip")),
-        ("precision", precision, (None, "float32", "bfloat16")),
+        ("precision", precision, (None, *PRECISIONS)),
     ):
         if value not in choices:
             listed = ", ".join(choice for choice in choices if choice)

@@ -309,16 +309,16 @@ def start_tensorflow(devices: str | None, *, is_one: bool = True) -> None:
     print(f"Computing on {describe_devices(are_all=not is_one)}.", flush=True)
 
 
-def start_engine(model: str | list[str] | None, wanted: str, devices: str | None) -> str:
-    """Chooses what computes a model, starts it, and prints in one line what will compute.
+def start_engine(
+    model: str | list[str] | None, wanted: str, devices: str | None, precision: str | None = None
+) -> str:
+    """Starts what computes a model, prints it in one line, and returns its name.
 
     Args:
         model: folder of the model, or those of an ensemble; None is the one that comes with mtseg.
         wanted: the value of `--engine`.
         devices: the value of `--devices`.
-
-    Returns:
-        The engine's name.
+        precision: of the convolutions, if it was named.
 
     Raises:
         InputError: if there is no such model, engine or device.
@@ -327,7 +327,7 @@ def start_engine(model: str | list[str] | None, wanted: str, devices: str | None
     from mtseg.models.ensembles import find_engine_of
     from mtseg.system.hardware import describe_processor
 
-    engine = find_engine_of(model, None if wanted == "auto" else wanted, devices)
+    engine = find_engine_of(model, None if wanted == "auto" else wanted, devices, precision)
     if engine == "tensorflow":
         start_tensorflow(devices)
     else:

@@ -16,6 +16,7 @@ from mtseg.cli.command import (
     start_tensorflow,
 )
 from mtseg.errors import InputError
+from mtseg.inference.engines.choice import PRECISIONS
 from mtseg.runs.manifest import WEIGHTS, locate_model, require_trained
 from mtseg.system.atomic_files import atomic_write, write_json, writing_to
 from mtseg.system.progress import Progress
@@ -90,8 +91,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        help="precision of the convolutions; auto: the faster one on this machine (default: auto)",
+        choices=("auto", *PRECISIONS),
+        help="precision of the convolutions; auto: the faster one of float32 and bfloat16 on this "
+        "machine; int8 needs OpenVINO (default: auto)",
     )
     add_devices_flag(parser)
     parser.add_argument(

@@ -45,6 +45,12 @@ def make_parser() -> argparse.ArgumentParser:
         "repository for NVIDIA's Triton (default: %(default)s)",
     )
     parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="with --format weights: let --precision auto compute it in int8, which is faster and "
+        "changes some labels; compare the scores of mtseg-evaluate --precision int8 first",
+    )
+    parser.add_argument(
         "--serving",
         metavar="DIR",
         help="in place of OUT: folder for the model and the files that TensorFlow Serving needs, "
@@ -89,6 +95,8 @@ def _export(argv: list[str]) -> int:
         raise InputError("--name goes with --serving DIR or --format triton.")
     if arguments.serving is not None and arguments.format != "savedmodel":
         raise InputError("--serving: TensorFlow Serving takes no other --format than savedmodel.")
+    if arguments.int8 and arguments.format != "weights":
+        raise InputError("--int8 goes with --format weights: OpenVINO computes no other.")
     require_trained(Path(arguments.workdir))
     import_tensorflow()
     choose_devices(None)
@@ -112,8 +120,12 @@ def _export(argv: list[str]) -> int:
         return DONE
     from mtseg.models.export import export_model, export_weights
 
-    export = {"savedmodel": export_model, "weights": export_weights}[arguments.format]
-    path = export(arguments.workdir, arguments.out, arguments.weights)
+    if arguments.format == "weights":
+        path = export_weights(
+            arguments.workdir, arguments.out, arguments.weights, may_use_int8=arguments.int8
+        )
+    else:
+        path = export_model(arguments.workdir, arguments.out, arguments.weights)
     print(f"Wrote {path}.")
     print(f"Use it: mtseg-predict SCAN.nii.gz --model {arguments.out} -o predictions")
     return DONE

@@ -21,6 +21,7 @@ from mtseg.cli.command import (
     start_engine,
 )
 from mtseg.errors import InputError
+from mtseg.inference.engines.choice import PRECISIONS
 from mtseg.runs.manifest import find_model, locate_model
 from mtseg.serving.address import parse_address
 from mtseg.serving.flags import add_server_flags, read_server_options, refuse_server_flags
@@ -114,10 +115,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", *PRECISIONS),
         default="auto",
-        help="precision of the convolutions; auto: the faster one on this machine, and float32 on "
-        "a server (default: %(default)s)",
+        help="precision of the convolutions; auto: the fastest on this machine, int8 only if the "
+        "model allows it, and float32 on a server (default: %(default)s)",
     )
     add_engine_flag(parser)
     add_devices_flag(parser)
@@ -179,17 +180,16 @@ def _predict(argv: list[str]) -> int:
     scans = take_part(scans, arguments.num_parts, arguments.part_id)
     server_options = None if arguments.server is None else read_server_options(arguments)
 
+    precision = None if arguments.precision == "auto" else arguments.precision
     engine = None
     if arguments.server is None and arguments.beam_runner is None:
-        engine = start_engine(
-            arguments.ensemble or arguments.model, arguments.engine, arguments.devices
-        )
+        models = arguments.ensemble or arguments.model
+        engine = start_engine(models, arguments.engine, arguments.devices, precision)
     elif arguments.server is None:
         import_tensorflow()
     given = arguments.server or arguments.ensemble or arguments.model
     if given in (None, arguments.model) and (said := describe_choice(arguments.model)):
         print(said, flush=True)
-    precision = None if arguments.precision == "auto" else arguments.precision
     model = load(given, precision, server_options, engine)
     return _segment(model, scans, out, options, arguments)
 

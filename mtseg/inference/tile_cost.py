@@ -34,7 +34,11 @@ EXTENT_STEP = 16
 """Slices are cut to a multiple of this many voxels, so that chunks have few different shapes: for
 each new shape TensorFlow compiles 25 convolutions."""
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+"""Of a feature between two convolutions."""
+
+_KEPT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}
+"""Of a feature that is kept for the head: after convolutions in int8 at most float32."""
 
 _FIXED_BYTES = 210_000_000
 """Memory that running the network takes whatever the volume: compiled kernels, a chunk's feature
@@ -77,7 +81,7 @@ class TileCost:
 
     Attributes:
         num_classes: classes of the network.
-        precision: `float32` or `bfloat16`, in which the convolutions run.
+        precision: `float32`, `bfloat16` or `int8`, in which the convolutions run.
         target_voxels_per_voxel: voxels of the grid that results are interpolated to, per voxel of
             the volume.
         message: the messages, if a server computes the tiles; None if this process does.
@@ -105,7 +109,7 @@ class TileCost:
             in_memory = (self.message.in_flight + 1) * _COPIES_OF_A_MESSAGE
             return int(in_memory * max(4 * num_with_halo, probabilities) + deciding)
         order = 3 * 4 * num_voxels
-        features = num_foreground * NUM_FEATURES * _ITEM_BYTES[self.precision]
+        features = num_foreground * NUM_FEATURES * _KEPT_BYTES[self.precision]
         in_graph = 4 * num_with_halo + order + _FEATURES_AT_ONCE * features
         # TensorFlow keeps the memory of the graph while labels are decided.
         return int(_FIXED_BYTES + in_graph + max(4 * num_with_halo, deciding))
@@ -153,7 +157,7 @@ def chunk_positions_for(precision: str, chunk_bytes: int = CHUNK_BYTES) -> int:
     have more than `MOST_ELEMENTS`.
 
     Args:
-        precision: `float32` or `bfloat16`.
+        precision: `float32`, `bfloat16` or `int8`.
         chunk_bytes: the memory.
     """
     by_memory = chunk_bytes // (NUM_FEATURES * _ITEM_BYTES[precision])

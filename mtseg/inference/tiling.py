@@ -92,7 +92,7 @@ def plan_tiles(
     Args:
         volume: (I, J, K), prepared intensities, exactly 0 outside the foreground.
         num_classes: classes of the network.
-        precision: `float32` or `bfloat16`, in which the convolutions run.
+        precision: `float32`, `bfloat16` or `int8`, in which the convolutions run.
         memory_bytes: memory that computing a tile may take, beside the volume itself.
         is_interpolated: whether results between voxels are wanted. The cores then reach one voxel
             below the foreground, and every tile is computed one voxel beyond its core.

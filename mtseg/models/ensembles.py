@@ -23,7 +23,10 @@ Folder = str | os.PathLike[str]
 
 
 def find_engine_of(
-    model: Folder | Sequence[Folder] | None, engine: str | None = None, devices: str | None = None
+    model: Folder | Sequence[Folder] | None,
+    engine: str | None = None,
+    devices: str | None = None,
+    precision: str | None = None,
 ) -> str:
     """The engine that will compute a model or all models of an ensemble, found without starting it.
 
@@ -31,14 +34,16 @@ def find_engine_of(
         model: folder of a model, or several; None is the one that comes with the package.
         engine: as for `mtseg.models.loading.find_engine`.
         devices: likewise.
+        precision: likewise.
 
     Raises:
         InputError: as `find_engine`, or if several are one.
     """
     if model is None or isinstance(model, str | os.PathLike):
-        return find_engine(None if model is None else locate_model(model), engine, devices)
+        folder = None if model is None else locate_model(model)
+        return find_engine(folder, engine, devices, precision)
     require_several(model)
-    found = {find_engine(locate_model(path), engine, devices) for path in model}
+    found = {find_engine(locate_model(path), engine, devices, precision) for path in model}
     return found.pop() if len(found) == 1 else "tensorflow"  # it computes every kind of model
 
 
@@ -90,7 +95,7 @@ def load_ensemble(
         InputError: as `mtseg.models.loading.load`, or if there is only one model, or one has other
             classes than the first.
     """
-    engine = find_engine_of(paths, engine)
+    engine = find_engine_of(paths, engine, None, precision)
     models = [load(locate_model(path), precision, engine) for path in paths]
     first = models[0]
     for model in models[1:]:

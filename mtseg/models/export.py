@@ -25,8 +25,9 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -41,7 +42,7 @@ from mtseg.inference.verdict import calibrate
 from mtseg.models.signature_names import list_signatures
 from mtseg.models.signatures import add_signatures
 from mtseg.network.architecture import HALO
-from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, WEIGHTS, versions
+from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, MAY_USE_INT8, WEIGHTS, versions
 from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.weights import TrainedModel, load_trained
 from mtseg.runs.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
@@ -107,13 +108,30 @@ def export_model(
     return final
 
 
-def export_weights(workdir: str | Path, out: str | Path, which: str = "last") -> Path:
+def export_weights(
+    workdir: str | Path, out: str | Path, which: str = "last", *, may_use_int8: bool = False
+) -> Path:
     """Writes the weights and manifest of a network, without TensorFlow's graphs.
 
-    Arguments, result and errors are those of `export_file`.
+    Args:
+        workdir: as for `export_file`.
+        out: likewise.
+        which: likewise.
+        may_use_int8: whether a precision that is chosen automatically may be int8.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: as `export_file` does.
     """
     return export_file(
-        workdir, out, which, WEIGHTS, lambda trained, path: trained.model.save_weights(path)
+        workdir,
+        out,
+        which,
+        WEIGHTS,
+        lambda trained, path: trained.model.save_weights(path),
+        {MAY_USE_INT8: True} if may_use_int8 else {},
     )
 
 
@@ -123,6 +141,7 @@ def export_file(
     which: str,
     name: str,
     write: Callable[[TrainedModel, Path], None],
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Writes a model that is a single file, and its manifest.
 
@@ -133,6 +152,7 @@ def export_file(
         which: `last` or `best` weights.
         name: name of the file.
         write: called with the trained network and the path to write the file to.
+        more: further fields of the manifest.
 
     Returns:
         The folder.
@@ -142,7 +162,7 @@ def export_file(
     """
     workdir, out = Path(workdir), Path(out)
     trained = load_trained(workdir, which)
-    manifest = make_manifest(trained, workdir, which)
+    manifest = {**make_manifest(trained, workdir, which), **more}
     with exporting_to(out):
         others = [path for path in out.iterdir() if not path.name.startswith(".")]
         if others and not (out / name).is_file():

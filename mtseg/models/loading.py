@@ -16,11 +16,18 @@ from mtseg.inference.dense import DenseNetwork, choose_precision, make_dense_net
 from mtseg.inference.engines.averaging import Network
 from mtseg.inference.engines.choice import choose_engine
 from mtseg.inference.verdict import OutOfDistributionCheck
-from mtseg.runs.manifest import CONFIG, PACKAGED, WEIGHTS, find_model, read_manifest
+from mtseg.runs.manifest import (
+    CONFIG,
+    MAY_USE_INT8,
+    PACKAGED,
+    WEIGHTS,
+    find_model,
+    read_manifest,
+)
 from mtseg.runs.weights import load_trained, require_finite
 from mtseg.runs.weights_file import read_folded
 from mtseg.system.checksums import verify_checksums
-from mtseg.system.hardware import has_bfloat16_instructions
+from mtseg.system.hardware import has_bfloat16_instructions, is_x86
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.label_table import LabelEntry, to_labels
 from mtseg.tasks.task import Task
@@ -87,7 +94,8 @@ def load(
         path: folder that `mtseg-export` wrote (its newest version is loaded), one version in it, or
             the folder of a training run, whose last weights are loaded. None is the model that
             comes with the package.
-        precision: `float32` or `bfloat16`; None is the faster one on this machine.
+        precision: one of `mtseg.inference.engines.choice.PRECISIONS`; None is the fastest on this
+            machine, which is `int8` only for a model whose manifest allows it.
         engine: what computes, one of `mtseg.inference.engines.choice.ENGINES`; None is the fastest
             that is installed.
 
@@ -95,7 +103,8 @@ def load(
         InputError: if there is no model, it is damaged, it is of another version of mtseg, or the
             engine is not installed or cannot compute it.
     """
-    engine, folder = find_engine(path, engine), find_model(Path(path or PACKAGED))
+    engine = find_engine(path, engine, None, precision)
+    folder = find_model(Path(path or PACKAGED))
     network: Network
     kept_alive: Any = None
     if engine == "openvino":
@@ -118,7 +127,10 @@ def load(
 
 
 def find_engine(
-    path: str | Path | None = None, engine: str | None = None, devices: str | None = None
+    path: str | Path | None = None,
+    engine: str | None = None,
+    devices: str | None = None,
+    precision: str | None = None,
 ) -> str:
     """The engine that will compute a model, found without starting it.
 
@@ -126,15 +138,16 @@ def find_engine(
         path: as for `load`.
         engine: as for `load`.
         devices: the value of `--devices`, if it was given; a GPU asks for TensorFlow.
+        precision: as for `load`; `int8` asks for OpenVINO.
 
     Raises:
         InputError: if there is no such folder, or the engine is not installed or cannot compute the
-            model.
+            model in that precision.
     """
     folder = find_model(Path(path or PACKAGED))
     is_run = (folder / CONFIG).is_file()
     form = "weights" if (folder / WEIGHTS).is_file() else "run" if is_run else "SavedModel"
-    return choose_engine(engine, form, devices)
+    return choose_engine(engine, form, devices, precision)
 
 
 def make_exported(
@@ -193,6 +206,8 @@ def _open_openvino(folder: Path, precision: str | None) -> DenseNetwork:
 
     _, network = read_folded(folder)
     fastest = "bfloat16" if has_bfloat16_instructions() else "float32"
+    if read_manifest(folder).get(MAY_USE_INT8) is True and is_x86():
+        fastest = "int8"
     return open_folded(network, precision or fastest)
 
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from mtseg.errors import InputError
@@ -24,7 +23,7 @@ from mtseg.inference.decision import decide_in_graph
 from mtseg.inference.tile_graph import classify, convolve
 from mtseg.models.export import export_file
 from mtseg.network.architecture import HALO, PLANE_NORMALS
-from mtseg.network.folding import fold
+from mtseg.network.folding import fold_to_arrays
 from mtseg.runs.weights import TrainedModel
 
 ONNX, LITERT = "model.onnx", "model.tflite"
@@ -48,10 +47,7 @@ def make_portable_function(
         A `tf.function` from `tile` to `probabilities`, whose shapes the module's docstring has, and
         with thresholds to `labels`, uint8 (I, J, K), 0 where the tile is 0.
     """
-    folded = fold(patch_model)
-    network = tf.nest.map_structure(np.asarray, folded)._replace(
-        num_backgrounds=folded.num_backgrounds
-    )
+    network = fold_to_arrays(patch_model)
 
     def compute(tile: tf.Tensor) -> dict[str, tf.Tensor]:
         features = []

@@ -28,6 +28,9 @@ CONFIG = "config.json"
 PACKAGED = Path(__file__).parents[1] / "models" / "packaged"
 """The folder of the model that comes with the package; others are folders in it."""
 
+MAY_USE_INT8 = "may_use_int8"
+"""The field that lets `--precision auto` compute a model in int8; it is true, or missing."""
+
 _REQUIRED = ("classes", "operating_points", "label_space", "training")
 
 

@@ -30,6 +30,7 @@ _OPS = types.SimpleNamespace(
     abs=np.abs,
     erf=np.vectorize(math.erf, otypes=[np.float32]),
     exp=np.exp,
+    max=np.max,
     reshape=np.reshape,
     sqrt=np.sqrt,
 )

@@ -68,7 +68,7 @@ def load_served(
 
     Args:
         text: its address, as for `mtseg.serving.address.parse_address`.
-        precision: `float32` or `bfloat16`. None is float32, because the client does not know which
+        precision: `float32` or `bfloat16`; None is float32, because the client does not know which
             the server's processor computes faster.
         options: how requests are sent; None uses the defaults.
 
@@ -77,10 +77,12 @@ def load_served(
         model's `renewal` loads the newest again when this one is no longer served.
 
     Raises:
-        InputError: if the text is not an address, or the model there is of another version of
-            mtseg or of none.
+        InputError: if the text is not an address, no server has that precision, or the model there
+            is of another version of mtseg or of none.
         ServerError: if the server does not answer as it should.
     """
+    if precision == "int8":
+        raise InputError("--precision int8: a server does not compute so. Leave it out.")
     connection = connect(parse_address(text), options or ServerOptions())
     model = _describe(connection, precision or "float32")
     if connection.address.version is not None:

@@ -144,6 +144,11 @@ def has_bfloat16_instructions(cpuinfo: str = "/proc/cpuinfo") -> bool:
     return bool(_bfloat16_flags(Path(cpuinfo)))
 
 
+def is_x86() -> bool:
+    """Whether the processor is one of Intel's or AMD's kind, on which int8 was measured."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def _bfloat16_flags(cpuinfo: Path) -> set[str]:
     try:
         return _BFLOAT16_FLAGS & set(cpuinfo.read_text().split())

@@ -12,7 +12,9 @@ MISTAKES = {
     "predict": [
         [], ["none.nii"], ["empty"], ["scan.nii", "--modle", "m"], ["scan.nii", "--model", "none"],
         ["scan.nii", "--model", "empty"], ["scan.nii", "-o", "scan.nii"],
-        ["scan.nii", "--precision", "float16"], ["scan.nii", "--spacing-mm", "0"],
+        ["scan.nii", "--precision", "float16"],
+        ["scan.nii", "--precision", "int8", "--engine", "tensorflow"],
+        ["scan.nii", "--spacing-mm", "0"],
         ["scan.nii", "--spacing-mm", "thin"], ["scan.nii", "--memory-gb", "-1"],
         ["scan.nii", "--part-id", "3"], ["scan.nii", "--retries", "1"],
         ["scan.nii", "--server", "here"], ["scan.nii", "--modality", "pet"],
@@ -53,6 +55,7 @@ MISTAKES = {
         ["empty", "--serving", "folder", "--format", "onnx"],
         ["empty", "--serving", "folder", "--keep", "0"], ["empty", "out", "--format", "tf"],
         ["empty", "out", "--wieghts", "best"], ["empty", "out", "--name", "a"],
+        ["empty", "out", "--int8"],
     ],
     "experiments": [
         ["--num-parts", "2", "--part-id", "2"], ["--num-parts", "0"], ["--minutes", "0"],

@@ -11,7 +11,7 @@ import pytest
 
 from mtseg.errors import InputError
 from mtseg.inference.dense import dense_probabilities
-from mtseg.models import export
+from mtseg.models import export, loading
 from mtseg.models.export import export_model, export_weights
 from mtseg.models.loading import load
 from mtseg.runs import workdir as workdir_files
@@ -65,6 +65,20 @@ def test_weights_only_give_the_same_network(exported, tmp_path):
     export_weights(workdir, path)  # replaces them
     names = ["SHA256SUMS", "manifest.json", "model.weights.h5"]
     assert sorted(file.name for file in path.iterdir()) == names
+
+
+def test_int8_is_chosen_only_for_a_model_that_allows_it(exported, tmp_path, monkeypatch):
+    workdir = exported[0]
+    plain = export_weights(workdir, tmp_path / "plain")
+    allowed = export_weights(workdir, tmp_path / "allowed", may_use_int8=True)
+    assert load(plain).network.precision in ("float32", "bfloat16")
+    assert load(allowed).network.precision == "int8"
+    assert load(allowed, "float32").network.precision == "float32"
+    assert load(allowed, None, "tensorflow").network.precision != "int8"
+    assert load(plain, "int8").network.precision == "int8"
+    assert load(plain).model_id == load(allowed).model_id
+    monkeypatch.setattr(loading, "is_x86", lambda: False)
+    assert load(allowed).network.precision != "int8"
 
 
 def test_a_run_is_the_model_that_it_exports(exported, tmp_path):

@@ -11,6 +11,9 @@ ENGINES = ("tensorflow", "openvino")
 """Names of the engines. TensorFlow is the reference, which computes every kind of model on every
 device. OpenVINO computes a weights file on the processor."""
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+"""Number types of the convolutions; OpenVINO alone computes in int8."""
+
 TITLES = {"tensorflow": "TensorFlow", "openvino": "OpenVINO"}
 """How they are written."""
 
@@ -18,7 +21,9 @@ _PACKAGES = {"tensorflow": ("tensorflow", "keras"), "openvino": ("openvino", "h5
 """What has to be installed for each."""
 
 
-def choose_engine(wanted: str | None, form: str, devices: str | None = None) -> str:
+def choose_engine(
+    wanted: str | None, form: str, devices: str | None = None, precision: str | None = None
+) -> str:
     """Chooses an engine, without importing any.
 
     Args:
@@ -27,13 +32,22 @@ def choose_engine(wanted: str | None, form: str, devices: str | None = None) -> 
         form: of the model: `weights` for a weights file; a `SavedModel` or the folder of a training
             `run` are computed by TensorFlow alone.
         devices: the value of `--devices`; a GPU asks for TensorFlow.
+        precision: one of `PRECISIONS`, if it was named; `int8` asks for OpenVINO.
 
     Raises:
-        InputError: if it is not installed, or cannot compute that model or on that device.
+        InputError: if it is not installed, or cannot compute that model, on that device or in that
+            precision.
     """
     is_processor = devices is None or devices.strip() == "cpu"
     if wanted not in (None, *ENGINES):
         raise InputError(f"--engine {wanted}: is none. Give one of {', '.join(ENGINES)}.")
+    if precision == "int8":
+        if wanted not in (None, "openvino") or not is_processor:
+            raise InputError(
+                "--precision int8: only OpenVINO computes so, on the processor. Leave out --engine "
+                "and --devices, or give another precision."
+            )
+        wanted = "openvino"
     if wanted is not None:
         _require(wanted)
         if wanted != "tensorflow" and form != "weights":

@@ -65,7 +65,7 @@ def round_weights(network: FoldedNetwork, ops: Any, round_values: RoundValues) -
     means = ops.stack(network.means[:-1])
     shares = means / ops.sum(means**2, axis=1, keepdims=True)
     errors = (biases - rounded_biases)[:, None, :] * shares[:, :, None]
-    rounded_kernels = _round_taps(kernels, errors, ops, round_values)
+    rounded_kernels = round_taps(kernels, errors, ops, round_values)
     numbers = range(len(others))
     return network._replace(
         stack=(
@@ -75,7 +75,7 @@ def round_weights(network: FoldedNetwork, ops: Any, round_values: RoundValues) -
     )
 
 
-def _round_taps(kernels: Any, errors: Any, ops: Any, round_values: RoundValues) -> Any:
+def round_taps(kernels: Any, errors: Any, ops: Any, round_values: RoundValues) -> Any:
     """Rounds the nine weights between two features one after the other, passing on the error.
 
     Args:

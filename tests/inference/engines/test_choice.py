@@ -56,6 +56,19 @@ def test_a_saved_model_needs_tensorflow(without):
         choose_engine(None, "SavedModel")
 
 
+def test_int8_asks_for_openvino(without):
+    assert choose_engine(None, "weights", precision="int8") == "openvino"
+    assert choose_engine("openvino", "weights", devices="cpu", precision="int8") == "openvino"
+    for wanted, devices in (("tensorflow", None), (None, "1,")):
+        with pytest.raises(InputError, match="--precision int8: only OpenVINO"):
+            choose_engine(wanted, "weights", devices, "int8")
+    with pytest.raises(InputError, match="--format weights"):
+        choose_engine(None, "run", precision="int8")
+    without("openvino")
+    with pytest.raises(InputError, match="pip install openvino"):
+        choose_engine(None, "weights", precision="int8")
+
+
 def test_openvino_computes_on_the_processor_alone():
     assert choose_engine("openvino", "weights", devices="cpu") == "openvino"
     with pytest.raises(InputError, match="--devices cpu"):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtseg.inference import tile_graph
-from mtseg.inference.dense import PRECISIONS, dense_probabilities, make_dense_network
-from mtseg.inference.engines import rounding
+from mtseg.inference import dense, tile_graph
+from mtseg.inference.dense import dense_probabilities, make_dense_network
+from mtseg.inference.engines import openvino_engine, rounding
+from mtseg.inference.engines.choice import PRECISIONS
 from mtseg.inference.engines.openvino_engine import open_folded
 from mtseg.inference.tiling import Tile
 from mtseg.network.folding import fold
@@ -41,7 +42,7 @@ def networks(folded):
 
 @pytest.fixture(scope="module")
 def by_tensorflow(patch_model):
-    return {precision: make_dense_network(patch_model, precision) for precision in PRECISIONS}
+    return {name: make_dense_network(patch_model, name) for name in dense.PRECISIONS}
 
 
 def make_volume(shape, seed=0):
@@ -95,6 +96,23 @@ def test_labels_are_those_of_tensorflow(task, by_tensorflow, networks):
         labels, expected = computed.argmax(-1), expected.argmax(-1)
         assert len(np.unique(expected)) > 1
         assert np.mean(labels != expected) <= share
+
+
+@pytest.mark.parametrize("task", ["brain", "cta"])
+def test_int8_changes_few_labels(task, networks):
+    volume, tile = block_of_phantom(task)
+    labels = {name: networks[name].run(volume, tile).argmax(-1) for name in PRECISIONS}
+    assert len(np.unique(labels["float32"])) > 1
+    assert np.mean(labels["int8"] != labels["float32"]) <= 1e-2
+
+
+def test_int8_without_bfloat16_instructions_is_beside_float32(folded, networks, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "has_bfloat16_instructions", lambda: False)
+    network = open_folded(folded, "int8")
+    assert network.function.args[0].feature_type == np.float32
+    volume, tile = block_of_phantom("brain")
+    labels = [each.run(volume, tile).argmax(-1) for each in (network, networks["float32"])]
+    assert np.mean(labels[0] != labels[1]) <= 1e-2
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
