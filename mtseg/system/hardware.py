@@ -131,9 +131,10 @@ def describe_machine(device: str) -> dict[str, Any]:
 def format_machine(machine: dict[str, Any]) -> str:
     """The result of `describe_machine` as one line. Those of earlier versions name no device."""
     device = machine.get("device")
-    gpu = f"{device}; " if device and "GPU" in device else ""
+    # The processor is named in any case.
+    other = f"{device}; " if device and "processor core" not in device else ""
     return (
-        f"{gpu}{machine['processor']}, {machine['cores']} cores, "
+        f"{other}{machine['processor']}, {machine['cores']} cores, "
         f"{' '.join(machine['bfloat16']) or 'no bfloat16'}; Python {machine['python']}, "
         f"TensorFlow {machine['tensorflow']}"
     )

@@ -138,6 +138,8 @@ def test_a_line_says_what_computes(machine, monkeypatch):
 def test_a_machine_is_described_by_what_computed():
     on_gpu = hardware.describe_machine("1 GPU: NVIDIA H200")
     assert hardware.format_machine(on_gpu).startswith("1 GPU: NVIDIA H200; ")
+    on_card = hardware.format_machine(hardware.describe_machine("NVIDIA H200"))
+    assert on_card.startswith("NVIDIA H200; ")  # as networks that are imported name theirs
     on_processor = hardware.format_machine(hardware.describe_machine("2 processor cores: EPYC"))
     assert on_processor.startswith(hardware.processor_name())
     # As stored by earlier versions.
