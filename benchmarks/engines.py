@@ -7,8 +7,10 @@ It times the whole command, the start of Python included, on TensorFlow and on O
 with the packaged network. It prints the processor's seconds too, which depend less on what else the
 machine does; how many voxels get another label; and the Dice of both against a manual label map
 with the label values of the challenge that the packaged network knows (`--reference`). Last comes
-what each engine's packages take on the disk, beside NumPy, SciPy and nibabel with theirs. About
-4 minutes on 2 cores; smallest form: `--size 24 --pairs 1`.
+what each engine's packages take on the disk, beside NumPy, SciPy and nibabel with theirs, and what
+OpenVINO takes in the Dockerfile's image for prediction. `--precision` is that of OpenVINO;
+TensorFlow computes in bfloat16 in place of int8. About 4 minutes on 2 cores; smallest form:
+`--size 24 --pairs 1`.
 
     tensorflow_seconds_over_openvino            above 1: OpenVINO is faster
     tensorflow_processor_seconds_over_openvino  the same for the processor's seconds
@@ -40,7 +42,7 @@ from comparison import (
 )
 
 from mtseg.evaluation.metrics import dice
-from mtseg.inference.dense import PRECISIONS
+from mtseg.inference.engines.choice import PRECISIONS
 
 ENGINES = ("tensorflow", "openvino")
 
@@ -61,6 +63,8 @@ def run_command(engine: str, precision: str, scan: Path, out: Path) -> tuple[flo
         out: a folder without results, because a scan that has results is not segmented again.
     """
     command = mtseg_command("predict", str(scan), "-o", str(out), "--engine", engine)
+    if engine == "tensorflow" and precision == "int8":
+        precision = "bfloat16"
     command += ["--precision", precision]
     before = os.times()
     seconds = seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
@@ -98,6 +102,20 @@ def installed_bytes(packages: tuple[str, ...]) -> int:
     )
 
 
+def bytes_left_out() -> int:
+    """Bytes of OpenVINO's files that the Dockerfile's image for prediction leaves out."""
+    text = (Path(__file__).parents[1] / "Dockerfile").read_text()
+    (patterns,) = re.findall(r"rm -r ([^\\\n]+)", text)
+    (folder,) = {
+        Path(str(file.locate())).parent
+        for file in importlib.metadata.files("openvino") or ()
+        if str(file) == "openvino/__init__.py"
+    }
+    found = [path for pattern in patterns.split() for path in folder.glob(pattern)]
+    files = [file for path in found for file in ([path] if path.is_file() else path.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def _with_needs(packages: tuple[str, ...]) -> set[str]:
     """Names of installed packages and of all that they need."""
     found: set[str] = set()
@@ -119,7 +137,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--scan", type=Path, help="file of a brain")
     parser.add_argument("--reference", type=Path, help="its manual label map of the challenge")
-    parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="int8")
     parser.add_argument("--size", type=int, metavar="N", help="a random scan of N voxels per axis")
     add_pairs_option(parser)
     arguments = parser.parse_args()
@@ -151,7 +169,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
         if pair:
             print(f"pair {pair}: {', '.join(latest)}", flush=True)
     labels = {engine: read_labels(folder / f"{engine}0") for engine in ENGINES}
-    differ = np.count_nonzero(labels["tensorflow"] != labels["openvino"])
+    differ = int(np.count_nonzero(labels["tensorflow"] != labels["openvino"]))
     num_labelled = np.count_nonzero(labels["tensorflow"])
     print(f"{scan.name}, {arguments.precision}: {differ} of {num_labelled} labelled voxels differ")
     if arguments.reference is not None:
@@ -162,6 +180,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
     sizes = {engine: installed_bytes(PACKAGES[engine]) for engine in ENGINES}
     of_engines = (f"{engine} {size / 1e6:.0f} MB" for engine, size in sizes.items())
     print(f"beside NumPy, SciPy and nibabel: {', '.join(of_engines)}")
+    left = sizes["openvino"] - bytes_left_out()
+    print(f"openvino in the image for prediction: {left / 1e6:.0f} MB")
     ratios = {
         "tensorflow_seconds_over_openvino": median_ratio(*seconds.values()),
         "tensorflow_processor_seconds_over_openvino": median_ratio(*processor_s.values()),

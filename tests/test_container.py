@@ -3,6 +3,9 @@
 import configparser
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,13 +38,37 @@ def test_the_wheel_gets_the_files_that_it_is_made_from():
     assert needed <= set(allowed)
 
 
-def test_it_does_not_run_as_root():
-    (user,) = re.findall(r"^USER (\d+)", DOCKERFILE, re.MULTILINE)
-    assert int(user) > 0
+def test_none_runs_as_root():
+    users = re.findall(r"^USER (\d+)", DOCKERFILE, re.MULTILINE)
+    assert len(users) == 2
+    assert all(int(user) > 0 for user in users)
+
+
+def test_what_the_image_for_prediction_has_is_enough_and_small(tmp_path):
+    (removal,) = re.findall(r"rm -r [^\\\n]+", DOCKERFILE)
+    pytest.importorskip("openvino")
+    installed = Path(sys.modules["openvino"].__file__).parent
+    left = tmp_path / "openvino"
+    shutil.copytree(installed, left, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["sh", "-c", removal], cwd=left, check=True)  # every file is there to be removed
+    assert sum(path.stat().st_size for path in left.rglob("*") if path.is_file()) < 105e6
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import numpy as np, openvino\n"
+        "assert openvino.__file__.startswith(sys.argv[1])\n"
+        "from mtseg.models.loading import load\n"
+        "from mtseg.inference.dense import dense_probabilities\n"
+        "volume = np.ones((3, 3, 3), np.float32)\n"
+        "for precision in ('float32', 'int8'):\n"
+        "    network = load(None, precision, 'openvino').network\n"
+        "    assert np.allclose(dense_probabilities(network, volume).sum(-1), 1, atol=1e-3)\n"
+    )
+    command = [sys.executable, "-B", "-c", code, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("words", RUNS, ids=" ".join)
 def test_a_documented_container_runs_a_command_that_exists(words):
-    image = next(i for i, word in enumerate(words) if word in ("mtseg", "mtseg:gpu"))
+    image = next(i for i, word in enumerate(words) if re.fullmatch("mtseg(:gpu|:predict)?", word))
     parse(["mtseg", *words[image + 1 :]])
     assert "--network" in words or "view" not in words  # the page answers loopback alone
