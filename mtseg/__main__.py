@@ -31,6 +31,9 @@ COMMANDS = {
 }
 """Name of each command -> what it does, for the overview."""
 
+_SYNONYMS = {"segment": "predict", "score": "evaluate", "validate": "check"}
+"""What people call a command by mistake -> its name. In Python, predicting is `mtseg.segment`."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command that the first argument names."""
@@ -83,7 +86,7 @@ def _refuse(name: str) -> str:
         return f"{name}: no such option. Name a command first, such as mtseg predict."
     if Path(name).exists():
         return f"{name}: is not a command. To segment it: mtseg predict {name}"
-    meant = find_similar(name, COMMANDS)
+    meant = find_similar(_SYNONYMS.get(name, name), COMMANDS)
     return f"{name}: no such command." + (meant or f" Commands: {', '.join(COMMANDS)}.")
 
 

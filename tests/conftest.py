@@ -1,7 +1,9 @@
 """Small prepared data that several tests read: three tasks of tiny phantoms."""
 
 import dataclasses
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,13 +40,37 @@ class TinyData:
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory):
-    from mtseg.records.writing import prepare
+def make_once(tmp_path_factory):
+    """Makes a folder that all workers read: `make_once(name, make)` returns its path.
 
-    data = TinyData(tmp_path_factory.mktemp("tiny_data"))
-    for selection in data.label_space.selections:
-        prepare(selection.task, "phantom", data.data_dir, num_processes=1, **TINY)
-    return data
+    The first worker that wants it calls `make(folder)`; the others wait and take what it made.
+    """
+
+    def make_once(name, make):
+        base = tmp_path_factory.getbasetemp()
+        root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        folder, is_made = root / name, root / f"{name}.is_made"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not is_made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                make(folder)
+                is_made.touch()
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def tiny_data(make_once):
+    def make(folder):
+        from mtseg.records.writing import prepare
+
+        for selection in TinyData(folder).label_space.selections:
+            prepare(selection.task, "phantom", folder, num_processes=1, **TINY)
+
+    return TinyData(make_once("tiny_data", make))
 
 
 ONE_OF_THREE = {"validation_share": 0.34, "split_seed": 0}
@@ -63,15 +89,17 @@ def prepare_breast(data_dir, **settings):
 
 
 @pytest.fixture(scope="session")
-def three_splits(tmp_path_factory):
+def three_splits(make_once):
     """The folder of breast phantoms: 2 for training, 1 for validation, 2 for testing."""
-    return prepare_breast(tmp_path_factory.mktemp("three_splits"), num_test=2, **ONE_OF_THREE)
+    return make_once(
+        "three_splits", lambda folder: prepare_breast(folder, num_test=2, **ONE_OF_THREE)
+    )
 
 
 @pytest.fixture(scope="session")
-def only_training(tmp_path_factory):
+def only_training(make_once):
     """The folder of three breast phantoms, all of them for training."""
-    return prepare_breast(tmp_path_factory.mktemp("only_training"), num_test=0)
+    return make_once("only_training", lambda folder: prepare_breast(folder, num_test=0))
 
 
 @pytest.fixture(scope="session")
@@ -111,13 +139,20 @@ def random_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def serving_folder(random_run, tmp_path_factory):
+def serving_folder(random_run, make_once):
     """What `mtseg-export --serving` writes, of that run: version 1 of the model `mtseg`."""
     from mtseg.serving.folder import export_serving
 
-    folder = tmp_path_factory.mktemp("serving")
-    export_serving(random_run[0], folder)
-    return folder
+    return make_once("serving", lambda folder: export_serving(random_run[0], folder))
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """A process that has TensorFlow imported and forks commands."""
+    from tests.faults.forked_commands import Forked
+
+    with Forked() as forked:
+        yield forked
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +208,8 @@ def pytest_configure(config):
     if not is_for_gpus(config):
         for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
             os.environ[name] = "-1"
+    if config.getoption("dist", "no") != "no":  # the workers run the tests
+        return
     import tensorflow as tf
 
     (cpu,) = tf.config.list_physical_devices("CPU")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
+import sysconfig
 import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +28,13 @@ from mtseg.cli.command import (
 )
 from mtseg.errors import InputError
 from mtseg.runs.manifest import locate_model
+from mtseg.system.atomic_files import atomic_write, writing_to
 
 if TYPE_CHECKING:
     from mtseg.viewer.scan import StoredScan
+
+_SCRIPT = "mtseg-view"
+"""Name of the command as it is installed, and of its shortcuts."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -84,6 +94,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-browser", action="store_true", help="only print the address of the page"
     )
+    parser.add_argument(
+        "--shortcut",
+        action="store_true",
+        help="write a shortcut that opens the page with these options, for the applications menu "
+        "and the desktop, and exit",
+    )
     return parser
 
 
@@ -106,6 +122,11 @@ def _view(argv: list[str]) -> int:
             raise InputError(
                 f"{arguments.model}: no such folder. Give one that mtseg-export wrote."
             )
+    if arguments.shortcut:
+        for path in _write_shortcuts(arguments):
+            print(f"Wrote {path}. It opens the page; nobody needs a terminal for it.")
+        print("If the desktop asks whether to trust it: right-click it, Allow Launching.")
+        return DONE
     from mtseg.experiments.plan import PLAN
     from mtseg.scans.discovery import list_scans
     from mtseg.viewer.private_folder import private_folder
@@ -208,7 +229,8 @@ def _serve(
     with Server(scans, arguments.port) as server:
         if experiments is None and (said := describe_choice(arguments.model)):
             print(said, flush=True)
-        print(f"{server.url}\nOpen this address in a browser; Ctrl-C ends the page.", flush=True)
+        print(server.url, flush=True)
+        print("Open it in a browser. Ctrl-C, or closing this window, ends the page.", flush=True)
         if experiments is not None:
             scans.add_stored(Path(arguments.scans[0]).absolute(), experiments[1])
         reference = None if arguments.reference is None else Path(arguments.reference).absolute()
@@ -222,6 +244,74 @@ def _serve(
             scans.close()
     if refusals:
         raise refusals[0]
+
+
+def _write_shortcuts(arguments: argparse.Namespace) -> list[Path]:
+    """Writes a shortcut that opens the page; returns where.
+
+    Files and folders that are dropped on it are opened. The page ends with the window of the
+    shortcut, which stays open after an error, so that it can be read.
+
+    Raises:
+        InputError: if other options are given than the page of a shortcut can have, the command is
+            not installed, or the files cannot be written.
+
+    Reference: freedesktop.org, Desktop Entry Specification 1.5.
+    """
+    for name in ("scans", "reference", "data_dir", "no_browser"):
+        if getattr(arguments, name):
+            flag = "SCAN" if name == "scans" else f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag}: is not for --shortcut. Leave it out.")
+    # The script, not python -m: that would import a folder mtseg of the user's home.
+    places = [Path(sys.argv[0]).parent, Path(sysconfig.get_path("scripts"))]
+    commands = [path for place in places if (path := place.absolute() / _SCRIPT).is_file()]
+    if not commands:
+        raise InputError(f"{_SCRIPT}: is not installed as a command. Install it: pip install mtseg")
+    command = [str(commands[0])]
+    if arguments.model is not None:
+        command += ["--model", str(Path(arguments.model).absolute())]
+    for name in ("task", "devices", "memory_gb"):
+        if (value := getattr(arguments, name)) is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    if arguments.port:
+        command += ["--port", str(arguments.port)]
+    started = ["sh", "-c", '"$0" "$@" || { echo "Press Enter to close."; read -r line; }', *command]
+    text = f"""\
+[Desktop Entry]
+Type=Application
+Name=mtseg
+Comment=Segment scans and see their labels in the browser
+Exec={" ".join(map(_quote_for_shortcut, started))} %F
+Terminal=true
+Icon=applications-science
+Categories=Science;MedicalSoftware;
+"""
+    home = Path.home()
+    menu = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "applications"
+    with writing_to(menu, "Ask for the right to write there."):
+        menu.mkdir(parents=True, exist_ok=True)
+    desktop = _find_desktop(home)
+    written = [place / f"{_SCRIPT}.desktop" for place in (menu, desktop) if place is not None]
+    for path in written:
+        with writing_to(path, "Ask for the right to write there."), atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.chmod(0o755)
+    return written
+
+
+def _find_desktop(home: Path) -> Path | None:
+    """The folder of what lies on the desktop; None if there is none."""
+    desktop = home / "Desktop"
+    if shutil.which("xdg-user-dir"):  # its name depends on the language
+        asked = subprocess.run(["xdg-user-dir", "DESKTOP"], capture_output=True, text=True)
+        desktop = Path(asked.stdout.strip() or desktop)
+    return desktop if desktop != home and desktop.is_dir() else None
+
+
+def _quote_for_shortcut(argument: str) -> str:
+    """An argument as the key Exec wants it: quoted, then escaped as every value is."""
+    quoted = re.sub(r'(["`$\\])', r"\\\1", argument).replace("%", "%%")
+    return '"' + quoted.replace("\\", "\\\\").replace("\n", "\\n") + '"'
 
 
 @contextlib.contextmanager

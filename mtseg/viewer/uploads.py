@@ -18,6 +18,7 @@ from typing import IO, Protocol
 
 from mtseg.errors import InputError
 from mtseg.scans.discovery import list_scans
+from mtseg.scans.formats.dicom_files import group_by_series, is_dicom_file
 from mtseg.scans.reading import ENDINGS
 from mtseg.system.atomic_files import remove_path, writing_to
 
@@ -128,7 +129,7 @@ class Upload:
             self._is_complete = True
 
     def find_scans(self) -> list[Path]:
-        """Unpacks each zip and finds the scans: files, or folders of DICOM series.
+        """Unpacks zips, separates series and finds the scans: files, or folders of DICOM series.
 
         Raises:
             InputError: if a zip cannot be unpacked, or there is no scan; all files are removed, and
@@ -136,6 +137,7 @@ class Upload:
         """
         try:
             self.unpack()
+            self.separate_series()
             return [scan.path for scan in list_scans([self.folder])]
         except InputError as error:
             self.remove()
@@ -154,6 +156,28 @@ class Upload:
         for path in sorted(self.folder.rglob("*")):
             if path.name.lower().endswith(ZIP_ENDING) and path.is_file():
                 self._unpack(path)
+
+    def separate_series(self) -> None:
+        """Puts each series of a folder that has several into a folder of its own.
+
+        Other DICOM files, such as reports, go with the first one: a reader leaves them out.
+        """
+        for folder in [self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())]:
+            series = group_by_series(folder)
+            if len(series) < 2:
+                continue
+            first, *_ = series
+            grouped = {file for files in series.values() for file in files}
+            others = [path for path in folder.iterdir() if path.is_file() and path not in grouped]
+            series[first] = series[first] + [path for path in others if is_dicom_file(path)]
+            for title, files in series.items():
+                to, number = folder / safe_name(title), 1
+                while to.exists():
+                    number += 1
+                    to = folder / f"{number}_{safe_name(title)}"
+                to.mkdir()
+                for file in files:
+                    file.rename(to / file.name)
 
     def remove(self) -> None:
         """Removes its files, and ends the transfers of those that arrive."""

@@ -43,7 +43,8 @@ def test_the_help_of_a_command_names_it_as_it_was_called(name, capsys):
     ("arguments", "line"),
     [
         (["predcit"], "predcit: no such command. Did you mean predict?"),
-        (["segment"], "segment: no such command. Commands: predict, train, "),
+        (["segment"], "segment: no such command. Did you mean predict?"),
+        (["kidney"], "kidney: no such command. Commands: predict, train, "),
         (["--verbose"], "--verbose: no such option. Name a command first"),
     ],
 )

@@ -53,20 +53,15 @@ def at_least(*names):
     ]
 
 
-def make_places(forked, tiny_data, serving_folder, root, server=None):
-    """What the commands read: word -> what gives its path."""
-    run, scans = root / "run", root / "scans"
-    places = {
-        "DATA": lambda: tiny_data.data_dir, "RUN": lambda: run, "SCANS": lambda: scans,
-        "MODEL": lambda: serving_folder / "mtseg", "SERVER": server,
-    }  # fmt: skip
-    code, _, err, *_ = forked.run(spell("train", places, run), root)
+def make_small_work(forked, data_dir, folder):
+    """Makes what the commands read: a run, and three scans of breasts."""
+    places = {"DATA": lambda: data_dir}
+    code, _, err = forked.start(spell("train", places, folder / "run")).finish()
     assert code == 0, err
-    scans.mkdir()
+    (folder / "scans").mkdir()
     for number in range(1000, 1003):
-        phantom = make_phantom("breast", number, 32)
-        nib.save(nib.Nifti1Image(phantom.image, phantom.affine), scans / f"{number}.nii.gz")
-    return places
+        phantom, file = make_phantom("breast", number, 32), folder / "scans" / f"{number}.nii.gz"
+        nib.save(nib.Nifti1Image(phantom.image, phantom.affine), file)
 
 
 def spell(command, places, out):

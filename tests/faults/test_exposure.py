@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.forked_commands import ROOT, Forked
 from tests.faults.outputs import content_of
-from tests.faults.small_work import at_least, make_places, spell
+from tests.faults.small_work import at_least, spell
 
 pytestmark = pytest.mark.promise("loopback only")
 
@@ -19,11 +19,6 @@ def cut_off():
         yield forked
 
 
-@pytest.fixture(scope="module")
-def places(cut_off, tiny_data, serving_folder, tmp_path_factory):
-    return make_places(cut_off, tiny_data, serving_folder, tmp_path_factory.mktemp("exposure"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("command", at_least("train", "predict"))
 def test_commands_need_no_network_and_try_none(cut_off, places, tmp_path, command):
@@ -33,15 +28,15 @@ def test_commands_need_no_network_and_try_none(cut_off, places, tmp_path, comman
     assert content_of(tmp_path)
 
 
-def test_a_connection_would_be_noticed(tmp_path):
+@pytest.mark.slow
+def test_a_connection_would_be_noticed(cut_off, tmp_path):
     """What the test before counts on."""
-    with Forked(no_network=True) as forked:
-        address = "http://127.0.0.1:9/mtseg"
-        (tmp_path / "scan.nii").touch()
-        words = ["predict", tmp_path / "scan.nii", "--server", address, "-o", tmp_path / "out"]
-        code, *_ = forked.run([*words, "--retries", "0"], tmp_path)
-        assert code == 2
-        assert any("127.0.0.1" in event for event in forked.connections)
+    address = "http://127.0.0.1:9/mtseg"
+    (tmp_path / "scan.nii").touch()
+    words = ["predict", tmp_path / "scan.nii", "--server", address, "-o", tmp_path / "out"]
+    code, *_ = cut_off.run([*words, "--retries", "0"], tmp_path)
+    assert code == 2
+    assert any("127.0.0.1" in event for event in cut_off.connections)
 
 
 def shown_files():

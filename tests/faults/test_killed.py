@@ -20,7 +20,7 @@ from mtseg.records.schema import KINDS
 from tests.end_to_end.test_served import start_front
 from tests.faults.forked_commands import Forked
 from tests.faults.outputs import content_of
-from tests.faults.small_work import COMMANDS, KILLED, make_places, spell
+from tests.faults.small_work import COMMANDS, KILLED, spell
 from tests.layout_files import NAMES, subject, write, write_folder, write_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("goes on after a kill", kind="killed")]
@@ -40,12 +40,6 @@ def pytest_generate_tests(metafunc):
         if metafunc.function is test_a_killed_update_leaves_the_old_or_the_new_records:
             count /= UPDATE_KILLS
         metafunc.parametrize("number", range(max(1, round(count))))
-
-
-@pytest.fixture(scope="module")
-def forked():
-    with Forked() as forked:
-        yield forked
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +65,8 @@ def forked_for(forked, request):
 
 
 @pytest.fixture(scope="module")
-def places(forked, tiny_data, serving_folder, random_run, three_splits, tmp_path_factory):
-    """What the commands read; the server is begun when a command first wants it."""
+def places(places, serving_folder, random_run, three_splits, tmp_path_factory):
+    """With a server, which is begun when a command first wants it."""
     root = tmp_path_factory.mktemp("killed")
     with contextlib.ExitStack() as stack:
 
@@ -85,8 +79,7 @@ def places(forked, tiny_data, serving_folder, random_run, three_splits, tmp_path
         def weights():
             return export_weights(random_run[0], root / "weights")
 
-        places = make_places(forked, tiny_data, serving_folder, root, server)
-        yield places | {"SPLITS": lambda: three_splits, "WEIGHTS": weights}
+        yield places | {"SERVER": server, "SPLITS": lambda: three_splits, "WEIGHTS": weights}
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,9 @@ import pytest
 
 from tests.faults.forked_commands import ROOT, Forked
 from tests.faults.outputs import content_of
-from tests.faults.small_work import COMMANDS, LOCAL, at_least, make_places, spell
+from tests.faults.small_work import COMMANDS, LOCAL, at_least, spell
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("scarcity is one line")]
-
-
-@pytest.fixture(scope="module")
-def forked():
-    with Forked() as forked:
-        yield forked
-
-
-@pytest.fixture(scope="module")
-def places(forked, tiny_data, serving_folder, tmp_path_factory):
-    return make_places(forked, tiny_data, serving_folder, tmp_path_factory.mktemp("scarcity"))
 
 
 @pytest.fixture(scope="module")

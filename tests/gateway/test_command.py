@@ -20,7 +20,6 @@ import pytest
 from mtseg.gateway import command
 from mtseg.models.export import export_weights
 from tests.dicom_files import write_series
-from tests.faults.forked_commands import Forked
 from tests.gateway.associations import Archive, associate
 from tests.gateway.test_delivery import wait_for
 
@@ -57,12 +56,6 @@ def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: no_such_package: not installed.")
     assert not (tmp_path / "s").exists()
-
-
-@pytest.fixture(scope="module")
-def forked():
-    with Forked() as forked:
-        yield forked
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """mtseg-view itself: a page in a browser, with the packaged network in a process of its own."""
 
+import configparser
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from tests.browser import Browser, require_chromium
         (["--reference", "manual.nii"], "--reference: is for one scan, and there are 0"),
         (["setup.py", "--reference", "missing.nii"], "missing.nii: no such file. Give a label map"),
         (["--data-dir", "data"], "--data-dir: is for a folder of experiments"),
+        (["--shortcut"], "--no-browser: is not for --shortcut"),
     ],
 )
 @pytest.mark.promise("refused input")
@@ -41,6 +44,41 @@ def test_every_argument_is_explained():
     for action in parser._actions:
         assert action.help, action.option_strings
         assert not action.help.endswith(".")
+
+
+@pytest.mark.parametrize("has_desktop", [True, False])
+def test_a_shortcut_starts_the_page_with_its_options(has_desktop, tmp_path, monkeypatch, capsys):
+    """Read and started as the specification says, with names that all its quoting is for."""
+    scripts = tmp_path / """it's 5 % "of" $HOME \\ `x`"""
+    scripts.mkdir()
+    script = scripts / "mtseg-view"
+    script.write_text('#!/bin/sh\nprintf "%s\\n" "$@"; exit 2\n')
+    script.chmod(0o755)
+    (tmp_path / "my model").mkdir()
+    monkeypatch.setattr("sys.argv", [str(scripts / "mtseg")])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    if has_desktop:
+        (tmp_path / "Desktop").mkdir()
+    flags = ["--model", str(tmp_path / "my model"), "--task", "brain", "--port", "8765"]
+    assert command.main(["--shortcut", *flags]) == 0
+    places = [".local/share/applications", *(["Desktop"] if has_desktop else [])]
+    paths = [tmp_path / place / "mtseg-view.desktop" for place in places]
+    printed = capsys.readouterr().out
+    assert all(str(path) in printed for path in paths)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o755] * len(paths)
+    parser = configparser.RawConfigParser(strict=True)
+    parser.optionxform = str
+    parser.read(paths[-1], encoding="utf-8")
+    entry = parser["Desktop Entry"]
+    assert (entry["Type"], entry["Terminal"]) == ("Application", "true")
+    value = re.sub(r"\\(.)", lambda c: {"s": " ", "n": "\n"}.get(c[1], c[1]), entry["Exec"])
+    *quoted, dropped = re.findall(r'"(?:[^"\\]|\\.)*"|\S+', value)
+    assert dropped == "%F"
+    arguments = [re.sub(r"\\(.)", r"\1", word[1:-1]).replace("%%", "%") for word in quoted]
+    done = subprocess.run([*arguments, "a scan"], capture_output=True, text=True, input="\n")
+    assert done.stdout.splitlines() == [*flags, "a scan", "Press Enter to close."]
 
 
 class Page:

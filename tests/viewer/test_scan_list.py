@@ -4,7 +4,9 @@ import io
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import BasicTextSRStorage
 
 from mtseg.errors import InputError
 from mtseg.viewer.scan import CANCELLED, COMPUTING, DONE, FAILED, WAITING
@@ -97,6 +99,30 @@ def test_a_folder_with_two_series_is_two_scans(scans, tmp_path):
             scans.upload(number).receive(place, io.BytesIO(content), len(content))
     scans.finish_upload(number)
     assert [scan["name"] for scan in scans.to_json()["scans"]] == ["first", "second"]
+    wait_until(lambda: states(scans) == [DONE, DONE])
+
+
+def test_the_series_of_a_disc_that_are_in_one_folder_are_scans_of_their_own(scans, tmp_path):
+    number = scans.begin_upload("disc")
+
+    def receive(place, content):
+        scans.upload(number).receive(place, io.BytesIO(content), len(content))
+
+    for series in (2, 1):
+        array = np.arange(4 * 5 * 3).reshape(4, 5, 3)
+        for path in write_series(tmp_path / str(series), array, np.eye(4)).iterdir():
+            header = pydicom.dcmread(path)
+            header.SeriesNumber, header.SeriesDescription = series, "T1 <axial>"
+            header.save_as(path)
+            receive(f"disc/IMAGES/IM{series}{path.stem}", path.read_bytes())
+    del header.Rows
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    header.save_as(path)
+    receive("disc/IMAGES/REPORT", path.read_bytes())
+    receive("disc/AUTORUN.INF", b"[autorun]")
+    scans.finish_upload(number)
+    names = [scan["name"] for scan in scans.to_json()["scans"]]
+    assert names == ["1 CT T1 _axial_", "2 CT T1 _axial_"]
     wait_until(lambda: states(scans) == [DONE, DONE])
 
 

@@ -18,7 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.scans.formats.dicom_files import Pixels, read_headers, read_pixels, refusing_damage
+from mtseg.scans.formats.dicom_files import (
+    Pixels,
+    describe_series,
+    read_headers,
+    read_pixels,
+    refusing_damage,
+)
 from mtseg.scans.formats.headers import RAS_OF_LPS
 from mtseg.scans.intensities import AIR_HU
 
@@ -196,20 +202,15 @@ def _require_one_series(path: Path, datasets: list[Dataset]) -> None:
     series = Counter(str(dataset.get("SeriesInstanceUID", "")) for dataset in datasets)
     if len(series) == 1:
         return
-    descriptions = {str(d.get("SeriesInstanceUID", "")): _describe(d) for d in datasets}
+    descriptions = {str(d.get("SeriesInstanceUID", "")): describe_series(d) for d in datasets}
     found = "; ".join(
-        f"{descriptions[uid]}{uid or 'without number'}, {n} files" for uid, n in series.items()
+        ", ".join(filter(None, (descriptions[uid], uid or "without number", f"{n} files")))
+        for uid, n in series.items()
     )
     raise InputError(
-        f"{path}: has {len(series)} series ({found}). Give a folder with the files of one."
+        f"{path}: has {len(series)} series ({found}). Give a folder with the files of one, or drop "
+        "this folder on the page of mtseg view, which separates them."
     )
-
-
-def _describe(dataset: Dataset) -> str:
-    """Such as `MR T1 axial, `; "" if the header does not say it."""
-    words = (str(dataset.get(name) or "") for name in ("Modality", "SeriesDescription"))
-    text = " ".join(" ".join(words).split())
-    return f"{text}, " if text else ""
 
 
 def _check_alike(first: Frame, frame: Frame) -> None:

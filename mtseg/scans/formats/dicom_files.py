@@ -164,6 +164,43 @@ def read_headers(path: Path) -> list[tuple[Path, Dataset]]:
     return headers
 
 
+def group_by_series(folder: Path) -> dict[str, list[Path]]:
+    """The images among the DICOM files of a folder, series by series.
+
+    Discs often have all images of an examination in one folder.
+
+    Args:
+        folder: its subfolders are not looked into.
+
+    Returns:
+        What a console calls each series, such as `3 MR T1 axial` -> its files. Two series of the
+        same name are told apart by a number. Empty without pydicom; files that are damaged or have
+        no image are in no series.
+    """
+    found: dict[str, tuple[str, list[Path]]] = {}
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        if file.name.upper() == DISC_INDEX or not is_dicom_file(file):
+            continue
+        with contextlib.suppress(InputError):
+            header = read_header(file)
+            if "Rows" in header and str(header.get("SOPClassUID")) not in _NOT_SCANS:
+                number = header.get("SeriesNumber")
+                title = f"{'' if number is None else number} {describe_series(header)}".strip()
+                uid = str(header.get("SeriesInstanceUID", ""))
+                found.setdefault(uid, (title or "series", []))[1].append(file)
+    series: dict[str, list[Path]] = {}
+    for title, files in found.values():
+        names = (title, *(f"{title} ({number})" for number in range(2, len(found) + 1)))
+        series[next(name for name in names if name not in series)] = files
+    return series
+
+
+def describe_series(header: Dataset) -> str:
+    """What a console calls a series, such as `MR T1 axial`; "" if the header does not say it."""
+    words = (str(header.get(name) or "") for name in ("Modality", "SeriesDescription"))
+    return " ".join(" ".join(words).split())
+
+
 def read_header(path: Path, *, with_pixels: bool = False) -> Dataset:
     """The data set of a DICOM file, also without preamble or file meta information.
 
