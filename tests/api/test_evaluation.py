@@ -74,3 +74,18 @@ def test_operating_points_are_means_if_all_were_chosen_on_one_split(of_each, exp
 def test_flips_are_refused_before_a_scan_is_computed(random_run):
     with pytest.raises(InputError, match=r"^--tta flip: cta does not allow left and right"):
         evaluation.evaluate_trained([random_run[0]], data_dir="nowhere", use_flips=True)
+
+
+def test_int8_is_computed_by_openvino(random_run, tiny_data, monkeypatch):
+    used = []
+    monkeypatch.setattr(
+        evaluation, "evaluate_model", lambda network, *_, **__: used.append(network)
+    )
+    evaluation.evaluate_trained(
+        [random_run[0]],
+        data_dir=str(tiny_data.data_dir),
+        precision="int8",
+        is_quiet=True,
+        on_note=lambda line: None,
+    )
+    assert [(network.engine, network.precision) for network in used] == [("openvino", "int8")]
