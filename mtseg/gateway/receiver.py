@@ -7,12 +7,15 @@ Reference: DICOM PS3.4, B (Storage Service Class); PS3.7, C (status codes); PS3.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mtseg.errors import InputError
@@ -32,7 +35,7 @@ SUCCESS, OUT_OF_RESOURCES, OTHER_OBJECT, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA
 MOST_OBJECT_BYTES = 2**31
 """A larger object would not fit into the memory of usual machines; its association is aborted."""
 
-_MOST_ASSOCIATIONS, _MOST_CONNECTIONS = 10, 50
+_MOST_ASSOCIATIONS, _MOST_CONNECTIONS = 10, 20
 _PDU_BYTES = 1 << 17
 _IDLE_SECONDS, _REQUEST_SECONDS = 60.0, 10.0
 
@@ -143,6 +146,8 @@ class _Receiver:
         from mtseg.gateway.bounded_socket import BoundedSocket
 
         BoundedSocket(event.assoc, _IDLE_SECONDS)
+        for thread in (event.assoc, event.assoc.dul):  # neither has been started
+            thread.run = functools.partial(_run, thread.run, event.assoc)  # type: ignore
         with self._lock:
             ended = [a for a in self._waiting if not a.is_alive() and a.ident is not None]
             self._waiting = [a for a in self._waiting if a not in ended and not a.is_established]
@@ -216,6 +221,23 @@ class _Receiver:
                 "failed/late. Give a larger --quiet-s."
             )
         return SUCCESS
+
+
+def _run(run: Callable[[], None], association: Association) -> None:
+    """Runs a thread of an association.
+
+    pynetdicom lets a thread die of a damaged message, with its connection open and a traceback.
+    """
+    try:
+        run()
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        _LOG.info(
+            f"ended the association of {association.requestor.address}: a message is damaged "
+            f"({type(error).__name__} in {Path(place.filename).name}, line {place.lineno})"
+        )
+        if association.dul.socket is not None:
+            association.dul.socket.close()
 
 
 def _shut_down(association: Association) -> None:

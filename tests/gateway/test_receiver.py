@@ -17,6 +17,7 @@ from mtseg.gateway.receiver import list_readable_syntaxes, receiving
 from mtseg.gateway.spool import open_spool
 from tests.dicom_files import change, write_multiframe
 from tests.gateway.associations import associate, send
+from tests.viewer.threshold_computer import wait_until
 
 
 def kept(spool):
@@ -206,15 +207,27 @@ def open_connections(port, count, content=b""):
     return found
 
 
+NOTHING, HALF_A_HEADER, HALF_A_PDU, TYPE_OF_OBJECTS = (
+    *(b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x10\x00\x00\x01"),
+    b"\x04\x00\x00\x01\x00\x00",
+)
+
+
 @pytest.mark.promise("servers may fail")
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x10\x00\x00\x01", b"\x04\x00\x00\x01\x00\x00"],
+    [
+        HALF_A_HEADER,
+        *(
+            pytest.param(content, marks=pytest.mark.thorough)
+            for content in (NOTHING, HALF_A_PDU, TYPE_OF_OBJECTS)
+        ),
+    ],
 )
 def test_half_of_a_pdu_does_not_keep_others_from_sending(spool, port, make_series, content):
     """Nor does a scanner that has lost its network in the middle of one."""
     _, files = make_series()
-    idle = open_connections(port, 70, content)
+    idle = open_connections(port, 30, content)
     try:
         assert send(port, *files) == [0x0000] * 4
         # The first ones were closed for those that came after.
@@ -274,3 +287,29 @@ def test_more_objects_of_a_series_than_can_be_read_are_refused(
 
 def test_what_inflates_to_any_size_is_not_accepted():
     assert not any(UID(syntax).is_deflated for syntax in list_readable_syntaxes())
+
+
+@pytest.mark.promise("servers may fail")
+def test_a_command_that_lacks_a_part_ends_its_association_alone(
+    port, make_series, monkeypatch, capfd, caplog
+):
+    """pynetdicom's thread would die with a traceback, and the connection stay open."""
+    _, files = make_series()
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    from pynetdicom.dimse_messages import C_STORE_RQ
+
+    with monkeypatch.context() as broken, associate(port) as association:
+        encode = C_STORE_RQ.encode_msg
+
+        def without_kind(self, *how):
+            del self.command_set.CommandDataSetType
+            return encode(self, *how)
+
+        broken.setattr(C_STORE_RQ, "encode_msg", without_kind)
+        broken.setattr(association, "dimse_timeout", 10)
+        assert association.send_c_store(files[0]).get("Status") is None
+        wait_until(lambda: not association.is_established)
+    (line,) = of_gateway(caplog)
+    assert line.startswith("ended the association of 127.0.0.1: a message is damaged (")
+    assert send(port, files[0]) == [0x0000]
+    assert "Traceback" not in "".join(capfd.readouterr())
