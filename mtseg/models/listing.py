@@ -1,8 +1,8 @@
 """The models that come with the package, described for people and programs: `mtseg models`.
 
 A folder of such a model has, beside what `mtseg.models.export.export_weights` writes, its card
-(`README.md`) and `about.json`: a summary, a caution and the licence, a line each. All else is read
-from its manifest. No weights are read, and TensorFlow is not needed.
+(`README.md`) and `about.json`: a summary, how it was trained, a caution and the licence, a line
+each. All else is read from its manifest. No weights are read, and TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def describe_packaged() -> list[dict[str, Any]]:
 
 
 def read_about(folder: Path) -> dict[str, str]:
-    """The texts on a packaged model: `summary`, `caution` and `licence`."""
+    """The texts on a packaged model: `summary`, `training`, `caution` and `licence`."""
     about: dict[str, str] = parse_json((folder / ABOUT).read_text(encoding="utf-8"))
     return about
 
@@ -86,10 +86,8 @@ def _describe(name: str, folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "card": str(folder / CARD),
         "tasks": tasks,
-        "training": {
-            key: manifest["training"].get(key)
-            for key in ("minibatches_per_task", "global_batch_size", "preset", "init_from")
-        },
+        "training": about["training"],
+        "settings": manifest["training"],
     }
 
 
@@ -112,8 +110,6 @@ def _format(model: dict[str, Any]) -> str:
                 ]
             )
     header = ("task", "scans", "class", "label", "Dice on test scans")
-    training = model["training"]
-    start = ", from another network" if training["init_from"] else ""
     return "\n".join(
         [
             f"{model['name']}{' (the default)' if model['is_default'] else ''}, "
@@ -121,8 +117,7 @@ def _format(model: dict[str, Any]) -> str:
             "",
             format_table(header, rows, left=("task", "scans", "class")),
             "",
-            f"Training: {training['minibatches_per_task']:,} mini-batches of "
-            f"{training['global_batch_size']} per task, preset {training['preset']}{start}.",
+            f"Training: {model['training']}",
             f"Licence: {model['licence']}",
             f"Caution: {model['caution']}",
             f"Card: {model['card']}",

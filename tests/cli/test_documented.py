@@ -18,7 +18,7 @@ DOCUMENTED = [
     if "&&" not in words and "..." not in words
 ]
 
-OF_OTHER_PROGRAMS = {"--user", "--nnunet-precision", "--allow-cpu"}
+OF_OTHER_PROGRAMS = {"--user", "--nnunet-precision", "--allow-cpu", "--new-weight"}
 """Options in the text that are Docker's and those of scripts in benchmarks/."""
 
 

@@ -46,7 +46,7 @@ def test_json_has_what_the_manifest_and_the_texts_say(capsys):
     assert [tissue["label"] for tissue in classes] == stored["labels"][1:]
     dice = stored["mean_dice_on_test_scans"]
     assert [tissue["mean_dice_on_test_scans"] for tissue in classes] == list(dice.values())
-    assert first["training"]["minibatches_per_task"] == 800
+    assert first["settings"] == stored["training"]
     assert "CC BY-NC" in first["licence"]
     assert Path(first["card"]).is_file()
 
@@ -58,9 +58,7 @@ def test_several_models_are_listed_the_default_first(two_models, capsys):
     assert first.startswith("packaged (the default), 1.4 MB: ")
     assert second.startswith("1.4 MB: another\n")
     assert "pectoral_muscle            7               0.971" in first
-    assert (
-        "Training: 800 mini-batches of 60 per task, preset best, from another network.\n" in first
-    )
+    assert "\nTraining: 800 mini-batches of 60 samples per task on two processor cores" in first
 
 
 @pytest.mark.parametrize(
