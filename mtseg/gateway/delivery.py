@@ -32,7 +32,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
 """Waits before another attempt: each is twice the one before."""
 
 _POLL_SECONDS = 0.5
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS, _ANSWER_SECONDS = 10.0, 60.0
 
 _DUPLICATE = 0x0111
 """Some archives answer so to an object that they have."""
@@ -179,13 +179,22 @@ def send(path: Path, header: Dataset, destination: Destination, ae_title: str) -
         TryLaterError: if the answer is missing, or says that it may be taken later.
         RefusedError: if it is refused.
     """
-    from pynetdicom import AE, _config
+    from pynetdicom import AE, _config, evt
+
+    from mtseg.gateway.bounded_socket import BoundedSocket
 
     _config.LOG_HANDLER_LEVEL = "none"  # its own lines would have the names of patients
     ae = AE(ae_title)
     ae.connection_timeout = ae.acse_timeout = _CONNECT_SECONDS
     ae.add_requested_context(header.SOPClassUID, header.file_meta.TransferSyntaxUID)
-    association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    association = ae.associate(
+        destination.host,
+        destination.port,
+        ae_title=destination.ae_title,
+        evt_handlers=[
+            (evt.EVT_CONN_OPEN, lambda event: BoundedSocket(event.assoc, _ANSWER_SECONDS))
+        ],
+    )
     if not association.is_established:
         if association.is_rejected:
             raise AwayError(f"{destination} rejects {ae_title}: allow it there")

@@ -49,6 +49,9 @@ REASON = "reason.txt"
 MOST_OBJECTS = 20_000
 """Of one series. To read the headers of more would take minutes and gigabytes."""
 
+MOST_SERIES = 10_000
+"""In one state. All of them are listed again and again."""
+
 _BLOCK_BYTES = 4096
 """A file takes at least so much of a disk."""
 
@@ -76,6 +79,16 @@ def is_uid(text: object) -> bool:
     Zeros at the beginning of a component, which some devices write, are allowed.
     """
     return isinstance(text, str) and len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def _require_few_series(folder: Path) -> None:
+    """Refuses a further series in a state that has many.
+
+    Raises:
+        SpoolFullError: if it has `MOST_SERIES`.
+    """
+    if len(os.listdir(folder)) >= MOST_SERIES:
+        raise SpoolFullError(f"{folder.name} has {MOST_SERIES} series")
 
 
 @contextlib.contextmanager
@@ -227,11 +240,13 @@ class Spool:
         """
         folder = self.path("incoming", series)
         others = [self.path(state, series) for state in ("work", "outgoing", "failed")]
-        with self._lock, contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError, SpoolFullError):
             if any(path.exists() for path in [*others, self._done_path(series)]):
                 return
             self._arrived_s[series] = time.monotonic()
             if not (folder / f"{instance}.dcm").exists():
+                if not folder.exists():
+                    _require_few_series(folder.parent)
                 folder.mkdir(mode=0o700, exist_ok=True)
                 (folder / f"{instance}{_REFUSED}").touch(mode=0o600)
 
@@ -249,6 +264,7 @@ class Spool:
         if target.exists():
             return "repeated"
         if not folder.exists():
+            _require_few_series(folder.parent)
             folder.mkdir(mode=0o700)
             sync_to_disk(folder.parent)
             self._num_objects.clear()

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 import time
 
 import highdicom as hd
@@ -9,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from mtseg.gateway import delivery as delivery_module
 from mtseg.gateway.delivery import Delivery
 from mtseg.gateway.peers import Destination
 from mtseg.gateway.segmenting import seg_path, verdict_of
@@ -18,6 +20,7 @@ from mtseg.system.atomic_files import write_json
 from mtseg.tasks.label_table import make_label_table
 from mtseg.tasks.task import TissueClass
 from tests.gateway.associations import Archive, send
+from tests.viewer.threshold_computer import wait_until
 
 # pynetdicom leaves a socket that could not be connected to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -119,3 +122,31 @@ def test_a_folder_that_cannot_be_written_is_tried_again(spool, segmented, tmp_pa
     (tmp_path / "out").write_text("a file")
     assert str(tmp_path / "out") in Delivery(spool, tmp_path / "out", None, "MTSEG").deliver_all()
     assert spool.list_series("outgoing") == [segmented[0]]
+
+
+@pytest.mark.promise("servers may fail")
+def test_an_archive_that_stalls_in_half_of_an_answer_leaves_no_thread(
+    spool, segmented, monkeypatch
+):
+    """Or each attempt would leave one, for ever."""
+    monkeypatch.setattr(delivery_module, "_CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(delivery_module, "_ANSWER_SECONDS", 1.0)
+    before = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        destination = Destination("ARCHIVE", "127.0.0.1", listening.getsockname()[1])
+        delivery = Delivery(spool, None, destination, "MTSEG")
+
+        def stall():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"\x02\x00\x00\x00\x10")  # half of the head of an acceptance
+                stalled.wait(30)
+
+        stalled = threading.Event()
+        thread = threading.Thread(target=stall)
+        thread.start()
+        assert delivery.deliver_all()
+        wait_until(lambda: threading.active_count() <= before + 1)
+        stalled.set()
+        thread.join(30)

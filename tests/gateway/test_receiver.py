@@ -285,6 +285,17 @@ def test_more_objects_of_a_series_than_can_be_read_are_refused(
     assert spool.count_refused(uid) == 2  # so it is not segmented without them
 
 
+@pytest.mark.promise("scarcity is one line")
+def test_more_series_than_can_be_listed_are_refused_and_leave_nothing(
+    spool, port, make_series, monkeypatch
+):
+    monkeypatch.setattr("mtseg.gateway.spool.MOST_SERIES", 2)
+    sent = [make_series(number) for number in range(3)]
+    assert [send(port, files[0]) for _, files in sent] == [[0x0000], [0x0000], [0xA700]]
+    assert send(port, sent[0][1][1]) == [0x0000]  # those that have begun are completed
+    assert sorted(spool.list_series("incoming")) == [uid for uid, _ in sent[:2]]
+
+
 def test_what_inflates_to_any_size_is_not_accepted():
     assert not any(UID(syntax).is_deflated for syntax in list_readable_syntaxes())
 
