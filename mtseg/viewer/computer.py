@@ -132,6 +132,8 @@ class Computer:
         try:
             if process is not None and process.stdout is not None:
                 for line in process.stdout:
+                    if not line.endswith("\n"):
+                        break  # it ended in the middle of a long line
                     yield json.loads(line)
                 process.wait()
                 _close(process)

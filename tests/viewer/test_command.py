@@ -184,6 +184,15 @@ def test_a_process_that_ends_by_itself_is_one_line(tmp_path, monkeypatch):
         computer.run({"do": "segment"}, lambda event: None)
 
 
+def test_a_process_that_ends_in_the_middle_of_a_line_is_one_line(tmp_path, monkeypatch):
+    """As of a long result, when the user cancels."""
+    begin = """print('{"event": "ready"}\\n{"event": "do', end="", flush=True); input()"""
+    monkeypatch.setattr("mtseg.viewer.computer._BEGIN", begin)
+    computer = Computer({"model": None, "devices": None}, tmp_path)
+    with pytest.raises(InputError, match="ended unexpectedly"):
+        computer.run({"do": "segment"}, lambda event: None)
+
+
 @pytest.mark.slow
 def test_a_folder_that_is_no_model_ends_the_command(tmp_path):
     (tmp_path / "model").mkdir()
