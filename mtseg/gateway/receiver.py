@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mtseg.errors import InputError
 from mtseg.gateway.peers import Caller
-from mtseg.gateway.spool import Spool, SpoolFullError, is_uid
+from mtseg.gateway.room import SpoolFullError
+from mtseg.gateway.spool import Spool, is_uid
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -28,6 +28,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtseg.errors import InputError
+from mtseg.gateway.room import (
+    BLOCK_BYTES,
+    ObjectCount,
+    SpoolFullError,
+    require_few_series,
+    size_on_disk,
+)
 from mtseg.system.atomic_files import (
     atomic_write,
     empty_folder,
@@ -46,15 +53,6 @@ RESULTS = "results"
 
 REASON = "reason.txt"
 
-MOST_OBJECTS = 20_000
-"""Of one series. To read the headers of more would take minutes and gigabytes."""
-
-MOST_SERIES = 10_000
-"""In one state. All of them are listed again and again."""
-
-_BLOCK_BYTES = 4096
-"""A file takes at least so much of a disk."""
-
 MOST_ATTEMPTS = 5
 """How often a series may end the program that segments it, for example for want of memory."""
 
@@ -65,30 +63,12 @@ _FOLDERS = ("incoming", "work", "outgoing", "done", "failed", "failed/late", _TE
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
-def _size_on_disk(state: os.stat_result) -> int:
-    return max(state.st_size, _BLOCK_BYTES) if state.st_size else 0
-
-
-class SpoolFullError(Exception):
-    """There is no room for an object, for now."""
-
-
 def is_uid(text: object) -> bool:
     """Whether a text is a UID: digits and single dots, so that it is safe as a file name.
 
     Zeros at the beginning of a component, which some devices write, are allowed.
     """
     return isinstance(text, str) and len(text) <= 64 and _UID.fullmatch(text) is not None
-
-
-def _require_few_series(folder: Path) -> None:
-    """Refuses a further series in a state that has many.
-
-    Raises:
-        SpoolFullError: if it has `MOST_SERIES`.
-    """
-    if len(os.listdir(folder)) >= MOST_SERIES:
-        raise SpoolFullError(f"{folder.name} has {MOST_SERIES} series")
 
 
 @contextlib.contextmanager
@@ -136,7 +116,7 @@ class Spool:
         self._lock = threading.RLock()
         self._arrived_s: dict[str, float] = {}
         self._used_bytes = 0
-        self._num_objects: dict[Path, int] = {}  # of the folder that an object was put into last
+        self._count = ObjectCount()
         self._is_closed = False
 
     def recover(self) -> None:
@@ -180,7 +160,7 @@ class Spool:
         Raises:
             SpoolFullError: if they are too many.
         """
-        num_bytes = max(num_bytes, _BLOCK_BYTES)
+        num_bytes = max(num_bytes, BLOCK_BYTES)
         if self._used_bytes + num_bytes > self._max_bytes:
             self.count_bytes()  # somebody may have removed failed series by hand
             if self._used_bytes + num_bytes > self._max_bytes:
@@ -246,7 +226,7 @@ class Spool:
             self._arrived_s[series] = time.monotonic()
             if not (folder / f"{instance}.dcm").exists():
                 if not folder.exists():
-                    _require_few_series(folder.parent)
+                    require_few_series(folder.parent)
                 folder.mkdir(mode=0o700, exist_ok=True)
                 (folder / f"{instance}{_REFUSED}").touch(mode=0o600)
 
@@ -264,16 +244,12 @@ class Spool:
         if target.exists():
             return "repeated"
         if not folder.exists():
-            _require_few_series(folder.parent)
+            require_few_series(folder.parent)
             folder.mkdir(mode=0o700)
             sync_to_disk(folder.parent)
-            self._num_objects.clear()
-        if folder not in self._num_objects:
-            self._num_objects = {folder: len(list(folder.iterdir()))}
-        if self._num_objects[folder] >= MOST_OBJECTS:
-            raise SpoolFullError(f"a series has more than {MOST_OBJECTS} objects")
-        self._num_objects[folder] += 1
-        self._used_bytes += _size_on_disk(temporary.stat())
+            self._count.forget()
+        self._count.add(folder)
+        self._used_bytes += size_on_disk(temporary.stat())
         os.rename(temporary, target)
         (folder / f"{instance}{_REFUSED}").unlink(missing_ok=True)
         sync_to_disk(folder)
@@ -389,7 +365,7 @@ class Spool:
                 folders.remove("done")
             for file in files:
                 with contextlib.suppress(OSError):
-                    total += _size_on_disk(os.stat(os.path.join(place, file)))
+                    total += size_on_disk(os.stat(os.path.join(place, file)))
         self._used_bytes = total
 
     def _done_path(self, series: str) -> Path:

@@ -277,7 +277,7 @@ def test_more_objects_of_a_series_than_can_be_read_are_refused(
     spool, port, make_series, monkeypatch, caplog
 ):
     uid, files = make_series()
-    monkeypatch.setattr("mtseg.gateway.spool.MOST_OBJECTS", 2)
+    monkeypatch.setattr("mtseg.gateway.room.MOST_OBJECTS", 2)
     caplog.set_level(logging.INFO, "mtseg.gateway")
     assert send(port, *files) == [0x0000, 0x0000, 0xA700, 0xA700]
     assert "a series has more than 2 objects" in of_gateway(caplog)[0]
@@ -289,7 +289,7 @@ def test_more_objects_of_a_series_than_can_be_read_are_refused(
 def test_more_series_than_can_be_listed_are_refused_and_leave_nothing(
     spool, port, make_series, monkeypatch
 ):
-    monkeypatch.setattr("mtseg.gateway.spool.MOST_SERIES", 2)
+    monkeypatch.setattr("mtseg.gateway.room.MOST_SERIES", 2)
     sent = [make_series(number) for number in range(3)]
     assert [send(port, files[0]) for _, files in sent] == [[0x0000], [0x0000], [0xA700]]
     assert send(port, sent[0][1][1]) == [0x0000]  # those that have begun are completed

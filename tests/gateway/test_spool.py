@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.gateway.spool import RESULTS, SpoolFullError, is_uid, open_spool
+from mtseg.gateway.room import SpoolFullError
+from mtseg.gateway.spool import RESULTS, is_uid, open_spool
 
 
 def add(spool, series, instance, content=b"image"):
