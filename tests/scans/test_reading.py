@@ -186,9 +186,13 @@ def test_voxels_outside_of_the_folder_of_their_header_are_not_read(tmp_path, end
     os.mkfifo(folder / "pipe")
     path = write(folder / f"scan.{ending}", ranged(), np.eye(4))
     (tmp_path / "outside.raw").write_bytes(next(folder.glob("*raw*")).read_bytes())
+    (folder / "LOCAL").mkdir()
+    (folder / "LIST").mkdir()
     assert reading.read_scan(path).array.shape == ranged().shape
     text = path.read_text()
-    (before,) = [p.name for p in folder.iterdir() if p.name not in ("pipe", path.name)]
+    (before,) = [
+        p.name for p in folder.iterdir() if p.name not in ("pipe", "LOCAL", "LIST", path.name)
+    ]
     path.write_text(text.replace(before, named))
     refuse(reading.read_scan, path, f"its voxels are in {named}")
     if ending == "mhd":

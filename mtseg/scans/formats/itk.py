@@ -115,5 +115,6 @@ def _require_beside(path: Path, named: str) -> None:
             f"{path}: its voxels are in {named}, outside of its folder. Put that file beside it."
         )
     beside = path.parent / named
-    if named and beside.exists() and not beside.is_file():
+    is_word = named == "LOCAL" or named.startswith("LIST")
+    if named and not is_word and beside.exists() and not beside.is_file():
         raise InputError(f"{path}: its voxels are in {named}, which is not a file.")
