@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -188,8 +190,30 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class _ReadingRefusals(http.client.HTTPConnection):
     """Reads the answer of a server that has closed the connection before the whole request came.
 
-    Servers and proxies do so with requests that are too large; their answer says it.
+    Servers and proxies do so with requests that are too large; their answer says it. The head of an
+    answer is waited for as long as its first byte: it may come letter by letter, too.
     """
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            if self.sock is not None:
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(self.timeout or 0.0, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()
+        except (http.client.HTTPException, OSError) as error:
+            if is_late.is_set():
+                raise TimeoutError from error
+            raise
+        finally:
+            timer.cancel()
 
     def send(self, data: Any) -> None:
         if self.sock is None:
