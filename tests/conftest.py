@@ -165,6 +165,17 @@ def real_data():
     return folder
 
 
+LONGEST_FILES = (
+    # Slow tests, then the others.
+    *("test_interrupted", "test_scarcity", "test_loop", "test_killed", "test_served"),
+    *("test_commands", "test_jax_engine", "test_experiments", "test_notebooks", "test_exposure"),
+    *("test_beam", "test_documented_python"),
+    *("test_numerics", "test_changed_data", "test_dense", "test_validation", "test_export"),
+    *("test_own_task", "test_pipeline", "test_examples", "test_broken_models", "test_callbacks"),
+)
+"""Files whose tests take longest: the workers take them first."""
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--thorough",
@@ -189,6 +200,9 @@ def pytest_collection_modifyitems(config, items):
         left_out = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    # No worker begins a long file when the others are at their end.
+    place = {f"{name}.py": number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     for item in items:
         if marks := [mark for mark in item.iter_markers("promise")]:
             kind = marks[0].kwargs.get("kind", "fault")

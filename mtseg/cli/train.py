@@ -87,7 +87,8 @@ def _train(argv: list[str]) -> int:
     print(f"\nDice on scans that {kind} trained on:\n\n{dice_table(evaluation)}\n")
     print(describe_scans(evaluation))
     print(f"Curves and pictures:  tensorboard --logdir {workdir}")
-    print(f"A model to use:       mtseg-export {workdir} mtseg_model")
+    print(f"Segment a scan:       mtseg predict SCAN.nii.gz --model {workdir}")
+    print(f"To pass it on:        mtseg export {workdir} mtseg_model")
     return DONE
 
 
