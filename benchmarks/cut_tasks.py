@@ -71,6 +71,12 @@ def main() -> None:
     from mtseg.runs.weights import TrainedModel
     from mtseg.runs.workdir import read_evaluation
 
+    print(
+        f"Trained with {settings.minibatches_per_task:.0f} mini-batches of "
+        f"{settings.settings['batch']} per task in {settings.settings['train_seconds']:.0f} s on "
+        f"{settings.settings['device']}.",
+        flush=True,
+    )
     config = make_config([settings], kept_space.spec, arguments.data_dir)
     num_minibatches = math.floor(settings.minibatches_per_task) * len(kept_space.selections)
     if not have_last_weights(arguments.workdir, num_minibatches):
