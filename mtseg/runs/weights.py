@@ -31,6 +31,9 @@ from mtseg.tasks.label_space import LabelSpace
 if TYPE_CHECKING:
     import keras
 
+_MOST_WEIGHTS_BYTES = 1 << 30
+"""A hundred times what the largest network has."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
@@ -73,8 +76,9 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
         with warnings.catch_warnings():
             # Keras only warns of weights that the file lacks, and leaves them random.
             warnings.simplefilter("error", UserWarning)
+            require_plain(weights)
             model.load_weights(weights)
-    except (OSError, ValueError, KeyError, UserWarning) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
         raise InputError(
             f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
             f"{remedy}"
@@ -149,6 +153,35 @@ def _read_figures(path: Path, which: str) -> dict[str, Any]:
     if which == "last" and read_unevaluated(path) is not None:
         return {}
     return read_evaluation(path, which) or {}
+
+
+def require_plain(weights: Path) -> None:
+    """Refuses a weights file that leads to other files, or would fill the memory.
+
+    HDF5 may link to parts of other files, or keep values there, and may say any size for values
+    that are not stored.
+
+    Raises:
+        ValueError: if it does.
+        OSError: if it is not HDF5.
+    """
+    import h5py
+
+    num_bytes = 0
+
+    def check(name: str, part: Any) -> None:
+        nonlocal num_bytes
+        if isinstance(part, h5py.Group):
+            if any(not isinstance(part.get(n, getlink=True), h5py.HardLink) for n in part):
+                raise ValueError(f"{name}: has a link")
+            return
+        num_bytes += part.size * part.dtype.itemsize
+        if part.is_virtual or part.external or num_bytes > _MOST_WEIGHTS_BYTES:
+            raise ValueError(f"{name}: is in another file, or too large")
+
+    with h5py.File(weights, "r") as file:
+        check("/", file)
+        file.visititems(check)
 
 
 def require_finite(weights: list[npt.NDArray[Any]], path: Path) -> None:

@@ -23,7 +23,7 @@ from mtseg.network.architecture import (
     NUM_HEAD_UNITS,
 )
 from mtseg.network.folding import FoldedNetwork, LayerWeights, NetworkWeights, fold_weights
-from mtseg.runs.weights import locate_weights, require_finite
+from mtseg.runs.weights import locate_weights, require_finite, require_plain
 from mtseg.tasks.label_space import LabelSpace
 
 _OPS = types.SimpleNamespace(
@@ -62,6 +62,7 @@ def read_folded(path: Path, which: str = "last") -> tuple[LabelSpace, FoldedNetw
             f"{weights}: cannot be read without h5py. Install it: pip install h5py"
         ) from error
     try:
+        require_plain(weights)
         with h5py.File(weights) as file:
             network = _read(file, label_space.num_classes - 1, num_backgrounds)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:

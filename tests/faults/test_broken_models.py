@@ -155,6 +155,37 @@ def test_weights_of_another_network(models, tmp_path):
     refused(models / "weights", path)
 
 
+@no_code
+@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+@pytest.mark.parametrize("kind", ["link", "soft link", "external", "virtual", "huge"])
+def test_weights_that_lead_elsewhere_or_say_any_size_are_refused(models, tmp_path, engine, kind):
+    path = models / "weights" / WEIGHTS
+    shutil.copy(path, tmp_path / "other.h5")
+    with h5py.File(path, "r+") as file:
+        name = "layers/conv2d_2/vars/1"
+        values = file[name][:]
+        del file[name]
+        if kind == "link":
+            file[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), name)
+        elif kind == "soft link":
+            file[name] = h5py.SoftLink("/elsewhere")
+            file["elsewhere"] = values
+        elif kind == "external":
+            values.tofile(tmp_path / "values.raw")
+            place = [(str(tmp_path / "values.raw"), 0, values.nbytes)]
+            file.create_dataset(name, values.shape, values.dtype, external=place)
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout(values.shape, values.dtype)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), name, values.shape)
+            file.create_virtual_dataset(name, layout)
+        else:
+            file.create_dataset(name, (10**7, 10**6), np.float32, chunks=(1000, 1000))
+    (models / "weights" / CHECKSUMS).unlink()
+    with pytest.raises(InputError, match=r"cannot be read as weights") as caught:
+        mtseg.load(models / "weights", engine=engine)
+    assert str(path) in str(caught.value)
+
+
 EVIL = "open({!r}, 'w').close()"
 
 
