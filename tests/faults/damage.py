@@ -88,8 +88,8 @@ def damage_json(content, rng):
             holder[str(VALUES[rng.integers(len(VALUES))])] = holder.pop(key)
         else:
             other_holder, other_key = places[rng.integers(len(places))]
-            values = [VALUES[rng.integers(len(VALUES))], copy.deepcopy(other_holder[other_key])]
-            holder[key] = values[int(rng.random() < 0.2)]
+            values = [VALUES[rng.integers(len(VALUES))], other_holder[other_key]]
+            holder[key] = copy.deepcopy(values[int(rng.random() < 0.2)])
     return json.dumps(content).encode()
 
 
