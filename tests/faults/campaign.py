@@ -12,6 +12,7 @@ import collections
 import functools
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -138,6 +139,23 @@ def tally(entries):
     return lines
 
 
+def by_kind(entries):
+    """Lines that say which commands were killed and which files were damaged, and how often."""
+    lines = []
+    for kind, title in (("killed", "Kills"), ("fuzzed", "Fuzzed files")):
+        counts = collections.Counter()
+        for entry in entries:
+            if entry["kind"] == kind:
+                name, _, words = entry["test"].partition("[")
+                # Such as [3-train on JAX] or [dicom_header-7]; of others, the name of the test.
+                what = re.sub(r"(^|-)\d+(-|$)", "", words.rstrip("]")).replace("_", " ")
+                counts[what or f"`{name.rpartition('::')[2]}`"] += entry["cases"]
+        if counts:
+            found = ", ".join(f"{what} {count:,}" for what, count in sorted(counts.items()))
+            lines += [f"{title}: {found}.", ""]
+    return lines
+
+
 def commit():
     """The commit of the code, and whether it was changed since; empty outside of a repository."""
     words = [["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "mtseg", "tests"]]
@@ -165,6 +183,7 @@ def document(entries, minutes, how):
         "every change, with one kill of a command in place of many.", "",
         "```", *tally(entries), "```", "",
         f"The cases took {minutes:.0f} minutes, one or two at a time.", "",
+        *by_kind(entries),
         *(["Measured on the way:", "", *(f"- {line}" for line in shown), ""] if shown else []),
         "## The promises, and the tests that hold them", "",
         "| Promise | Test | Cases |", "|---|---|---:|",
@@ -217,9 +236,10 @@ def main():
     print(f"\n{time.monotonic() - started:.0f} s")
     print("\n".join(tally(entries)))
     if arguments.out:
-        how = (
-            f"Of the code of commit `{commit()}`, with `--scale {arguments.scale:g}` (1 is the "
-            "whole campaign)."
+        how = f"Of the code of commit `{commit()}`. " + (
+            "The campaign was stopped before its end: what had been tried by then is counted."
+            if arguments.write_only
+            else f"With `--scale {arguments.scale:g}`; 1 is the whole campaign."
         )
         minutes = sum(entry["seconds"] for entry in entries) / 60
         arguments.out.write_text(document(entries, minutes, how))
