@@ -327,9 +327,16 @@ def _parse_selection(item: str, text: str) -> TaskSelection:
         task = read_task(shipped_path(name))
     else:
         valid = shipped_tasks()
+        if name in ANY_TASK_LAYOUTS:
+            raise InputError(
+                f"task {name!r}: is a layout. Name a task before it, such as {valid[0]}:{name}. "
+                "For other classes, write a task file: mtseg check --write-task-file TASK.toml "
+                f"{name} DIR"
+            )
         raise InputError(
             f"task {name!r}: unknown task{did_you_mean(name, valid)}. Name one of "
-            f"{', '.join(valid)}, or the path of a task file."
+            f"{', '.join(valid)}, or the path of a task file, which mtseg check --write-task-file "
+            "drafts for a data set."
         )
     names = [each.name for each in task.sources]
     default = GENERATED if GENERATED in names else (names or ["folder"])[0]

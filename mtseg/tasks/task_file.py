@@ -8,7 +8,7 @@ before any scan is opened, and every message names the file and the key.
 from __future__ import annotations
 
 import re
-import sys
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,6 @@ from mtseg.tasks.task import (
     TissueClass,
     did_you_mean,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 GENERATED = "phantom"
 """The source whose subjects are generated, not read; its split is two numbers."""

@@ -29,6 +29,19 @@ def test_the_seven_experiments_have_the_papers_number_of_outputs(text, num_class
     assert len(space.class_names) == len(space.class_task) == len(space.decisions) == num_classes
 
 
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nnunet", "is a layout. Name a task before it, such as brain:nnunet."),
+        ("nnunet", "mtseg check --write-task-file TASK.toml nnunet DIR"),
+        ("kidney:nnunet", "which mtseg check --write-task-file drafts for a data set."),
+    ],
+)
+def test_who_has_no_task_yet_is_told_how_to_get_one(text, words):
+    assert words in refused(parse_tasks, text)
+
+
 def test_classes_follow_the_order_of_the_tasks():
     space = parse_tasks("cta, brain ,breast")
     assert space.class_names[:3] == ("background", "coronary_arteries", "white_matter")
