@@ -250,7 +250,10 @@ def segmentations(
         for c, name in enumerate(class_names)
         if c > 0
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(4, columns), frameon=False,
+        fontsize=8,
+    )  # fmt: skip
     return figure
 
 
