@@ -135,8 +135,10 @@ class Connection(abc.ABC):
                     f"{self.address}: its answer lacks {', '.join(missing)}. {EXPORTED_BY_MTSEG}"
                 )
             return response
+        num_attempts = self.options.retries + 1
         raise ServerError(
-            f"{self.address}: no answer in {self.options.retries + 1} attempts ({reason}). Is the "
+            f"{self.address}: no answer in {num_attempts} attempt{'s' * (num_attempts > 1)} "
+            f"({reason}). Is the "
             "server running, and is this its address? If it is busy, give more --retries."
         )
 

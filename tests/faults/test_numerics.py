@@ -102,7 +102,10 @@ def test_a_volume_of_nothing_is_refused(model, tmp_path):
     assert "nothing to segment" in str(outcome)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision",  # bfloat16 overflows where float32 does
+    ["float32", "mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.thorough)],
+)
 def test_training_that_overflows_ends_in_one_line(tiny_data, tmp_path, precision):
     config = make_config(tiny_data, minibatches_per_task=40, evaluate_every=40, precision=precision)
     with pytest.raises(InputError, match="the loss is"):
