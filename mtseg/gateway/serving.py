@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mtseg.errors import InputError
 from mtseg.gateway.delivery import FIRST_WAIT_S, LONGEST_WAIT_S, Delivery
 from mtseg.gateway.peers import Caller, Destination
 from mtseg.gateway.receiver import receiving
 from mtseg.gateway.segmenting import NotNowError, segment_series
-from mtseg.gateway.spool import open_spool
+from mtseg.gateway.spool import Spool, open_spool
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
 from mtseg.system.signals import Stopped, StopRequest
@@ -89,7 +90,7 @@ def run_gateway(
             with delivery.running():
                 wait_s = settings.first_wait_s
                 while not stop.is_made:
-                    series = spool.take_quiet(settings.quiet_s)
+                    series = _take_quiet(spool, settings.quiet_s)
                     if series is None:
                         time.sleep(_POLL_SECONDS)
                         continue
@@ -102,6 +103,21 @@ def run_gateway(
                         _LOG.info(f"series {series}: tries again in {wait_s:.0f} s: {error}")
                         _wait(wait_s, stop)
                         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def _take_quiet(spool: Spool, quiet_s: float) -> str | None:
+    """As `Spool.take_quiet`.
+
+    Raises:
+        InputError: if somebody has removed a folder of the spool, or its disk is gone.
+    """
+    try:
+        return spool.take_quiet(quiet_s)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or spool.folder}: the spool cannot be used any more "
+            f"({error.strerror}). Look at its disk and start the gateway again."
+        ) from error
 
 
 def _wait(seconds: float, stop: StopRequest) -> None:

@@ -210,3 +210,12 @@ def test_a_port_that_is_taken_is_one_error_before_the_model_is_loaded(settings, 
             run_gateway(other, load, OPTIONS, StopRequest())
     with associate(port) as association:  # and after its end, nobody answers
         assert not association.is_established
+
+
+@pytest.mark.promise("refused input")
+def test_a_spool_that_is_removed_meanwhile_ends_the_gateway_with_one_line(settings, model):
+    def remove(port):
+        (settings.spool / "work").rmdir()
+
+    with pytest.raises(InputError, match=r"work: the spool cannot be used any more \(No such"):
+        run_gateway(settings, lambda: model, OPTIONS, StopRequest(), remove)
