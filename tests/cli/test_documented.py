@@ -18,7 +18,12 @@ DOCUMENTED = [
     if "&&" not in words and "..." not in words
 ]
 
-OF_OTHER_PROGRAMS = {"--user", "--nnunet-precision", "--allow-cpu", "--new-weight"}
+OF_OTHER_PROGRAMS = {"--user"}.union(
+    *(
+        re.findall(r'"(--[a-z][\w-]*)"', path.read_text(encoding="utf-8"))
+        for path in (ROOT / "benchmarks").glob("*.py")
+    )
+)
 """Options in the text that are Docker's and those of scripts in benchmarks/."""
 
 
