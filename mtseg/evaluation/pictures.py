@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.tasks.label_table import DEFAULT_COLORS
+from mtseg.tasks.label_table import default_color
 
-PALETTE = np.array([(0, 0, 0), *(tuple(bytes.fromhex(c[1:])) for c in DEFAULT_COLORS)], np.uint8)
-"""RGB of each combined class, background first; colour-blind people can tell them apart."""
+_NUM_COLOURS = 24
+"""After so many classes colours repeat."""
+
+PALETTE = np.array(
+    [(0, 0, 0), *(tuple(bytes.fromhex(default_color(n)[1:])) for n in range(_NUM_COLOURS))],
+    np.uint8,
+)
+"""RGB of each combined class, background first. Colour-blind people can tell the first eight apart;
+the others are darker shades of these."""
 
 _COLOUR_WEIGHT = 0.65
 """Share of the colour where a label lies over the grey picture."""

@@ -23,3 +23,10 @@ def test_anterior_is_up_and_the_slice_is_the_one_with_most_labels():
     assert picture[0, 1].tolist() == [255, 255, 255]
     labelled = np.argwhere((picture != 0).any(axis=-1) & (picture != 255).any(axis=-1))
     assert labelled.tolist() == [[2, 2]]  # bottom left of the middle panel
+
+
+def test_classes_beyond_the_eighth_have_colours_of_their_own():
+    assert len(np.unique(PALETTE, axis=0)) == len(PALETTE) == 25
+    grey = np.zeros((1, 2))
+    first, ninth = colour_labels(grey, np.array([[1, 9]], np.uint8))[0]
+    assert (ninth < first)[:2].all()  # the same, darker; the first has no blue
