@@ -22,6 +22,7 @@ from mtseg.runs.manifest import (
     PACKAGED,
     WEIGHTS,
     find_model,
+    locate_model,
     read_manifest,
 )
 from mtseg.runs.weights import load_trained, require_finite
@@ -92,8 +93,8 @@ def load(
 
     Args:
         path: folder that `mtseg-export` wrote (its newest version is loaded), one version in it, or
-            the folder of a training run, whose last weights are loaded. None is the model that
-            comes with the package.
+            the folder of a training run, whose last weights are loaded; or the name of a packaged
+            model. None is the default one.
         precision: one of `mtseg.inference.engines.choice.PRECISIONS`; None is the fastest on this
             machine, which is `int8` only for a model whose manifest allows it.
         engine: what computes, one of `mtseg.inference.engines.choice.ENGINES`; None is the fastest
@@ -104,7 +105,7 @@ def load(
             engine is not installed or cannot compute it.
     """
     engine = find_engine(path, engine, None, precision)
-    folder = find_model(Path(path or PACKAGED))
+    folder = find_model(locate_model(path or PACKAGED))
     network: Network
     kept_alive: Any = None
     if engine == "openvino":
@@ -144,7 +145,7 @@ def find_engine(
         InputError: if there is no such folder, or the engine is not installed or cannot compute the
             model in that precision.
     """
-    folder = find_model(Path(path or PACKAGED))
+    folder = find_model(locate_model(path or PACKAGED))
     is_run = (folder / CONFIG).is_file()
     form = "weights" if (folder / WEIGHTS).is_file() else "run" if is_run else "SavedModel"
     return choose_engine(engine, form, devices, precision)

@@ -22,8 +22,8 @@ from mtseg.viewer import command as viewer
 def two_models(tmp_path, monkeypatch):
     """A package with two models: the default, and one called second."""
     folder = tmp_path / "package" / "packaged"
-    shutil.copytree(PACKAGED, folder)
-    shutil.copytree(PACKAGED, folder / "second")
+    shutil.copytree(PACKAGED, folder, ignore=lambda at, names: {"research"} & set(names))
+    shutil.copytree(folder, folder / "second")
     about = json.loads((folder / "about.json").read_text())
     (folder / "second" / "about.json").write_text(json.dumps(about | {"summary": "another"}))
     for module in (manifest, listing):
