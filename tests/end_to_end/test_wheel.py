@@ -18,7 +18,8 @@ COMMANDS = (
 TASKS = ("brain", "breast", "cta", "heart", "hippocampus")
 DATA_FILES = [
     *(
-        f"mtseg/models/packaged/{name}"
+        f"mtseg/models/{folder}/{name}"
+        for folder in ("packaged", "packaged/research")
         for name in ("README.md", "SHA256SUMS", "about.json", "manifest.json", "model.weights.h5")
     ),
     "mtseg/experiments/report/page.css",
