@@ -194,32 +194,38 @@ def result(name, **dice):
 
 def test_networks_are_compared_with_the_single_task_network():
     results = [
-        result("a", a__x=[0.8, 0.9], a__y=[0.5, None]),
-        result("b", b__z=[0.6, 0.6, 0.61, 0.59, 0.6, 0.6]),
-        result("a+b", a__x=[0.81, 0.91], a__y=[0.4, None], b__z=[0.5, 0.52, 0.5, 0.51, 0.5, 0.5]),
-        result("a_again", a__x=[0.8, 0.92], a__y=[0.6, None]),
+        result("breast", breast__x=[0.8, 0.9], breast__y=[0.5, None]),
+        result("cta", cta__z=[0.6, 0.6, 0.61, 0.59, 0.6, 0.6]),
+        result(
+            "breast+cta",
+            breast__x=[0.81, 0.91],
+            breast__y=[0.4, None],
+            cta__z=[0.5, 0.52, 0.5, 0.51, 0.5, 0.5],
+        ),
+        result("breast_again", breast__x=[0.8, 0.92], breast__y=[0.6, None]),
     ]
     comparison = compare_networks(results)
     rows = {(r["task"], r["class"], r["network"]): r for r in comparison["rows"]}
+    both = "breast+cta"
     assert set(rows) == {
-        ("a", "x", "a+b"), ("a", "y", "a+b"), ("a", "all", "a+b"),
-        ("a", "x", "a_again"), ("a", "y", "a_again"), ("a", "all", "a_again"),
-        ("b", "z", "a+b"), ("b", "all", "a+b"),
+        ("breast", "x", both), ("breast", "y", both), ("breast", "all", both),
+        ("breast", "x", "breast_again"), ("breast", "y", "breast_again"),
+        ("breast", "all", "breast_again"), ("cta", "z", both), ("cta", "all", both),
     }  # fmt: skip
     # The single-task network is the mean of both its runs: 0.8 and 0.91.
-    assert rows["a", "x", "a+b"]["single"] == pytest.approx(0.855)
-    assert rows["a", "x", "a+b"]["difference"] == pytest.approx(0.005)
-    assert rows["a", "x", "a+b"]["num_runs"] == 3
-    assert rows["a", "x", "a+b"]["verdict"] == "undecided"  # two scans
-    assert rows["b", "z", "a+b"]["num_runs"] == 2
-    assert rows["b", "z", "a+b"]["difference"] == pytest.approx(-0.095)
-    assert rows["b", "z", "a+b"]["verdict"] == "inferior"
+    assert rows["breast", "x", "breast+cta"]["single"] == pytest.approx(0.855)
+    assert rows["breast", "x", "breast+cta"]["difference"] == pytest.approx(0.005)
+    assert rows["breast", "x", "breast+cta"]["num_runs"] == 3
+    assert rows["breast", "x", "breast+cta"]["verdict"] == "undecided"  # two scans
+    assert rows["cta", "z", "breast+cta"]["num_runs"] == 2
+    assert rows["cta", "z", "breast+cta"]["difference"] == pytest.approx(-0.095)
+    assert rows["cta", "z", "breast+cta"]["verdict"] == "inferior"
     # The repeat is compared with the first run alone.
-    assert rows["a", "y", "a_again"]["difference"] == pytest.approx(0.1)
-    assert rows["a", "y", "a_again"]["single"] == 0.5
+    assert rows["breast", "y", "breast_again"]["difference"] == pytest.approx(0.1)
+    assert rows["breast", "y", "breast_again"]["single"] == 0.5
     # Means over the classes that each scan has: (0.8 + 0.55) / 2 and 0.91, then 0.605 and 0.91.
-    assert rows["a", "all", "a+b"]["single"] == pytest.approx((0.675 + 0.91) / 2)
-    assert rows["a", "all", "a+b"]["difference"] == pytest.approx((-0.07 + 0) / 2)
+    assert rows["breast", "all", "breast+cta"]["single"] == pytest.approx((0.675 + 0.91) / 2)
+    assert rows["breast", "all", "breast+cta"]["difference"] == pytest.approx((-0.07 + 0) / 2)
     table = comparison_table(comparison)
     assert "inferior" in table
     assert "-0.095" in table

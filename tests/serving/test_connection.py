@@ -120,18 +120,25 @@ def test_requests_go_to_all_addresses_of_a_host_in_turn(monkeypatch):
     """As of a service of Kubernetes without an address of its own."""
     answer = {"y": np.float32([[1.5]])}
     open_channel = grpc.insecure_channel
-    with serve_grpc([answer] * 4) as (one, of_one), serve_grpc([answer] * 4) as (other, of_other):
+    with (
+        serve_grpc([answer] * 999) as (one, of_one),
+        serve_grpc([answer] * 999) as (
+            other,
+            of_other,
+        ),
+    ):
         both = ",".join(parse_address(address).netloc for address in (one, other))
         monkeypatch.setattr(
             grpc, "insecure_channel", lambda _, **how: open_channel(f"ipv4:{both}", **how)
         )
         connection = connect(parse_address(one), ServerOptions())
+        while not (of_one and of_other):  # the first requests go to who is connected first
+            connection.predict("sign", INPUTS, ("y",))
+        num_one, num_other = len(of_one), len(of_other)
         for _ in range(4):
             connection.predict("sign", INPUTS, ("y",))
         connection.close()
-    assert len(of_one) + len(of_other) == 4
-    assert of_one
-    assert of_other
+    assert (len(of_one), len(of_other)) == (num_one + 2, num_other + 2)
 
 
 def test_arrays_go_to_a_signature_and_its_outputs_come_back_over_grpc():
