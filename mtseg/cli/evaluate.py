@@ -7,14 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtseg.cli.command import (
-    DONE,
-    Parser,
-    add_devices_flag,
-    command_line,
-    run,
-    start_tensorflow,
-)
+from mtseg.cli.command import DONE, Parser, add_devices_flag, command_line, run, start_tensorflow
 from mtseg.errors import InputError
 from mtseg.inference.engines.choice import PRECISIONS
 from mtseg.runs.manifest import WEIGHTS, locate_model, require_trained

@@ -69,8 +69,6 @@ class Options:
         # Whether labels were withheld is in the verdict file. A preview shows the same labels.
         for name in ("memory_bytes", "is_strict", "use_preview", "use_unprocessed"):
             del fields[name]
-        if (
-            not self.use_flips
-        ):  # results of earlier versions, which had no such option, are the same
+        if not self.use_flips:  # earlier versions, whose results are the same, did not have it
             del fields["use_flips"]
         return fields

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
-from mtseg.runs.manifest import packaged_models
+from mtseg.runs.manifest import locate_model
 from mtseg.runs.weights import TrainedModel, load_trained
 from mtseg.tasks.label_space import LabelSpace
 
@@ -38,9 +37,8 @@ def load_initial(config: TrainConfig) -> TrainedModel | None:
     """
     if not config.init_from:
         return None
-    path = packaged_models().get(config.init_from, Path(config.init_from))
     try:
-        return load_trained(path)
+        return load_trained(locate_model(config.init_from))
     except InputError as error:
         raise InputError(f"--init-from: {error}") from error
 

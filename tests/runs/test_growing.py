@@ -112,6 +112,16 @@ def test_a_folder_without_a_network_is_refused_by_name(tmp_path, monkeypatch, na
         load_initial(TrainConfig("breast", "data", init_from=name))
 
 
+def test_a_name_that_is_a_folder_too_is_refused(tmp_path, monkeypatch):
+    """Or a run of one's own would silently not be the start."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "research").mkdir()
+    with pytest.raises(
+        InputError, match="--init-from: research: is the name of a model that comes"
+    ):
+        load_initial(TrainConfig("breast", "data", init_from="research"))
+
+
 def test_examples_in_docstrings_run():
     result = doctest.testmod(growing)
     assert (result.failed, result.attempted > 0) == (0, True)

@@ -2,9 +2,8 @@
 
 Begin with `choice.choose_engine`. `tensorflow_engine` runs `mtseg.inference.tile_graph` and is the
 reference. `chunks` divides a tile for a runtime that computes the layers alone, which is in
-`openvino_engine`. `rounding` gives all of them the same weights in bfloat16,
-`quantization` those of int8. `averaging` is the
-mean of several networks, or of a volume and its mirror image.
+`openvino_engine`. `rounding` gives all of them the same weights in bfloat16, `quantization` those
+of int8. `averaging` is the mean of several networks, or of a volume and its mirror image.
 """
 
 import sys

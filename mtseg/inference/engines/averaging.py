@@ -40,7 +40,7 @@ class Network(Protocol):
 
     @property
     def precision(self) -> str:
-        """Precision of the convolutions: `float32` or `bfloat16`."""
+        """One of `mtseg.inference.engines.choice.PRECISIONS`."""
 
     def plan(
         self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None, **how: Any
