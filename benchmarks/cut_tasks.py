@@ -26,6 +26,7 @@ from import_networks import (
     evaluate_network,
     load_model,
     make_config,
+    mean_dice_by_task,
     read_priors,
     read_settings,
     write_run,
@@ -91,19 +92,16 @@ def main() -> None:
                 *("--data-dir", arguments.data_dir, "--workdir", str(arguments.workdir)),
             ]
         )
-        write_run(settings, config, kept_space, model, num_minibatches, arguments.workdir, command)
+        write_run(
+            *(config, kept_space, model, num_minibatches, arguments.workdir, command),
+            seconds=settings.settings["train_seconds"],
+            device=settings.settings["device"],
+        )
     evaluate_network(arguments.workdir, arguments.data_dir)
     evaluation = Evaluation.from_json(read_evaluation(arguments.workdir) or {})
     print(f"\n{dice_table(evaluation)}\n")
-    means: dict[str, float | None] = {}
-    for task in (selection.task.name for selection in kept_space.selections):
-        of_classes = [
-            value
-            for name, value in evaluation.mean_dice().items()
-            if value is not None and name.startswith(f"{task}/")
-        ]
-        means[f"mean_dice_{task}"] = sum(of_classes) / len(of_classes) if of_classes else None
-    finish("cut_tasks", means, {}, 1, arguments.json)
+    tasks = [selection.task.name for selection in kept_space.selections]
+    finish("cut_tasks", mean_dice_by_task(evaluation, tasks), {}, 1, arguments.json)
 
 
 if __name__ == "__main__":

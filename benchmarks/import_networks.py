@@ -45,6 +45,7 @@ from mtseg.tasks.label_space import LabelSpace, parse_tasks
 if TYPE_CHECKING:
     import keras
 
+    from mtseg.evaluation.results import Evaluation
     from mtseg.experiments.plan import Experiment
     from mtseg.runs.config import TrainConfig
 
@@ -249,7 +250,11 @@ def import_network(
     """
     config, label_space = experiment.config, parse_tasks(experiment.config.tasks)
     model = load_model(network, config, label_space, priors)
-    write_run(network, config, label_space, model, experiment.num_minibatches, workdir, command)
+    write_run(
+        *(config, label_space, model, experiment.num_minibatches, workdir, command),
+        seconds=network.settings["train_seconds"],
+        device=network.settings["device"],
+    )
 
 
 def load_model(
@@ -271,24 +276,27 @@ def load_model(
 
 
 def write_run(
-    network: TrainedElsewhere,
     config: TrainConfig,
     label_space: LabelSpace,
     model: keras.Model,
     num_minibatches: int,
     workdir: Path,
     command: str,
+    *,
+    seconds: float,
+    device: str,
 ) -> None:
     """Writes a run that is trained, and not evaluated.
 
     Args:
-        network: where the weights are from.
         config: of the run.
         label_space: its tasks.
         model: the weights.
         num_minibatches: of its training.
         workdir: folder of the run.
         command: the command line, stored with its figures.
+        seconds: of its training.
+        device: what trained it.
 
     Raises:
         InputError: if the records of its training scans are not prepared.
@@ -305,14 +313,7 @@ def write_run(
     write_training_data(workdir, trained)
     members = read_members(config.data_dir, label_space)
     write_json(workdir / run_files.SPLITS, {"curves_on": "test", "sources": members})
-    write_unevaluated(
-        workdir,
-        model,
-        num_minibatches,
-        network.settings["train_seconds"],
-        command,
-        network.settings["device"],
-    )
+    write_unevaluated(workdir, model, num_minibatches, seconds, command, device)
 
 
 def evaluate_network(workdir: Path, data_dir: str) -> None:
@@ -327,6 +328,19 @@ def evaluate_network(workdir: Path, data_dir: str) -> None:
         return
     evaluate_run(workdir, load_trained(workdir), data_dir)
     keras.backend.clear_session()
+
+
+def mean_dice_by_task(evaluation: Evaluation, tasks: Sequence[str]) -> dict[str, float | None]:
+    """`mean_dice_TASK` -> mean Dice over the classes of the task that have one."""
+    means = {}
+    for task in tasks:
+        of_classes = [
+            value
+            for name, value in evaluation.mean_dice().items()
+            if value is not None and name.startswith(f"{task}/")
+        ]
+        means[f"mean_dice_{task}"] = sum(of_classes) / len(of_classes) if of_classes else None
+    return means
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 A network learns each task at that task's voxel size, and finds little at another. The task of a
 scan is unknown, so small blocks at random places of the foreground are computed at every voxel size
-that the network's tasks ask for. The size is chosen whose blocks look most like the reference scans
-of its task. The rest of the network, and the choice of classes, are not told what was recognised.
+that the network's tasks ask for; of a small scan, all of it. The size is chosen whose voxels look
+most like the reference scans of its task. The rest of the network, and the choice of classes, are
+not told what was recognised.
 
 The paper evaluates each task at its own voxel size and does not treat this question; the rule is
 this project's.
@@ -18,13 +19,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mtseg.inference.tiling import Block, Plan, Tile
+from mtseg.inference.tiling import Block, Plan, Tile, bounding_box
 from mtseg.inference.verdict import (
     LIKE_TRAINED,
     OutOfDistributionCheck,
     ScanStatistics,
     scan_features,
 )
+from mtseg.network.architecture import HALO
 from mtseg.tasks.task import Task
 
 NUM_BLOCKS = 32
@@ -102,7 +104,7 @@ def candidate_spacings(
 
 
 def plan_blocks(volume: npt.NDArray[np.float32], seed: int = 0) -> Plan:
-    """Blocks at random places of a volume's foreground.
+    """Blocks at random places of a volume's foreground, or all of it where that takes no longer.
 
     Args:
         volume: float32 (I, J, K), prepared; its foreground is not 0.
@@ -112,9 +114,13 @@ def plan_blocks(volume: npt.NDArray[np.float32], seed: int = 0) -> Plan:
         A plan of small tiles; they may overlap. Blocks at the border are cut there. A volume
         without foreground has none.
     """
-    foreground = np.flatnonzero(volume)
-    if not foreground.size:
+    box = bounding_box(volume != 0)
+    if box is None:
         return Plan((), 0)
+    of_blocks = NUM_BLOCKS * _count_positions([BLOCK_EDGE] * 3)
+    if _count_positions([part.stop - part.start for part in box]) <= of_blocks:
+        return Plan((Tile(box, box, 0),), 0)
+    foreground = np.flatnonzero(volume)
     rng = np.random.default_rng(seed)
     chosen = foreground[rng.integers(0, foreground.size, NUM_BLOCKS)]
     tiles = []
@@ -128,10 +134,17 @@ def plan_blocks(volume: npt.NDArray[np.float32], seed: int = 0) -> Plan:
     return Plan(tuple(tiles), 0)
 
 
+def _count_positions(shape: Sequence[int]) -> int:
+    """Pixels that the convolutions of a tile compute in its three planes, with their halo."""
+    i, j, k = shape
+    beyond_i, beyond_j, beyond_k = (n + 2 * HALO for n in shape)
+    return i * beyond_j * beyond_k + beyond_i * j * beyond_k + beyond_i * beyond_j * k
+
+
 def sample_statistics(
     network: TileNetwork, volume: npt.NDArray[np.float32], seed: int = 0
 ) -> ScanStatistics:
-    """What the network says of `NUM_BLOCKS` blocks of a prepared volume."""
+    """What the network says of the voxels of `plan_blocks` of a prepared volume."""
     statistics = ScanStatistics(network.num_classes)
     for _, rows in network.run_all(volume, plan_blocks(volume, seed)):
         statistics.add(rows)

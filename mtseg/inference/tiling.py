@@ -113,7 +113,7 @@ def plan_tiles(
     chunk_positions = chunk_positions or chunk_positions_for(precision)
     cost = TileCost(num_classes, precision, target_voxels_per_voxel, message)
     foreground = volume != 0
-    box = _bounding_box(foreground)
+    box = bounding_box(foreground)
     if box is None:
         return Plan((), 0)
     beyond = int(is_interpolated)
@@ -143,7 +143,7 @@ def plan_tiles(
     return Plan(tuple(sorted(tiles, key=lambda tile: -tile.flop)), tile_bytes)
 
 
-def _bounding_box(foreground: npt.NDArray[np.bool_]) -> Block | None:
+def bounding_box(foreground: npt.NDArray[np.bool_]) -> Block | None:
     """The smallest block that contains all foreground; None without foreground."""
     box = []
     for axis in range(3):

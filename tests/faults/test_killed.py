@@ -26,8 +26,12 @@ from tests.layout_files import NAMES, subject, write, write_folder, write_task
 pytestmark = [pytest.mark.slow, pytest.mark.promise("goes on after a kill", kind="killed")]
 
 
-MOST_KILLS = 45
+MOST_TESTS = 18
 """Of each command, with the whole `--scale`."""
+
+KILLS = (1, 2, 3, 4)
+"""Before a command may come to its end, from test to test: each kill meets what the last one left.
+Several cost little more than one, because a killed command is short."""
 
 UPDATE_KILLS = 4
 """Of an update, in each of a fourth as many tests."""
@@ -36,7 +40,7 @@ UPDATE_KILLS = 4
 def pytest_generate_tests(metafunc):
     if "number" in metafunc.fixturenames:
         is_thorough = metafunc.config.getoption("--thorough")
-        count = MOST_KILLS * metafunc.config.getoption("--scale") if is_thorough else 1
+        count = MOST_TESTS * metafunc.config.getoption("--scale") if is_thorough else 1
         if metafunc.function is test_a_killed_update_leaves_the_old_or_the_new_records:
             count /= UPDATE_KILLS
         metafunc.parametrize("number", range(max(1, round(count))))
@@ -112,18 +116,23 @@ def let_be(forked_for, places, tmp_path_factory):
         for name in KILLED
     ],
 )
-def test_a_killed_command_given_again(forked_for, places, let_be, tmp_path, command, number):
-    """Even numbers are killed before some change of a file, odd ones after some time."""
+def test_a_killed_command_given_again(
+    forked_for, places, let_be, tmp_path, command, number, record_property
+):
+    """It is killed before some change of a file or, every third time, after some time."""
     forked = forked_for(command)
     wanted, seconds, changes = let_be(command)
     rng = random.Random(f"{command} {number}")
     these = spell(command, places, tmp_path)
-    for _ in range(1 + (number % 5 == 4)):  # every fifth is killed twice
-        if number % 2:
+    num_killed = 0
+    for _ in range(KILLS[number % len(KILLS)]):
+        if rng.random() < 1 / 3:
             killed = forked.run(these, tmp_path, after_seconds=rng.uniform(0, seconds))
         else:
             killed = forked.run(these, tmp_path, before_change=rng.randrange(changes))
         assert killed[0] in (0, -9), killed  # it may have come to its end before
+        num_killed += killed[0] == -9
+    record_property("cases", num_killed)
     code, _, err, *_ = forked.run(these, tmp_path)
     assert code == 0, err
     assert "Traceback" not in err

@@ -48,16 +48,23 @@ def test_a_network_without_a_task_of_the_modality_uses_what_it_has():
 
 
 def test_blocks_lie_around_foreground_voxels_and_within_the_volume():
-    volume = np.zeros((20, 21, 22), np.float32)
-    volume[0, 0, 0] = volume[12, 13, 14] = 1
+    volume = np.zeros((80, 81, 82), np.float32)
+    volume[0, 0, 0] = volume[72, 73, 74] = 1
     blocks = {str(tile.core) for tile in plan_blocks(volume).tiles}
     half = BLOCK_EDGE // 2
     corner = (slice(0, half),) * 3
-    middle = tuple(slice(c - half, c + half) for c in (12, 13, 14))
+    middle = tuple(slice(c - half, c + half) for c in (72, 73, 74))
     assert blocks == {str(corner), str(middle)}
     assert len(plan_blocks(volume).tiles) == NUM_BLOCKS
     assert plan_blocks(volume) == plan_blocks(volume)
     assert plan_blocks(np.zeros((3, 4, 5), np.float32)).tiles == ()
+
+
+def test_of_a_small_scan_all_foreground_is_computed_once():
+    volume = np.zeros((40, 50, 40), np.float32)
+    volume[2:38, 0:50, 1:39] = 1  # a crop around a hippocampus
+    (tile,) = plan_blocks(volume).tiles
+    assert tile.core == tile.computed == (slice(2, 38), slice(0, 50), slice(1, 39))
 
 
 class Constant:
@@ -72,7 +79,7 @@ class Constant:
 
 
 def test_statistics_are_those_of_the_foreground_voxels_of_the_blocks():
-    volume = np.ones((8, 8, 8), np.float32)
+    volume = np.ones((80, 80, 80), np.float32)
     found = sample_statistics(Constant(), volume)
     voxels = sum(volume[tile.core].size for tile in plan_blocks(volume).tiles)
     assert found.num_voxels.tolist() == [0, voxels, 0]

@@ -1,0 +1,86 @@
+"""A network between two: each weight is, and an output that one lacks stays that of the other."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from mtseg.errors import InputError
+from tests.benchmarks.test_benchmarks import load  # noqa: F401
+
+
+@pytest.fixture
+def networks(tiny_data, tmp_path):
+    """Folders of runs for breast and cta, and for cta alone, with random weights."""
+    import keras
+
+    from mtseg.provenance.training_data import write_training_data
+    from mtseg.records.reading import check_training_records
+    from mtseg.runs import workdir as run_files
+    from mtseg.runs.building import build_model
+    from mtseg.runs.config import TrainConfig
+    from mtseg.runs.unevaluated import write_unevaluated
+    from mtseg.tasks.label_space import parse_tasks
+
+    folders = {}
+    for seed, tasks in enumerate(["breast,cta", "cta"]):
+        config = TrainConfig(tasks, str(tiny_data.data_dir), backgrounds="by-task")
+        label_space = parse_tasks(tasks)
+        keras.utils.set_random_seed(seed)
+        model = build_model(config, label_space)
+        outputs = len(label_space.class_names) - 1 + len(label_space.selections)
+        bias = np.arange(outputs, dtype=np.float32) + 10 * seed
+        model.get_layer("logits").bias.assign(bias)
+        folder = folders[tasks] = tmp_path / tasks
+        folder.mkdir()
+        run_files.write_config(folder, config, label_space)
+        trained, _ = check_training_records(tiny_data.data_dir, label_space, "volumes")
+        write_training_data(folder, trained)
+        write_unevaluated(folder, model, 1, 1.0, "none", "none")
+    return folders
+
+
+@pytest.fixture
+def average(load, tiny_data, monkeypatch):  # noqa: F811
+    """A function that runs the script."""
+    module = load("average_networks")
+
+    def run(start, end, share, workdir):
+        flags = ["--share", str(share), "--data-dir", str(tiny_data.data_dir)]
+        words = [str(start), str(end), *flags, "--workdir", str(workdir)]
+        monkeypatch.setattr(sys, "argv", ["average_networks.py", *words])
+        module.main()
+
+    return run
+
+
+def test_every_weight_is_between_those_of_the_two(networks, average, tmp_path, capsys):
+    from mtseg.runs.weights import load_trained
+
+    both, cta = networks["breast,cta"], networks["cta"]
+    average(both, cta, 0.25, tmp_path / "run")
+    start, end, found = (
+        load_trained(folder).model.get_weights() for folder in (both, cta, tmp_path / "run")
+    )
+    for a, b, c in zip(start[:-2], end[:-2], found[:-2], strict=True):
+        np.testing.assert_allclose(c, 0.75 * a + 0.25 * b, atol=1e-6)
+    # Outputs: backgrounds of breast and cta, muscle, arteries; the second has the even ones alone.
+    np.testing.assert_allclose(found[-1], [0, 0.75 * 1 + 0.25 * 10, 2, 0.75 * 3 + 0.25 * 11])
+    np.testing.assert_array_equal(found[-2][..., [0, 2]], start[-2][..., [0, 2]])
+    np.testing.assert_allclose(
+        found[-2][..., [1, 3]], 0.75 * start[-2][..., [1, 3]] + 0.25 * end[-2], atol=1e-6
+    )
+    assert "mean_dice_cta: " in capsys.readouterr().out
+
+
+def test_a_network_with_other_tasks_is_refused(networks, average, tmp_path):
+    with pytest.raises(InputError, match="END: has outputs that START lacks, such as breast/"):
+        average(networks["cta"], networks["breast,cta"], 0.5, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share", ["1.5", "nan", "half"])
+def test_a_share_that_is_none_is_refused(networks, average, tmp_path, share, capsys):
+    with pytest.raises(SystemExit):
+        average(networks["cta"], networks["cta"], share, tmp_path / "run")
+    assert f"{share} is not a number from 0 to 1." in capsys.readouterr().err
