@@ -117,7 +117,7 @@ def _read_list(path: Path) -> list[str]:
         raise InputError(
             f"{path}: cannot be read as a list of scans. Give a text file with one path per line."
         ) from error
-    lines = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    lines = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
     if not lines:
         raise InputError(f"{path}: lists no scan. Give a text file with one path per line.")
     return lines
@@ -193,6 +193,7 @@ def _is_series(folder: Path) -> bool:
         if not path.name.lower().endswith(ENDINGS)
         and not path.name.startswith(".")
         and path.name.upper() != DISC_INDEX
+        and not _is_result(path)
     ]
     # Names decide before files are opened.
     return any(path.name.lower().endswith(DICOM_ENDING) for path in others) or any(

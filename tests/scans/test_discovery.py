@@ -86,6 +86,16 @@ def test_results_of_earlier_commands_are_not_scans(tmp_path):
     assert [s.path.name for s in list_scans([tmp_path])] == ["p1.nii.gz", "p2_labels.nii.gz"]
 
 
+def test_the_segmentation_of_a_series_does_not_make_its_folder_a_series(tmp_path):
+    """Results of the series `person/scan`, written beside it with --dicom-seg."""
+    for name in ("scan/1.dcm", "scan_labels.dcm", "scan_labels.nii.gz", "scan_verdict.json"):
+        (tmp_path / "person" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "person" / name).touch()
+    for folder, place in ((tmp_path / "person", "."), (tmp_path, "person")):
+        found = list_scans([folder])
+        assert found == [ListedScan(tmp_path / "person" / "scan", Path(place))]
+
+
 def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "real" / "s1").mkdir(parents=True)
     (tmp_path / "real" / "s1" / "a.nii.gz").touch()
@@ -104,6 +114,6 @@ def test_endings_in_capitals_and_hidden_files(tmp_path):
 
 def test_a_list_that_windows_wrote(tmp_path):
     (tmp_path / "a.nii.gz").touch()
-    text = f"{tmp_path / 'a.nii.gz'}  \r\n\r\n# a comment\r\n"
+    text = f"{tmp_path / 'a.nii.gz'}  \r\n\r\n# a comment\r\n  # another\r\n"
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert [scan.path.name for scan in list_scans([tmp_path / "list.txt"])] == ["a.nii.gz"]
