@@ -370,7 +370,11 @@ def _decode_varints(packed: bytes) -> npt.NDArray[np.int64]:
     for byte in packed:
         number |= (byte & 127) << shift
         shift += 7
+        if number >= 2**64:
+            raise ValueError("not a tf.train.Example: a number has more than 64 bits")
         if byte < 128:
             numbers.append(number)
             number = shift = 0
+    if shift:
+        raise ValueError("not a tf.train.Example: a number is not complete")
     return np.array(numbers, np.uint64).astype(np.int64)

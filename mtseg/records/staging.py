@@ -118,11 +118,11 @@ def stage(job: Job) -> str:
     prepared = prepare_subject(job.task, job.labels, subject, size=job.configs[0].size)
     with _writing_staged(job.folder):
         for config in job.configs:
-            if subject.split not in SPLITS[config.kind]:
-                continue
             path = records_path(job.folder, subject.name, config.kind)
             # A shard may be a hard link to the old file. Writing to it would change the shard.
             path.unlink(missing_ok=True)
+            if subject.split not in SPLITS[config.kind]:
+                continue
             encoded = (encode_record(r) for _, r in make_records(job.task, config, prepared))
             if FILE_FORMATS[config.kind] == ARRAY_RECORD:
                 write_array_record(path, encoded)
@@ -141,12 +141,16 @@ def stage(job: Job) -> str:
     return subject.name
 
 
-def staged_subject(folder: Path, subject: Subject) -> SubjectPrint | None:
+def staged_subject(
+    folder: Path, subject: Subject, configs: Sequence[RecordConfig]
+) -> SubjectPrint | None:
     """What is known of a subject, if it is staged and its files have not changed since.
 
     Args:
         folder: the staging folder.
         subject: the subject.
+        configs: the kinds of records that are wanted. A subject whose split has changed may lack
+            some that its new split has.
 
     Returns:
         None if the subject has to be prepared.
@@ -158,6 +162,9 @@ def staged_subject(folder: Path, subject: Subject) -> SubjectPrint | None:
         done = read_subject(_read_json(_done_path(folder, subject.name)) or {})
     except (TypeError, ValueError):
         return None
+    kinds = [config.kind for config in configs if subject.split in SPLITS[config.kind]]
+    if not all(records_path(folder, subject.name, kind).exists() for kind in kinds):
+        return None
     now = describe_subject(subject)
     for before, state in zip(done.files, now.files, strict=True):
         if before is not state and not (before and state and before.looks_like(state)):
@@ -165,9 +172,11 @@ def staged_subject(folder: Path, subject: Subject) -> SubjectPrint | None:
     return dataclasses.replace(done, split=subject.split) if done.seed == now.seed else None
 
 
-def staged_report(folder: Path, subject: Subject) -> SubjectReport | None:
+def staged_report(
+    folder: Path, subject: Subject, configs: Sequence[RecordConfig]
+) -> SubjectReport | None:
     """What checking a subject found, if `staged_subject` knows it."""
-    done = staged_subject(folder, subject)
+    done = staged_subject(folder, subject, configs)
     if done is None:
         return None
     return SubjectReport(subject, (), done.scan_checksum, done.num_voxels)

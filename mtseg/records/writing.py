@@ -200,7 +200,7 @@ def _check_subjects(plan: Plan, num_processes: int) -> list[SubjectReport]:
     for subject in subjects:
         if subject.seed is not None:  # A phantom has no files.
             reports[subject.name] = SubjectReport(subject, ())
-        elif (report := staged_report(plan.folder, subject)) is not None:
+        elif (report := staged_report(plan.folder, subject, plan.configs)) is not None:
             reports[subject.name] = report
     unread = [subject for subject in subjects if subject.name not in reports]
     if unread:
@@ -232,7 +232,7 @@ def _check_and_stage_on_beam(
     jobs = _remaining_jobs(plan, [SubjectReport(subject, ()) for subject in subjects])
     run_on_beam(check_and_stage, jobs, beam_runner, beam_options)
     reports = [
-        checked_report(plan.folder, subject) or staged_report(plan.folder, subject)
+        checked_report(plan.folder, subject) or staged_report(plan.folder, subject, plan.configs)
         for subject in subjects
     ]
     known = [report for report in reports if report is not None]
@@ -301,7 +301,7 @@ def _remaining_jobs(plan: Plan, reports: Sequence[SubjectReport]) -> list[Job]:
     return [
         Job(plan.task, plan.found.labels, plan.configs, report, plan.folder)
         for report in reports
-        if staged_report(plan.folder, report.subject) is None
+        if staged_report(plan.folder, report.subject, plan.configs) is None
     ]
 
 
@@ -382,7 +382,10 @@ def _describe_staged(
     plan: Plan, config: RecordConfig, num_records: Mapping[str, int]
 ) -> Fingerprint:
     """The fingerprint of the staged records."""
-    staged = {subject.name: staged_subject(plan.folder, subject) for subject in plan.found.subjects}
+    staged = {
+        subject.name: staged_subject(plan.folder, subject, plan.configs)
+        for subject in plan.found.subjects
+    }
     if lost := [name for name, subject in staged.items() if subject is None]:
         raise InputError(
             f"{plan.request.manual_dir}: files of {first_ten(lost)} changed while they were "

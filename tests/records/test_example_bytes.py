@@ -52,6 +52,19 @@ def test_bytes_of_something_else_are_refused(damaged):
         decode_example(damaged)
 
 
+@pytest.mark.parametrize("packed", [b"\xff" * 10 + b"\x01", b"\x05\x80"])
+def test_a_number_that_is_too_long_or_not_complete_is_refused(packed):
+    sound = encode_example({"n": [300]})
+    values = sound[: sound.index(b"\xac\x02") - 2] + bytes([10, len(packed)]) + packed
+    added = len(values) - len(sound)
+    # The lengths of the messages around it, outermost first.
+    damaged = bytearray(values)
+    for place in (1, 3, 8, 10):
+        damaged[place] += added
+    with pytest.raises(ValueError, match="a number"):
+        decode_example(bytes(damaged))
+
+
 def test_bytes_do_not_depend_on_the_order_of_the_fields():
     assert encode_example({"a": 1, "b": b"x"}) == encode_example({"b": b"x", "a": 1})
 

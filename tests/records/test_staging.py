@@ -1,5 +1,7 @@
 """One subject's files: kept while nothing has changed, and replaced as a whole."""
 
+from dataclasses import replace
+
 import pytest
 
 from mtseg.errors import InputError
@@ -28,18 +30,18 @@ def change_scan(job):
 
 
 def test_a_staged_subject_is_known_until_its_scan_changes(job):
-    assert staging.staged_report(job.folder, job.report.subject) is None
+    assert staging.staged_report(job.folder, job.report.subject, job.configs) is None
     assert staging.stage(job) == job.report.subject.name
-    assert staging.staged_report(job.folder, job.report.subject) == job.report
+    assert staging.staged_report(job.folder, job.report.subject, job.configs) == job.report
     change_scan(job)
-    assert staging.staged_report(job.folder, job.report.subject) is None
+    assert staging.staged_report(job.folder, job.report.subject, job.configs) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_a_damaged_mark_makes_a_subject_unstaged(job, content):
     staging.stage(job)
     (job.folder / f"{job.report.subject.name}.done.json").write_text(content)
-    assert staging.staged_report(job.folder, job.report.subject) is None
+    assert staging.staged_report(job.folder, job.report.subject, job.configs) is None
 
 
 @pytest.mark.promise("atomic outputs")
@@ -60,7 +62,25 @@ def test_a_scan_that_disappears_meanwhile_is_named(job):
     path = staging.Path(job.report.subject.image_path)
     path.unlink()
     with pytest.raises(InputError, match=f"{path}: can no longer be read"):
-        staging.staged_report(job.folder, job.report.subject)
+        staging.staged_report(job.folder, job.report.subject, job.configs)
+
+
+def test_a_subject_whose_split_needs_other_records_now_is_staged_again(job):
+    """A stopped preparation had it as a test subject, of which there are no patches."""
+    patches = RecordConfig(name="folder_patches", source="folder", kind="patches")
+    configs = (*job.configs, patches)
+    as_test = replace(job.report.subject, split="test")
+    as_train = replace(job.report.subject, split="train")
+    staging.stage(replace(job, configs=configs, report=replace(job.report, subject=as_test)))
+    assert staging.staged_report(job.folder, as_test, configs) is not None
+    assert staging.staged_report(job.folder, as_train, job.configs) is not None
+    assert staging.staged_report(job.folder, as_train, configs) is None
+    staging.stage(replace(job, configs=configs, report=replace(job.report, subject=as_train)))
+    assert staging.staged_report(job.folder, as_train, configs) is not None
+    # Staged as a test subject of another scan, it has no patches of the earlier one.
+    change_scan(job)
+    staging.stage(replace(job, configs=configs, report=replace(job.report, subject=as_test)))
+    assert staging.staged_report(job.folder, as_train, configs) is None
 
 
 # The staging folder.
