@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
-from mtseg.scans.intensities import AIR_HU, is_ct
 from mtseg.scans.label_files import whole_labels
 from mtseg.scans.reading import read_voxels, require_finite
 from mtseg.scans.volume import Volume, match_grid
 from mtseg.sources.scan_figures import ScanFigures, measure_scan
-from mtseg.sources.subject import FoundSubjects, Issue, Subject
+from mtseg.sources.subject import FoundSubjects, Issue, IssueKind, Subject
 from mtseg.system.text_table import format_table
 from mtseg.tasks.task import LabelSource, Task, first_ten
 
@@ -39,24 +38,6 @@ the second an error."""
 _MOST_WARNINGS = 3
 """So many warnings of one kind are listed one by one; more become one row."""
 
-ISSUE_KINDS = {
-    "missing": "a subject without a scan or label map",
-    "extra": "several scans or label maps of a subject, or scans of no subject",
-    "split": "the split cannot be used, or has a person on both sides",
-    "unreadable": "a file that cannot be read",
-    "grid": "scan and label map are on different grids",
-    "not_finite": "voxels that are NaN or infinite",
-    "blank": "no voxel above 0",
-    "labels": "labels that are not whole numbers, not listed, or of several classes",
-    "empty": "a label map without any class of the task",
-    "absent": "a class that a subject, or every training subject, does not have",
-    "outside": "labelled voxels outside the foreground of the scan",
-    "spacing": "an implausible voxel size",
-    "anisotropy": "slices much thicker than the pixels in them",
-    "duplicate": "the same scan twice",
-}
-"""Kind of an issue -> what it is."""
-
 
 @dataclasses.dataclass(frozen=True)
 class SubjectReport:
@@ -67,7 +48,8 @@ class SubjectReport:
         issues: of its files.
         checksum: of the scan's shape and voxels, equal for equal scans; empty if it is unreadable.
         num_voxels: of each of the task's classes in the label map; empty if it is unreadable.
-        figures: of the scan, for the summary; None if it is unreadable or was not measured.
+        figures: of the scan, for the summary; None if it is unreadable, has no foreground, or was not
+            measured.
     """
 
     subject: Subject
@@ -93,8 +75,8 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
     num_voxels: tuple[int, ...] = ()
     try:
         image = read_voxels(subject.image_path, np.float32)
-        issues += _check_image(image, subject.name, subject.image_path, task.is_ct)
-        is_measurable = not any(issue.kind in ("not_finite", "blank") for issue in issues)
+        issues += _check_image(image, subject.name, subject.image_path)
+        is_measurable = not any(issue.kind == "not_finite" for issue in issues)
         checksum = _checksum(image.array)
     except InputError as error:
         issues.append(Issue("unreadable", subject.name, str(error)))
@@ -111,7 +93,7 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
             )
             issues.append(Issue("absent", subject.name, message, is_error=False))
     except InputError as error:
-        kind = "unreadable" if label_map is None else error.kind or "labels"
+        kind: IssueKind = "unreadable" if label_map is None else error.kind or "labels"
         issues.append(Issue(kind, subject.name, str(error)))
     if image is not None and label_map is not None:
         try:
@@ -125,17 +107,23 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
             issues.append(Issue("grid", subject.name, str(error)))
     figures = None
     if image is not None and is_measurable:
-        figures = measure_scan(image, class_index_map, task.is_ct)
-        issues += _check_outside(figures, subject)
+        is_told_ct = image.is_ct if task.is_ct is None else task.is_ct
+        figures = measure_scan(image, class_index_map, is_told_ct)
+        if figures is None:
+            message = f"{subject.image_path}: every voxel is background. Export the scan again."
+            issues.append(Issue("blank", subject.name, message))
+        else:
+            issues += _check_outside(figures, subject)
     return SubjectReport(subject, tuple(issues), checksum, num_voxels, figures)
 
 
-def _check_outside(figures: ScanFigures | None, subject: Subject) -> Iterator[Issue]:
+def _check_outside(figures: ScanFigures, subject: Subject) -> Iterator[Issue]:
     """Reports labelled voxels where the scan has no foreground: no class is learnt there."""
-    share = 0.0 if figures is None or figures.outside_share is None else figures.outside_share
+    share = figures.outside_share or 0.0
     if share > OUTSIDE_WARNED:
-        note = figures.note if figures else ""
-        cause = f"Likely cause: {note}" if note else "The label map or a mask of the scan is wrong"
+        cause = "The label map or a mask of the scan is wrong"
+        if figures.note:
+            cause = f"Likely cause: {figures.note}"
         message = (
             f"{subject.label_path}: {100 * share:.3g} % of its labelled voxels are outside the "
             f"foreground of {subject.image_path}, where nothing is learnt. {cause}. Correct the "
@@ -144,21 +132,12 @@ def _check_outside(figures: ScanFigures | None, subject: Subject) -> Iterator[Is
         yield Issue("outside", subject.name, message, is_error=share > OUTSIDE_REFUSED)
 
 
-def _check_image(
-    image: Volume, subject: str, path: str, is_told_ct: bool | None
-) -> Iterator[Issue]:
-    """The issues of a scan's voxels and of its voxel size."""
+def _check_image(image: Volume, subject: str, path: str) -> Iterator[Issue]:
+    """The issues of a scan's voxel size, and of voxels that are no numbers."""
     try:
         require_finite(image, path)
     except InputError as error:
         yield Issue("not_finite", subject, str(error))
-    else:
-        reads_as_ct = is_ct(image.array) if is_told_ct is None else is_told_ct
-        air = AIR_HU if reads_as_ct else 0.0
-        # An MR may have an offset, so that all its values are below 0; a constant one has nothing.
-        if image.array.max() <= (air if reads_as_ct else min(air, float(image.array.min()))):
-            message = f"{path}: every voxel is {air:g} or below. Export the scan again."
-            yield Issue("blank", subject, message)
     smallest, largest = min(image.spacing_mm), max(image.spacing_mm)
     shown = " x ".join(f"{size:.4g}" for size in image.spacing_mm)
     if smallest < SPACING_MM[0] or largest > SPACING_MM[1]:

@@ -53,7 +53,7 @@ def measure_scan(
         image: float32 (i, j, k), finite, with its intensities as stored. It is not changed.
         class_index_map: the task's own class indices on the grid of the scan; None if they are not
             known.
-        is_told_ct: whether the task's scans are CT; None lets the values decide.
+        is_told_ct: whether the scan is CT, by its task or its file; None lets the values decide.
 
     Returns:
         None if the scan has no foreground.
@@ -61,7 +61,7 @@ def measure_scan(
     found = shift_to_positive(image.array.astype(np.float32), is_told_ct)
     note = found.note
     if is_told_ct is False and is_ct(image.array):
-        looks_like = "its values look like CT in Hounsfield units, but the task's modality is MR"
+        looks_like = "its values look like CT in Hounsfield units, but its modality is given as MR"
         note = f"{looks_like}; {note}" if note else looks_like
     values: npt.NDArray[Any] = image.array[found.mask]
     if not values.size:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,24 @@ from mtseg.errors import InputError
 from mtseg.tasks.task import LabelSource, first_ten
 
 _SIDES = ("train", "validation", "test")
+
+IssueKind = Literal[
+    "missing",  # a subject without a scan or label map
+    "extra",  # several scans or label maps of a subject, or scans of no subject
+    "split",  # the split cannot be used, or has a person on both sides
+    "unreadable",  # a file that cannot be read
+    "grid",  # scan and label map are on different grids
+    "not_finite",  # voxels that are NaN or infinite
+    "blank",  # a scan without foreground
+    "labels",  # labels that are not whole numbers, not listed, or of several classes
+    "empty",  # a label map without any class of the task
+    "absent",  # a class that a subject, or every training subject, does not have
+    "outside",  # labelled voxels outside the foreground of the scan
+    "spacing",  # an implausible voxel size
+    "anisotropy",  # slices much thicker than the pixels in them
+    "duplicate",  # the same scan twice
+]
+"""What an issue is about."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +79,14 @@ class Issue:
     """Something that is wrong with a data set.
 
     Attributes:
-        kind: one of `mtseg.sources.checks.ISSUE_KINDS`.
+        kind: what it is about.
         subject: name of the subject; empty if the issue is one of the whole data set.
         message: one line with the file, what is wrong, and what to do.
         is_error: whether the data cannot be prepared until it is corrected; otherwise it is a
             warning.
     """
 
-    kind: str
+    kind: IssueKind
     subject: str
     message: str
     is_error: bool = True

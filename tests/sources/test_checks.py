@@ -3,13 +3,18 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from mtseg.cli import check
-from mtseg.sources.checks import ISSUE_KINDS
+from mtseg.sources.checks import check_subject
+from mtseg.sources.subject import IssueKind, Subject
+from mtseg.tasks.task_file import read_task
+from tests.dicom_files import write_series
 from tests.layout_files import AFFINE, SHAPE, subject, write, write_folder, write_nnunet, write_task
 
 NAMES = [f"s{n:02d}" for n in range(30)]
@@ -142,7 +147,7 @@ def test_planted_issues_are_all_reported(task, data, capsys):
         ("outside", "s19", True),
         ("outside", "s20", False),
     }
-    assert {kind for kind, _, _ in issues} == set(ISSUE_KINDS)
+    assert {kind for kind, _, _ in issues} == set(get_args(IssueKind))
     by_subject = {f["subject"]: f["message"] for f in result["flaws"]}
     assert "77" in by_subject["s12"]
     assert "s18, s25" in by_subject["s18"]
@@ -261,4 +266,39 @@ def test_the_modality_of_the_task_decides_what_is_outside(task, data, capsys):
     code, issues, result = issues_of(capsys, task, data)
     assert (code, issues) == (2, {("outside", "s03", True)})
     (flaw,) = result["flaws"]
-    assert "look like CT in Hounsfield units, but the task's modality is MR" in flaw["message"]
+    assert "look like CT in Hounsfield units, but its modality is given as MR" in flaw["message"]
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_a_scan_without_foreground_is_an_error_before_it_is_prepared(task, data, capsys, value):
+    """65535 at an edge is padding, so beside it only background is left."""
+    array = np.zeros(SHAPE, np.float32)
+    array[0, 0, 0] = value
+    write(data / "images" / "s03.nii.gz", array)
+    code, issues, result = issues_of(capsys, task, data)
+    assert (code, issues) == (2, {("blank", "s03", True)})
+    assert str(data / "images" / "s03.nii.gz") in result["flaws"][0]["message"]
+
+
+def test_a_constant_ct_is_an_error_before_it_is_prepared(task, data, capsys):
+    task.write_text(task.read_text().replace('modality = "MR"', 'modality = "CT"'))
+    write(data / "images" / "s03.nii.gz", np.full(SHAPE, 40, np.float32))
+    code, issues, _ = issues_of(capsys, task, data)
+    assert (code, issues) == (2, {("blank", "s03", True)})
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_without_a_modality_of_the_task_that_of_a_dicom_series_counts(tmp_path, modality):
+    """As when the scan is prepared; the values alone look like MR."""
+    path = tmp_path / "renal.toml"
+    write_task(path)
+    path.write_text(path.read_text().replace('modality = "MR"', 'modality = "CT and MR"'))
+    task = read_task(path)
+    image, labels = subject(0)
+    folder = write_series(tmp_path / "series", image, AFFINE, modality=modality)
+    write(tmp_path / "labels.nii.gz", labels)
+    found = Subject("s0", "train", str(folder), str(tmp_path / "labels.nii.gz"), None)
+    labels_of = replace(task.source("folder"), values=(("kidney", (1,)), ("cyst", (2,))))
+    report = check_subject(task, replace(labels_of, background=(0,)), found)
+    assert report.figures is not None
+    assert report.figures.is_ct == (modality == "CT")
