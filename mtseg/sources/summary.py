@@ -74,7 +74,9 @@ def _extremes(names: Sequence[str], values: Sequence[float]) -> list[str]:
 
 def _show(value: float) -> str:
     """Four digits, or all digits of a large number; never an exponent."""
-    return f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:.0f}"
+    return np.format_float_positional(value, 4, fractional=False, trim="-")
 
 
 def _intensity_notes(measured: Sequence[tuple[str, ScanFigures]]) -> list[str]:

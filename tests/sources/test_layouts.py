@@ -182,6 +182,17 @@ def test_linked_folders_are_followed_once(task, tmp_path, layout):
     assert len(found.subjects) == len(NAMES)
 
 
+def test_files_in_folders_of_their_names_are_found_once(task, tmp_path):
+    """As Kaggle unpacks archives: `1.img.nii.gz/1.img.nii.gz`."""
+    folder = WRITERS["imagecas"](tmp_path / "data")
+    for path in sorted(path for path in folder.rglob("*.nii.gz") if path.is_file()):
+        moved = path.rename(path.with_name("moved"))
+        path.mkdir()
+        moved.rename(path / path.name)
+    found = find_subjects(task, "imagecas", folder).require_sound()
+    assert len(found.subjects) == len(NAMES)
+
+
 def test_more_than_one_channel_is_refused(task, tmp_path):
     folder = write_nnunet(tmp_path / "data")
     dataset = json.loads((folder / "dataset.json").read_text())
@@ -220,9 +231,16 @@ def test_sessions_of_a_person_stay_on_one_side(task, tmp_path):
     assert "sub-b_ses-1, sub-b_ses-2 are one person" in message
 
 
-def test_a_table_of_labels_with_other_columns(task, tmp_path):
+def test_a_bids_file_without_the_name_of_its_participant_is_left_out(task, tmp_path):
     folder = write_bids(tmp_path / "data")
-    (folder / "derivatives" / "manual" / "dseg.tsv").write_text("value,label\n1,kidney\n")
+    (next(folder.glob("sub-*")) / "anat" / "sub-_T1w.nii.gz").touch()
+    assert len(find_subjects(task, "bids", folder).require_sound().subjects) == len(NAMES)
+
+
+@pytest.mark.parametrize("table", ["value,label\n1,kidney\n", "index\tname\n1\n"])
+def test_a_table_of_labels_with_other_columns(task, tmp_path, table):
+    folder = write_bids(tmp_path / "data")
+    (folder / "derivatives" / "manual" / "dseg.tsv").write_text(table)
     assert "columns index and name" in refused(find_subjects, task, "bids", folder)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -95,12 +96,20 @@ def test_axes_are_those_of_the_world_and_intensities_those_of_the_file():
     assert measure_scan(Volume(np.zeros((2, 2, 2), np.float32), AFFINE), None) is None
 
 
+def test_small_figures_have_no_exponent(data, capsys):
+    for path in (data / "images").iterdir():
+        array = nib.load(path).get_fdata(dtype=np.float32)
+        write(path, array * np.float32(2**-30))
+    _, text = run(capsys, data)
+    # 98 or more of the 100 values of the scans, times 1 and 4, times 2**-30.
+    assert row(text, "intensity, 99 % below")[0].startswith("0.0000000")
+    assert "e-" not in text.split("Intensities:")[0]
+
+
 def test_a_warning_that_all_subjects_have_is_one_row(data, capsys):
     """Thick slices are as they are; a hundred rows of them would hide all else."""
     for kind in ("images", "labels"):
         for path in (data / kind).iterdir():
-            import nibabel as nib
-
             array = np.asarray(nib.load(path).dataobj)
             write(path, array, np.diag([-1.0, -1.0, 9.0, 1.0]))
     code, text = run(capsys, data)

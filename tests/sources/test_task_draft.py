@@ -64,3 +64,9 @@ def test_nothing_is_overwritten_or_half_written(tmp_path, capsys):
         assert words in capsys.readouterr().err
     assert (tmp_path / "t.toml").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "t.toml"]
+
+
+def test_the_draft_names_its_data_set_also_in_the_present_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_folder(tmp_path / "renal_data"))
+    assert draft(tmp_path / "task.toml", "folder", ".") == 0
+    assert "Drafted from 'renal_data'" in (tmp_path / "task.toml").read_text()

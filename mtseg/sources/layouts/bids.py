@@ -21,7 +21,6 @@ from mtseg.scans.reading import ENDINGS, scan_stem
 from mtseg.sources.layouts.dataset_files import (
     DatasetFiles,
     SubjectFiles,
-    is_hidden,
     list_subfolders,
     pair_files,
 )
@@ -78,8 +77,8 @@ def _list_anat(dataset: Path) -> list[Path]:
         sessions = [sub for sub in list_subfolders(participant) if sub.name.startswith("ses-")]
         for place in (participant, *sessions):
             if (place / "anat").is_dir():
-                files += [path for path in sorted((place / "anat").iterdir())]
-    return [path for path in files if path.name.startswith("sub-") and not is_hidden(path)]
+                files += sorted((place / "anat").iterdir())
+    return [path for path in files if re.match("sub-[^_.]", path.name)]
 
 
 def _has_suffix(path: Path, suffix: str) -> bool:
@@ -194,7 +193,7 @@ def _read_label_table(path: Path) -> list[tuple[str, int]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         return [(row["name"].strip(), int(row["index"])) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+    except (OSError, csv.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: is not a table of labels. Write the columns index and name, separated by "
             "tabs."

@@ -99,7 +99,8 @@ def find_imagecas(folder: Path) -> DatasetFiles:
     """`NAME.img.nii.gz` and `NAME.label.nii.gz`, in subfolders of any depth."""
     images: list[tuple[str, Path]] = []
     label_maps: list[tuple[str, Path]] = []
-    for path in (path for sub in list_folders_within(folder) for path in list_scan_files(sub)):
+    paths = [path for sub in list_folders_within(folder) for path in list_scan_files(sub)]
+    for path in dict.fromkeys(paths):  # that in a folder of its own name is there twice
         for ending, which in ((".img.nii.gz", images), (".label.nii.gz", label_maps)):
             if path.name.endswith(ending):
                 which.append((path.name.removesuffix(ending), path))

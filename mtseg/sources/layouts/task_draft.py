@@ -89,7 +89,8 @@ def _draft(path: Path, layout: str, folder: Path) -> tuple[str, int]:
     shown = "\n".join(f"{key} = {json.dumps(values, ensure_ascii=False)}" for key, values in table)
     name = _make_names([path.stem])[0]
     text = (
-        f"# Drafted from {folder.name!r}: correct titles, modality, voxel size and citation.\n"
+        f"# Drafted from {folder.resolve().name!r}: correct titles, modality, voxel size and "
+        "citation.\n"
         f"name = {_quote(name)}\ntitle = {_quote(path.stem)}\n"
         f'modality = "{"CT" if is_ct(read_scan(images[0]).array) else "MR"}"\n'
         f'citation = "none"\n\n{_draft_spacing(images)}\n[decision]\nrule = "argmax"\n\n{classes}'
