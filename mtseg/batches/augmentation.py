@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mtseg.batches.coarsening import coarsen, coarsen_noise
 from mtseg.scans.patches import PATCH_SIZE, PLANE_AXES, PLANES
+from mtseg.scans.preprocessing import LARGEST_INTENSITY
 
 CHANGED_SHARE = 0.5
 """Share of the samples that each change but `intensity` is made to."""
@@ -131,7 +132,8 @@ def augment(
     - `noise` adds normal noise to the foreground of half of the samples, in their larger voxels if
       they have such.
     - `bias` multiplies half of the MR samples by a field that changes slowly along each axis.
-    - `gamma` raises half of the samples to a power near 1.
+    - `gamma` raises half of the samples to a power near 1; no voxel becomes brighter than
+      `mtseg.scans.preprocessing.LARGEST_INTENSITY`.
     - `intensity` multiplies each sample by one factor near 1.
 
     Background stays 0, but for `resolution`, which moves the border of the foreground by less than
@@ -172,7 +174,9 @@ def augment(
         radius = np.sqrt(-2 * np.log1p(-draw[chosen, 0]))
         normal = radius * np.cos(2 * np.pi * draw[chosen, 1])
         power = np.exp(GAMMA_DEVIATION * normal).astype(np.float32)
-        patches[chosen] = patches[chosen].astype(np.float32) ** power[:, None, None, None]
+        changed = patches[chosen].astype(np.float32) ** power[:, None, None, None]
+        # As float16, the power of a very bright voxel would be infinite.
+        patches[chosen] = np.minimum(changed, LARGEST_INTENSITY)
     if "intensity" in names:
         patches *= factors[rows, np.newaxis, np.newaxis, np.newaxis]
 

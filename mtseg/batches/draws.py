@@ -84,18 +84,20 @@ def read_source_weights(text: str, label_space: LabelSpace) -> dict[tuple[str, s
 
     Raises:
         InputError: if the text is not of this form, names a source that is not trained on, or
-            leaves out one of a task's sources.
+            leaves out or repeats one of a task's sources.
     """
     weights: dict[tuple[str, str], int] = {}
     known = {(s.task.name, source) for s in label_space.selections for source in s.sources}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        match = re.fullmatch(r"(\w+):(\w+)=([1-9]\d{0,8})", part)
+        match = re.fullmatch(r"(\w+):(\w+)=([1-9]\d{0,3})", part)
         if match is None or (match[1], match[2]) not in known:
             names = ", ".join(f"{task}:{source}" for task, source in sorted(known))
             raise InputError(
-                f"source_weights: {part!r} is not TASK:SOURCE=N with a whole number above 0 and "
-                f"one of {names}."
+                f"source_weights: {part!r} is not TASK:SOURCE=N with a whole number from 1 to 9999 "
+                f"and one of {names}."
             )
+        if (match[1], match[2]) in weights:
+            raise InputError(f"source_weights: {match[1]}:{match[2]} is named twice. Name it once.")
         weights[match[1], match[2]] = int(match[3])
     for task in {task for task, _ in weights}:
         missing = [source for name, source in sorted(known - set(weights)) if name == task]
@@ -118,23 +120,26 @@ def read_task_weights(text: str, label_space: LabelSpace) -> tuple[int, ...]:
         A weight for each task, 1 if it is not named.
 
     Raises:
-        InputError: if the text is not of this form, or names another task.
+        InputError: if the text is not of this form, names another task, or names one twice.
 
     Example:
         >>> from mtseg.tasks.label_space import parse_tasks
         >>> read_task_weights("cta=3", parse_tasks("breast,cta"))
         (1, 3)
     """
-    weights = {selection.task.name: 1 for selection in label_space.selections}
+    names = [selection.task.name for selection in label_space.selections]
+    weights: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"(\w+)=([1-9]\d{0,3})", part)
-        if match is None or match[1] not in weights:
+        if match is None or match[1] not in names:
             raise InputError(
                 f"task_weights: {part!r} is not TASK=N with a whole number from 1 to 9999 and one "
-                f"of {', '.join(weights)}."
+                f"of {', '.join(names)}."
             )
+        if match[1] in weights:
+            raise InputError(f"task_weights: {match[1]} is named twice. Name it once.")
         weights[match[1]] = int(match[2])
-    return tuple(weights.values())
+    return tuple(weights.get(name, 1) for name in names)
 
 
 def describe_draws(

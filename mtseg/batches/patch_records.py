@@ -207,18 +207,20 @@ def _read_index(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _allow_open_files(count: int, folder: Path) -> None:
-    """Raises this process's limit of open files if it is too low for that many shards.
+    """Raises this process's limit of open files if it is too low for that many more shards.
 
     Raises:
         InputError: if the system does not allow so many.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + _OTHER_FILES
+    num_open = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
+    os.close(num_open)
+    wanted = num_open + count + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise InputError(
-            f"{folder}: has {count} shards, but only {hard} files may be open at once. Prepare "
-            "it again: mtseg-prepare with --kinds patches --num-shards N. Or raise the limit "
-            "(ulimit -Hn)."
+            f"{folder}: has {count} shards, but only {hard} files may be open at once, and "
+            f"{num_open} are already. Prepare it again: mtseg-prepare with --kinds patches "
+            "--num-shards N. Or raise the limit (ulimit -Hn)."
         )
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -8,6 +8,7 @@ import pytest
 from mtseg.batches import augmentation, balance
 from mtseg.batches.augmentation import augment, draw_transforms
 from mtseg.runs.config import AUGMENTATIONS
+from mtseg.scans.preprocessing import LARGEST_INTENSITY
 
 
 def patches(count):
@@ -48,6 +49,15 @@ def test_intensity_multiplies_a_sample_by_one_factor_near_1():
 def changed_samples(changed):
     """Which samples of `patches` are not what they were."""
     return (changed != patches(len(changed))).any(axis=(1, 2, 3))
+
+
+def test_the_brightest_voxel_that_a_record_may_have_stays_finite():
+    original = np.full((40, 3, 51, 51), LARGEST_INTENSITY, np.float16)
+    yes = np.ones(40, bool)
+    for minibatch in range(5):
+        changed = original.copy()
+        augment(changed, yes, yes, slice(None), ("bias", "gamma", "intensity"), (0, minibatch))
+        assert np.isfinite(changed).all()
 
 
 def test_gamma_changes_the_contrast_of_half_the_samples():

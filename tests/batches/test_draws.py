@@ -39,7 +39,9 @@ def test_weights_are_read():
     [
         ("brain=2", "'brain=2' is not TASK:SOURCE=N"),
         ("brain:miccai2012=0", "'brain:miccai2012=0'"),
-        ("brain:miccai2012=0.5", "a whole number above 0"),
+        ("brain:miccai2012=0.5", "a whole number from 1 to 9999"),
+        ("brain:miccai2012=10000", "a whole number from 1 to 9999"),
+        ("brain:miccai2012=1,brain:miccai2012=2", "miccai2012 is named twice"),
         ("cta:phantom=2", "one of brain:freesurfer, brain:miccai2012, breast:phantom"),
         ("brain:miccai2012=2", "no weight for brain:freesurfer"),
     ],
@@ -66,3 +68,8 @@ def test_task_weights_are_one_for_tasks_that_are_not_named():
 def test_task_weights_of_another_form_are_refused(text):
     with pytest.raises(InputError, match=r"task_weights: '.*' is not TASK=N .* one of breast, cta"):
         read_task_weights(text, parse_tasks("breast,cta"))
+
+
+def test_a_task_that_is_weighed_twice_is_refused():
+    with pytest.raises(InputError, match="task_weights: cta is named twice"):
+        read_task_weights("cta=2,breast=1,cta=3", parse_tasks("breast,cta"))
