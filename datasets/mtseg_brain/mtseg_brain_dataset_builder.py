@@ -35,7 +35,7 @@ class Builder(builder.TaskBuilder):
 
     Example:
 
-        mtseg-prepare brain:phantom --data-dir mtseg_data
+        mtseg-prepare brain:phantom --kinds patches,volumes --data-dir mtseg_data
         tfds.load("mtseg_brain/phantom_patches", split="train", data_dir="mtseg_data")
     """
 

@@ -2,7 +2,7 @@
 
 Use it to read or prepare the records with TFDS's own commands; `mtseg-prepare` writes the same
 records, several times faster. The configurations are `SOURCE_patches` and `SOURCE_volumes`; the
-sources are `phantom` alone (see the README).
+only source is `phantom` (see the README).
 """
 
 from etils import epath
@@ -33,7 +33,7 @@ class Builder(builder.TaskBuilder):
 
     Example:
 
-        mtseg-prepare breast:phantom --data-dir mtseg_data
+        mtseg-prepare breast:phantom --kinds patches,volumes --data-dir mtseg_data
         tfds.load("mtseg_breast/phantom_patches", split="train", data_dir="mtseg_data")
     """
 

@@ -34,7 +34,7 @@ class Builder(builder.TaskBuilder):
 
     Example:
 
-        mtseg-prepare cta:phantom --data-dir mtseg_data
+        mtseg-prepare cta:phantom --kinds patches,volumes --data-dir mtseg_data
         tfds.load("mtseg_cta/phantom_patches", split="train", data_dir="mtseg_data")
     """
 

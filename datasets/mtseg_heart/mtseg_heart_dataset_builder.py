@@ -35,7 +35,7 @@ class Builder(builder.TaskBuilder):
 
     Example:
 
-        mtseg-prepare heart:phantom --data-dir mtseg_data
+        mtseg-prepare heart:phantom --kinds patches,volumes --data-dir mtseg_data
         tfds.load("mtseg_heart/phantom_patches", split="train", data_dir="mtseg_data")
     """
 

@@ -34,7 +34,7 @@ class Builder(builder.TaskBuilder):
 
     Example:
 
-        mtseg-prepare hippocampus:phantom --data-dir mtseg_data
+        mtseg-prepare hippocampus:phantom --kinds patches,volumes --data-dir mtseg_data
         tfds.load("mtseg_hippocampus/phantom_patches", split="train", data_dir="mtseg_data")
     """
 

@@ -1,6 +1,8 @@
 """The TFDS builders of the shipped tasks, by TFDS's own test case."""
 
 import csv
+import re
+import shlex
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +17,7 @@ from mtseg_datasets.mtseg_hippocampus.mtseg_hippocampus_dataset_builder import (
     Builder as Hippocampus,
 )
 
+from mtseg.cli.prepare import make_parser
 from mtseg.records.builder import RecordConfig, builder_class
 from mtseg.records.schema import record_features
 from mtseg.tasks.task_file import shipped_tasks
@@ -143,3 +146,13 @@ def test_the_docstring_shows_the_features_and_classes(builder, kind):
             assert np.dtype(feature.np_dtype).name in line
     for index, title in enumerate(builder.TASK.class_names):
         assert f"{index} {title.split('_')[0]}" in builder.__doc__
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_the_commands_of_the_docstring_and_the_readme_write_both_kinds(builder):
+    """The example loads patches, and the README speaks of patches and volumes."""
+    readme = (builder.pkg_dir_path / "README.md").read_text()
+    for text in (builder.__doc__, readme):
+        (command,) = re.findall(r"mtseg-prepare \w+:\w+ (?:.|\n)*?--data-dir [^`\s]+", text)
+        arguments = make_parser().parse_args(shlex.split(command)[1:])
+        assert arguments.kinds == "patches,volumes"
