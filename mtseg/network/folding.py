@@ -22,7 +22,6 @@ from mtseg.network.architecture import NUM_CONVOLUTIONS
 if TYPE_CHECKING:
     import keras
 
-
 _DEVIATIONS = 6.0
 """Standard deviations above its mean that a feature may have. Features are not quite normal. Of 5
 to 10, this changed the fewest labels of training scans."""

@@ -98,7 +98,6 @@ def _compiled_elu() -> Any:
 _FUSED_DTYPES = ("float16", "bfloat16", "float32")
 """Types of feature maps that the fused operation takes. Its means and variances are float32."""
 
-
 _SMALLEST_FUSED_EPSILON = 1.001e-5
 """cuDNN refuses smaller ones."""
 

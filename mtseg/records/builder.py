@@ -155,8 +155,8 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """Base class of the TFDS builders. A subclass sets `TASK` and `BUILDER_CONFIGS`.
 
     The configurations are `SOURCE_patches` and `SOURCE_volumes` for every source of the task (see
-    `record_configs`). Patches have a `train` split, volumes `train`, and `validation`
-    and `test` if there are such subjects.
+    `record_configs`). Patches have a `train` split, volumes `train`, and `validation` and `test` if
+    there are such subjects.
 
     Attributes:
         TASK: the task.

@@ -75,7 +75,7 @@ class Request:
         return f"{self.task.name}:{self.source}"
 
     def settings(self, config: RecordConfig) -> dict[str, Any]:
-        """The settings of a fingerprint. Which subjects there are, it says by their names."""
+        """The settings in a fingerprint, which has the names of the subjects beside them."""
         names = ("size", "patches_per_class", "seed")
         settings = {n: value for n, value in config.settings().items() if n in names}
         return settings | ({"num_shards": self.num_shards} if config.kind == "patches" else {})

@@ -52,7 +52,6 @@ PATCH_RECORD_BYTES = len(PLANES) * PATCH_SIZE**2 * np.dtype(np.float16).itemsize
 VOXEL_BYTES = np.dtype(np.float32).itemsize + np.dtype(np.uint8).itemsize
 """Bytes of one voxel in a volume record: an intensity and a class index."""
 
-
 CLASS_NAMES_FILE = "class_index.labels.txt"
 """TFDS writes the names of the classes into this file beside the patch records, one to a line."""
 

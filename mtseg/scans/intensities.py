@@ -78,7 +78,8 @@ def shift_to_positive(array: npt.NDArray[np.float32], is_told_ct: bool | None = 
         is_told_ct: whether the scan is CT, if it is known; None lets the values decide.
 
     Returns:
-        The foreground and what was decided. The mask has no voxel if the scan is constant.
+        The foreground and what was decided. The mask has no voxel if the scan is constant, but for
+        an MR scan with a constant above 0, which is foreground everywhere.
     """
     note = _remove_padding(array)
     lowest = float(array.min())

@@ -37,7 +37,7 @@ class PreparedScan:
     Attributes:
         volume: float32 (I, J, K), isotropic, RAS+, after the intensity rule: > 0 in the foreground,
             0 outside.
-        source: the grid and the header of the scan itself, with its foreground as booleans.
+        source: the grid and the header of the scan itself; its array is the foreground, booleans.
         is_ct: whether the intensities were read as Hounsfield units.
         intensities: one line for people: as what they were read, why, and what is unusual.
     """
@@ -46,11 +46,6 @@ class PreparedScan:
     source: Volume
     is_ct: bool = False
     intensities: str = ""
-
-    @property
-    def source_foreground(self) -> npt.NDArray[np.bool_]:
-        """Booleans on the grid of the scan itself."""
-        return self.source.array
 
 
 def preparation_bytes(shape: Sequence[int], spacing_mm: Sequence[float], new_mm: float) -> int:

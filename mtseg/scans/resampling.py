@@ -2,9 +2,8 @@
 
 Beyond the border of a volume, the value at the border is repeated. Where the new voxels are larger,
 a scan is averaged first, as a scanner with larger voxels would have measured it. SciPy
-interpolates. On a scan of
-the size of a brain it was as fast as SimpleITK and as close to a known function
-(`benchmarks/resample.py` measures both).
+interpolates. On a scan of the size of a brain it was as fast as SimpleITK and as close to a known
+function (`benchmarks/resample.py` measures both).
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ def interpolate(
     For a tie between two nearest voxels, a scan, its mask and its labels take the same voxel.
 
     Args:
-        array: (i, j, k).
+        array: (i, j, k); for `CUBIC`, float32 or float64.
         shape: of the result.
         step: distance of the result's voxels along each axis, in voxels of `array`.
         order: `CUBIC`, which averages where the result's voxels are larger, `LINEAR` or `NEAREST`.

@@ -18,6 +18,8 @@ from mtseg.sources.subject import Issue
 from mtseg.tasks.task import LabelSource, Task, first_ten
 from mtseg.tasks.task_file import LARGEST_LABEL, LOWEST_LABEL
 
+_BACKGROUND = "background"
+
 
 def resolve_labels(
     task: Task, labels: LabelSource, found: DatasetFiles, folder: Path
@@ -48,9 +50,6 @@ def resolve_labels(
     }
     ignored = _find_values(task, labels, given.ignore, found, folder)
     return _make_disjoint(task, given, values, ignored, found, folder)
-
-
-_BACKGROUND = "background"
 
 
 def _labels_by_name(task: Task, labels: LabelSource, found: DatasetFiles) -> LabelSource:

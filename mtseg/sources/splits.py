@@ -315,7 +315,7 @@ def read_fold(path: Path, rule: ValidationRule, default: Split) -> Split:
     number, count = rule.part
     if count != len(folds):
         raise InputError(
-            f"{path}: has {len(folds)} folds, and fold {rule.fold} is none of them. "
+            f"{path}: has {len(folds)} folds, and --fold {rule.fold} asks for one of {count}. "
             f"Give mtseg-prepare --fold K/{len(folds)}, or remove the file.",
             kind="split",
         )

@@ -37,7 +37,7 @@ def test_all_48_orientations_are_prepared_in_ras_and_come_back(codes):
     )
     np.testing.assert_array_equal(prepared.volume.affine, in_ras.affine)
     np.testing.assert_array_equal(restored(in_ras.array, prepared), source.array)
-    assert prepared.source_foreground.shape == SHAPE
+    assert prepared.source.array.shape == SHAPE
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (1.0, 1.2, 2.0)])
@@ -111,7 +111,7 @@ def test_a_foreground_lost_between_the_voxels_of_a_coarse_grid():
     array[0, 0, 0] = 7
     prepared = prepare_scan(Volume(array, np.eye(4)), spacing_mm=5.0)
     assert prepared.volume.array.tolist() == [[[0]]]
-    assert np.count_nonzero(prepared.source_foreground) == 1
+    assert np.count_nonzero(prepared.source.array) == 1
 
 
 def test_preparing_leaves_the_scan_unchanged():
@@ -154,12 +154,12 @@ def test_the_caller_can_say_what_is_ct():
     array[0, 0, :6] = -600  # more than one voxel in 200 decides
     array[5, 5, 5:7] = 5, 10
     as_mr = prepare_scan(Volume(array, np.eye(4)), is_ct=False)
-    assert np.count_nonzero(as_mr.source_foreground) == 2
+    assert np.count_nonzero(as_mr.source.array) == 2
     as_ct = prepare_scan(Volume(array, np.eye(4)))
-    assert np.count_nonzero(as_ct.source_foreground) == 1000
+    assert np.count_nonzero(as_ct.source.array) == 1000
     assert (as_mr.is_ct, as_ct.is_ct) == (False, True)
     told = prepare_scan(Volume(array + 200, np.eye(4)), is_ct=True)
-    assert np.count_nonzero(told.source_foreground) == 1000
+    assert np.count_nonzero(told.source.array) == 1000
 
 
 def test_labels_outside_the_foreground_become_background():
@@ -189,5 +189,5 @@ def test_real_scans_come_back_to_their_own_grid(real_data):
     values = restored(prepared.volume.array, prepared)
     assert values.shape == scan.array.shape
     # Resampling blurs, but every structure is back in its place.
-    inside = prepared.source_foreground
+    inside = prepared.source.array
     assert np.corrcoef(values[inside], scan.array[inside])[0, 1] > 0.97

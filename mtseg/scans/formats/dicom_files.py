@@ -45,7 +45,6 @@ _FIRST_TYPES = {b"CS", b"DA", b"SH", b"TM", b"UI", b"UL"}
 _FIRST_BYTES = 1024
 """Largest length of the first element of a data set, if types are not written."""
 
-
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax whose whole data set is deflated."""
 
