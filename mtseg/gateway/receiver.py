@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mtseg.errors import InputError
+from mtseg.gateway.caller_log import CallerLog
 from mtseg.gateway.peers import Caller
 from mtseg.gateway.room import SpoolFullError
 from mtseg.gateway.spool import Spool, is_uid
@@ -136,6 +137,9 @@ class _Receiver:
     def __init__(self, spool: Spool, callers: Sequence[Caller]) -> None:
         self._spool, self._callers = spool, callers
         self._is_full = False
+        # Apart, so that strangers cannot hide what becomes of the objects of allowed callers.
+        self._of_anybody = CallerLog("rejected callers and damaged messages")
+        self._of_senders = CallerLog("refused and late objects")
         self._lock = threading.Lock()
         self._waiting: list[Association] = []
 
@@ -148,7 +152,8 @@ class _Receiver:
 
         BoundedSocket(event.assoc, _IDLE_SECONDS)
         for thread in (event.assoc, event.assoc.dul):  # neither has been started
-            thread.run = functools.partial(_run, thread.run, event.assoc)  # type: ignore
+            run = functools.partial(_run, thread.run, event.assoc, self._of_anybody)
+            thread.run = run  # type: ignore[method-assign]
         with self._lock:
             ended = [a for a in self._waiting if not a.is_alive() and a.ident is not None]
             self._waiting = [a for a in self._waiting if a not in ended and not a.is_established]
@@ -168,7 +173,8 @@ class _Receiver:
                 association.acse.send_reject(*_TOO_MANY)
                 association.kill()
             return
-        _LOG.info(f"rejected {title.strip()!r} at {address}: --allow does not name it")
+        line = f"rejected {title.strip()!r} at {address}: --allow does not name it"
+        self._of_anybody.say(address, line)
         association.acse.send_reject(*_NOT_RECOGNISED)
         association.kill()
 
@@ -177,7 +183,7 @@ class _Receiver:
         message = event.assoc.dimse.message
         data = None if message is None else message.data_set
         if data is not None and data.tell() > MOST_OBJECT_BYTES:
-            _LOG.info(f"aborted {_caller(event)}: its object is larger than {MOST_OBJECT_BYTES} B")
+            self._say(f"aborted {_caller(event)}: its object is larger than {MOST_OBJECT_BYTES} B")
             event.assoc.abort()
 
     def store(self, event: Event) -> int:
@@ -199,12 +205,12 @@ class _Receiver:
                 if header.SOPInstanceUID != request.AffectedSOPInstanceUID or (
                     header.SOPClassUID != request.AffectedSOPClassUID
                 ):
-                    _LOG.info(f"refused an object of {_caller(event)}: its command names another")
+                    self._say(f"refused an object of {_caller(event)}: its command names another")
                     return OTHER_OBJECT
                 series = str(header.SeriesInstanceUID)
                 arrival = self._spool.add(path, series, str(header.SOPInstanceUID))
         except _BrokenObjectError as error:
-            _LOG.info(f"refused an object of {_caller(event)}: {error}")
+            self._say(f"refused an object of {_caller(event)}: {error}")
             return CANNOT_UNDERSTAND
         except (SpoolFullError, OSError) as error:
             if not self._is_full:  # a line for all objects until there is room
@@ -217,14 +223,18 @@ class _Receiver:
             return OUT_OF_RESOURCES
         self._is_full = False
         if arrival == "late":
-            _LOG.info(
+            self._say(
                 f"series {series}: an object arrived after it had been segmented, and is in "
                 "failed/late. Give a larger --quiet-s."
             )
         return SUCCESS
 
+    def _say(self, line: str) -> None:
+        """Logs a line about an object; one that says the same only once a minute."""
+        self._of_senders.say(line, line)
 
-def _run(run: Callable[[], None], association: Association) -> None:
+
+def _run(run: Callable[[], None], association: Association, log: CallerLog) -> None:
     """Runs a thread of an association.
 
     pynetdicom lets a thread die of a damaged message, with its connection open and a traceback.
@@ -233,9 +243,11 @@ def _run(run: Callable[[], None], association: Association) -> None:
         run()
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        _LOG.info(
-            f"ended the association of {association.requestor.address}: a message is damaged "
-            f"({type(error).__name__} in {Path(place.filename).name}, line {place.lineno})"
+        address = str(association.requestor.address)
+        log.say(
+            address,
+            f"ended the association of {address}: a message is damaged "
+            f"({type(error).__name__} in {Path(place.filename).name}, line {place.lineno})",
         )
         if association.dul.socket is not None:
             association.dul.socket.close()

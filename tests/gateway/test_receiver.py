@@ -72,6 +72,23 @@ def test_only_callers_on_the_list_are_accepted(spool, allowed, ae_title, called,
         assert association.is_rejected == (not is_accepted)
 
 
+def test_a_caller_that_is_rejected_again_and_again_does_not_fill_the_log(port, caplog):
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    for title in ("OTHER", "OTHER", "ANOTHER"):
+        with associate(port, title) as association:
+            assert association.is_rejected
+    assert of_gateway(caplog) == ["rejected 'OTHER' at 127.0.0.1: --allow does not name it"]
+
+
+def test_objects_that_are_refused_for_one_reason_have_one_line(port, make_series, caplog):
+    _, files = make_series()
+    for file in files:
+        change_raw(file, Rows=4000)
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    assert send(port, *files) == [0xC000] * 4
+    assert len(of_gateway(caplog)) == 1
+
+
 def test_a_repeated_object_is_acknowledged_and_kept_once(spool, port, make_series):
     _, files = make_series()
     assert send(port, files[0], files[0]) == [0x0000] * 2
