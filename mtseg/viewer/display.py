@@ -109,7 +109,8 @@ def show_label_map(
 def coarse_copy(path: Path, step: int) -> Path:
     """A copy of a copy with every so many voxels of each axis, for browsers that draw slowly.
 
-    It is made when it is first asked for. The first voxel stays where it is.
+    It is made when it is first asked for, and again when `path` was written anew. The first voxel
+    stays where it is.
 
     Args:
         path: what `write_display_copy` or `write_display_labels` wrote.
@@ -121,9 +122,12 @@ def coarse_copy(path: Path, step: int) -> Path:
     """
     if not 1 <= step <= LARGEST_STEP:
         raise ValueError
-    coarse = path.with_name(f"{step}_{path.name}")
-    if step == 1 or coarse.is_file():
-        return path if step == 1 else coarse
+    if step == 1:
+        return path
+    # Another reference has the name of the one before.
+    coarse = path.with_name(f"{step}_{path.stat().st_mtime_ns}_{path.name}")
+    if coarse.is_file():
+        return coarse
     image = nib.Nifti1Image.from_filename(path)
     array = np.asarray(image.dataobj[::step, ::step, ::step])  # reads what it needs
     _write(coarse, array, image.affine @ np.diag([step, step, step, 1.0]))

@@ -66,3 +66,10 @@ def test_a_coarse_copy_has_every_so_many_voxels_at_their_places(tmp_path):
 def test_other_steps_are_refused(tmp_path, step):
     with pytest.raises(ValueError, match=r"^$"):
         coarse_copy(tmp_path / "scan.nii", step)
+
+
+def test_a_coarse_copy_is_that_of_the_reference_that_is_there_now(tmp_path):
+    for value in (1, 2):
+        write_display_labels(tmp_path / "reference.nii", Volume(np.full((4, 4, 4), value), AFFINE))
+        shown = nib.load(coarse_copy(tmp_path / "reference.nii", 2)).get_fdata()
+        np.testing.assert_array_equal(shown, np.full((2, 2, 2), value))
