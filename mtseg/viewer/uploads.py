@@ -186,7 +186,7 @@ class Upload:
         remove_path(self.folder)
 
     def _unpack(self, path: Path) -> None:
-        inner = Path(path.name[: -len(ZIP_ENDING)] or "zip")
+        inner = path.relative_to(self.folder).with_name(path.name[: -len(ZIP_ENDING)] or "zip")
         most = max(self._limits.num_files * _DIRECTORY_BYTES_PER_FILE, _DIRECTORY_BYTES)
         refusal = f"{path.name}: has more than {self._limits.num_files} files. {_ONE_SERIES}"
         try:
@@ -314,12 +314,11 @@ def safe_name(name: str) -> str:
     """
     base = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(c if c.isalnum() or c in " ._-+()" else "_" for c in base).strip()
+    # The ending says what a file is, so the beginning is cut.
+    kept = kept.encode()[-_LONGEST_NAME:].decode("utf-8", "ignore").strip()
     if kept.startswith("."):
         kept = f"_{kept.lstrip('.')}"
-    # The ending says what a file is, so the beginning is cut.
-    while len(kept.encode("utf-8", "replace")) > _LONGEST_NAME:
-        kept = kept[1:]
-    return kept.strip() or "file"
+    return kept or "file"
 
 
 def _is_hidden(name: str) -> bool:

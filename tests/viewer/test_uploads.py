@@ -56,6 +56,9 @@ def test_names_that_a_person_gives_are_kept():
     assert safe_name("Müller 2024-05 (T1).nii.gz") == "Müller 2024-05 (T1).nii.gz"
     assert safe_name("頭部.nii") == "頭部.nii"
     assert safe_name(("x" * 300) + ".nii.gz").endswith("x.nii.gz")
+    assert safe_name("ü" * 300) == "ü" * 60
+    # Cut there, it would be hidden, and not be found.
+    assert safe_name("a" * 300 + "." + "b" * 112 + ".nii.gz") == "_" + "b" * 112 + ".nii.gz"
 
 
 def test_loose_dicom_files_share_a_folder_of_their_own(tmp_path):
@@ -96,6 +99,15 @@ def test_a_zip_is_unpacked_in_its_place(tmp_path):
     send(upload, "study.zip", write_zip([("series/1.dcm", b"a"), ("series/2.dcm", b"b")]))
     upload.unpack()
     assert files(upload) == {"study/series/1.dcm", "study/series/2.dcm"}
+
+
+def test_zips_of_one_name_in_two_folders_stay_apart(tmp_path):
+    upload = make_upload(tmp_path)
+    for subject in ("s1", "s2"):
+        send(upload, f"{subject}/images.zip", write_zip([("scan.nii", subject.encode())]))
+    upload.unpack()
+    assert files(upload) == {"s1/images/scan.nii", "s2/images/scan.nii"}
+    assert (upload.folder / "s2" / "images" / "scan.nii").read_bytes() == b"s2"
 
 
 def test_a_zip_cannot_write_outside_of_its_folder(tmp_path):
