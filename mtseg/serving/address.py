@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -111,21 +112,27 @@ def parse_address(text: str) -> Address:
         >>> parse_address("grpc://localhost")
         Address(scheme='grpc', host='localhost', port=8500, model='mtseg', version=None)
     """
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as connections do
+        if port == 0:
+            raise ValueError("the port must be 1 to 65535")
+    except ValueError as error:
+        raise InputError(
+            f"server {text!r}: its host or port cannot be used ({error}). {_FORM}"
+        ) from error
     if parts.scheme not in PORTS:
         raise InputError(
             f"server {text!r}: the scheme {parts.scheme!r} is not one of {', '.join(PORTS)}. "
             f"{_FORM}"
         )
-    try:
-        host, port = parts.hostname, parts.port or PORTS[parts.scheme]
-    except ValueError as error:
-        raise InputError(f"server {text!r}: the port must be 1 to 65535. {_FORM}") from error
     path = [part for part in parts.path.split("/") if part]
     has_more = bool(parts.query or parts.fragment or "@" in parts.netloc)
-    if not host or len(path) > 2 or has_more:
+    if not host or len(path) > 2 or has_more or not text.isprintable():
         raise InputError(f"server {text!r}: is not the address of a model. {_FORM}")
-    if len(path) == 2 and not path[1].isdecimal():
+    if len(path) == 2 and not re.fullmatch("[0-9]{1,18}", path[1]):
         raise InputError(f"server {text!r}: the version {path[1]!r} is not a whole number. {_FORM}")
     model = path[0] if path else MODEL_NAME
-    return Address(parts.scheme, host, port, model, int(path[1]) if len(path) == 2 else None)
+    version = int(path[1]) if len(path) == 2 else None
+    return Address(parts.scheme, host, port or PORTS[parts.scheme], model, version)

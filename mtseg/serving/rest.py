@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -62,6 +63,8 @@ class RestConnection(Connection):
             # A proxy of the environment would get the scan, and the token unencrypted.
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
+        # A model may have any name.
+        self._path = f"/v1/models/{urllib.parse.quote(address.model, safe='')}"
 
     def close(self) -> None:
         """Does nothing: every request opens a connection for itself."""
@@ -74,7 +77,7 @@ class RestConnection(Connection):
         return body
 
     def _send(self, request: Request, body: bytes, seconds: float) -> Response:
-        path = f"/v1/models/{self.address.model}"
+        path = self._path
         if request.version is not None:
             path += f"/versions/{request.version}"
         columns = self._read_json(f"{path}:predict", body, seconds).get("outputs")
@@ -94,7 +97,7 @@ class RestConnection(Connection):
 
     def _newest_version(self, seconds: float) -> int | None:
         """The newest version that is served: an answer over REST does not say which computed it."""
-        status = self._read_json(f"/v1/models/{self.address.model}", None, seconds)
+        status = self._read_json(self._path, None, seconds)
         try:
             versions = status["model_version_status"]
             return max(int(v["version"]) for v in versions if v["state"] == "AVAILABLE")

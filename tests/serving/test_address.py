@@ -32,6 +32,13 @@ def test_an_address_is_read_and_written(text, address):
         "http://host/m?x=1",
         "http://user:secret@host/m",
         "://host",
+        "grpc://[::1",
+        "http://a..b",
+        "http://" + "a" * 64,
+        "grpc://host:0",
+        "grpc://host/m/" + "9" * 20,
+        "grpc://host/m/\u0663",
+        "http://host/m\udcff",
     ],
 )
 def test_what_is_no_address_is_one_clear_line(text):

@@ -164,6 +164,12 @@ def test_arrays_go_to_a_signature_and_its_outputs_come_back_over_rest():
     assert (response.outputs["y"].tolist(), response.version) == ([[1.5]], 7)
 
 
+def test_a_model_of_any_name_is_asked_for_over_rest():
+    with serve_rest([(200, {"outputs": [[1.5]]})]) as (address, requests):
+        ask(f"{address} é%", version=7)
+    assert requests[0][0] == "/v1/models/m%20%C3%A9%25/versions/7:predict"
+
+
 def test_over_rest_the_version_is_asked_for():
     status = {
         "model_version_status": [
