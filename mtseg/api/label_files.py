@@ -76,7 +76,10 @@ def pair_files(
                 "reference for each prediction, in the same order."
             )
         files = [Path(each) for each in predictions], [Path(each) for each in references]
-        pairs = [FilePair(_stem(p), p, r) for p, r in zip(*files, strict=True)]
+        names = [_stem(path) for path in files[0]]
+        if len(set(names)) < len(names):  # such as s1/labels.nii.gz and s2/labels.nii.gz
+            names = [str(path) for path in files[0]]
+        pairs = [FilePair(*pair) for pair in zip(names, *files, strict=True)]
     else:
         predictions, references = Path(predictions), Path(references)
         for path in (predictions, references):
@@ -177,8 +180,8 @@ def score_files(
         classes = _names_in_header(pairs[0].predicted) if names is None else dict(names)
     rows: list[Row] = []
     scored: dict[int, str] = dict(classes) if task is not None else {}
-    figures: dict[tuple[str, int], dict[str, float | None]] = {}
-    for pair in pairs:
+    figures: dict[tuple[int, int], dict[str, float | None]] = {}
+    for number, pair in enumerate(pairs):
         reference, is_known = _read_reference(pair.reference, of_task, source)
         predicted = read_label_map(pair.predicted)
         predicted = match_grid(reference, predicted, pair.reference, pair.predicted)
@@ -191,7 +194,7 @@ def score_files(
         if task is None:
             scored |= {int(v): classes.get(int(v), f"label {v}") for v in found if v}
         for label in scored if task is not None else (int(value) for value in found if value):
-            figures[pair.subject, label] = mask_figures(
+            figures[number, label] = mask_figures(
                 reference.array == label,
                 predicted.array == label,
                 reference.spacing_mm,
@@ -202,8 +205,8 @@ def score_files(
     none = mask_figures(np.zeros((1, 1, 1), bool), np.zeros((1, 1, 1), bool), (1, 1, 1), 1)
     shown = "labels" if of_task is None else of_task.name
     for label, name in sorted(scored.items()):
-        for pair in pairs:
-            for metric, value in figures.get((pair.subject, label), none).items():
+        for number, pair in enumerate(pairs):
+            for metric, value in figures.get((number, label), none).items():
                 rows.append(Row(shown, name, pair.subject, metric, value))
     return Evaluation(tuple(rows), {}, split="files", points_from="")
 

@@ -213,4 +213,5 @@ def _write(evaluation: Evaluation, result: dict[str, Any], arguments: argparse.N
     if arguments.csv:
         path = Path(arguments.csv)
         with writing_to(path, _WRITE_REMEDY), atomic_write(path) as temporary:
-            temporary.write_text(evaluation.to_csv())
+            # Names of files need not be text: such bytes are written as they are.
+            temporary.write_bytes(evaluation.to_csv().encode("utf-8", "surrogateescape"))

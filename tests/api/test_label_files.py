@@ -97,6 +97,26 @@ def test_folders_are_paired_by_name_and_lists_by_order(tmp_path):
         mtseg.evaluate_files(files[0], files[1][:1])
 
 
+def test_files_of_one_name_in_several_folders_keep_their_own_figures(tmp_path):
+    lists = [], []
+    for subject, labels in (("s1", [0, 0, 0, 1]), ("s2", [1, 1, 0, 0])):
+        (tmp_path / subject).mkdir()
+        lists[0].append(save(tmp_path / subject / "labels.nii.gz", labels))
+        lists[1].append(save(tmp_path / subject / "truth.nii.gz", [1, 1, 0, 0]))
+    evaluation = mtseg.evaluate_files(*lists)
+    assert value(evaluation, "label 1", "dice", str(lists[0][0])) == 0
+    assert value(evaluation, "label 1", "dice", str(lists[0][1])) == 1
+    # One prediction and the references of two readers.
+    evaluation = mtseg.evaluate_files([lists[0][0]] * 2, [lists[1][0], lists[0][0]])
+    assert [row.value for row in evaluation.rows if row.metric == "dice"] == [0, 1]
+
+
+def test_a_name_that_is_no_text_is_written_as_it_is(tmp_path):
+    path, figures = save(tmp_path / "caf\udce9.nii", [1]), tmp_path / "figures.csv"
+    assert main(["evaluate", str(path), str(path), "--csv", str(figures)]) == 0
+    assert b",caf\xe9,dice,1.0\n" in figures.read_bytes()
+
+
 def test_the_command_prints_the_pairs_and_writes_all_figures(tmp_path, capsys):
     predicted = save(tmp_path / "scan_labels.nii", [0, 1, 1, 2])
     reference = save(tmp_path / "scan.nii", [0, 1, 1, 1])
