@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -76,6 +77,10 @@ def find_similar(text: str, known: Iterable[str]) -> str:
     return f" Did you mean {similar[0]}?" if similar else ""
 
 
+_OF_A_PATH = errno.EACCES, errno.ENAMETOOLONG
+"""Error numbers of paths that are not missing, and yet cannot be looked at."""
+
+
 def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Runs a command and turns expected errors into one line and an exit code.
 
@@ -91,6 +96,11 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
             return command(sys.argv[1:] if argv is None else argv)
         except InputError as error:
             print_error(error)
+            return BAD_INPUT
+        except OSError as error:
+            if error.filename is None or error.errno not in _OF_A_PATH:
+                raise
+            print_error(f"{error.filename}: cannot be used ({error.strerror}). Give another path.")
             return BAD_INPUT
         except WorkerLostError as error:
             print_error(error)

@@ -7,9 +7,11 @@ import pytest
 from mtseg.__main__ import COMMANDS, main
 
 TWO = ["scan.nii", "scan.nii"]
+TOO_LONG = "a" * 300  # for any disk
 
 MISTAKES = {
     "predict": [
+        [TOO_LONG],
         [], ["none.nii"], ["empty"], ["scan.nii", "--modle", "m"], ["scan.nii", "--model", "none"],
         ["scan.nii", "--model", "empty"], ["scan.nii", "-o", "scan.nii"],
         ["scan.nii", "--precision", "float16"],
@@ -44,6 +46,7 @@ MISTAKES = {
         ["nnunet", "empty", "--write-task-file", "task.toml", "--json"],
     ],
     "evaluate": [
+        [TOO_LONG, "scan.nii"],
         ["none"], ["empty"], ["none", "none"], ["--split", "train"], ["--weights", "first"],
         ["--json", "none/figures.json"], ["--task", "brain"], ["empty", "empty"],
         ["scan.nii", "empty"], [*TWO, "--split", "test"], [*TWO, "--task", "brian"],
@@ -65,11 +68,13 @@ MISTAKES = {
         ["--data-dir", "none", "--tasks", "brain:miccai2012"],
     ],
     "report": [
+        [TOO_LONG],
         [], ["none"], ["empty"], ["scan.nii"], ["empty", "--unlabelled", "x"], ["empty", "more"],
         ["empty", "--unlabelled", "brain=none.nii"], ["empty", "--notes", "none.txt"],
         ["empty", "--htlm", "page.html"], ["empty", "--markdown"], ["empty", "--csv"],
     ],
     "view": [
+        [TOO_LONG],
         ["none.nii"], ["scan.nii", "none.nii"], ["empty"], ["--port", "web"], ["--port", "70000"],
         ["--port", "-1"], ["--memory-gb", "0"], ["--memory-gb", "much"], ["--model", "none"],
         ["--modle", "x"], ["--no-browsr"], ["--devices"],
@@ -110,7 +115,7 @@ def test_there_are_ten_for_each_command():
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        pytest.param(name, arguments, id=" ".join([name, *arguments]))
+        pytest.param(name, arguments, id=" ".join([name, *arguments])[:80])
         for name, of_command in MISTAKES.items()
         for arguments in of_command
     ],
