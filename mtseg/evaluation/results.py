@@ -6,9 +6,7 @@ report and comparisons, works the same for one that was just computed and one fr
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from mtseg.evaluation.surfaces import SURFACE_TOLERANCE_MM
 from mtseg.inference.verdict import ScanStatistics
+from mtseg.system.text_table import format_csv
 
 SCHEMA = 1
 """Version of the JSON format."""
@@ -156,12 +155,10 @@ class Evaluation:
 
     def to_csv(self) -> str:
         """The rows as CSV text; an undefined figure is an empty field."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["task", "class", "subject", "metric", "value"])
-        for row in self.rows:
-            writer.writerow([row.task, row.class_name, row.subject, row.metric, row.value])
-        return text.getvalue()
+        return format_csv(
+            ("task", "class", "subject", "metric", "value"),
+            [(row.task, row.class_name, row.subject, row.metric, row.value) for row in self.rows],
+        )
 
 
 def join(

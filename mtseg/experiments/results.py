@@ -5,10 +5,8 @@ An experiment counts as finished if its run holds a complete evaluation after th
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan
 from mtseg.runs.workdir import read_config, read_curve, read_evaluation
+from mtseg.system.text_table import format_csv
 from mtseg.tasks.label_space import LabelSpace
 
 
@@ -87,21 +86,20 @@ def to_csv(results: Sequence[Result]) -> str:
         A line per value. `minibatch` is empty for values after the last mini-batch. Lines of
         earlier evaluations hold mean Dice over the scans; their `subject` is `all`.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["network", "minibatch", "task", "class", "subject", "metric", "value"])
+    rows = []
     for result in results:
         name = result.experiment.name
         for point in result.curve[:-1]:
             for key, value in point["dice"].items():
                 task, class_name = key.split("/")
-                writer.writerow(
-                    [name, point["minibatch"], task, class_name, "all", "dice", _csv_field(value)]
+                rows.append(
+                    (name, point["minibatch"], task, class_name, "all", "dice", _csv_field(value))
                 )
         for row in result.evaluation.rows:
             value = _csv_field(row.value)
-            writer.writerow([name, "", row.task, row.class_name, row.subject, row.metric, value])
-    return text.getvalue()
+            rows.append((name, "", row.task, row.class_name, row.subject, row.metric, value))
+    header = ("network", "minibatch", "task", "class", "subject", "metric", "value")
+    return format_csv(header, rows)
 
 
 def _csv_field(value: float | None) -> str:

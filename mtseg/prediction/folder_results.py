@@ -27,6 +27,7 @@ from mtseg.scans.formats.label_tables import (
     slicer_text,
 )
 from mtseg.system.atomic_files import atomic_write, lock_folder, parse_json, writing_to
+from mtseg.system.text_table import format_csv, read_csv_text
 from mtseg.tasks.label_table import LabelEntry
 
 LABEL_TABLES = {
@@ -96,9 +97,7 @@ def write_folder_results(out: Path, stems: Iterable[Path], table: Sequence[Label
             _replace(out / name, make_text(table))
         listed = {*stems, *_listed_stems(out)}
         rows = [row for stem in sorted(listed) for row in _volume_rows(out, stem)]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([VOLUMES_COLUMNS, *rows])
-        _replace(out / VOLUMES, text.getvalue())
+        _replace(out / VOLUMES, format_csv(VOLUMES_COLUMNS, rows))
 
 
 def _is_written(stem: Path) -> bool:
@@ -112,7 +111,7 @@ def _listed_stems(out: Path) -> list[Path]:
         return []
     ending = label_path(Path("x")).name.removeprefix("x")
     return [
-        Path(row["label_file"].removesuffix(ending))
+        Path(read_csv_text(row["label_file"]).removesuffix(ending))
         for row in csv.DictReader(io.StringIO(_read(path), newline=""))
         if (row.get("label_file") or "").endswith(ending)
     ]

@@ -50,6 +50,14 @@ def stems(tmp_path):
     return [Path(name) for name in ("a", "sub/b", "failed")]
 
 
+def test_a_scan_whose_name_is_a_formula_stays_in_the_table_as_text(tmp_path):
+    for name in ("=1+1", "-b"):
+        write_verdict(tmp_path / name, coronary_arteries=1.5)
+        write_folder_results(tmp_path, [Path(name)], CTA)
+    ml = ("coronary_arteries", "1.5")
+    assert read_volumes(tmp_path) == [("'-b.nii", *ml), ("'=1+1.nii", *ml)]
+
+
 def test_every_scan_with_results_has_its_rows(stems, tmp_path):
     write_folder_results(tmp_path, stems, CTA)
     assert read_volumes(tmp_path) == [
