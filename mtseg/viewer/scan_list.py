@@ -109,9 +109,14 @@ class ScanList:
         """Makes room for a drop; returns the number of the upload.
 
         Raises:
-            InputError: if the page keeps too much already, or the disk is full.
+            InputError: if the page shows experiments, it keeps too much already, or the disk is
+                full.
         """
         with self._changed:
+            if any(scan.stored is not None for scan in self._scans.values()):
+                raise InputError(
+                    "This page shows experiments. To segment a scan, run mtseg view without them."
+                )
             if len(self._scans) + len(self._uploads) >= _MOST_SCANS:
                 raise InputError(f"There are {_MOST_SCANS} scans. Remove some first.")
             number = self._next_number()

@@ -94,6 +94,14 @@ def test_a_scan_has_its_reference_and_the_labels_of_every_network_for_its_task(s
     assert scan.reference["dice"][first["key"]] == {"coronary_arteries": pytest.approx(0.884)}
 
 
+def test_a_scan_that_is_dropped_among_experiments_is_refused(tmp_path):
+    scans = ScanList(InProcess(tmp_path, tmp_path), tmp_path, {})
+    scans.add_stored(tmp_path, [StoredScan("brain", "s1", 0.5)])
+    with pytest.raises(InputError, match="To segment a scan, run mtseg view without them"):
+        scans.begin_upload("scan.nii")
+    assert len(scans.to_json()["scans"]) == 1
+
+
 def test_what_is_not_there_is_one_line(recorded):  # noqa: F811
     stored = StoredExperiments(recorded[0])
     with pytest.raises(InputError, match="has no test scan gone of cta"):
