@@ -52,7 +52,13 @@ class Worker:
             InputError: if it cannot be done.
         """
         # Paths relative to the scan's folder, so that messages and tables have its name alone.
-        os.chdir(order["folder"])
+        try:
+            os.chdir(order["folder"])
+        except OSError as error:
+            raise InputError(
+                f"{order['folder']}: cannot be opened any more ({error.strerror}). Restore the "
+                "folder of the scan and try again."
+            ) from error
         if order["do"] == "segment":
             return self._segment(Path(order["scan"]), Path(order["out"]), order["options"])
         return self._compare(Path(order["reference"]), Path(order["out"]), order)

@@ -5,7 +5,9 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pytest
 
+from mtseg.errors import InputError
 from mtseg.viewer.worker import Worker
 from tests.prediction.test_postprocessing import model  # noqa: F401  (a fixture)
 
@@ -37,3 +39,9 @@ def test_labels_of_before_post_processing_are_beside_those_of_after(model, tmp_p
     assert dice["labels"]["pectoral_muscle"] == 250 / 251
     events = [json.loads(line)["event"] for line in answers.getvalue().splitlines()]
     assert events[:2] == ["shown", "computing"]
+
+
+def test_a_scan_whose_folder_is_gone_is_one_line_and_the_process_goes_on(model, tmp_path):  # noqa: F811
+    order = {"do": "segment", "folder": str(tmp_path / "gone"), "scan": "scan.nii", "options": {}}
+    with pytest.raises(InputError, match="gone: cannot be opened any more"):
+        Worker(model, io.StringIO()).obey(order | {"out": str(tmp_path / "out")})
