@@ -14,7 +14,6 @@ import difflib
 import errno
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -77,10 +76,6 @@ def find_similar(text: str, known: Iterable[str]) -> str:
     return f" Did you mean {similar[0]}?" if similar else ""
 
 
-_OF_A_PATH = errno.EACCES, errno.ENAMETOOLONG
-"""Error numbers of paths that are not missing, and yet cannot be looked at."""
-
-
 def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
     """Runs a command and turns expected errors into one line and an exit code.
 
@@ -97,8 +92,8 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None) -> int:
         except InputError as error:
             print_error(error)
             return BAD_INPUT
-        except OSError as error:
-            if error.filename is None or error.errno not in _OF_A_PATH:
+        except OSError as error:  # of a path that is not missing, and yet cannot be looked at
+            if error.filename is None or error.errno not in (errno.EACCES, errno.ENAMETOOLONG):
                 raise
             print_error(f"{error.filename}: cannot be used ({error.strerror}). Give another path.")
             return BAD_INPUT
@@ -266,11 +261,6 @@ def require_named_sources(label_space: LabelSpace, data_dir: str) -> None:
                 f"task {task.name}: {data_dir} has records of {', '.join(sorted(sources))}, but no "
                 f"source is named, which means phantoms. Name one: {' or '.join(choices)}."
             )
-
-
-def command_line(name: str, arguments: list[str]) -> str:
-    """The command line, quoted so that it can be typed again."""
-    return shlex.join([name, *arguments])
 
 
 def add_devices_flag(parser: argparse._ActionsContainer) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtseg.cli.command import DONE, Parser, add_devices_flag, command_line, run, start_tensorflow
+from mtseg.cli.command import DONE, Parser, add_devices_flag, run, start_tensorflow
 from mtseg.errors import InputError
 from mtseg.inference.engines.choice import PRECISIONS
 from mtseg.runs.manifest import WEIGHTS, locate_model, require_trained
@@ -163,7 +164,7 @@ def _evaluate(argv: list[str]) -> int:
     )
     print(f"{describe_scans(evaluation)}\n")
     print(f"{dice_table(evaluation)}\n\n{complete_table(evaluation)}")
-    result = evaluation.to_json(model=name, command=command_line("mtseg-evaluate", argv))
+    result = evaluation.to_json(model=name, command=shlex.join(["mtseg-evaluate", *argv]))
     result["machine"] = describe_machine(describe_devices())
     _write(evaluation, result, arguments)
     return DONE
@@ -193,7 +194,7 @@ def _evaluate_files(arguments: argparse.Namespace, argv: list[str]) -> int:
             pairs, arguments.task, on_scan=lambda name: progress.advance(note=name)
         )
     print(f"\n{complete_table(evaluation)}")
-    command = command_line("mtseg-evaluate", argv)
+    command = shlex.join(["mtseg-evaluate", *argv])
     _write(evaluation, evaluation.to_json(model=arguments.model, command=command), arguments)
     return DONE
 

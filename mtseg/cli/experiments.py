@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from mtseg.cli.command import (
     DONE,
     Parser,
     add_part_flags,
-    command_line,
     number,
     run,
 )
@@ -94,7 +94,7 @@ def _experiments(argv: list[str]) -> int:
     if num_parts > 1:
         print(f"Of these, this job has: {', '.join(e.name for e in own) or 'none'}.", flush=True)
     announce_kind(config)
-    command = command_line("mtseg-experiments", argv)
+    command = shlex.join(["mtseg-experiments", *argv])
     results = run_experiments(config, out, command, num_parts=num_parts, part_id=part_id)
     if results is None:
         return DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -12,7 +13,6 @@ from mtseg.cli.command import (
     DEFECT,
     DONE,
     Parser,
-    command_line,
     run,
 )
 from mtseg.cli.training_flags import (
@@ -79,7 +79,7 @@ def _train(argv: list[str]) -> int:
     from mtseg.training.loop import train_and_evaluate
 
     evaluation = train_and_evaluate(
-        config, workdir, command_line("mtseg-train", argv), is_profiling=is_profiling
+        config, workdir, shlex.join(["mtseg-train", *argv]), is_profiling=is_profiling
     )
     if evaluation is None:
         return DONE
