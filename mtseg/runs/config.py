@@ -101,9 +101,9 @@ class TrainConfig:
             resolution; empty for none, as in the paper. See `mtseg.batches.augmentation` for what
             each of them changes, and how much.
         init_from: start from the weights of a trained network: the folder of a run, or of a model
-            that was exported with --format weights, or packaged. Classes that both networks have
-            keep their outputs, and others begin at random (see `mtseg.runs.growing`). Empty starts
-            from random weights, as in the paper.
+            that was exported with --format weights, or a name that mtseg models lists. Classes
+            that both networks have keep their outputs, and others begin at random (see
+            `mtseg.runs.growing`). Empty starts from random weights, as in the paper.
         evaluate_every: mini-batches per task between evaluations.
         curves_on: scans of learning curves, best weights and operating points: test, as in the
             paper, validation, or auto (validation if there are such scans). A run's configuration

@@ -27,7 +27,7 @@ from mtseg.cli.command import (
     whole,
 )
 from mtseg.errors import InputError
-from mtseg.runs.manifest import locate_model
+from mtseg.runs.manifest import find_model, locate_model
 from mtseg.system.atomic_files import atomic_write, writing_to
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="folder that mtseg-export wrote, or a name that mtseg models lists (default: "
-        "packaged, which comes with mtseg)",
+        help="folder that mtseg-export wrote, or of a run of mtseg-train, or a name that mtseg "
+        "models lists (default: packaged, which comes with mtseg)",
     )
     parser.add_argument(
         "--task",
@@ -118,10 +118,7 @@ def _view(argv: list[str]) -> int:
         raise InputError(f"--port: {arguments.port} is not a port. Give 0 to 65535.")
     if arguments.model is not None:
         arguments.model = str(locate_model(arguments.model))
-        if not Path(arguments.model).is_dir():
-            raise InputError(
-                f"{arguments.model}: no such folder. Give one that mtseg-export wrote."
-            )
+        find_model(Path(arguments.model))
     if arguments.shortcut:
         for path in _write_shortcuts(arguments):
             print(f"Wrote {path}. It opens the page; nobody needs a terminal for it.")
@@ -144,7 +141,10 @@ def _view(argv: list[str]) -> int:
     listed = [list_scans([Path(named)]) for named in arguments.scans]
     paths = [scan.path for scans in listed for scan in scans]
     if missing := [str(path) for path in paths if not path.exists()]:
-        raise InputError(f"{', '.join(missing)}: no such file. Give the path of a scan.")
+        raise InputError(
+            f"{', '.join(missing)}: no such file or folder. Give the path of a scan, or the folder "
+            "that mtseg-experiments wrote."
+        )
     if arguments.reference is not None:
         if len(paths) != 1:
             raise InputError(

@@ -8,8 +8,8 @@ import pytest
 
 from mtseg.sources.layouts.catalog import find_files
 from mtseg.tasks.label_space import parse_tasks
-from mtseg.tasks.task_file import describe_doubts, read_task
-from tests.models.documented_commands import parse
+from mtseg.tasks.task_file import describe_doubts, read_task, shipped_path
+from tests.models.documented_commands import code_blocks, parse
 
 FOLDER = Path(__file__).parents[2] / "docs" / "examples" / "tasks"
 EXAMPLES = sorted(FOLDER.glob("*.toml"))
@@ -73,3 +73,14 @@ def test_the_patterns_find_the_files_as_they_are_distributed(
     assert files.name == subject
     assert files.images == (tmp_path / scan,)
     assert files.label_maps == (tmp_path / label_map,)
+
+
+def test_parts_of_a_data_set_are_sources_as_the_page_writes_them(tmp_path):
+    page = (FOLDER.parents[1] / "how-to" / "prepare-many-scans.md").read_text(encoding="utf-8")
+    (parts,) = code_blocks(page, "toml")
+    text = Path(shipped_path("brain")).read_text(encoding="utf-8")
+    copy = tmp_path / "many.toml"
+    copy.write_text(text.replace('name = "brain"', 'name = "many"') + parts, encoding="utf-8")
+    (selection,) = parse_tasks(f"{copy}:part1+part2").selections
+    assert selection.task.name == "many"
+    assert [selection.task.source(name).layout for name in selection.sources] == ["nnunet"] * 2

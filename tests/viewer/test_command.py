@@ -22,8 +22,9 @@ from tests.browser import Browser, require_chromium
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing.nii"], "missing.nii: no such file"),
-        (["--model", "missing"], "missing: no such folder"),
+        (["missing.nii"], "missing.nii: no such file or folder. Give the path of a scan, or the"),
+        (["--model", "missing"], "missing: no such folder. Give a model, one that mtseg models"),
+        (["--model", "tests"], "tests: has no exported model"),
         (["--memory-gb", "0"], "--memory-gb: 0.0 is not an amount"),
         (["--port", "70000"], "--port: 70000 is not a port"),
         (["--reference", "manual.nii"], "--reference: is for one scan, and there are 0"),
@@ -55,6 +56,7 @@ def test_a_shortcut_starts_the_page_with_its_options(has_desktop, tmp_path, monk
     script.write_text('#!/bin/sh\nprintf "%s\\n" "$@"; exit 2\n')
     script.chmod(0o755)
     (tmp_path / "my model").mkdir()
+    (tmp_path / "my model" / "manifest.json").touch()
     monkeypatch.setattr("sys.argv", [str(scripts / "mtseg")])
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
