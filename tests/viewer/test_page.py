@@ -318,6 +318,15 @@ def test_a_page_that_has_ended_is_said(page):
     page.logged.clear()
 
 
+def test_another_page_at_the_same_port_is_said(page, server):
+    own, server.token = server.token, "of another mtseg-view"
+    page.wait_for("!document.getElementById('ended').hidden")
+    assert page.text("#ended") == "Open the address that mtseg-view printed."
+    server.token = own
+    page.wait_for("document.getElementById('ended').hidden")
+    page.logged.clear()  # the browser's notes of the refusals
+
+
 def test_labels_are_the_bytes_of_the_file(page, scan_file, server, scans):
     page.drop(scan_file)
     page.wait_for(DONE)

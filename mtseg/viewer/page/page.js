@@ -35,20 +35,21 @@ async function ask(method, path, content) {
 
 async function follow() {
   clearTimeout(timer);
-  let isBusy = true;
+  let problem = null;
   try {
     state = await ask("GET", "state");
-    get("ended").hidden = true;
-    isBusy = !state.model || state.scans.some(isActive);
-    show();
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    get("ended").textContent =
-      "mtseg-view has ended. Start it again; scans that were dropped here are removed.";
-    get("ended").hidden = false;
+    problem = error;
   }
+  const isBusy = problem || !state.model || state.scans.some(isActive);
   clearTimeout(timer);
   timer = setTimeout(follow, isBusy ? BUSY_MS : IDLE_MS);
+  get("ended").hidden = !problem;
+  if (!problem) return show();
+  // A TypeError: nobody answers. Otherwise another mtseg-view does, at the same port.
+  get("ended").textContent = problem instanceof TypeError
+    ? "mtseg-view has ended. Start it again; scans that were dropped here are removed."
+    : problem.message;
 }
 
 function show() {

@@ -87,6 +87,7 @@ export async function send(group, limits, ask, onShare, signal) {
   const queue = [...group.files];
   const stopped = new AbortController();
   signal.addEventListener("abort", () => stopped.abort());
+  if (signal.aborted) stopped.abort(); // cancelled before there was anything to stop
   async function sendNext() {
     for (let next = queue.shift(); next; next = queue.shift()) {
       await put(id, next, stopped.signal, (bytes) => {
@@ -121,7 +122,7 @@ function put(id, { path, file }, signal, onBytes) {
     };
     request.onerror = () => reject(new Error(`${path}: could not be sent or read. Drop it again.`));
     request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
-    if (signal.aborted) request.onabort();
+    if (signal.aborted) return request.onabort();
     signal.addEventListener("abort", () => request.abort());
     request.send(file);
   });
