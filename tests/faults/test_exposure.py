@@ -1,6 +1,7 @@
 """Nothing is sent, nothing listens beyond this machine, and no secret is shown."""
 
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -19,12 +20,27 @@ def cut_off():
         yield forked
 
 
+def attempts_of_all(cut_off, folder):
+    """How often a process there has wanted to reach an address of IPv4, also a child or C code.
+
+    The kernel counts what it has no route for; a name is asked of a server, which counts, too.
+    """
+    path = folder / "counters"
+    cut_off.do(f"cat /proc/self/net/snmp > {shlex.quote(str(path))}")
+    lines = path.read_text().splitlines()
+    path.unlink()
+    titles, values = (line.split() for line in lines if line.startswith("Ip:"))
+    return int(values[titles.index("OutNoRoutes")])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", at_least("train", "predict"))
 def test_commands_need_no_network_and_try_none(cut_off, places, tmp_path, command):
+    before = attempts_of_all(cut_off, tmp_path)
     code, _, err, *_ = cut_off.run(spell(command, places, tmp_path), tmp_path)
     assert code == 0, err
     assert cut_off.connections == []
+    assert attempts_of_all(cut_off, tmp_path) == before
     assert content_of(tmp_path)
 
 
@@ -37,6 +53,16 @@ def test_a_connection_would_be_noticed(cut_off, tmp_path):
     code, *_ = cut_off.run([*words, "--retries", "0"], tmp_path)
     assert code == 2
     assert any("127.0.0.1" in event for event in cut_off.connections)
+
+
+@pytest.mark.slow
+def test_a_connection_of_a_process_that_a_command_starts_would_be_noticed(cut_off, tmp_path):
+    before = attempts_of_all(cut_off, tmp_path)
+    connect = "import socket; socket.socket().connect_ex(('192.0.2.7', 80))"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {connect!r}])"
+    code, *_ = cut_off.start(["predict", "--version"], prelude=start).finish()
+    assert code == 0
+    assert attempts_of_all(cut_off, tmp_path) == before + 1
 
 
 def shown_files():
