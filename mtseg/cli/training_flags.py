@@ -105,6 +105,7 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     Raises:
         InputError: if a value cannot be used.
     """
+    from mtseg.batches.draws import read_source_weights, read_task_weights
     from mtseg.tasks.label_space import parse_tasks
 
     fields = dict(arguments)
@@ -117,6 +118,8 @@ def read_training_flags(arguments: dict[str, Any]) -> tuple[TrainConfig, bool]:
     tasks = label_space.spec
     # First without the devices, so that a value that cannot be used is refused at once.
     config = configure(preset, tasks, folder, **{**fields, "precision": "float32"})
+    read_task_weights(config.task_weights, label_space)
+    read_source_weights(config.source_weights, label_space)
     if data_dir is not None:
         _require_records(config, label_space)
     start = _start_jax if uses_jax() else start_tensorflow

@@ -17,8 +17,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from mtseg.batches.draws import read_source_weights, read_task_weights
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import parse_json, write_json, writing_to
@@ -72,17 +75,22 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
 
     Args:
         config: configuration of the network for all tasks. The other networks differ from it in
-            their tasks, the repeat in its seed.
+            their tasks and have the weights of these and of their sources, the repeat differs in
+            its seed.
 
     Raises:
-        InputError: if the tasks cannot be used, or one of them has the name of the repeat.
+        InputError: if the tasks cannot be used, one of them has the name of the repeat, or a weight
+            is of a task or source that no network has.
 
     Example:
         >>> from mtseg.runs.config import configure
         >>> [e.name for e in plan_experiments(configure("fast", "breast,cta", "mtseg_data"))]
         ['breast', 'cta', 'breast+cta', 'breast_again']
     """
-    selections = parse_tasks(config.tasks).selections
+    label_space = parse_tasks(config.tasks)
+    read_task_weights(config.task_weights, label_space)  # refuses what no network could use
+    read_source_weights(config.source_weights, label_space)
+    selections = label_space.selections
     subsets = [
         subset
         for size in range(1, len(selections) + 1)
@@ -98,7 +106,11 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
                 "+".join(task_names) + (REPEAT_SUFFIX if is_repeat else ""),
                 task_names,
                 dataclasses.replace(
-                    config, tasks=LabelSpace(subset).spec, seed=config.seed + is_repeat
+                    config,
+                    tasks=LabelSpace(subset).spec,
+                    seed=config.seed + is_repeat,
+                    task_weights=_select_weights(config.task_weights, task_names),
+                    source_weights=_select_weights(config.source_weights, task_names),
                 ),
                 is_repeat,
             )
@@ -109,6 +121,17 @@ def plan_experiments(config: TrainConfig) -> tuple[Experiment, ...]:
             f"task {twice}: the repeat of the first experiment has the same name. Rename the task."
         )
     return tuple(experiments)
+
+
+def _select_weights(text: str, task_names: Sequence[str]) -> str:
+    """The weights of some tasks, from `TASK=N` or `TASK:SOURCE=N` with commas.
+
+    Example:
+        >>> _select_weights("breast=2, cta=3", ["cta"])
+        'cta=3'
+    """
+    entries = [entry.strip() for entry in text.split(",")]
+    return ",".join(entry for entry in entries if re.split("[:=]", entry)[0] in task_names)
 
 
 def write_plan(path: Path, config: TrainConfig, minutes: float | None = None) -> None:

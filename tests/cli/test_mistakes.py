@@ -26,6 +26,7 @@ MISTAKES = {
         ["--tasks", "brain:miccai2012", "--data-dir", "none"], ["--global-batch-size", "0"],
         ["--learning-rate", "fast"], ["--learning-rate", "nan"], ["--augment", "turn"],
         ["--minibatches-per-task", "-1"], ["--dropout-rate", "2"], ["--workdir"],
+        ["--task-weights", "heart=2"], ["--source-weights", "brain:miccai2012=2"],
     ],
     "prepare": [
         [], ["brian"], ["breast", "--manual-dir", "none"], ["breast", "--manual-dir", "empty"],
@@ -65,7 +66,7 @@ MISTAKES = {
         ["--minutes", "soon"], ["--minutes", "5", "--num-parts", "2"],
         ["--minutes", "5", "--minibatches-per-task", "3"], ["--tasks", "brian"],
         ["--strategy", "multiworker"], ["--outt", "x"], ["--seed", "-1"],
-        ["--data-dir", "none", "--tasks", "brain:miccai2012"],
+        ["--data-dir", "none", "--tasks", "brain:miccai2012"], ["--task-weights", "heart=2"],
     ],
     "report": [
         [TOO_LONG],

@@ -10,6 +10,7 @@ from mtseg.runs.config import TrainConfig, settings
 from mtseg.runs.presets import PRESETS
 
 OTHER_VALUES = {int: "7", float: "0.125", str: "flip"}
+WEIGHTS = {"task_weights": "cta=3", "source_weights": "cta:phantom=2"}
 
 
 def make_parser():
@@ -37,6 +38,7 @@ def test_a_flag_sets_its_setting_and_its_help_shows_the_default(name):
         value, given = True, [flag_of(name)]
     else:
         text = setting.choices[-1] if setting.choices else OTHER_VALUES[setting.kind]
+        text = WEIGHTS.get(name, text)
         value, given = setting.kind(text), [flag_of(name), text]
     assert getattr(default, name) != value
     config, _ = read_training_flags(vars(make_parser().parse_args(given)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from mtseg.batches.draws import read_source_weights, read_task_weights
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
 from mtseg.experiments import budget, run
@@ -19,6 +20,7 @@ from mtseg.experiments.results import Result, read_results
 from mtseg.runs.config import configure
 from mtseg.system.atomic_files import lock_folder
 from mtseg.system.progress import Progress
+from mtseg.tasks.label_space import parse_tasks
 from mtseg.training.callbacks import RunStart
 from mtseg.training.engines import tensorflow_engine
 from mtseg.training.failures import DivergedError
@@ -46,6 +48,44 @@ def test_three_tasks_give_the_papers_seven_experiments_and_a_repeat():
 def test_a_single_task_is_trained_twice():
     config = configure("fast", "cta", "data")
     assert [e.name for e in plan_experiments(config)] == ["cta", "cta_again"]
+
+
+def test_each_network_has_the_weights_of_its_own_tasks():
+    config = configure(
+        "fast",
+        "brain:miccai2012+freesurfer,breast,cta",
+        "data",
+        task_weights="breast=2, cta=3",
+        source_weights="brain:miccai2012=1,brain:freesurfer=4",
+    )
+    planned = plan_experiments(config)
+    of_brain = "brain:miccai2012=1,brain:freesurfer=4"
+    assert [(e.name, e.config.task_weights, e.config.source_weights) for e in planned] == [
+        ("brain", "", of_brain),
+        ("breast", "breast=2", ""),
+        ("cta", "cta=3", ""),
+        ("brain+breast", "breast=2", of_brain),
+        ("brain+cta", "cta=3", of_brain),
+        ("breast+cta", "breast=2,cta=3", ""),
+        ("brain+breast+cta", "breast=2,cta=3", of_brain),
+        ("brain_again", "", of_brain),
+    ]
+    for experiment in planned:  # as its training run reads them
+        label_space = parse_tasks(experiment.config.tasks)
+        assert len(read_task_weights(experiment.config.task_weights, label_space)) > 0
+        read_source_weights(experiment.config.source_weights, label_space)
+
+
+@pytest.mark.parametrize(
+    ("weights", "named"),
+    [
+        ({"task_weights": "breast=2,heart=3"}, "task_weights: 'heart=3' .* brain, breast, cta"),
+        ({"source_weights": "brain:miccai2012=2"}, "source_weights: 'brain:miccai2012=2'"),
+    ],
+)
+def test_a_weight_of_what_no_network_has_is_refused(weights, named):
+    with pytest.raises(InputError, match=named):
+        plan_experiments(dataclasses.replace(CONFIG, **weights))
 
 
 def test_a_folder_keeps_its_plan_and_refuses_another_configuration(tmp_path):
