@@ -211,7 +211,7 @@ def _read_evaluation(workdir: Path, name: str) -> Evaluation:
     """The evaluation in one of a run's files."""
     try:
         return Evaluation.from_json(parse_json((workdir / name).read_text()))
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{workdir}: has no readable {name}, which has the operating points. Let mtseg-train "
             "finish an evaluation."

@@ -255,7 +255,7 @@ def read_config(workdir: Path) -> tuple[TrainConfig, LabelSpace]:
     try:
         config = TrainConfig.from_json((workdir / CONFIG).read_text())
         label_space = LabelSpace.from_json(parse_json((workdir / LABEL_SPACE).read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
             f"{workdir}: is not the folder of a training run ({CONFIG} or {LABEL_SPACE} is missing "
             "or unreadable). Give the --workdir of mtseg-train."

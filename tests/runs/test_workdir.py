@@ -52,3 +52,13 @@ def test_a_rate_that_has_fallen_is_not_lengthened(tmp_path):
     write(tmp_path, schedule="cosine")
     with pytest.raises(InputError, match=f"cannot be lengthened.*--init-from {tmp_path}"):
         write(tmp_path, schedule="cosine", minibatches_per_task=15)
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize("name", ["config.json", "label_space.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"{", b"[]"])
+def test_a_damaged_file_of_a_run_is_one_line(tmp_path, name, content):
+    write(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        read_config(tmp_path)
