@@ -58,12 +58,13 @@ def complete_table(evaluation: Evaluation) -> str:
         ("ml", "volume_predicted_ml", 1),
         ("ml, ref.", "volume_reference_ml", 1),
     )
-    rows = []
+    rows, has_interval = [], False
     for task, class_name in evaluation.classes:
         dice = known_values(evaluation, task, class_name, "dice")
         interval = mean_interval(dice, limits=(0, 1))
         shown = f"{np.mean(dice):.3f}" if dice else "absent"
         if interval is not None:
+            has_interval = True
             shown += " ({:.3f} to {:.3f})".format(*interval)
         medians = [
             format_median(evaluation, task, class_name, metric, digits)
@@ -73,6 +74,10 @@ def complete_table(evaluation: Evaluation) -> str:
     header = ("task", "class", "Dice, 95 % interval", *(title for title, _, _ in columns))
     lines = [format_table(header, rows, left=("task", "class"))]
     lines.append("Dice is the mean over scans with its t interval; the other figures are medians.")
+    if has_interval:
+        lines.append(
+            "Every scan counts as one. If several are of one person, the intervals are too narrow."
+        )
     for task in dict.fromkeys(task for task, _ in evaluation.classes):
         shares = known_values(evaluation, task, "all", "alien_share")
         if not shares:

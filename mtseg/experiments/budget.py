@@ -20,7 +20,7 @@ from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.scoring import evaluate_task
 from mtseg.experiments.plan import plan_experiments
 from mtseg.inference.dense import dense_probabilities, make_dense_network
-from mtseg.records.reading import count_scans, read_selection
+from mtseg.records.reading import count_scans, read_selection, require_scans
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
@@ -60,9 +60,10 @@ def measure_costs(config: TrainConfig, num_steps: int = 10) -> Costs:
             training step; after a first call, which compiles.
 
     Raises:
-        InputError: if the data is not prepared.
+        InputError: if the data is not prepared, or a task has no test scan.
     """
     label_space = parse_tasks(config.tasks)
+    require_scans(config.data_dir, label_space, "test")  # the experiments need some of each task
     costs = Costs(
         _time_minibatch(config, label_space, num_steps), _time_evaluations(config, label_space)
     )

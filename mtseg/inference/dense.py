@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import keras
 
 PRECISIONS = ("float32", "bfloat16")
-"""Number types that the convolutions may run in."""
+"""Number types that the convolutions may run in on TensorFlow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,8 @@ class DenseNetwork:
             J + 50, K + 50), from `with_halo`, and `chunk_positions`. It returns float32 (voxels,
             num_classes): the probabilities of the tile's foreground voxels in C order.
         num_classes: number of combined classes, including background.
-        precision: one of `PRECISIONS`, in which its convolutions run.
+        precision: in which its convolutions run, one of
+            `mtseg.inference.engines.choice.PRECISIONS`.
         chunk_positions: voxels, including their halo, that pass the convolutions at once.
         engine: what computes, one of `mtseg.inference.engines.choice.ENGINES`.
         device_bytes: memory of the device that a tile may take; infinite on a processor, which has

@@ -119,7 +119,7 @@ def made_from(
         path: the scan: a file or the folder of a DICOM series.
         model_id: identifies the model; None if it cannot be told from others.
         precision: of the convolutions.
-        options: from `mtseg.prediction.scan.Options.deciding`.
+        options: from `mtseg.prediction.options.Options.deciding`.
     """
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
     states = [file.stat() for file in files]

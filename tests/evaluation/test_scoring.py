@@ -286,6 +286,8 @@ def test_a_complete_table_has_intervals_surfaces_and_cross_task_error():
     assert "0.850" in table[1]
     assert "absent" in table[2]
     assert "brain: cross-task error 0.0000 % of the voxels in the median scan" in table[-1]
+    # Of whom a scan is, an evaluation does not know.
+    assert table[-2].startswith("Every scan counts as one. If several are of one person")
 
 
 def test_the_picture_shows_the_labels_of_the_evaluation():

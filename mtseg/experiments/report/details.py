@@ -57,8 +57,9 @@ def class_section(largest: Result) -> list[Block]:
     return [
         Heading("All results of the network for all tasks"),
         Table(
-            "Mean Dice with its 95 % t interval over scans; the other values are medians "
-            "over scans. HD95: 95th percentile of the Hausdorff distance. Surface Dice: tolerance "
+            "Mean Dice with its 95 % t interval over scans, each of which counts as one, whoever "
+            "it is of; the other values are medians over scans. HD95: 95th percentile of the "
+            "Hausdorff distance. Surface Dice: tolerance "
             f"{SURFACE_TOLERANCE_MM:g} mm. In a scan where a class was not found at all, precision "
             "and HD95 are undefined; the table then says for how many scans they are defined.",
             ("task", "class", "decision", "mean Dice", "Dice", "precision", "recall", "HD95, mm",
