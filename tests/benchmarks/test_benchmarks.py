@@ -170,6 +170,22 @@ def test_scans_of_one_name_are_exchanged_into_different_files(load, tmp_path):
     assert highest == [9, 19]
 
 
+def test_a_header_that_lies_keeps_the_voxels_and_shrinks_the_scan(load, tmp_path):
+    verdicts = load("verdicts")
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nib.save(nib.Nifti1Image(array, np.diag([3.0, -1.5, 6.0, 1.0])), tmp_path / "scan.nii.gz")
+    found = nib.load(verdicts.shrink_voxels(tmp_path / "scan.nii.gz", tmp_path / "out"))
+    np.testing.assert_array_equal(np.asarray(found.dataobj), array)
+    np.testing.assert_allclose(found.header.get_zooms(), [1.0, 0.5, 2.0])
+
+
+def test_a_rate_has_its_exact_interval(load):
+    describe_rate = load("verdicts").describe_rate
+    # Of 40 without a fault the upper end p solves (1 - p)^40 = 0.025.
+    assert describe_rate("missed", 0, 40).split(maxsplit=1)[1] == "0 of 40, 0.0 % (0.0 to 8.8)"
+    assert describe_rate("missed", 0, 0).endswith("no scans")
+
+
 def test_the_time_to_a_level_is_that_of_the_first_evaluation_there(load, tmp_path, monkeypatch):
     benchmark = load("time_to_dice")
     for name, dice in (("fast", [0.5, 0.82, 0.86]), ("slow", [0.1, 0.5, 0.81])):
