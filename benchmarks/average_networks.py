@@ -1,15 +1,17 @@
-"""A network between the one that a training started from and the one that it ended with, as a run.
+"""An average of networks, one of which the others were trained from, as a run.
 
-    python benchmarks/average_networks.py START END --share 0.5 --data-dir DATA --workdir RUN
+    python benchmarks/average_networks.py START END [END …] --shares 0.5 --data-dir DATA \\
+        --workdir RUN
     mtseg-export RUN MODEL --format weights
 
-Training a network on with other augmentations, or without a task, changes what it knew. Where both
-networks agree about as well as their common start allows, each weight can be taken between the two:
-the result keeps much of either (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR
-2022). START and END are folders of runs or exported models, or names of packaged ones; END has been
-trained from START (`mtseg-train --init-from`), for the same tasks or some of them. Outputs that END
-does not have stay those of START. The run has the tasks and settings of START, and is evaluated on
-the test scans of DATA, which needs the records of its tasks.
+Training a network on with other augmentations, or without a task, changes what it knew. Each weight
+can be taken between that of the start and those of such ends: the result keeps much of all of them
+(Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022; Model soups, ICML 2022). START
+and END are folders of runs or exported models, or names of packaged ones. An END has been trained
+from START, or from an average of it (`mtseg-train --init-from`), for the same tasks or some of
+them; outputs that it does not have count as those of START. START has what the shares of the others
+leave. The run has the tasks and settings of START, and is evaluated on the test scans of DATA,
+which needs the records of its tasks.
 
     mean_dice_TASK   mean Dice of the classes of TASK on its test scans
 """
@@ -19,10 +21,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from comparison import finish, make_parser, run_benchmark
 from import_networks import evaluate_network, mean_dice_by_task, write_run
 
@@ -33,18 +37,31 @@ if TYPE_CHECKING:
     from mtseg.runs.weights import TrainedModel
 
 
-def average(start: TrainedModel, end: TrainedModel, share: float) -> None:
-    """Moves the weights of a network towards those of one that was trained from it.
+def average(start: TrainedModel, ends: Sequence[TrainedModel], shares: Sequence[float]) -> None:
+    """Moves the weights of a network towards those of others that were trained from it.
 
     Args:
         start: the first network; its weights are changed.
-        end: the second one. Its tasks are among those of the first.
-        share: of the second network, from 0 to 1.
+        ends: the others. Their tasks are among those of the first.
+        shares: of the others, one each, from 0 to 1; they add up to 1 at most.
 
     Raises:
-        InputError: if the second network has an output that the first lacks.
+        InputError: if one of the others has an output that the first lacks.
     """
-    from mtseg.runs.growing import LOGITS, inner_layers, name_outputs
+    weights = [(1 - sum(shares)) * array for array in start.model.get_weights()]
+    for end, share in zip(ends, shares, strict=True):
+        for total, array in zip(weights, weights_as_in(start, end), strict=True):
+            total += share * array
+    start.model.set_weights(weights)
+
+
+def weights_as_in(start: TrainedModel, end: TrainedModel) -> list[npt.NDArray[np.float32]]:
+    """The weights of `end` with the outputs of `start`: those that it lacks are from `start`.
+
+    Raises:
+        InputError: if it has an output that `start` lacks.
+    """
+    from mtseg.runs.growing import name_outputs
 
     ours, theirs = (name_outputs(m.label_space, m.config.backgrounds) for m in (start, end))
     if unknown := [f"{task}/{name}" for task, name in theirs if (task, name) not in ours]:
@@ -53,15 +70,11 @@ def average(start: TrainedModel, end: TrainedModel, share: float) -> None:
             "trained from START for the same tasks or some of them."
         )
     places = [ours.index(output) for output in theirs]
-    for layer, of_end in zip(inner_layers(start.model), inner_layers(end.model), strict=True):
-        pairs = zip(layer.get_weights(), of_end.get_weights(), strict=True)
-        layer.set_weights([(1 - share) * a + share * b for a, b in pairs])
-    logits = start.model.get_layer(LOGITS)
-    merged = []
-    for a, b in zip(logits.get_weights(), end.model.get_layer(LOGITS).get_weights(), strict=True):
-        a[..., places] = (1 - share) * a[..., places] + share * b
-        merged.append(a.astype(np.float32))
-    logits.set_weights(merged)
+    # The last two are the kernel and the bias of the outputs.
+    *inner, kernel, bias = end.model.get_weights()
+    *_, all_kernels, all_biases = start.model.get_weights()
+    all_kernels[..., places], all_biases[places] = kernel, bias
+    return [*inner, all_kernels, all_biases]
 
 
 def to_share(text: str) -> float:
@@ -79,11 +92,16 @@ def main() -> None:
     """Runs the benchmark."""
     parser = make_parser(__doc__)
     parser.add_argument("start", metavar="START", help="the network that training started from")
-    parser.add_argument("end", metavar="END", help="the network that it ended with")
-    parser.add_argument("--share", type=to_share, default=0.5, help="of END (%(default)s)")
+    parser.add_argument("ends", metavar="END", nargs="+", help="a network that it ended with")
+    parser.add_argument(
+        "--shares", type=to_share, nargs="+", required=True, help="of each END, from 0 to 1"
+    )
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="prepared records")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run")
     arguments = parser.parse_args()
+    shares = arguments.shares
+    if len(shares) != len(arguments.ends) or sum(shares) > 1:
+        parser.error("--shares: give one for each END; together they are 1 at most.")
     import_tensorflow()
     from mtseg.evaluation.results import Evaluation
     from mtseg.evaluation.tables import dice_table
@@ -93,14 +111,14 @@ def main() -> None:
     from mtseg.runs.workdir import read_evaluation
     from mtseg.system.devices import describe_devices
 
-    start, end = (load_trained(locate_model(name)) for name in (arguments.start, arguments.end))
-    average(start, end, arguments.share)
+    start, *ends = (load_trained(locate_model(name)) for name in (arguments.start, *arguments.ends))
+    average(start, ends, shares)
     num_minibatches = start.config.minibatches_per_task * len(start.label_space.selections)
     if not have_last_weights(arguments.workdir, num_minibatches):
         command = shlex.join(
             [
-                *("python", "benchmarks/average_networks.py", arguments.start, arguments.end),
-                *("--share", str(arguments.share), "--data-dir", arguments.data_dir),
+                *("python", "benchmarks/average_networks.py", arguments.start, *arguments.ends),
+                *("--shares", *map(str, shares), "--data-dir", arguments.data_dir),
                 *("--workdir", str(arguments.workdir)),
             ]
         )

@@ -69,7 +69,7 @@ def start_from(
             continue
         kernel[..., number] = old_kernel[..., source].mean(axis=-1)
         bias[number] = old_bias[source].mean() + shift
-    for layer, old in zip(inner_layers(model), inner_layers(trained.model), strict=True):
+    for layer, old in zip(_inner_layers(model), _inner_layers(trained.model), strict=True):
         layer.set_weights(old.get_weights())
     model.get_layer(LOGITS).set_weights([kernel, bias])
     classes = [name for name in new if name != "background"]
@@ -113,6 +113,6 @@ def _find(
     return np.array([], np.int64), 0.0
 
 
-def inner_layers(model: keras.Model) -> list[Any]:
+def _inner_layers(model: keras.Model) -> list[Any]:
     """All layers with weights but the last."""
     return [layer for layer in model.layers if layer.weights and layer.name != LOGITS]

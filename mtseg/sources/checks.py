@@ -48,8 +48,8 @@ class SubjectReport:
         issues: of its files.
         checksum: of the scan's shape and voxels, equal for equal scans; empty if it is unreadable.
         num_voxels: of each of the task's classes in the label map; empty if it is unreadable.
-        figures: of the scan, for the summary; None if it is unreadable, has no foreground, or was not
-            measured.
+        figures: of the scan, for the summary; None if it is unreadable, has no foreground, or was
+            not measured.
     """
 
     subject: Subject

@@ -45,9 +45,9 @@ def average(load, tiny_data, monkeypatch):  # noqa: F811
     """A function that runs the script."""
     module = load("average_networks")
 
-    def run(start, end, share, workdir):
-        flags = ["--share", str(share), "--data-dir", str(tiny_data.data_dir)]
-        words = [str(start), str(end), *flags, "--workdir", str(workdir)]
+    def run(networks, shares, workdir):
+        flags = ["--data-dir", str(tiny_data.data_dir), "--workdir", str(workdir)]
+        words = [*map(str, networks), "--shares", *map(str, shares), *flags]
         monkeypatch.setattr(sys, "argv", ["average_networks.py", *words])
         module.main()
 
@@ -58,7 +58,7 @@ def test_every_weight_is_between_those_of_the_two(networks, average, tmp_path, c
     from mtseg.runs.weights import load_trained
 
     both, cta = networks["breast,cta"], networks["cta"]
-    average(both, cta, 0.25, tmp_path / "run")
+    average([both, cta], [0.25], tmp_path / "run")
     start, end, found = (
         load_trained(folder).model.get_weights() for folder in (both, cta, tmp_path / "run")
     )
@@ -75,12 +75,28 @@ def test_every_weight_is_between_those_of_the_two(networks, average, tmp_path, c
 
 def test_a_network_with_other_tasks_is_refused(networks, average, tmp_path):
     with pytest.raises(InputError, match="END: has outputs that START lacks, such as breast/"):
-        average(networks["cta"], networks["breast,cta"], 0.5, tmp_path / "run")
+        average([networks["cta"], networks["breast,cta"]], [0.5], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("share", ["1.5", "nan", "half"])
-def test_a_share_that_is_none_is_refused(networks, average, tmp_path, share, capsys):
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        (["1.5"], "1.5 is not a number from 0 to 1."),
+        (["nan"], "nan is not a number from 0 to 1."),
+        (["0.2", "0.2"], "give one for each END"),
+    ],
+)
+def test_shares_that_are_none_are_refused(networks, average, tmp_path, shares, said, capsys):
     with pytest.raises(SystemExit):
-        average(networks["cta"], networks["cta"], share, tmp_path / "run")
-    assert f"{share} is not a number from 0 to 1." in capsys.readouterr().err
+        average([networks["cta"], networks["cta"]], shares, tmp_path / "run")
+    assert said in capsys.readouterr().err
+
+
+def test_shares_of_several_networks_leave_the_rest_to_the_start(networks, average, tmp_path):
+    from mtseg.runs.weights import load_trained
+
+    both, cta = networks["breast,cta"], networks["cta"]
+    average([both, cta, both], [0.5, 0.3], tmp_path / "run")
+    bias = load_trained(tmp_path / "run").model.get_weights()[-1]
+    np.testing.assert_allclose(bias, [0, 0.5 * 1 + 0.5 * 10, 2, 0.5 * 3 + 0.5 * 11], rtol=1e-6)
