@@ -18,7 +18,12 @@ from typing import IO, Protocol
 
 from mtseg.errors import InputError
 from mtseg.scans.discovery import list_scans
-from mtseg.scans.formats.dicom_files import group_by_series, is_dicom_file
+from mtseg.scans.formats.dicom_files import (
+    DISC_INDEX,
+    UNNAMED_SERIES,
+    group_by_series,
+    is_dicom_file,
+)
 from mtseg.scans.reading import ENDINGS
 from mtseg.system.atomic_files import remove_path, writing_to
 
@@ -160,11 +165,16 @@ class Upload:
     def separate_series(self) -> None:
         """Puts each series of a folder that has several into a folder of its own.
 
-        Other DICOM files, such as reports, go with the first one: a reader leaves them out.
+        On a disc, so that it has the name of the series, also the only one of a folder: that is
+        called `SE000000` or the like. Other DICOM files, such as reports, go with the first one: a
+        reader leaves them out.
         """
-        for folder in [self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())]:
+        paths = list(self.folder.rglob("*"))
+        is_disc = any(path.name.upper() == DISC_INDEX for path in paths)
+        for folder in [self.folder, *(path for path in paths if path.is_dir())]:
             series = group_by_series(folder)
-            if len(series) < 2:
+            is_named = is_disc and list(series) != [UNNAMED_SERIES]
+            if len(series) < (1 if is_named else 2):
                 continue
             first, *_ = series
             grouped = {file for files in series.values() for file in files}

@@ -7,10 +7,12 @@ import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mtseg.errors import InputError
 from mtseg.viewer.uploads import Limits, Upload, safe_name
+from tests.dicom_files import change, write_disc, write_series
 
 LIMITS = Limits(num_bytes=1_000_000, num_files=20)
 
@@ -283,3 +285,31 @@ def test_a_zip_in_a_zip_stays_packed(tmp_path):
     send(upload, "outer.zip", write_zip([("inner.zip", inner), ("scan.nii", b"scan")]))
     upload.unpack()
     assert files(upload) == {"outer/inner.zip", "outer/scan.nii"}
+
+
+@pytest.mark.parametrize("has_titles", [True, False])
+def test_series_of_a_disc_are_called_as_the_console_calls_them(tmp_path, has_titles):
+    """The folders of a disc are called SE000000 and so on, which says nothing to a person."""
+    series = []
+    for number, title in [(1, "scout"), (2, "T1 axial")]:
+        folder = write_series(tmp_path / title, np.ones((3, 4, 2)), np.eye(4), modality="MR")
+        for path in folder.iterdir():
+            named = {"SeriesNumber": number, "SeriesDescription": title}
+            change(path, **(named if has_titles else {"SeriesNumber": None, "Modality": ""}))
+        series.append(folder)
+    disc = write_disc(tmp_path / "DISC", series)
+    upload = make_upload(tmp_path, "DISC", Limits())
+    for path in sorted(path for path in disc.rglob("*") if path.is_file()):
+        send(upload, str(path.relative_to(tmp_path)), path.read_bytes())
+    found = upload.find_scans()
+    wanted = ["1 MR scout", "2 MR T1 axial"] if has_titles else ["SE000000"] * 2
+    assert [path.name for path in found] == wanted
+    assert [len(list(path.iterdir())) for path in found] == [2, 2]
+
+
+def test_a_folder_that_a_person_named_keeps_its_name(tmp_path):
+    folder = write_series(tmp_path / "before surgery", np.ones((3, 4, 2)), np.eye(4))
+    upload = make_upload(tmp_path, "study", Limits())
+    for path in folder.iterdir():
+        send(upload, f"study/before surgery/{path.name}", path.read_bytes())
+    assert [path.name for path in upload.find_scans()] == ["before surgery"]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 DICOM_ENDING = ".dcm"
 
+UNNAMED_SERIES = "series"
+"""The name of a series whose header does not say it."""
+
 DISC_INDEX = "DICOMDIR"
 """Name of the file on a disc that lists its images, which are in folders beside it."""
 
@@ -186,7 +189,7 @@ def group_by_series(folder: Path) -> dict[str, list[Path]]:
                 number = header.get("SeriesNumber")
                 title = f"{'' if number is None else number} {describe_series(header)}".strip()
                 uid = str(header.get("SeriesInstanceUID", ""))
-                found.setdefault(uid, (title or "series", []))[1].append(file)
+                found.setdefault(uid, (title or UNNAMED_SERIES, []))[1].append(file)
     series: dict[str, list[Path]] = {}
     for title, files in found.values():
         names = (title, *(f"{title} ({number})" for number in range(2, len(found) + 1)))
