@@ -129,11 +129,15 @@ def segment_scans(
             path = given.path if isinstance(given, ScanFile) else given
             try:
                 reading, ahead = ahead, None
-                scan = (
-                    load_scan(model, given, options, budget)
-                    if reading is None
-                    else reading.result()
-                )
+                try:
+                    scan = (
+                        load_scan(model, given, options, budget)
+                        if reading is None
+                        else reading.result()
+                    )
+                except ModelGoneError as error:  # its voxel size was to be recognised
+                    model = _renew(model, options, error)
+                    scan = load_scan(model, given, options, budget)
                 left = budget - scan.held_bytes
                 # The memory of the tiles is still in use when the label map is post-processed.
                 shape = scan.prepared.source.array.shape
@@ -153,20 +157,8 @@ def segment_scans(
                 on_start(path, Work(plan, peak_bytes))
                 try:
                     segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
-                except ModelGoneError:
-                    renewal = model.renewal
-                    if renewal is None:
-                        raise
-                    # The server has replaced this version, so the scan is computed again with the
-                    # newest one.
-                    newest = renewal.load()
-                    if newest.label_table != model.label_table:
-                        raise ServerError(
-                            f"{newest.path}: this version has other labels than the one before. "
-                            "Use another folder for its results."
-                        ) from None
-                    renewal.newest = newest
-                    model = with_flips(newest, options)
+                except ModelGoneError as error:
+                    model = _renew(model, options, error)
                     on_start(path, Work(plan, peak_bytes))
                     segmented = segment_scan(model, scan, plan, options, store, excluded, on_flop)
                 except DeviceMemoryError:
@@ -193,6 +185,25 @@ def segment_scans(
                 done, future = pending.popleft()
                 result = _outcome_of(future)
                 yield done, result
+
+
+def _renew(model: ExportedModel, options: Options, error: ModelGoneError) -> ExportedModel:
+    """The newest version of a served model, after the server has replaced the one that is held.
+
+    Raises:
+        ModelGoneError: the error, if the version was given by the user.
+        ServerError: if the newest version has other labels.
+    """
+    if model.renewal is None:
+        raise error
+    newest = model.renewal.load()
+    if newest.label_table != model.label_table:
+        raise ServerError(
+            f"{newest.path}: this version has other labels than the one before. Use another folder "
+            "for its results."
+        ) from None
+    model.renewal.newest = newest
+    return with_flips(newest, options)
 
 
 def with_flips(model: ExportedModel, options: Options) -> ExportedModel:

@@ -23,7 +23,7 @@ from mtseg.scans.reading import read_scan
 from mtseg.scans.resampling import LINEAR, interpolate
 from mtseg.serving.connection import ModelGoneError, ServerError
 from mtseg.tasks.label_table import make_label_table
-from mtseg.tasks.task import TissueClass
+from mtseg.tasks.task import Task, TissueClass
 from tests.inference.test_dense import make_patch_model
 
 NUM_CLASSES = 4
@@ -374,3 +374,40 @@ def test_a_version_with_other_labels_does_not_take_the_place_of_the_one_before(m
                 with pytest.raises(ServerError, match="other labels than the one before"):
                     list(segment_files(old, [scan], out, given))
         assert renewal.newest is (newest if is_taken else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class GoneLater(Gone):
+    """The same, but the version answers some requests before it is gone."""
+
+    answers: list[None] = dataclasses.field(default_factory=list)
+
+    def run_all(self, volume, plan):
+        if not self.answers:
+            return super().run_all(volume, plan)
+        self.answers.pop()
+        return self.network.run_all(volume, plan)
+
+
+@pytest.mark.parametrize("num_answers", [0, 2])
+def test_a_version_that_is_gone_while_a_voxel_size_is_recognised_is_renewed(
+    model, tmp_path, num_answers
+):
+    """At once, or for a scan that is read ahead while the one before is computed."""
+    tasks = tuple(
+        Task(name, name, "MR", (TissueClass(f"of_{name}", name),), "fixed", spacing_mm, "argmax")
+        for name, spacing_mm in (("organ", 1.0), ("vessels", 2.0))
+    )
+    renewal = Renewal(lambda: newest)
+    newest = dataclasses.replace(model, tasks=tasks, renewal=renewal)
+    network = GoneLater(model.network, answers=[None] * num_answers)
+    old = dataclasses.replace(newest, network=network)
+    paths = [save_scan(tmp_path / f"{number}.nii") for number in range(3)]
+    outcomes = segment(old, paths, tmp_path / "out")
+    assert [outcome.label_path.is_file() for _, outcome in outcomes] == [True] * 3
+
+
+def test_a_given_version_that_is_gone_ends_the_command(model, tmp_path):
+    paths = [save_scan(tmp_path / "scan.nii")]
+    with pytest.raises(ModelGoneError):
+        segment(dataclasses.replace(model, network=Gone(model.network)), paths, tmp_path / "out")
