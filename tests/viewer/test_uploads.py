@@ -294,10 +294,12 @@ def test_series_of_a_disc_are_called_as_the_console_calls_them(tmp_path, has_tit
     for number, title in [(1, "scout"), (2, "T1 axial")]:
         folder = write_series(tmp_path / title, np.ones((3, 4, 2)), np.eye(4), modality="MR")
         for path in folder.iterdir():
-            named = {"SeriesNumber": number, "SeriesDescription": title}
-            change(path, **(named if has_titles else {"SeriesNumber": None, "Modality": ""}))
+            change(path, SeriesNumber=number, SeriesDescription=title)
         series.append(folder)
     disc = write_disc(tmp_path / "DISC", series)
+    for path in disc.rglob("*"):
+        if path.is_file() and path.name != "DICOMDIR" and not has_titles:
+            change(path, SeriesNumber=None, SeriesDescription="", Modality="")
     upload = make_upload(tmp_path, "DISC", Limits())
     for path in sorted(path for path in disc.rglob("*") if path.is_file()):
         send(upload, str(path.relative_to(tmp_path)), path.read_bytes())
