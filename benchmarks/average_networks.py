@@ -32,6 +32,7 @@ from import_networks import evaluate_network, mean_dice_by_task, write_run
 
 from mtseg.errors import InputError
 from mtseg.system.quiet_tensorflow import import_tensorflow
+from mtseg.tasks.label_space import parse_tasks
 
 if TYPE_CHECKING:
     from mtseg.runs.weights import TrainedModel
@@ -113,7 +114,9 @@ def main() -> None:
 
     start, *ends = (load_trained(locate_model(name)) for name in (arguments.start, *arguments.ends))
     average(start, ends, shares)
-    num_minibatches = start.config.minibatches_per_task * len(start.label_space.selections)
+    # With their sources, which a stored one lacks.
+    label_space = parse_tasks(start.label_space.spec)
+    num_minibatches = start.config.minibatches_per_task * len(label_space.selections)
     if not have_last_weights(arguments.workdir, num_minibatches):
         command = shlex.join(
             [
@@ -124,14 +127,14 @@ def main() -> None:
         )
         config = dataclasses.replace(start.config, data_dir=arguments.data_dir)
         write_run(
-            *(config, start.label_space, start.model, num_minibatches, arguments.workdir, command),
+            *(config, label_space, start.model, num_minibatches, arguments.workdir, command),
             seconds=0.0,
             device=describe_devices(),
         )
     evaluate_network(arguments.workdir, arguments.data_dir)
     evaluation = Evaluation.from_json(read_evaluation(arguments.workdir) or {})
     print(f"\n{dice_table(evaluation)}\n")
-    tasks = [selection.task.name for selection in start.label_space.selections]
+    tasks = [selection.task.name for selection in label_space.selections]
     finish("average_networks", mean_dice_by_task(evaluation, tasks), {}, 1, arguments.json)
 
 
