@@ -6,12 +6,13 @@ Familiar are phantoms that were used neither for training nor for testing, and t
 named. Foreign are the scans that are named; the first `--altered` of the familiar ones with dark
 and bright exchanged, like those of another contrast, and with a header that makes voxels a third as
 large; label maps in place of scans; phantoms of tasks that the model does not have; and noise. A
-scan that is refused counts as warned of. Both rates are printed with an exact 95 % binomial
+scan that is refused counts as warned of. One that is not assessed, such as one of few voxels, is
+neither an alarm nor missed: its user is told. Both rates are printed with an exact 95 % binomial
 interval. `--model DIR` uses another model than the packaged one. About 10 seconds per scan on 2
 cores; smallest form: `--phantoms 1 --size 32 --tasks cta`.
 
     unwarned_familiar_over_familiar   share of familiar scans without a warning
-    warned_foreign_over_foreign       share of foreign scans with a warning
+    warned_foreign_over_foreign       share of foreign scans with a warning, or not assessed
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def main() -> None:
             ],
             "foreign: noise": list(make_noise(folder, NUM_NOISE_SCANS)),
         }
-        rows, warned = [], {}
+        rows, warned, not_assessed = [], {}, {}
         for number, (kind, scans) in enumerate(kinds.items()):
-            warned[kind] = 0
+            warned[kind] = not_assessed[kind] = 0
             for scan, outcome in segment_files(model, scans, folder / f"out{number}"):
                 if isinstance(outcome, InputError):
                     warned[kind] += 1
@@ -102,7 +103,8 @@ def main() -> None:
                 verdict = outcome.verdict
                 score = np.nan if verdict.score is None else verdict.score
                 warned[kind] += verdict.warning is not None
-                mark = "warned of" if verdict.warning else ""
+                not_assessed[kind] += verdict.status == "not assessed"
+                mark = {"ok": "", "warning": "warned of"}.get(verdict.status, verdict.status)
                 rows.append([kind, scan.name, f"{score:.1f}", mark, verdict.describe()])
                 print(f"{scan.name}: score {score:.1f} {mark}", flush=True)
     header = ("kind", "scan", "score", "warning", "verdict")
@@ -111,9 +113,11 @@ def main() -> None:
     print(f"\nthreshold {threshold:.1f}")
     totals: dict[str, list[int]] = {"familiar": [0, 0], "foreign": [0, 0]}
     for kind, scans in kinds.items():
-        print(f"{kind:<46}{warned[kind]} of {len(scans)} warned of")
-        of_side = totals[kind.split(":")[0]]
-        of_side[0] += warned[kind]
+        side = kind.split(":")[0]
+        besides = f", {not_assessed[kind]} not assessed" if not_assessed[kind] else ""
+        print(f"{kind:<46}{warned[kind]} of {len(scans)} warned of{besides}")
+        of_side = totals[side]
+        of_side[0] += warned[kind] + (not_assessed[kind] if side == "foreign" else 0)
         of_side[1] += len(scans)
     (false_alarms, num_familiar), (found, num_foreign) = totals.values()
     print(describe_rate("familiar: false alarms", false_alarms, num_familiar))

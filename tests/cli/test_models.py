@@ -39,8 +39,8 @@ def test_json_has_what_the_manifest_and_the_texts_say(capsys):
     assert (first["name"], first["is_default"], first["path"]) == ("packaged", True, str(PACKAGED))
     assert first["model_id"] == stored["model_id"]
     assert first["size_bytes"] == (PACKAGED / "model.weights.h5").stat().st_size
-    assert [task["name"] for task in first["tasks"]] == ["brain", "breast", "cta"]
-    assert [task["is_synthetic"] for task in first["tasks"]] == [False, True, True]
+    assert [task["name"] for task in first["tasks"]] == ["brain", "hippocampus", "breast", "cta"]
+    assert [task["is_synthetic"] for task in first["tasks"]] == [False, False, True, True]
     classes = [tissue for task in first["tasks"] for tissue in task["classes"]]
     assert [tissue["name"] for tissue in classes] == stored["classes"][1:]
     assert [tissue["label"] for tissue in classes] == stored["labels"][1:]
@@ -57,8 +57,8 @@ def test_several_models_are_listed_the_default_first(two_models, capsys):
     first, second = capsys.readouterr().out.split("\n\nsecond, ")
     assert first.startswith("packaged (the default), 1.4 MB: ")
     assert second.startswith("1.4 MB: another\n")
-    assert "pectoral_muscle            7               0.971" in first
-    assert "\nTraining: 800 mini-batches of 60 samples per task on two processor cores" in first
+    assert "pectoral_muscle            7               0.972" in first
+    assert "\nTraining: the average of research and two networks that were trained on" in first
 
 
 @pytest.mark.parametrize(

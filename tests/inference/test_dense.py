@@ -27,6 +27,8 @@ from mtseg.runs.weights import load_trained
 from mtseg.scans.patches import PATCH_SIZE
 from mtseg.scans.preprocessing import prepare_label_map, prepare_scan
 from mtseg.scans.volume import Volume
+from mtseg.system.hardware import has_bfloat16_instructions
+from tests.processors import assert_same_but_for_order
 
 NUM_CLASSES = 4
 TOLERANCE = 1e-4
@@ -118,7 +120,9 @@ def test_patch_and_dense_agree(shape, patch_model, networks, volume_function):
     assert_close(whole[at], expected)
     assert_close(volume_function(volume), whole)
     # Random weights and random scans are the hardest case: 25 layers of 8 binary digits each.
-    assert_close(dense_probabilities(networks["bfloat16"], volume)[at], expected, atol=0.1)
+    # Without instructions for it, sums are rounded too.
+    atol = 0.1 if has_bfloat16_instructions() else 0.2
+    assert_close(dense_probabilities(networks["bfloat16"], volume)[at], expected, atol=atol)
 
 
 def test_backgrounds_of_several_tasks_are_one_class():
@@ -132,15 +136,15 @@ def test_backgrounds_of_several_tasks_are_one_class():
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [(20, 40, 24), (60, 6, 5), (3, 200, 2)])
 def test_division_does_not_show(shape, precision, networks, monkeypatch):
-    """Chunks of two slices or of all, tiles of any size: the same, to the bit."""
+    """Chunks of two slices or of all, tiles of any size: the same."""
     network, volume = networks[precision], make_volume(shape, seed=1)
     whole = dense_probabilities(network, volume)
     slices = dataclasses.replace(network, chunk_positions=1)
-    np.testing.assert_array_equal(dense_probabilities(slices, volume), whole)
+    assert_same_but_for_order(dense_probabilities(slices, volume), whole)
     monkeypatch.setattr(tile_cost, "_FIXED_BYTES", 0)
     memory_bytes = 0.7 * network.plan(volume).tile_bytes
     assert len(network.plan(volume, memory_bytes).tiles) > 1
-    np.testing.assert_array_equal(dense_probabilities(network, volume, memory_bytes), whole)
+    assert_same_but_for_order(dense_probabilities(network, volume, memory_bytes), whole)
 
 
 def test_foregrounds_apart_and_at_every_border(patch_model, networks):
@@ -159,7 +163,7 @@ def test_a_whole_volume_in_one_graph_is_divided_too(networks, patch_model, monke
     monkeypatch.setattr(tile_graph, "VOLUME_TILE_EDGE", 7)
     volume = make_volume((9, 8, 15))
     divided = whole_volume_function(patch_model)(volume)
-    assert_close(divided, dense_probabilities(networks["float32"], volume), atol=1e-6)
+    assert_close(divided, dense_probabilities(networks["float32"], volume), atol=1e-5)
 
 
 def test_a_reloaded_graph_gives_the_same(patch_model, volume_function, networks, tmp_path):

@@ -210,6 +210,18 @@ def test_the_threshold_follows_from_how_much_the_test_scans_differ():
     assert assess(statistics(0.1, 0.9, 0, 0), CLASS_TASK, found).warning
 
 
+def test_one_failure_among_many_test_scans_does_not_widen_what_is_usual():
+    brains = [statistics(0.1, 0.5 - n / 1000, 0.4 + n / 1000, 0) for n in range(39)]
+    failed = statistics(0.1, 0.05, 0.85, 0)
+    found = calibrate({"brain": [*brains, failed]}, CLASS_TASK)
+    assert (found.num_scans, found.false_alarms) == (40, 1)
+    assert assess(failed, CLASS_TASK, found).status == "warning"
+    assert all(assess(scan, CLASS_TASK, found).warning is None for scan in brains)
+    # Of few scans each counts: there is no telling which is the failure.
+    few = calibrate({"brain": [*brains[:6], failed]}, CLASS_TASK)
+    assert assess(failed, CLASS_TASK, few).warning is None
+
+
 def test_false_alarms_are_counted_on_scans_that_had_no_part_in_the_check():
     brains = [statistics(0.1, 0.5, 0.4, 0)] * 3 + [statistics(0.1, 0.05, 0.85, 0)]
     found = calibrate({"brain": brains}, CLASS_TASK)
