@@ -95,8 +95,12 @@ def score(model: ExportedModel, task: Task, phantom: Phantom) -> tuple[float, st
         found: npt.NDArray[np.uint8] = np.asarray(nib.load(outcome.label_path).dataobj)
         recognised = outcome.verdict.task
     reference = phantom.label_map
-    first = model.class_names.index(task.class_names[1])
-    values = [dice(reference == c, found == first + c - 1) for c in range(1, task.num_classes)]
+    label_of = {entry.name: entry.label for entry in model.label_table}
+    values = [
+        dice(reference == index, found == label_of[name])
+        for index, name in enumerate(task.class_names)
+        if index
+    ]
     return float(np.mean([value for value in values if value is not None])), recognised
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     (selection,) = parse_tasks(arguments.task).selections
     task, source = selection.task, selection.task.source(selection.sources[0])
     model = mtseg.load(arguments.model)
-    offset = model.class_names.index(task.class_names[1]) - 1
+    label_of = {entry.name: entry.label for entry in model.label_table}
     scores: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, path, reference in write_variants(arguments.scan, arguments.labels, Path(folder)):
@@ -53,7 +53,11 @@ def main() -> None:
             # A DICOM series has its own order of axes and slices.
             found = nib.as_closest_canonical(nib.load(outcome.label_path))
             labels = np.asarray(found.dataobj)
-            values = [dice(mapped == c, labels == c + offset) for c in range(1, task.num_classes)]
+            values = [
+                dice(mapped == index, labels == label_of[name])
+                for index, name in enumerate(task.class_names)
+                if index
+            ]
             scores[name] = float(np.mean([value for value in values if value is not None]))
             difference = scores[name] - scores["plain"]
             print(

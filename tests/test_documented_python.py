@@ -25,8 +25,8 @@ SHORT = [ROOT / "README.md", ROOT / "docs" / "index.md", FIRST]
 @pytest.mark.slow
 def test_the_page_runs(tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    scan = make_phantom("brain", seed=0, size=32).image
-    nib.save(nib.Nifti1Image(scan, np.eye(4)), "scan.nii.gz")
+    scan = make_phantom("breast", seed=9000, size=48)
+    nib.save(nib.Nifti1Image(scan.image, scan.affine), "scan.nii.gz")
     Path("records").symlink_to(tiny_data.data_dir)
     names = {}
     for block in code_blocks(PAGE.read_text(encoding="utf-8"), "python"):

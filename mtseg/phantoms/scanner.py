@@ -5,7 +5,8 @@ on a scanner's voxel grid, and lets `acquisition` scan it. Phantoms stand in for
 cannot be shared: a figure measured on them says nothing about real scans.
 
 The same task, seed and size give the same bits in every version, because presets and published
-figures rest on them. Whoever adds a random number draws it after all that are drawn now.
+figures rest on them; between kinds of processors the signal of a voxel may be rounded
+differently. Whoever adds a random number draws it after all that are drawn now.
 """
 
 from __future__ import annotations

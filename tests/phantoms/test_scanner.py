@@ -15,6 +15,7 @@ from scipy import ndimage
 from mtseg.errors import InputError
 from mtseg.phantoms import scanner
 from mtseg.phantoms.scanner import CLASS_LABELS, Phantom, make_phantom
+from tests.processors import has_avx512
 
 TASKS = list(CLASS_LABELS)
 AIR = {"brain": 0, "breast": 0, "cta": -1024, "hippocampus": 0, "heart": 0}
@@ -403,7 +404,10 @@ def test_picture():
 )
 def test_full_size(task, extent_mm):
     phantom = make_phantom(task, 0)
-    assert checksums(phantom) == FULL_SIZE_CHECKSUMS[task]
+    of_image, of_labels = checksums(phantom)
+    assert of_labels == FULL_SIZE_CHECKSUMS[task][1]
+    if has_avx512():  # others may round the signal of a voxel differently
+        assert of_image == FULL_SIZE_CHECKSUMS[task][0]
     if extent_mm is None:
         assert phantom.image.shape == (512, 512, 280)
     else:
