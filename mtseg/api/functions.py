@@ -73,7 +73,7 @@ def load(
     Example:
         >>> model = mtseg.load()
         >>> [task.name for task in model.tasks]
-        ['brain', 'breast', 'cta']
+        ['brain', 'hippocampus', 'breast', 'cta']
         >>> print(model.card.splitlines()[0])
         # The network that comes with mtseg
     """

@@ -21,7 +21,7 @@ def test_the_order_names_every_public_function():
 
 def test_the_examples_print_what_they_say(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    scan = make_phantom("brain", seed=0, size=32).image.astype(np.int16)
+    scan = make_phantom("brain", seed=0, size=64).image.astype(np.int16)
     nib.save(nib.Nifti1Image(scan, np.eye(4)), "scan.nii.gz")
     Path("records").symlink_to(tiny_data.data_dir)
     failed = []

@@ -14,7 +14,7 @@ from mtseg.runs.manifest import PACKAGED
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory):
-    phantom = make_phantom("brain", seed=3, size=32)
+    phantom = make_phantom("breast", seed=9000, size=48)
     path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), path)
     return path
@@ -25,7 +25,7 @@ def run(scan, tmp_path, capsys):
     """A function that segments the scan and returns labels and verdict."""
 
     def run(*words):
-        arguments = [scan, "-o", tmp_path / "out", "--task", "brain", *words]
+        arguments = [scan, "-o", tmp_path / "out", "--task", "breast", *words]
         assert predict.main([str(word) for word in arguments]) == 0
         verdict = json.loads((tmp_path / "out" / "scan_verdict.json").read_text())
         return np.asarray(nib.load(tmp_path / "out" / "scan_labels.nii.gz").dataobj), verdict

@@ -69,7 +69,8 @@ def test_info_knows_versions_models_and_extras(capsys):
     assert found["mtseg"] == __version__
     assert found["versions"]["numpy"]
     assert found["processor"]["cores"] >= 1
-    assert sorted(found["models"]["packaged"]["tasks"]) == ["brain", "breast", "cta"]
+    known = ["brain", "breast", "cta", "hippocampus"]
+    assert sorted(found["models"]["packaged"]["tasks"]) == known
     assert found["extras"]["dicom"] is True
     assert main(["info"]) == 0
     shown = capsys.readouterr().out

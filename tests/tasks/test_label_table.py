@@ -59,7 +59,7 @@ def test_models_of_earlier_versions_keep_their_order():
     old = LabelSpace.from_json(stored)
     assert [entry.label for entry in old.label_table] == [1, 2, 3, 4, 5, 6, 7]
     packaged = LabelSpace.from_json(read_manifest(PACKAGED)["label_space"])
-    assert [entry.label for entry in packaged.label_table] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [entry.label for entry in packaged.label_table] == [1, 2, 3, 4, 5, 6, 9, 10, 7, 8]
 
 
 def test_labels_colours_and_codes_are_stored_with_a_model():

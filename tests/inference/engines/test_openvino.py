@@ -63,7 +63,7 @@ def block_of_phantom(task):
 
 def test_weights_read_without_keras_are_those_of_keras(patch_model, folded):
     expected = fold(patch_model)
-    assert folded.num_backgrounds == expected.num_backgrounds == 3
+    assert folded.num_backgrounds == expected.num_backgrounds == 4
     for read, by_keras in zip(tf.nest.flatten(folded), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(read, by_keras, rtol=0, atol=1e-6)
 
@@ -130,14 +130,14 @@ def test_division_does_not_show(precision, networks):
 
 
 def test_backgrounds_of_several_tasks_are_one_class(folded, networks):
-    """The packaged network has one for each of three tasks: their probabilities are added."""
+    """The packaged network has one for each of four tasks: their probabilities are added."""
     volume = make_volume((6, 5, 4))
     joined = dense_probabilities(networks["float32"], volume)
     network = open_folded(folded._replace(num_backgrounds=1), "float32")
     separate = dense_probabilities(network, volume)
-    assert separate.shape[-1] == joined.shape[-1] + 2 == 11
-    np.testing.assert_allclose(joined[..., 0], separate[..., :3].sum(-1), atol=1e-6)
-    np.testing.assert_allclose(joined[..., 1:], separate[..., 3:], atol=1e-6)
+    assert separate.shape[-1] == joined.shape[-1] + 3 == 14
+    np.testing.assert_allclose(joined[..., 0], separate[..., :4].sum(-1), atol=1e-6)
+    np.testing.assert_allclose(joined[..., 1:], separate[..., 4:], atol=1e-6)
 
 
 def test_two_threads_may_use_a_network_at_once(networks):
