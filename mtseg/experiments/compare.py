@@ -86,18 +86,18 @@ def _compare_pair(single: Sequence[Result], other: Sequence[Result]) -> Iterator
 
 
 def _find_persons(result: Result, task: str) -> dict[str, str]:
-    """Scan -> person, as far as the task file says it."""
+    """Scan -> person, as far as the task file and the layouts of its sources say it."""
     (selection,) = (
         s for s in parse_tasks(result.experiment.config.tasks).selections if s.task.name == task
     )
     scans = {row.subject for row in result.evaluation.rows if row.task == task}
     persons = {}
     for source in selection.sources:
-        split = selection.task.source(source).split
+        labels = selection.task.source(source)
         prefix = "" if len(selection.sources) == 1 else f"{source}/"
         names = [scan.removeprefix(prefix) for scan in scans if scan.startswith(prefix)]
-        for name, first in group_persons(names, split.same_person).items():
-            persons[prefix + name] = prefix + person_in(first, split.person_before)
+        for name, first in group_persons(names, labels.split.same_person).items():
+            persons[prefix + name] = prefix + person_in(first, labels)
     return persons
 
 

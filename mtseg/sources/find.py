@@ -65,7 +65,7 @@ def find_subjects(
             f"subjects in {SPLIT_FILE} in the folder of scans."
         )
     if manual_dir is None:
-        _, expected = LAYOUTS[labels.layout]
+        expected = LAYOUTS[labels.layout].expected
         raise InputError(
             f"{where}: needs scans. Give mtseg-prepare --manual-dir a folder with {expected}."
         )

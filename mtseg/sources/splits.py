@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mtseg.errors import InputError
+from mtseg.sources.layouts.catalog import LAYOUTS
 from mtseg.sources.layouts.dataset_files import DatasetFiles
 from mtseg.system.atomic_files import parse_json
 from mtseg.tasks.task import LabelSource, Split, first_ten, join_groups
@@ -114,8 +115,7 @@ def choose_split(
     rule = rule or ValidationRule()
     names_of: dict[str, list[str]] = {}
     for files in found.subjects:
-        person = files.person or person_in(files.name, labels.split.person_before)
-        names_of.setdefault(person, []).append(files.name)
+        names_of.setdefault(person_in(files.name, labels), []).append(files.name)
     used = [files for files in found.subjects if files.name not in labels.split.leave_out]
     groups = tuple(tuple(names) for names in names_of.values() if len(names) > 1)
     split = replace(labels.split, same_person=(*labels.split.same_person, *groups))
@@ -178,13 +178,16 @@ def hold_out_test_subjects(names: Sequence[str], split: Split, folder: Path) -> 
     )
 
 
-def person_in(name: str, before: str) -> str:
-    """The person whom a subject's name says: its part before a text, if that is in it.
+def person_in(name: str, labels: LabelSource) -> str:
+    """The person whom a subject's name says, by the layout of its source or the task file.
 
     Example:
-        >>> person_in("patient001_frame12", "_frame"), person_in("s1", "_frame")
-        ('patient001', 's1')
+        >>> person_in("sub-01_ses-2", LabelSource("scans", "bids", None, (), Split()))
+        'sub-01'
     """
+    of_layout = LAYOUTS.get(labels.layout)
+    before = of_layout.person_before if of_layout and not labels.images else ""
+    before = before or labels.split.person_before
     return (name.split(before)[0] or name) if before else name
 
 

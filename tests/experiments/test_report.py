@@ -124,6 +124,20 @@ def test_the_task_file_says_which_scans_are_of_one_person():
     assert len(set(persons.values())) == 4  # two patients in each source
 
 
+def test_the_sessions_of_a_bids_data_set_are_of_one_person():
+    rows = [
+        Row("brain", "all", f"sub-{scan}", "alien_share", 0.0)
+        for scan in ("1_ses-a", "1_ses-b", "2", "12_ses-a")
+    ]
+    result = SimpleNamespace(
+        experiment=SimpleNamespace(config=SimpleNamespace(tasks="brain:bids")),
+        evaluation=SimpleNamespace(rows=rows),
+    )
+    assert _find_persons(result, "brain") == {
+        "sub-1_ses-a": "sub-1", "sub-1_ses-b": "sub-1", "sub-2": "sub-2", "sub-12_ses-a": "sub-12"
+    }  # fmt: skip
+
+
 def test_the_cross_task_error_is_in_percent_of_the_voxels(blocks):
     matrix, errors = tables(blocks, "Confusion between tasks")
     # 3 of 9000 + 1000 + 3 voxels of a breast scan get a class of the brain.

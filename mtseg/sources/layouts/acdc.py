@@ -70,7 +70,7 @@ def _find_frames(patient: Path, split: str | None) -> tuple[list[SubjectFiles], 
     for frame in _read_frames(patient / INFO):
         _ = files[f"{name}_frame{frame:02d}"]  # missing files are an issue of this subject
     subjects = [
-        SubjectFiles(subject, tuple(scans), tuple(label_maps), split, person=name)
+        SubjectFiles(subject, tuple(scans), tuple(label_maps), split)
         for subject, (scans, label_maps) in sorted(files.items())
     ]
     return subjects, others

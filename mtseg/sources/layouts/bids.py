@@ -58,8 +58,7 @@ def find_bids(folder: Path, entity_filter: Mapping[str, str] | None = None) -> D
     of_sessions = [_name_by_session(paths, entity_filter) for paths in (scans, segmentations)]
     images, label_maps = (_filter(named, entity_filter) for named in of_sessions)
     subjects = tuple(
-        replace(files, person=files.name.split("_")[0], remedy=_how_to_choose(files))
-        for files in pair_files(images, label_maps)
+        replace(files, remedy=_how_to_choose(files)) for files in pair_files(images, label_maps)
     )
     names = {files.name for files in subjects}
     unused = [path for name, path in of_sessions[0] if name not in names]

@@ -34,10 +34,13 @@ class Layout(NamedTuple):
         find: finds the files in the folder of a data set. It may raise an OSError for a folder
             that it expects.
         expected: what a folder must have, for messages.
+        person_before: the part of a subject's name before this text is the person; empty if each
+            subject is a person of its own.
     """
 
     find: Callable[[Path], DatasetFiles]
     expected: str
+    person_before: str = ""
 
 
 LAYOUTS = {
@@ -55,6 +58,7 @@ LAYOUTS = {
     "bids": Layout(
         find_bids,
         "sub-*/anat/sub-*_T1w.nii.gz and derivatives/*/sub-*/anat/sub-*_dseg.nii.gz",
+        person_before="_",
     ),
     "freesurfer": Layout(
         find_freesurfer, "SUBJECT/mri/orig.mgz (or norm.mgz) and SUBJECT/mri/aseg.mgz"
@@ -65,6 +69,7 @@ LAYOUTS = {
         find_acdc,
         "training/patientNNN/patientNNN_frameFF.nii.gz (scans) beside "
         "patientNNN_frameFF_gt.nii.gz (label maps)",
+        person_before="_frame",
     ),
 }
 """Name of a layout, as in a task file -> the layout."""
@@ -81,7 +86,7 @@ def find_files(labels: LabelSource, folder: Path, where: str) -> DatasetFiles:
     Raises:
         InputError: if the folder cannot be listed, does not have this layout, or has no scan.
     """
-    find, expected = LAYOUTS[labels.layout]
+    find, expected, _ = LAYOUTS[labels.layout]
     if labels.images:
         find = functools.partial(
             find_by_patterns, images=labels.images, label_maps=labels.label_maps

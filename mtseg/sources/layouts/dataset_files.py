@@ -19,7 +19,6 @@ class SubjectFiles:
         images: its scans.
         label_maps: its label maps.
         split: `train` or `test`, if the layout says so; else None.
-        person: name of the person, if one person may have several scans; else None.
         remedy: a sentence that says how to choose among several scans or label maps, if the layout
             knows one; else empty.
     """
@@ -28,7 +27,6 @@ class SubjectFiles:
     images: tuple[Path, ...]
     label_maps: tuple[Path, ...]
     split: str | None = None
-    person: str | None = None
     remedy: str = ""
 
 
