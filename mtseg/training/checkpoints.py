@@ -105,6 +105,8 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Writes a checkpoint, then deletes the oldest ones beyond the number to keep.
 
+        Those of later mini-batches do not count: a restore could not use them.
+
         Raises:
             OSError: if it cannot be written; earlier checkpoints stay. So does what the engine
                 raises then.
@@ -119,8 +121,7 @@ class Checkpoints:
             # A run that resumed from an earlier checkpoint may find a damaged one here.
             self._delete(self._path(step))
         _flush(self._folder)
-        for old in self.steps()[: -self._keep]:
-            self._delete(self._path(old))
+        self._delete_beyond_keep(step)
 
     def clean(self, restored: int) -> None:
         """Deletes what a killed process had half written or half deleted.
@@ -131,7 +132,10 @@ class Checkpoints:
         """
         for path in self._folder.glob(f"{_HIDDEN}*step-*"):
             shutil.rmtree(path, ignore_errors=True)
-        for old in [step for step in self.steps() if step <= restored][: -self._keep]:
+        self._delete_beyond_keep(restored)
+
+    def _delete_beyond_keep(self, newest: int) -> None:
+        for old in [step for step in self.steps() if step <= newest][: -self._keep]:
             self._delete(self._path(old))
 
     def _path(self, step: int) -> Path:

@@ -126,6 +126,19 @@ def test_the_one_that_was_restored_is_kept_beside_a_damaged_newer_one(saved):
     assert checkpoints.restore_latest() == 20
 
 
+@pytest.mark.promise("damage is noticed")
+def test_a_new_one_is_not_deleted_in_place_of_a_damaged_one_that_is_newer(saved):
+    value, _, folder = saved
+    truncate(data_file(folder, 30))
+    checkpoints = Checkpoints(folder, 1, Saved(value))
+    checkpoints.clean(checkpoints.restore_latest())
+    value.assign(tf.fill(1000, 25.0))
+    checkpoints.save(25)
+    value.assign(tf.zeros(1000))
+    assert checkpoints.restore_latest() == 25
+    assert value[0] == 25
+
+
 @pytest.mark.promise("atomic outputs")
 def test_a_write_that_fails_leaves_the_ones_before(saved, monkeypatch):
     _, checkpoints, folder = saved
