@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import resource
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from mtseg.provenance.verified import describe_files, recall, remember
 from mtseg.records.prepared import damaged_records, prepare_again, prepare_command, prepared_dir
 from mtseg.records.reading import SplitFiles, find_shards, index_patches
 from mtseg.records.shards import TFRECORD
+from mtseg.system.hardware import allow_open_files
 
 _VERIFIED = "verified.npz"
 """The file in a folder of patch records that remembers what was read of each shard."""
@@ -153,7 +153,14 @@ def open_patches(
             f"{prepare_command(data_dir, task_name, source, 'patches', task_file)} --overwrite"
         )
     class_index, scan, shard, offset = np.concatenate(columns, axis=1)
-    _allow_open_files(len(files.paths), folder)
+    count = len(files.paths)
+    allow_open_files(
+        count,
+        _OTHER_FILES,
+        f"{folder}: has {count} shards",
+        "Prepare it again: mtseg-prepare with --kinds patches --num-shards N. Or raise the limit "
+        "(ulimit -Hn).",
+    )
     shards = tuple(os.open(path, os.O_RDONLY) for path in files.paths)
     records = PatchRecords(folder, shards, class_index, scan, shard, offset)
     weakref.finalize(records, _close_all, shards)
@@ -204,23 +211,3 @@ def _read_index(path: Path) -> dict[str, npt.NDArray[Any]]:
     columns = np.concatenate(parts, axis=1) if parts else np.empty((3, 0), np.int64)
     index = dict(zip(("class_index", "subject", "offset"), columns, strict=True))
     return index | {"subjects": np.array([name.decode() for name in names], np.str_)}
-
-
-def _allow_open_files(count: int, folder: Path) -> None:
-    """Raises this process's limit of open files if it is too low for that many more shards.
-
-    Raises:
-        InputError: if the system does not allow so many.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    num_open = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
-    os.close(num_open)
-    wanted = num_open + count + _OTHER_FILES
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        raise InputError(
-            f"{folder}: has {count} shards, but only {hard} files may be open at once, and "
-            f"{num_open} are already. Prepare it again: mtseg-prepare with --kinds patches "
-            "--num-shards N. Or raise the limit (ulimit -Hn)."
-        )
-    if soft != resource.RLIM_INFINITY and wanted > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -22,18 +22,22 @@ from mtseg.inference.decision import Ranking, apply_thresholds
 from mtseg.inference.tiling import Tile
 from mtseg.scans.volume import Volume
 from mtseg.sources.subject import PreparedSubject
+from mtseg.system.hardware import allow_open_files
 from mtseg.tasks.task import IGNORED
 
 _REACHED = np.array([-1.0, *metrics.THRESHOLDS])
 """The highest of `metrics.THRESHOLDS` that a probability reaches, by how many it reaches; below 0
 if it reaches none."""
 
+_SPARE_FILES = 64
+"""Files that an evaluation opens and closes beside those of the scans that wait."""
+
 
 class StoredScan:
-    """The reference and the ranked classes of one scan, in unnamed files on disk.
+    """The reference and the ranked classes of one scan, in an unnamed file on disk.
 
-    The files take four bytes per voxel, or two without operating points. They disappear with the
-    process, however it ends.
+    The file takes four bytes per voxel, or two without operating points. It disappears with the
+    process, however it ends, and stays open as long as this object is used.
 
     Args:
         subject: the scan.
@@ -48,7 +52,8 @@ class StoredScan:
         affine: (4, 4), voxel to RAS+ world in mm.
 
     Raises:
-        InputError: if the folder for temporary files has not enough free space.
+        InputError: if the folder for temporary files has not enough free space, or the system does
+            not let another file be open.
     """
 
     def __init__(
@@ -60,8 +65,8 @@ class StoredScan:
         self.name, self.affine = subject.name, subject.affine
         self._is_thresholded = tuple(is_thresholded)
         shape = subject.image.shape
-        num_files = 4 if any(is_thresholded) else 2
-        needed, folder = num_files * math.prod(shape), tempfile.gettempdir()
+        num_maps = 4 if any(is_thresholded) else 2
+        needed, folder = num_maps * math.prod(shape), tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
         # Writing to a mapped file on a full disk ends the process without a message.
         if needed > free:
@@ -71,20 +76,23 @@ class StoredScan:
                 "another folder."
             )
 
-        def new_file() -> npt.NDArray[np.uint8]:
-            # A file without a name: nothing is left of it, however this process ends.
-            with tempfile.TemporaryFile() as file:
-                return np.memmap(file, np.uint8, "w+", shape=shape)
-
+        allow_open_files(
+            1,
+            _SPARE_FILES,
+            f"{folder}: scoring {subject.name} needs a temporary file there",
+            "Raise the limit (ulimit -Hn).",
+        )
+        # A file without a name: nothing is left of it, however this process ends.
+        with tempfile.TemporaryFile() as file:
+            maps = np.memmap(file, np.uint8, "w+", shape=(num_maps, *shape))
         lookup = np.full(256, IGNORED, np.uint8)
         lookup[: len(to_combined)] = to_combined
-        self.reference = new_file()
+        self.reference: npt.NDArray[np.uint8] = maps[0]
         self.reference[:] = lookup[subject.class_index_map]
-        self.most_probable = new_file()
+        self.most_probable: npt.NDArray[np.uint8] = maps[1]
         if any(is_thresholded):
-            self._candidate = new_file()
-            # How many of `metrics.THRESHOLDS` the candidate's probability reaches.
-            self._num_reached = new_file()
+            # The second: how many of `metrics.THRESHOLDS` the candidate's probability reaches.
+            self._candidate, self._num_reached = maps[2:]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""This machine: its memory, its processor, and a description for reports.
+"""This machine: its memory, its processor, its limit of open files, and a description for reports.
 
 Inference asks how much memory it may use. `mtseg.system.devices` knows the GPUs.
 """
@@ -12,6 +12,8 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mtseg.errors import InputError
 
 _CGROUPS = Path("/sys/fs/cgroup")
 """Memory limits of containers and batch jobs, in the unified hierarchy (version 2)."""
@@ -93,6 +95,30 @@ def _read_number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):  # absent, or "max": no limit
         return None
+
+
+def allow_open_files(count: int, spare: int, reason: str, remedy: str) -> None:
+    """Raises this process's limit of open files if it is too low for that many more.
+
+    Args:
+        count: files that will be opened and stay open.
+        spare: files that may be opened beside them.
+        reason: what needs them, the beginning of the message.
+        remedy: what to do, the end of the message.
+
+    Raises:
+        InputError: if the system does not allow so many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_open = len(os.listdir("/dev/fd"))
+    wanted = num_open + count + spare
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise InputError(
+            f"{reason}, but only {hard} files may be open at once, and {num_open} are already. "
+            f"{remedy}"
+        )
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def processor_name() -> str:

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import io
+import os
+import resource
 import shutil
 
 import numpy as np
@@ -336,3 +338,28 @@ def test_a_scan_that_waits_for_its_operating_point_needs_room_on_disk(monkeypatc
     scan = subject("a", [1, 1, 0, 0])
     with pytest.raises(InputError, match=r"scoring a needs .* 0\.0 GB are free\. Make room"):
         evaluate("breast", [scan], [probabilities([0.5] * 4, [0.1] * 4)], is_complete=True)
+
+
+def test_more_scans_may_wait_for_their_operating_point_than_files_may_be_open():
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    subjects = [subject(str(n), [1, 1, 0, 0]) for n in range(100)]
+    predicted = [probabilities([0.9, 0.6, 0.2, 0.1], [0, 0, 0, 0])] * 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 30, limits[1]))
+    try:
+        evaluation = evaluate("breast", subjects, predicted, is_complete=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    surface_dice = evaluation.values("breast", "pectoral_muscle", "surface_dice")
+    assert surface_dice == {scan.name: 1 for scan in subjects}
+
+
+def test_more_scans_than_the_system_lets_wait_are_refused_in_one_line(monkeypatch):
+    limit = resource.getrlimit
+    files = resource.RLIMIT_NOFILE
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (4, 4) if of == files else limit(of))
+    with pytest.raises(InputError, match=r"scoring a needs .* only 4 files .* \(ulimit -Hn\)"):
+        evaluate(
+            "breast", [subject("a", [1])], [probabilities([0.9], [0.0])], is_complete=True
+        )  # fmt: skip
