@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -148,11 +149,8 @@ def make_replicas(name: str) -> Replicas:
 def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     if "TF_CONFIG" in os.environ:
         try:
-            cluster = parse_json(os.environ["TF_CONFIG"])
-            workers, _ = cluster["cluster"]["worker"], cluster["task"]["index"]
-            if not isinstance(workers, list) or cluster["task"]["type"] not in ("chief", "worker"):
-                raise TypeError
-        except (ValueError, KeyError, TypeError) as error:
+            _require_workers(parse_json(os.environ["TF_CONFIG"]))
+        except (ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"TF_CONFIG: {os.environ['TF_CONFIG']!r} does not name the workers. It reads "
                 '{"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}.'
@@ -164,6 +162,25 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
         "--strategy multiworker: neither TF_CONFIG nor Slurm names the workers. Start it "
         "with srun, or set TF_CONFIG; docs/how-to/train.md shows both."
     )
+
+
+def _require_workers(cluster: Any) -> None:
+    """Refuses the content of a TF_CONFIG that TensorFlow could make no cluster of.
+
+    Raises:
+        ValueError: if an address is not `HOST:PORT`, or the number of this worker is none of them.
+        LookupError: if there are no workers, or none of the kind that this one is.
+        TypeError: if something is of another type.
+    """
+    jobs, task = cluster["cluster"], cluster["task"]
+    addresses = {"worker": jobs["worker"], "chief": jobs.get("chief", [])}
+    for of_job in addresses.values():
+        if not isinstance(of_job, list):
+            raise TypeError("no list of addresses")
+        if not all(re.fullmatch(r".+:\d+", address) for address in of_job):
+            raise ValueError("no address")
+    if int(task["index"]) not in range(len(addresses[task["type"]])):
+        raise ValueError("no such worker")
 
 
 class _SlurmCluster(

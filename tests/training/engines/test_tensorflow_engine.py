@@ -1,5 +1,6 @@
 """What TensorFlow cannot compute, and what its errors mean for the user."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import tensorflow as tf
 
 from mtseg.errors import InputError, WorkerLostError
 from mtseg.runs.config import TrainConfig
-from mtseg.training.engines.strategies import Replicas
+from mtseg.training.engines.strategies import Replicas, make_replicas
 from mtseg.training.engines.tensorflow_engine import explain_error
 
 RUN = Path("run")
@@ -81,3 +82,24 @@ def test_a_mini_batch_that_does_not_divide_names_the_numbers_of_devices_that_do(
         replicas(8).check(config(global_batch_size=210))
     assert "multiple of 8" in str(error.value)
     replicas(7).check(config(global_batch_size=210))
+
+
+@pytest.mark.parametrize(
+    ("workers", "kind", "index"),
+    [
+        (["a:1", "b:1"], "worker", 2),
+        (["a:1"], "worker", -1),
+        (["a:1"], "worker", "first"),
+        (["a:1"], "chief", 0),
+        (["a:1"], "evaluator", 0),
+        (["a"], "worker", 0),
+        ([1], "worker", 0),
+        ([], "worker", 0),
+        ("a:1", "worker", 0),
+    ],
+)
+def test_a_worker_that_its_cluster_does_not_have_is_refused(monkeypatch, workers, kind, index):
+    cluster = {"cluster": {"worker": workers}, "task": {"type": kind, "index": index}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(InputError, match=r"TF_CONFIG: .* does not name the workers"):
+        make_replicas("multiworker")
