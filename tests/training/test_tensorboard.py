@@ -172,6 +172,8 @@ def test_hyperparameters_are_the_main_settings_and_those_that_differ_from_the_pr
         "seed": 0,
         "dropout_rate": 0.3,
     }
+    assert hyperparameters(TrainConfig("breast", "data", input="patches"))["input"] == "patches"
+    assert "input" not in hyperparameters(TrainConfig("breast", "data", input="volumes"))
 
 
 def test_tensorboard_compares_runs_by_settings_and_mean_dice(tmp_path):
