@@ -140,7 +140,7 @@ def fold_weights(weights: NetworkWeights, ops: Any) -> FoldedNetwork:
     Args:
         weights: tensors or arrays.
         ops: functions that take them: `keras.ops`, or a namespace of NumPy's functions with the
-            names `abs`, `erf`, `exp`, `max`, `reshape` and `sqrt`.
+            names `abs`, `erf`, `exp`, `max`, `minimum`, `reshape` and `sqrt`.
     """
     return FoldedNetwork(
         stack=tuple(_fold_layer(layer, ops) for layer in weights.stack),
@@ -180,7 +180,9 @@ def _mean_after_elu(layer: LayerWeights, ops: Any) -> Any:
     below = _normal_share_below(-mean / deviation, ops)
     positive = mean * (1 - below) + deviation * _normal_density(mean / deviation, ops)
     far_below = _normal_share_below(-mean / deviation - deviation, ops)
-    return positive + ops.exp(mean + deviation**2 / 2) * far_below - below
+    # Where the exponent is higher, the share is 0 in float32, and infinity × 0 would be NaN.
+    exponent = ops.minimum(mean + deviation**2 / 2, 80.0)
+    return positive + ops.exp(exponent) * far_below - below
 
 
 def _highest_after_elu(layer: LayerWeights, ops: Any) -> Any:

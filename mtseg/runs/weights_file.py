@@ -31,6 +31,7 @@ _OPS = types.SimpleNamespace(
     erf=np.vectorize(math.erf, otypes=[np.float32]),
     exp=np.exp,
     max=np.max,
+    minimum=np.minimum,
     reshape=np.reshape,
     sqrt=np.sqrt,
 )

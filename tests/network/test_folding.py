@@ -65,6 +65,16 @@ def test_a_channel_folded_by_hand(patch_model):
     np.testing.assert_allclose(bias, np.full(32, -3), rtol=1e-5)
 
 
+def test_estimates_of_features_that_vary_widely_are_finite(patch_model):
+    """The mean of ELU(x) is -0.5, of half of the values, and that of the others is 0.4 × 20."""
+    norm = patch_model.get_layer(model.SHARED_STACK).get_layer("batch_norm_1")
+    norm.gamma.assign(np.full(32, 20))
+    norm.beta.assign(np.zeros(32))
+    network = fold(patch_model)
+    np.testing.assert_allclose(network.means[0], np.full(32, 7.48), atol=0.03)
+    assert network.highest[0] == 120
+
+
 def test_a_graph_follows_the_weights(patch_model):
     bias = tf.function(lambda: fold(patch_model).logits[1])
     before = bias().numpy()
