@@ -74,7 +74,8 @@ class Comparison:
         num_runs: runs of both networks with different seeds, added up; 2 if each was trained once.
         difference: mean over persons of the multi-task figure minus the single-task figure; None
             without a scan. Of several scans of a person, the mean counts.
-        interval: 95 % interval of that mean; None for fewer than two persons.
+        interval: 95 % interval of that mean; None for fewer than two persons, and for fewer than
+            `MIN_SCANS` whose differences are all the same.
         verdict: `not inferior` if the whole interval is above `-MARGIN`, `inferior` if the whole
             interval is below it, else `undecided`. Always `undecided` with scans of fewer than
             `MIN_SCANS` persons.
