@@ -253,7 +253,9 @@ def evaluate_run(workdir: Path, trained: TrainedModel, data_dir: str) -> Evaluat
     """
     config = dataclasses.replace(trained.config, data_dir=data_dir)
     refusal = f"{workdir}: another command is training here. Wait for its end."
-    with lock_folder(workdir, refusal):
+    with contextlib.ExitStack() as stack:
+        with writing_run(workdir):
+            stack.enter_context(lock_folder(workdir, refusal))
         evaluator = Evaluator(
             config,
             trained.label_space,
