@@ -56,7 +56,7 @@ class PatchRecords:
 
     @functools.cached_property
     def _rows_of_class(self) -> list[npt.NDArray[np.int64]]:
-        num_classes = int(self.class_index.max()) + 1
+        num_classes = int(self.class_index.max(initial=-1)) + 1
         return [np.flatnonzero(self.class_index == c) for c in range(num_classes)]
 
     @property

@@ -47,6 +47,12 @@ def test_records_of_each_class_are_counted(records):
     assert records.num_scans.tolist() == [2, 2]
 
 
+def test_shards_without_a_record_have_no_samples(tmp_path):
+    none = np.empty(0, np.int64)
+    records = PatchRecords(tmp_path, (), none, none, none, none)
+    assert (records.num_samples.tolist(), records.num_scans.tolist()) == ([], [])
+
+
 def test_a_pass_reads_every_record_of_a_class_once(records):
     for first in (0, 4, 8):
         assert sorted(take(records, 1, range(first, first + 4))) == [1, 2, 4, 6]
