@@ -259,7 +259,7 @@ class _Run:
         progress = Progress(
             "Training", self._total, "mini-batches", start, is_quiet=not engine.is_chief
         )
-        profiler = Profiler(engine, self._workdir, len(calls), is_profiling)
+        profiler = Profiler(engine, self._workdir, len(calls), is_profiling, progress.say)
         with progress, profiler:
             figures = TrainingFigures(config, self._total, progress, self._scans_after(calls))
             for number, (_, step) in enumerate(calls):

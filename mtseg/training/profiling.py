@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mtseg.training.engines.engine import Engine
@@ -19,15 +20,29 @@ class Profiler:
     Args:
         engine: what computes; its first process alone is recorded.
         workdir: folder of the run.
-        num_calls: number of calls of the run. One that ends earlier is recorded to its end.
+        num_calls: number of calls that are left of the run. One that ends earlier is recorded to
+            its end.
         is_on: whether to record anything.
+        say: prints a line; says so if too few calls are left.
     """
 
-    def __init__(self, engine: Engine, workdir: Path, num_calls: int, is_on: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        workdir: Path,
+        num_calls: int,
+        is_on: bool,
+        say: Callable[[str], None],
+    ) -> None:
         self._engine, self._folder = engine, workdir / FOLDER
         is_on = is_on and engine.is_chief
         self._calls = _CALLS[: max(num_calls - _CALLS.start, 0) if is_on else 0]
         self._is_recording = False
+        if is_on and not self._calls:
+            say(
+                f"No profile is recorded: {num_calls} calls of the training step are left, and the "
+                f"first {_CALLS.start} are left out."
+            )
 
     def before(self, number: int) -> None:
         """Starts the recording if the call of this number is the first one to record."""

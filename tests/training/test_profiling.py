@@ -1,6 +1,7 @@
 """When a recording for TensorBoard's profiler starts and ends."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_a_profile_of_a_run_that_is_stopped_is_written_too(tmp_path, last, recor
         def stop_profile(self):
             events.append(number)
 
-    profiler = Profiler(Recorder(), tmp_path, 100, is_on=True)
+    profiler = Profiler(Recorder(), tmp_path, 100, is_on=True, say=print)
     with contextlib.suppress(Stopped), profiler:
         for number in range(100):
             profiler.before(number)
@@ -31,3 +32,13 @@ def test_a_profile_of_a_run_that_is_stopped_is_written_too(tmp_path, last, recor
                 raise Stopped
             profiler.after(number)
     assert events == recorded
+
+
+def test_a_run_that_is_too_short_for_a_profile_says_so(tmp_path):
+    engine, lines = SimpleNamespace(is_chief=True), []
+    Profiler(engine, tmp_path, 6, is_on=True, say=lines.append)
+    Profiler(engine, tmp_path, 5, is_on=False, say=lines.append)
+    assert lines == []
+    Profiler(engine, tmp_path, 5, is_on=True, say=lines.append)
+    (line,) = lines
+    assert line.startswith("No profile is recorded: 5 calls of the training step are left")
