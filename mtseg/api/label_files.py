@@ -75,6 +75,9 @@ def pair_files(
                 f"{len(predictions)} predictions and {len(references)} references: give one "
                 "reference for each prediction, in the same order."
             )
+        if not predictions:
+            raise InputError("predictions and references: are empty lists. Give label files.")
+        _refuse_endings(prediction_ending, reference_ending)
         files = [Path(each) for each in predictions], [Path(each) for each in references]
         names = [_stem(path) for path in files[0]]
         if len(set(names)) < len(names):  # such as s1/labels.nii.gz and s2/labels.nii.gz
@@ -91,6 +94,7 @@ def pair_files(
                 "the same."
             )
         if not predictions.is_dir():
+            _refuse_endings(prediction_ending, reference_ending)
             return [FilePair(_stem(predictions), predictions, references)]
         pairs = _pair_folders(predictions, references, prediction_ending, reference_ending)
     for pair in pairs:
@@ -98,6 +102,13 @@ def pair_files(
             if not path.is_file():
                 raise InputError(f"{path}: no such file. Give a label file.")
     return pairs
+
+
+def _refuse_endings(prediction_ending: str, reference_ending: str) -> None:
+    """Refuses ends of names where files are given, so that they would do nothing."""
+    for which, ending in (("prediction", prediction_ending), ("reference", reference_ending)):
+        if ending:
+            raise InputError(f"--{which}-ending {ending}: is for folders. Leave it out.")
 
 
 def _pair_folders(
@@ -174,10 +185,12 @@ def score_files(
     """
     of_task: Task | None = None
     source: LabelSource | None = None
-    if task is not None:
+    if task is None:
+        classes = dict(names or {})
+    elif names is None:
         of_task, classes, source = _read_task(task)
     else:
-        classes = _names_in_header(pairs[0].predicted) if names is None else dict(names)
+        raise InputError("names: are in place of a task. Give one of them.")
     rows: list[Row] = []
     scored: dict[int, str] = dict(classes) if task is not None else {}
     figures: dict[tuple[int, int], dict[str, float | None]] = {}
@@ -185,6 +198,8 @@ def score_files(
         reference, is_known = _read_reference(pair.reference, of_task, source)
         predicted = read_label_map(pair.predicted)
         predicted = match_grid(reference, predicted, pair.reference, pair.predicted)
+        if number == 0 and task is None and names is None:  # now the file is known to be sound
+            classes = _names_in_header(pair.predicted)
         found = np.union1d(np.unique(reference.array), np.unique(predicted.array))
         if len(found) > _MOST_LABELS:
             raise InputError(
@@ -223,6 +238,7 @@ def _read_task(text: str) -> tuple[Task, dict[int, str], LabelSource | None]:
     (source,) = selection.sources
     found = [each for each in selection.task.sources if each.name == source]
     values = [v for each in found for _, labels in each.values or () for v in labels]
+    values += [v for each in found for v in (*each.background, *each.ignore)]
     if not values or not all(isinstance(value, int) for value in values):
         raise InputError(
             f"--task {text}: the task file does not list the numbers of this source's labels. "

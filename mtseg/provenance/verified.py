@@ -47,7 +47,7 @@ def recall(path: Path, states: Mapping[str, list[int]]) -> dict[str, dict[str, n
         Empty if nothing was stored or it is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             known = dict(zip(stored["names"].tolist(), stored["states"].tolist(), strict=True))
             found: dict[str, dict[str, npt.NDArray[Any]]] = {
                 name: {} for name, state in states.items() if known.get(name) == state
@@ -57,7 +57,7 @@ def recall(path: Path, states: Mapping[str, list[int]]) -> dict[str, dict[str, n
                 if name in found:
                     found[name][array] = stored[key]
             return found
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return {}
 
 

@@ -93,21 +93,22 @@ def _numbers(text: str | None, num_gpus: int, is_one: bool) -> list[int]:
     text = text.strip()
     if text == "cpu" or (text == "1" and not num_gpus):  # the processor is the one device
         return []
-    if not re.fullmatch(r"\d+|(\d+,)+\d*", text) or text == "0":
+    # No machine has GPUs whose number takes more digits.
+    if not re.fullmatch(r"\d{1,9}|(\d{1,9},)+(\d{1,9})?", text) or not text.strip("0"):
         raise InputError(
-            f"--devices: {text!r} is neither a number of GPUs, nor numbers of GPUs such as 0,1 or "
-            "2, (with a comma), nor cpu."
+            f"--devices: {text!r:.60} is neither a number of GPUs, nor numbers of GPUs such as 0,1 "
+            "or 2, (with a comma), nor cpu."
         )
-    if "," in text:
-        numbers = sorted({int(number) for number in text.split(",") if number})
-    else:
-        numbers = list(range(int(text)))
-    if numbers[-1] >= num_gpus:
+    is_list = "," in text
+    named = {int(number) for number in text.split(",") if number}
+    last = max(named) if is_list else max(named) - 1
+    if last >= num_gpus:
         there = {0: "no GPU", 1: "1 GPU, number 0"}.get(
             num_gpus, f"{num_gpus} GPUs, numbers 0 to {num_gpus - 1}"
         )
         engine = "JAX" if uses_jax() else "TensorFlow"
         raise InputError(f"--devices {text}: {engine} finds {there}. Give fewer, or cpu.")
+    numbers = sorted(named) if is_list else list(range(last + 1))
     if is_one and len(numbers) > 1:
         raise InputError(
             f"--devices {text}: one GPU computes here. Give 1, or its number with a comma, such as "

@@ -76,7 +76,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
-        if self._is_quiet:
+        if self._is_quiet or self._out is None:  # None: standard output is closed
             return
         tqdm.write(line, file=self._out)
         self._out.flush()

@@ -1,6 +1,7 @@
 """Label files scored against references, on arrays small enough to check by hand."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from mtseg.errors import InputError
 from mtseg.scans.label_files import write_label_map
 from mtseg.scans.volume import Volume
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.task_file import shipped_path
 
 
 def save(path, labels, affine=None):
@@ -109,6 +111,42 @@ def test_files_of_one_name_in_several_folders_keep_their_own_figures(tmp_path):
     # One prediction and the references of two readers.
     evaluation = mtseg.evaluate_files([lists[0][0]] * 2, [lists[1][0], lists[0][0]])
     assert [row.value for row in evaluation.rows if row.metric == "dice"] == [0, 1]
+
+
+def test_a_damaged_prediction_is_named(tmp_path):
+    """Its label table is in the header, which is as damaged."""
+    reference = save(tmp_path / "r.nii", [0, 1, 1, 2])
+    for ending, place, value in ((".nii", 70, 3), (".nii", 110, 0), (".nii.gz", 17, 255)):
+        damaged = save(tmp_path / f"p{ending}", [0, 1, 1, 2])
+        content = bytearray(damaged.read_bytes())
+        content[place] = value
+        damaged.write_bytes(content)
+        with pytest.raises(InputError, match=rf"p{ending}: "):
+            mtseg.evaluate_files(damaged, reference)
+
+
+def test_labels_that_only_the_data_set_numbers_are_refused(tmp_path):
+    path = save(tmp_path / "p.nii", [0, 1, 1])
+    text = shipped_path("breast")
+    text = Path(text).read_text().split("[sources")[0]
+    for number, labels in enumerate(('background = [0, "Unknown"]', 'ignore = ["Void"]')):
+        more = "" if "background" in labels else "background = [0]\n"
+        task = tmp_path / f"own{number}.toml"
+        task.write_text(f"{text}[sources.own.labels]\n{labels}\n{more}pectoral_muscle = [1]\n")
+        with pytest.raises(InputError, match="does not list the numbers of this source's labels"):
+            mtseg.evaluate_files(path, path, task=f"{task}:own")
+
+
+def test_arguments_that_would_do_nothing_are_refused(tmp_path):
+    path = save(tmp_path / "p.nii", [0, 1])
+    with pytest.raises(InputError, match="are in place of a task"):
+        mtseg.evaluate_files(path, path, task="breast", names={1: "muscle"})
+    with pytest.raises(InputError, match=r"--prediction-ending _x\.nii: is for folders"):
+        mtseg.evaluate_files(path, path, prediction_ending="_x.nii")
+    with pytest.raises(InputError, match=r"--reference-ending _x\.nii: is for folders"):
+        mtseg.evaluate_files([path], [path], reference_ending="_x.nii")
+    with pytest.raises(InputError, match="are empty lists"):
+        mtseg.evaluate_files([], [])
 
 
 def test_a_name_that_is_no_text_is_written_as_it_is(tmp_path):

@@ -48,6 +48,19 @@ def test_arrays_come_back(remembered, files):
     assert as_lists(recall(remembered, describe_files(files))) == STORED
 
 
+def test_a_damaged_memory_is_empty(remembered, files):
+    whole, states = remembered.read_bytes(), describe_files(files)
+    in_list = whole.index(b"PK\x01\x02")  # the list of the archive's files
+    for place, bit in ((in_list + 6, 0x40), (in_list + 8, 1), (in_list + 8, 0x20), (0, 1)):
+        damaged = bytearray(whole)
+        damaged[place] ^= bit
+        remembered.write_bytes(damaged)
+        assert not recall(remembered, states)
+    with remembered.open("wb") as file:
+        np.save(file, np.arange(3))  # not an archive
+    assert not recall(remembered, states)
+
+
 def write_again(path):
     path.write_bytes(b"4321")
 

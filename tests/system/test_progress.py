@@ -23,6 +23,13 @@ def test_a_line_every_30_seconds_with_the_time_left(monkeypatch, capsys):
     assert capsys.readouterr().out == "Training: 6/10 mini-batches, 40 s left, loss 0.5\n"
 
 
+def test_without_standard_output_nothing_is_said(monkeypatch):
+    monkeypatch.setattr(progress.sys, "stdout", None)
+    with Progress("Training", 2, "mini-batches") as bar:
+        bar.advance()
+        bar.say("as when a program is started without one")
+
+
 def test_first_steps_that_take_longer_are_left_out_of_the_time_left(monkeypatch, capsys):
     clock = iter([0.0, 100.0, 132.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
