@@ -262,16 +262,19 @@ def _read_reference(
 
 
 def _names_in_header(path: Path) -> dict[int, str]:
-    """Label -> name, from the label table in the header of a NIfTI file; empty if it has none."""
+    """Label -> name, from the label table in a NIfTI file's header; empty if there is no sound one.
+
+    Args:
+        path: of a file that has been read, so that its header is sound.
+    """
     if not path.name.lower().endswith(NIFTI_ENDINGS):
         return {}
     try:
         extensions: Any = getattr(nib.load(path).header, "extensions", ())
         for extension in extensions:
-            content = extension.get_content()
-            if isinstance(content, bytes) and b"<LabelTable>" in content:
-                table = ElementTree.fromstring(content).iter("Label")
+            if b"<LabelTable>" in extension.content:
+                table = ElementTree.fromstring(extension.content).iter("Label")
                 return {int(e.get("Key", "")): e.text or "" for e in table}
-    except (OSError, ValueError, ElementTree.ParseError, nib.filebasedimages.ImageFileError):
+    except (ValueError, LookupError, ElementTree.ParseError):  # LookupError: unknown encoding
         return {}
     return {}

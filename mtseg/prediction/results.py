@@ -8,6 +8,7 @@ module imports no TensorFlow, so a command can look for finished scans before it
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,10 +163,14 @@ def _is_foreign(path: Path) -> bool:
         return False
     import nibabel as nib
 
+    unreadable = (
+        *(OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError),
+        *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+    )
     try:
         header: Any = nib.load(path).header
-        return not any(b"<LabelTable>" in each.get_content() for each in header.extensions)
-    except (OSError, ValueError, TypeError, AttributeError, nib.filebasedimages.ImageFileError):
+        return not any(b"<LabelTable>" in each.content for each in header.extensions)
+    except unreadable:
         return True
 
 

@@ -67,6 +67,32 @@ def test_names_are_those_in_the_header_of_the_prediction(tmp_path):
     assert {row.subject for row in evaluation.rows} == {"scan"}
 
 
+def save_with_extension(path, code, content):
+    image = nib.Nifti1Image(np.ones((2, 1, 1), np.int16), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(code, content))
+    nib.save(image, path)
+    return path
+
+
+def test_names_are_those_of_connectome_workbench_too(tmp_path):
+    """Its extension has code 30; others, such as code 18, have nothing to do with labels."""
+    table = b'<LabelTable><Label Key="1">liver</Label></LabelTable>'
+    for code, content, name in ((30, table, "liver"), (18, b"text", "label 1")):
+        path = save_with_extension(tmp_path / f"{code}.nii", code, content)
+        assert mtseg.evaluate_files(path, path).mean_dice() == {f"labels/{name}": 1.0}
+
+
+def test_a_label_table_that_is_not_sound_names_nothing(tmp_path):
+    path = tmp_path / "p.nii"
+    for table in (
+        b'<?xml version="1.0" encoding="none"?><LabelTable></LabelTable>',
+        b"<LabelTable><Label>x</LabelTable>",
+        b'<LabelTable><Label Key="x">y</Label></LabelTable>',
+    ):
+        save_with_extension(path, 0, table)
+        assert mtseg.evaluate_files(path, path).mean_dice() == {"labels/label 1": 1.0}
+
+
 def test_a_source_of_a_task_says_what_the_labels_of_the_references_mean(tmp_path):
     predicted = save(tmp_path / "p.nii", [5, 5, 6, 0])
     reference = save(tmp_path / "r.nii", [38, 39, 35, 0])  # cerebellum and brain stem there

@@ -1,11 +1,21 @@
 """A scan counts as done only if nothing that decides its results has changed."""
 
+import gzip
 import json
 import os
 
+import nibabel as nib
+import numpy as np
 import pytest
 
-from mtseg.prediction.results import is_done, label_path, made_from, verdict_path
+from mtseg.errors import InputError
+from mtseg.prediction.results import (
+    is_done,
+    label_path,
+    made_from,
+    refuse_other_scan,
+    verdict_path,
+)
 
 
 @pytest.fixture
@@ -77,6 +87,25 @@ def test_a_model_that_cannot_be_told_from_others_never_is(stem, tmp_path):
     scan = tmp_path / "scan.nii"
     verdict_path(stem).write_text(json.dumps({"made_from": wanted(scan, model_id=None)}))
     assert not is_done(stem, wanted(scan, model_id=None))
+
+
+@pytest.mark.parametrize("damage", ["another program's table", "header", "compression"])
+def test_a_label_file_of_another_program_is_not_replaced(tmp_path, damage):
+    """Nor a damaged one, of which nobody knows whose it is."""
+    path = label_path(tmp_path / "scan")
+    image = nib.Nifti1Image(np.ones((3, 2, 2), np.int16), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(30, b"text"))  # of Caret
+    nib.save(image, path)
+    if damage == "header":
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[70] = 3  # a type of numbers that there is not
+        path.write_bytes(gzip.compress(content))
+    if damage == "compression":
+        content = bytearray(path.read_bytes())
+        content[12:60] = bytes([255] * 48)
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"scan_labels\.nii\.gz: was not written by mtseg"):
+        refuse_other_scan(tmp_path / "scan", tmp_path / "scan.nii.gz")
 
 
 def test_a_series_is_all_of_its_files(tmp_path):
