@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from comparison import finish, make_parser, run_benchmark
-from import_networks import evaluate_network, mean_dice_by_task, write_run
+from import_networks import evaluate_network, is_written, mean_dice_by_task, write_run
 
 from mtseg.errors import InputError
 from mtseg.system.quiet_tensorflow import import_tensorflow
@@ -107,7 +107,6 @@ def main() -> None:
     from mtseg.evaluation.results import Evaluation
     from mtseg.evaluation.tables import dice_table
     from mtseg.runs.manifest import locate_model
-    from mtseg.runs.unevaluated import have_last_weights
     from mtseg.runs.weights import load_trained
     from mtseg.runs.workdir import read_evaluation
     from mtseg.system.devices import describe_devices
@@ -117,14 +116,14 @@ def main() -> None:
     # With their sources, which a stored one lacks.
     label_space = parse_tasks(start.label_space.spec)
     num_minibatches = start.config.minibatches_per_task * len(label_space.selections)
-    if not have_last_weights(arguments.workdir, num_minibatches):
-        command = shlex.join(
-            [
-                *("python", "benchmarks/average_networks.py", arguments.start, *arguments.ends),
-                *("--shares", *map(str, shares), "--data-dir", arguments.data_dir),
-                *("--workdir", str(arguments.workdir)),
-            ]
-        )
+    command = shlex.join(
+        [
+            *("python", "benchmarks/average_networks.py", arguments.start, *arguments.ends),
+            *("--shares", *map(str, shares), "--data-dir", arguments.data_dir),
+            *("--workdir", str(arguments.workdir)),
+        ]
+    )
+    if not is_written(arguments.workdir, num_minibatches, command):
         config = dataclasses.replace(start.config, data_dir=arguments.data_dir)
         write_run(
             *(config, label_space, start.model, num_minibatches, arguments.workdir, command),

@@ -24,6 +24,7 @@ from pathlib import Path
 from comparison import finish, make_parser, run_benchmark
 from import_networks import (
     evaluate_network,
+    is_written,
     load_model,
     make_config,
     mean_dice_by_task,
@@ -68,7 +69,6 @@ def main() -> None:
     from mtseg.evaluation.tables import dice_table
     from mtseg.runs.building import build_model
     from mtseg.runs.growing import start_from
-    from mtseg.runs.unevaluated import have_last_weights
     from mtseg.runs.weights import TrainedModel
     from mtseg.runs.workdir import read_evaluation
 
@@ -80,18 +80,18 @@ def main() -> None:
     )
     config = make_config([settings], kept_space.spec, arguments.data_dir)
     num_minibatches = math.floor(settings.minibatches_per_task) * len(kept_space.selections)
-    if not have_last_weights(arguments.workdir, num_minibatches):
+    command = shlex.join(
+        [
+            *("python", "benchmarks/cut_tasks.py", str(arguments.network)),
+            *("--trained", arguments.trained, "--tasks", arguments.tasks),
+            *("--data-dir", arguments.data_dir, "--workdir", str(arguments.workdir)),
+        ]
+    )
+    if not is_written(arguments.workdir, num_minibatches, command):
         whole = load_model(settings, config, trained_space, priors)
         model = build_model(config, kept_space)
         trained = TrainedModel(config, trained_space, whole)
         print(start_from(trained, model, kept_space, config), flush=True)
-        command = shlex.join(
-            [
-                *("python", "benchmarks/cut_tasks.py", str(arguments.network)),
-                *("--trained", arguments.trained, "--tasks", arguments.tasks),
-                *("--data-dir", arguments.data_dir, "--workdir", str(arguments.workdir)),
-            ]
-        )
         write_run(
             *(config, kept_space, model, num_minibatches, arguments.workdir, command),
             seconds=settings.settings["train_seconds"],

@@ -316,6 +316,31 @@ def write_run(
     write_unevaluated(workdir, model, num_minibatches, seconds, command, device)
 
 
+def is_written(workdir: Path, num_minibatches: int, command: str) -> bool:
+    """Whether a command has written a run before, evaluated or not.
+
+    Args:
+        workdir: folder of the run.
+        num_minibatches: of its training.
+        command: the command line, as `write_run` stores it.
+
+    Raises:
+        InputError: if another command has written it: its figures are not those of this one.
+    """
+    from mtseg.runs.unevaluated import have_last_weights, read_unevaluated
+    from mtseg.runs.workdir import read_evaluation
+
+    if not have_last_weights(workdir, num_minibatches):
+        return False
+    stored = read_unevaluated(workdir) or read_evaluation(workdir) or {}
+    if stored.get("command") != command:
+        raise InputError(
+            f"{workdir}: has the run of another command ({stored.get('command')}). Give another "
+            "--workdir, or remove the folder."
+        )
+    return True
+
+
 def evaluate_network(workdir: Path, data_dir: str) -> None:
     """Evaluates an imported network in full, unless that was done."""
     import keras

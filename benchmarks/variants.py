@@ -9,14 +9,13 @@ difference from that of the plain scan. Takes half a minute a variant on two cor
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from comparison import finish
+from comparison import finish, make_parser, run_benchmark
 from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
 
@@ -27,13 +26,12 @@ from mtseg.tasks.label_space import parse_tasks
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("scan", type=Path)
     parser.add_argument("labels", type=Path)
     parser.add_argument("--task", default="brain:miccai2012", help="TASK:SOURCE (%(default)s)")
     parser.add_argument("--model", help="folder of a model (the one that comes with mtseg)")
     parser.add_argument("--only", nargs="+", help="names of variants")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     arguments = parser.parse_args()
     (selection,) = parse_tasks(arguments.task).selections
     task, source = selection.task, selection.task.source(selection.sources[0])
@@ -165,4 +163,4 @@ def write_dicom(image: np.ndarray, affine: np.ndarray, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

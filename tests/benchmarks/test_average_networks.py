@@ -100,3 +100,13 @@ def test_shares_of_several_networks_leave_the_rest_to_the_start(networks, averag
     average([both, cta, both], [0.5, 0.3], tmp_path / "run")
     bias = load_trained(tmp_path / "run").model.get_weights()[-1]
     np.testing.assert_allclose(bias, [0, 0.5 * 1 + 0.5 * 10, 2, 0.5 * 3 + 0.5 * 11], rtol=1e-6)
+
+
+def test_a_run_of_other_shares_is_not_taken_for_that_of_these(networks, average, tmp_path, capsys):
+    both, cta = networks["breast,cta"], networks["cta"]
+    average([both, cta], [0.25], tmp_path / "run")
+    first = capsys.readouterr().out
+    average([both, cta], [0.25], tmp_path / "run")  # resumes: all is done
+    assert capsys.readouterr().out.splitlines()[-3:] == first.splitlines()[-3:]
+    with pytest.raises(InputError, match=r"has the run of another command .*--shares 0\.25 "):
+        average([both, cta], [0.5], tmp_path / "run")
