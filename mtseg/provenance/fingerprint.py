@@ -33,6 +33,11 @@ PREPARATION = 2
 """Raise it if the same scans, labels and settings give other records than before."""
 
 
+_TASK_KEYS = ("name", "file", "modality", "classes", "spacing_rule", "spacing_mm")
+_SOURCE_KEYS = ("name", "folder", "labels", "labels_in_task_file", "validation", "filter")
+"""What is read of a task and of a source."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SubjectPrint:
     """One subject.
@@ -132,7 +137,8 @@ class Fingerprint:
             fields = {key: value for key, value in stored.items() if key != "format"}
             subjects = tuple(read_subject(subject) for subject in fields.pop("subjects"))
             print_ = cls(subjects=subjects, **fields)
-            _ = print_.content, print_.spec, print_.task["classes"], print_.source["folder"]
+            _ = print_.content, [print_.task[key] for key in _TASK_KEYS]
+            _ = [print_.source[key] for key in _SOURCE_KEYS]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a fingerprint") from error
         return print_

@@ -1,5 +1,7 @@
 """The file of a fingerprint: what is written is read again, and damage is named."""
 
+import json
+
 import pytest
 
 from mtseg.errors import InputError
@@ -18,6 +20,19 @@ def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / FINGERPRINT).write_text(content)
     with pytest.raises(InputError, match=f"{tmp_path / FINGERPRINT}: cannot be read"):
         read_fingerprint(tmp_path)
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize("part", ["task", "source"])
+def test_a_file_that_lacks_a_part_is_named(tmp_path, part):
+    for key in getattr(BEFORE, part):
+        stored = BEFORE.to_json()
+        del stored[part][key]
+        if key == "layout":  # nobody reads it
+            continue
+        (tmp_path / FINGERPRINT).write_text(json.dumps(stored))
+        with pytest.raises(InputError, match=f"{tmp_path / FINGERPRINT}: cannot be read"):
+            read_fingerprint(tmp_path)
 
 
 def test_a_file_of_a_newer_version_is_refused(tmp_path):
