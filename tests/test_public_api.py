@@ -29,6 +29,15 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = mtseg.predict
 
 
+def test_arguments_of_load_that_would_do_nothing_are_refused():
+    from mtseg.serving.address import ServerOptions
+
+    with pytest.raises(mtseg.InputError, match="engine: is for computing in this process"):
+        mtseg.load("grpc://localhost:1", engine="openvino")
+    with pytest.raises(mtseg.InputError, match="options: are for a server"):
+        mtseg.load(options=ServerOptions())
+
+
 def test_names_are_listed_without_importing_anything_heavy():
     code = (
         "import sys, mtseg; dir(mtseg); mtseg.InputError, mtseg.segment, mtseg.load, mtseg.train\n"

@@ -87,10 +87,16 @@ def load(
     if isinstance(path, str | os.PathLike) and is_address(str(path)):
         from mtseg.serving.remote_model import load_served
 
+        if engine is not None:
+            raise InputError(
+                "engine: is for computing in this process. Leave it out: a server has its own."
+            )
         exported = load_served(str(path), precision, options)
     else:
         from mtseg.models.ensembles import find_engine_of, load_models
 
+        if options is not None:
+            raise InputError("options: are for a server. Give its address, or leave them out.")
         engine = find_engine_of(path, engine, None, precision)
         if engine == "tensorflow":
             _begin_tensorflow()

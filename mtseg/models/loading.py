@@ -174,6 +174,7 @@ def make_exported(
         manifest["classes"] != list(class_names)
         or not _are_numbers(points, class_names)
         or not _are_numbers(spacings, [s.task.name for s in label_space.selections])
+        or not all(spacing_mm > 0 for spacing_mm in spacings.values())
         # Models of earlier versions do not list the labels: those are 1, 2, … in their order.
         or manifest.get("labels", labels) != labels
     ):

@@ -262,12 +262,16 @@ def _require_values(task: Task) -> None:
     texts = [task.title, task.modality, task.spacing_rule, *(c.title for c in task.classes)]
     labels = [tissue.label for tissue in task.classes if tissue.label is not None]
     colors = [tissue.color for tissue in task.classes if tissue.color is not None]
+    codes = [tissue.code for tissue in task.classes if tissue.code is not None]
+    texts += [text for code in codes for text in (code.scheme, code.value, code.meaning)]
+    flags = [flag for c in task.classes for flag in (c.largest_component, c.fill_holes)]
     spacing_mm = 1.0 if task.spacing_mm is None else task.spacing_mm
     is_sound = (
         all(isinstance(text, str) for text in (*names, *texts, *colors))
         and all(map(NAME.fullmatch, names))
         and all(map(COLOR.fullmatch, colors))
         and all(type(label) is int and 0 < label < 256 for label in labels)
+        and all(type(flag) is bool for flag in (task.is_symmetric, *flags))
         and task.decision in ("argmax", "operating_point")
         and type(spacing_mm) in (int, float)
         and 0 < spacing_mm < 1000

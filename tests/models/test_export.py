@@ -139,6 +139,7 @@ def test_manifest_of_another_schema_is_refused(exported, tmp_path):
     [
         ({"classes": ["background", "liver"]}, "has others"),
         ({"operating_points": {"liver": 0.5}}, "contradicts itself"),
+        ({"trained_spacing_mm": {"brain": 0}}, "contradicts itself"),
     ],
 )
 def test_a_manifest_of_another_model_is_refused(exported, tmp_path, change, expected):

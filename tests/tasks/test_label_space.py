@@ -132,6 +132,8 @@ def test_label_space_comes_back_from_json_without_task_files(monkeypatch):
         (("classes", 0, "name"), "../x"), (("classes", 0, "name"), {}),
         (("classes", 0, "label"), float("inf")), (("classes", 0, "label"), 256),
         (("classes", 0, "label"), "../x"), (("classes", 0, "color"), "url(x)"),
+        (("is_symmetric",), "no"), (("classes", 0, "fill_holes"), "no"),
+        (("classes", 0, "code"), {"scheme": "SCT", "value": 4, "meaning": "Muscle"}),
     ],
     ids=str,
 )  # fmt: skip
