@@ -68,7 +68,8 @@ def load(
         The model. From a server, only its description is loaded; the server computes.
 
     Raises:
-        InputError: if there is no model, or it is of another version of mtseg.
+        InputError: if there is no model, it is of another version of mtseg, or `options` are given
+            for a folder or `engine` for a server.
 
     Example:
         >>> model = mtseg.load()
@@ -342,7 +343,8 @@ def evaluate_files(
         is undefined is None.
 
     Raises:
-        InputError: if a file cannot be used, or has no counterpart.
+        InputError: if a file cannot be used or has no counterpart, or an argument would do nothing:
+            `names` beside `task`, or an ending where files are given.
 
     Example:
         >>> evaluation = mtseg.evaluate_files("labels.nii.gz", "labels.nii.gz")

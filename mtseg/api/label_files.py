@@ -61,7 +61,7 @@ def pair_files(
         reference_ending: likewise of the references.
 
     Raises:
-        InputError: if a file is missing or has no counterpart.
+        InputError: if a file is missing or has no counterpart, or an ending is given for files.
     """
     if not isinstance(predictions, str | os.PathLike) or not isinstance(
         references, str | os.PathLike
@@ -181,7 +181,8 @@ def score_files(
         None. Without a task, the classes are those that a prediction or a reference has.
 
     Raises:
-        InputError: if a file cannot be read, or two are not on the same grid.
+        InputError: if a file cannot be read, two are not on the same grid, or both a task and names
+            are given.
     """
     of_task: Task | None = None
     source: LabelSource | None = None
