@@ -261,6 +261,7 @@ def _segment(
     from mtseg.prediction.folder_results import refuse_other_labels, write_folder_results
     from mtseg.prediction.pipeline import with_flips
     from mtseg.prediction.results import (
+        describe_files,
         is_done,
         is_withheld,
         made_from,
@@ -288,7 +289,9 @@ def _segment(
             for scan in scans
             if not (
                 scan.path.exists()
-                and is_done(out / scan.stem, made_from(scan.path, *made), options.is_strict)
+                and is_done(
+                    out / scan.stem, made_from(describe_files(scan.path), *made), options.is_strict
+                )
                 and (
                     not options.use_preview
                     or preview_path(out / scan.stem).is_file()

@@ -289,8 +289,8 @@ class _Files:
             stem.parent.mkdir(parents=True, exist_ok=True)
         if not self.options.use_probabilities:
             return None
-        path = results.probabilities_path(stem)
-        return ProbabilityFile(path, scan.prepared.source, self.num_classes)
+        path, verdict_path = results.probabilities_path(stem), results.verdict_path(stem)
+        return ProbabilityFile(path, scan.prepared.source, self.num_classes, verdict_path)
 
     def finish(self, segmentation: Segmentation) -> ScanResults:
         return write_results(segmentation, self._stem(segmentation.scan))

@@ -20,13 +20,10 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.inference.tiling import Block
-from mtseg.prediction.results import WRITE_REMEDY
+from mtseg.prediction.results import PROBABILITY_STEPS, WRITE_REMEDY
 from mtseg.scans.label_files import make_header
 from mtseg.scans.volume import Volume, to_ras
 from mtseg.system.atomic_files import remove_path, temporary_path
-
-_STEPS = 255
-"""The stored value of probability 1."""
 
 _CHUNK_BYTES = 1 << 24
 """Bytes that are written or compressed at a time."""
@@ -111,13 +108,17 @@ class ProbabilityFile:
         path: name of the file, ending in `.nii.gz`.
         source: the scan whose grid the file gets; only its shape and header are used.
         num_classes: size of the file's fourth dimension.
+        verdict_path: the verdict file of earlier results. It is removed before the new file
+            appears, because it would say that this one belongs to them.
 
     Raises:
         InputError: if the file cannot be written, when the block is entered or left.
     """
 
-    def __init__(self, path: Path, source: Volume, num_classes: int) -> None:
-        self._path, self._source = path, source
+    def __init__(
+        self, path: Path, source: Volume, num_classes: int, verdict_path: Path | None = None
+    ) -> None:
+        self._path, self._source, self._verdict_path = path, source, verdict_path
         self._shape = (*source.array.shape, num_classes)
         self._folder = temporary_path(path)
         self._raw = self._folder / "raw"
@@ -129,7 +130,7 @@ class ProbabilityFile:
                 # Background is 1 everywhere. The other classes are not written: they read as 0.
                 voxels = math.prod(self._shape[:3])
                 for start in range(0, voxels, _CHUNK_BYTES):
-                    file.write(bytes([_STEPS]) * min(_CHUNK_BYTES, voxels - start))
+                    file.write(bytes([PROBABILITY_STEPS]) * min(_CHUNK_BYTES, voxels - start))
                 # Reserves the whole size, because the kernel kills a process whose mapped file
                 # finds no room on the disk.
                 os.posix_fallocate(file.fileno(), 0, math.prod(self._shape))
@@ -149,13 +150,13 @@ class ProbabilityFile:
         # Mapped for this block only, so that its pages do not stay in memory.
         mapped = np.memmap(self._raw, np.uint8, "r+", shape=self._shape, order="F")
         canonical = to_ras(Volume(mapped[..., class_index], self._source.affine)).array
-        canonical[targets] = np.rint(block * _STEPS)
+        canonical[targets] = np.rint(block * PROBABILITY_STEPS)
 
     def finish(self) -> None:
         """Compresses the file and renames it to its path."""
         whole = self._folder / self._path.name
         header = make_header(self._source, self._shape, np.uint8)
-        header.set_slope_inter(1 / _STEPS, 0)
+        header.set_slope_inter(1 / PROBABILITY_STEPS, 0)
         header.set_data_offset(_DATA_OFFSET)
         # Without the time of writing, so that the same scan gives the same bytes.
         with (
@@ -164,6 +165,8 @@ class ProbabilityFile:
         ):
             file.write(header.binaryblock.ljust(_DATA_OFFSET, b"\0"))
             shutil.copyfileobj(raw, file, _CHUNK_BYTES)
+        if self._verdict_path is not None:
+            self._verdict_path.unlink(missing_ok=True)
         os.replace(whole, self._path)
 
     def _unwritable(self, error: OSError) -> InputError:

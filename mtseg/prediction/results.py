@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 WRITE_REMEDY = "Make room or use another folder for the results."
 """What to do if a result file cannot be written."""
+
+PROBABILITY_STEPS = 255
+"""The stored value of probability 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,42 +112,51 @@ def dicom_seg_path(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}_labels.dcm")
 
 
-def made_from(
-    path: Path, model_id: str | None, precision: str, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Everything that decides the results of a scan, as plain values.
+def describe_files(path: Path) -> dict[str, Any]:
+    """The files of a scan as plain values: their size and time of modification.
 
-    The scan is described by its size and time of modification, so that it need not be read.
+    They need not be read for it.
 
     Args:
         path: the scan: a file or the folder of a DICOM series.
-        model_id: identifies the model; None if it cannot be told from others.
-        precision: of the convolutions.
-        options: from `mtseg.prediction.options.Options.deciding`.
+
+    Raises:
+        OSError: if it is missing.
     """
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
     states = [file.stat() for file in files]
     return {
         "scan_path": str(path.resolve()),
-        "model_id": model_id,
-        "precision": precision,
         "scan_bytes": sum(state.st_size for state in states),
         "scan_modified_ns": max((state.st_mtime_ns for state in states), default=0),
-        **options,
     }
 
 
+def made_from(
+    files: Mapping[str, Any], model_id: str | None, precision: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides the results of a scan, as plain values.
+
+    Args:
+        files: from `describe_files`, before the scan was read.
+        model_id: identifies the model; None if it cannot be told from others.
+        precision: of the convolutions.
+        options: from `mtseg.prediction.options.Options.deciding`.
+    """
+    return {**files, "model_id": model_id, "precision": precision, **options}
+
+
 def refuse_other_scan(stem: Path, path: Path) -> None:
-    """Refuses to replace the results of another scan of the same name, and a user's labels.
+    """Refuses to replace the results of another scan of the same name, and files of the user's.
 
     Raises:
         InputError: if the verdict file belongs to a scan at another path, or there is no verdict
-            file and the label file is none that mtseg has written.
+            file and one of the other files is not known to be of mtseg.
     """
-    if not verdict_path(stem).exists() and _is_foreign(label_path(stem)):
+    if not verdict_path(stem).exists() and (foreign := _find_foreign(stem)):
         raise InputError(
-            f"{label_path(stem)}: was not written by mtseg, and would be replaced. Give a folder "
-            "for the results (-o), or --overwrite."
+            f"{foreign}: was not written by mtseg, as far as it can tell, and would be replaced or "
+            "removed. Give a folder for the results (-o), or --overwrite."
         )
     try:
         stored = parse_json(verdict_path(stem).read_text())["made_from"]["scan_path"]
@@ -157,10 +169,21 @@ def refuse_other_scan(stem: Path, path: Path) -> None:
         )
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether a label file has no table of names in its header, as mtseg writes it."""
-    if not path.exists():
-        return False
+def _find_foreign(stem: Path) -> Path | None:
+    """A file that has the name of a result, and that no command that was killed has left."""
+    labels, probabilities = label_path(stem), probabilities_path(stem)
+    if labels.exists():
+        return None if _is_own(labels, _has_label_table) else labels
+    # A command writes these after the labels, and the probabilities before them.
+    for path in (unprocessed_path(stem), preview_path(stem), dicom_seg_path(stem)):
+        if path.exists():
+            return path
+    is_left = not probabilities.exists() or _is_own(probabilities, _has_steps)
+    return None if is_left else probabilities
+
+
+def _is_own(path: Path, is_such: Callable[[Any], bool]) -> bool:
+    """Whether a file is a NIfTI image as mtseg writes it."""
     import nibabel as nib
 
     unreadable = (
@@ -168,10 +191,17 @@ def _is_foreign(path: Path) -> bool:
         *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
     )
     try:
-        header: Any = nib.load(path).header
-        return not any(b"<LabelTable>" in each.content for each in header.extensions)
+        return is_such(nib.load(path))
     except unreadable:
-        return True
+        return False
+
+
+def _has_label_table(image: Any) -> bool:
+    return any(b"<LabelTable>" in each.content for each in image.header.extensions)
+
+
+def _has_steps(image: Any) -> bool:
+    return bool(image.ndim == 4 and abs(image.dataobj.slope * PROBABILITY_STEPS - 1) < 1e-3)
 
 
 def is_done(stem: Path, wanted: Mapping[str, Any], is_strict: bool = False) -> bool:
@@ -188,7 +218,12 @@ def is_done(stem: Path, wanted: Mapping[str, Any], is_strict: bool = False) -> b
         return False
     if stored.get("labels_withheld"):
         return is_strict
-    return label_path(stem).is_file() and not (is_strict and stored.get("warning"))
+    files = [label_path(stem)]
+    if wanted.get("use_probabilities"):
+        files.append(probabilities_path(stem))
+    if wanted.get("use_dicom_seg"):
+        files.append(dicom_seg_path(stem))
+    return all(file.is_file() for file in files) and not (is_strict and stored.get("warning"))
 
 
 def is_withheld(stem: Path) -> bool:
@@ -234,7 +269,7 @@ def write_results(segmentation: Segmentation, stem: Path) -> ScanResults:
         withheld = f"--strict: {verdict.warning}"
         content |= {"volumes_ml": {}, "classes": [], "labels_withheld": withheld}
     content["made_from"] = made_from(
-        scan.path, model.model_id, model.network.precision, options.deciding()
+        scan.files, model.model_id, model.network.precision, options.deciding()
     )
     with writing_to(stem, WRITE_REMEDY):
         # The verdict is removed first and written last: it says that all other files are complete.

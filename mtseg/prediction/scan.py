@@ -7,9 +7,12 @@ A scan is a path, or one in memory from `mtseg.scans.formats.in_memory`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mtseg.errors import InputError
 from mtseg.inference.recognition import (
@@ -22,6 +25,7 @@ from mtseg.inference.recognition import (
 from mtseg.inference.restoration import Restoration
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
+from mtseg.prediction.results import describe_files
 from mtseg.scans import preprocessing
 from mtseg.scans.formats.headers import ScanFile
 from mtseg.scans.intensities import is_ct
@@ -43,6 +47,8 @@ class LoadedScan:
         restoration: the way back to the scan's own grid.
         reading_bytes: highest memory while it was read; an estimate.
         recognition: at which voxel size it is computed, and why.
+        files: its files before they were read, from `mtseg.prediction.results.describe_files`;
+            empty for a scan in memory.
     """
 
     path: Path
@@ -50,6 +56,7 @@ class LoadedScan:
     restoration: Restoration
     reading_bytes: int
     recognition: Recognition
+    files: Mapping[str, Any]
 
     @property
     def held_bytes(self) -> int:
@@ -130,6 +137,9 @@ def load_scan(
             f"{path}: is not a DICOM series, and a DICOM SEG can only be written for one. Leave "
             "out --dicom-seg."
         )
+    files: dict[str, Any] = {}
+    with contextlib.suppress(OSError):  # opening it says why
+        files = describe_files(path)
     opened = _opened(scan)
     needed = _preparation_bytes(model, opened, options)
     if needed > memory_bytes:
@@ -144,7 +154,7 @@ def load_scan(
         raise
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return LoadedScan(path, prepared, Restoration(prepared), needed, recognition)
+    return LoadedScan(path, prepared, Restoration(prepared), needed, recognition, files)
 
 
 def _prepare(

@@ -16,6 +16,7 @@ from mtseg.inference.dense import DenseNetwork, dense_probabilities, make_dense_
 from mtseg.models.loading import ExportedModel, Renewal
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
+from mtseg.prediction.results import describe_files, is_done, made_from
 from mtseg.prediction.scan import load_scan
 from mtseg.scans import volume
 from mtseg.scans.preprocessing import prepare_scan
@@ -411,3 +412,47 @@ def test_a_given_version_that_is_gone_ends_the_command(model, tmp_path):
     paths = [save_scan(tmp_path / "scan.nii")]
     with pytest.raises(ModelGoneError):
         segment(dataclasses.replace(model, network=Gone(model.network)), paths, tmp_path / "out")
+
+
+def state_of(path, options, model):
+    return made_from(describe_files(path), model.model_id, "float32", options.deciding())
+
+
+def test_a_scan_that_changes_while_it_is_computed_is_not_done(model, tmp_path):
+    known, options = dataclasses.replace(model, model_id="m"), Options(spacing_mm=2.0)
+    path = save_scan(tmp_path / "scan.nii", (16, 12, 14))
+
+    def change(*_):
+        save_scan(path, (16, 12, 15))
+
+    segment(known, [path], tmp_path / "out", options, on_start=change)
+    assert not is_done(tmp_path / "out" / "scan", state_of(path, options, known))
+    segment(known, [path], tmp_path / "out", options)
+    assert is_done(tmp_path / "out" / "scan", state_of(path, options, known))
+
+
+def test_a_scan_that_is_removed_while_it_is_computed_has_its_results(model, tmp_path):
+    scans = [save_scan(tmp_path / f"{n}.nii", (16, 12, 14)) for n in range(2)]
+    outcomes = segment(model, scans, tmp_path / "out", on_start=lambda path, _: path.unlink())
+    assert [outcome.label_path.is_file() for _, outcome in outcomes] == [True, True]
+
+
+@pytest.mark.promise("atomic outputs")
+def test_new_probabilities_do_not_stay_beside_the_labels_of_an_earlier_command(
+    model, tmp_path, monkeypatch
+):
+    """Killed before the labels are written, a command leaves results that are not done."""
+    known = dataclasses.replace(model, model_id="m")
+    options = Options(spacing_mm=2.0, use_probabilities=True)
+    path = save_scan(tmp_path / "scan.nii", (16, 12, 14))
+    segment(known, [path], tmp_path / "out", options)
+    stem = tmp_path / "out" / "scan"
+    assert is_done(stem, state_of(path, options, known))
+
+    def kill(*_):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr("mtseg.prediction.pipeline.write_results", kill)
+    with pytest.raises(RuntimeError, match="killed"):
+        segment(dataclasses.replace(known, model_id="n"), [path], tmp_path / "out", options)
+    assert not is_done(stem, state_of(path, options, known))

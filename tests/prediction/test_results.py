@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
+from mtseg.prediction.probabilities import ProbabilityFile
 from mtseg.prediction.results import (
+    describe_files,
+    dicom_seg_path,
     is_done,
     label_path,
     made_from,
+    preview_path,
+    probabilities_path,
     refuse_other_scan,
+    unprocessed_path,
     verdict_path,
 )
+from mtseg.scans.volume import Volume
 
 
 @pytest.fixture
@@ -30,7 +37,8 @@ def stem(tmp_path):
 
 
 def wanted(scan, model_id="m", precision="float32", **options):
-    return made_from(scan, model_id, precision, {"spacing_mm": None, **options})
+    options = {"spacing_mm": None, **options}
+    return made_from(describe_files(scan), model_id, precision, options)
 
 
 def test_the_same_again_is_done(stem, tmp_path):
@@ -115,3 +123,47 @@ def test_a_series_is_all_of_its_files(tmp_path):
     assert before["scan_bytes"] == 10
     (tmp_path / "3.dcm").write_bytes(b"1")
     assert wanted(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("option", "path_of"),
+    [("use_probabilities", probabilities_path), ("use_dicom_seg", dicom_seg_path)],
+)
+def test_a_file_that_is_asked_for_and_was_removed_is_made_again(stem, tmp_path, option, path_of):
+    made = wanted(tmp_path / "scan.nii", **{option: True})
+    verdict_path(stem).write_text(json.dumps({"made_from": made}))
+    assert not is_done(stem, made)
+    path_of(stem).write_bytes(b"")
+    assert is_done(stem, made)
+
+
+@pytest.mark.parametrize(
+    "path_of", [label_path, unprocessed_path, probabilities_path, preview_path, dicom_seg_path]
+)
+def test_a_file_of_the_users_with_the_name_of_a_result_is_not_replaced(tmp_path, path_of):
+    """Those that are not written again would be removed, as if they showed other labels."""
+    stem = tmp_path / "scan"
+    refuse_other_scan(stem, tmp_path / "scan.nii")
+    path_of(stem).write_bytes(b"the user's own")
+    with pytest.raises(InputError, match=f"{path_of(stem).name}: was not written by mtseg"):
+        refuse_other_scan(stem, tmp_path / "scan.nii")
+
+
+def test_a_damaged_label_file_is_not_known_to_be_of_mtseg(tmp_path):
+    damaged = bytearray(gzip.compress(bytes(range(256)) * 9))
+    damaged[10:] = bytes([255]) * len(damaged[10:])
+    label_path(tmp_path / "scan").write_bytes(damaged)
+    with pytest.raises(InputError, match="was not written by mtseg"):
+        refuse_other_scan(tmp_path / "scan", tmp_path / "scan.nii")
+
+
+def test_probabilities_of_a_command_that_was_killed_are_replaced(tmp_path):
+    """They are complete before the labels are written."""
+    source = Volume(np.zeros((3, 4, 5), np.float32), np.eye(4))
+    with ProbabilityFile(probabilities_path(tmp_path / "scan"), source, 2) as file:
+        file.finish()
+    refuse_other_scan(tmp_path / "scan", tmp_path / "scan.nii")
+    image = nib.Nifti1Image(np.zeros((3, 4, 5, 2), np.uint8), np.eye(4))
+    nib.save(image, probabilities_path(tmp_path / "scan"))
+    with pytest.raises(InputError, match="was not written by mtseg"):
+        refuse_other_scan(tmp_path / "scan", tmp_path / "scan.nii")
