@@ -125,6 +125,7 @@ def segment_scan(
                 outside = ~restoration.foreground[slab]
                 restored[:, outside] = 0
                 restored[0, outside] = 1
+                restored[list(excluded)] = 0  # rounding errors
                 if probabilities is not None:
                     for class_index, of_class in enumerate(restored):
                         probabilities.put(class_index, slab, of_class)

@@ -14,6 +14,7 @@ from mtseg.inference import tile_cost
 from mtseg.inference.decision import decide
 from mtseg.inference.dense import DenseNetwork, dense_probabilities, make_dense_network
 from mtseg.models.loading import ExportedModel, Renewal
+from mtseg.network.architecture import HALO
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
 from mtseg.prediction.results import describe_files, is_done, made_from
@@ -456,3 +457,35 @@ def test_new_probabilities_do_not_stay_beside_the_labels_of_an_earlier_command(
     with pytest.raises(RuntimeError, match="killed"):
         segment(dataclasses.replace(known, model_id="n"), [path], tmp_path / "out", options)
     assert not is_done(stem, state_of(path, options, known))
+
+
+def test_no_voxel_gets_a_class_of_another_task_by_a_rounding_error(tmp_path):
+    """The network is sure of the class that is excluded; all others are next to nothing."""
+    tasks = tuple(
+        Task(name, name, "MR", tuple(TissueClass(c, c) for c in classes), "fixed", 1.0, "argmax")
+        for name, classes in (("organ", "ab"), ("vessels", "cde"))
+    )
+    classes = [(task.name, tissue) for task in tasks for tissue in task.classes]
+
+    def compute(tile, chunk_positions):
+        count = np.count_nonzero(tile[HALO:-HALO, HALO:-HALO, HALO:-HALO])
+        rows = 10 ** np.random.default_rng(0).uniform(-10, -6, (count, 6))
+        rows[:, 1] += 1 - rows.sum(axis=1)
+        return rows.astype(np.float32)
+
+    sure = ExportedModel(
+        path=tmp_path,
+        class_names=("background", *(tissue.name for _, tissue in classes)),
+        class_task=(None, *(name for name, _ in classes)),
+        thresholds=(None,) * 6,
+        label_table=make_label_table(classes),
+        network=DenseNetwork(compute, 6, "float32", 10**6),
+        kept_alive=None,
+        tasks=tasks,
+    )
+    rng = np.random.default_rng(0)
+    array = rng.integers(1, 500, (60, 50, 40)) * (rng.random((60, 50, 40)) < 0.6)
+    image = nib.Nifti1Image(array.astype(np.int16), np.diag([0.71, 0.83, 0.47, 1]))
+    nib.save(image, tmp_path / "scan.nii")
+    ((_, result),) = segment(sure, [tmp_path / "scan.nii"], tmp_path, Options(task="vessels"))
+    assert set(np.unique(read(result.label_path))) == {0, 3, 4, 5}
