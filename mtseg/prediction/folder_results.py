@@ -76,10 +76,11 @@ def refuse_other_labels(out: Path, table: Sequence[LabelEntry], may_replace: boo
 
 
 def write_folder_results(out: Path, stems: Iterable[Path], table: Sequence[LabelEntry]) -> None:
-    """Writes the files of the folder; none if no scan has results.
+    """Writes the files of the folder; none if no scan has or had results.
 
     The table of volumes has the scans of this command and those that it has already, from their
-    verdict files. So it is complete after a command was resumed, and several jobs may share it.
+    verdict files. So it is complete after a command was resumed, and several jobs may share it. The
+    names of the labels are written if a scan of this command has some.
 
     Args:
         out: folder of the results.
@@ -90,10 +91,11 @@ def write_folder_results(out: Path, stems: Iterable[Path], table: Sequence[Label
         InputError: if a file cannot be written.
     """
     stems = list(stems)
-    if not any(_is_written(out / stem) for stem in stems):
+    has_labels = any(_is_written(out / stem) for stem in stems)
+    if not has_labels and not (out / VOLUMES).is_file():
         return
     with writing_to(out, WRITE_REMEDY), lock_folder(out):
-        for name, make_text in LABEL_TABLES.items():
+        for name, make_text in LABEL_TABLES.items() if has_labels else ():
             _replace(out / name, make_text(table))
         listed = {*stems, *_listed_stems(out)}
         rows = [row for stem in sorted(listed) for row in _volume_rows(out, stem)]

@@ -106,6 +106,16 @@ def test_without_results_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_volumes_of_labels_that_are_gone_do_not_stay(tmp_path):
+    """So are labels that --strict withholds, also if there are no others."""
+    write_verdict(tmp_path / "a", coronary_arteries=1.5)
+    write_folder_results(tmp_path, [Path("a")], CTA)
+    label_path(tmp_path / "a").unlink()
+    write_folder_results(tmp_path, [Path("a")], BREAST)
+    assert read_volumes(tmp_path) == []
+    refuse_other_labels(tmp_path, CTA)  # the names stay those of the labels that there were
+
+
 def test_another_models_labels_are_refused(stems, tmp_path):
     refuse_other_labels(tmp_path / "new", CTA)
     write_folder_results(tmp_path, stems, CTA)
