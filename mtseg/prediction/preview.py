@@ -8,6 +8,7 @@ pictures can be drawn in a thread.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import io
 import textwrap
@@ -148,7 +149,10 @@ def draw_preview(
     footer = _GAP + _FOOTER * len(lines)
     height = _TITLE + max(*heights, _ROW * len(rows)) + footer
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="black")
-    figure.text(_GAP / width, 1 - 30 / height, title, color="white", fontsize=13, va="center")
+    write = functools.partial(figure.text, parse_math=False)  # a dollar sign begins no formula
+    # The name of a file need not be text.
+    title = title.encode(errors="surrogateescape").decode(errors="replace")
+    write(_GAP / width, 1 - 30 / height, title, color="white", fontsize=13, va="center")
     colors = {entry.label: entry.rgb for entry in table}
     left: float = _GAP
     for (grey, outline), (name, _, _, across, along), of_width, of_height in zip(
@@ -163,15 +167,15 @@ def draw_preview(
     for number, (color, name, volume) in enumerate(rows):
         y = 1 - (_TITLE + _ROW * (number + 0.5)) / height
         if color is not None:
-            figure.text(left / width, y, "■", color=color, fontsize=15, va="center_baseline")
-        figure.text((left + 24) / width, y, name, color="white", fontsize=10, va="center_baseline")
-        figure.text(
+            write(left / width, y, "■", color=color, fontsize=15, va="center_baseline")
+        write((left + 24) / width, y, name, color="white", fontsize=10, va="center_baseline")
+        write(
             (left + _LEGEND - _GAP) / width, y, volume, color="white", fontsize=10,
             ha="right", va="center_baseline",
         )  # fmt: skip
     for number, line in enumerate(reversed(lines)):
         y = (_GAP / 2 + _FOOTER * (number + 0.5)) / height
-        figure.text(_GAP / width, y, line, color="#FFB000", fontsize=11, va="center")
+        write(_GAP / width, y, line, color="#FFB000", fontsize=11, va="center")
     return figure
 
 

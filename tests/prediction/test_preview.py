@@ -1,6 +1,7 @@
 """The preview: three planes the right way round, in true proportions, with outlines and volumes."""
 
 import importlib.util
+import os
 
 import numpy as np
 import pytest
@@ -149,3 +150,11 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs Matplotlib.*pip install 'mtseg\[report\]'"):
         preview.require_matplotlib()
+
+
+def test_any_name_of_a_file_is_a_title(tmp_path):
+    """Dollar signs are no formula, and a name need not be text."""
+    for name in ("a$^$b.nii", os.fsdecode(b"scan\xff.nii")):
+        figure = draw_preview(*make_scan(), TABLE, name, "50 $ or $_$ more")
+        assert figure.texts[0].get_text() == name.replace("\udcff", "\ufffd")
+        make_picture(*make_scan(), TABLE, name).save(tmp_path / "picture.png")
