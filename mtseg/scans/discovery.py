@@ -74,9 +74,7 @@ def list_scans(
         else:
             scans.extend(_expand(path, results))
     if is_beside:
-        # A folder that is named `.` has a name only if its path is complete.
-        paths = [scan.path if scan.path.name else scan.path.absolute() for scan in scans]
-        scans = [ListedScan(path, path.parent) for path in paths]
+        scans = [ListedScan(scan.path, scan.path.parent) for scan in scans]
     places: dict[Path, Path] = {}
     for scan in (scans := list(dict.fromkeys(scans))):
         other = places.setdefault(scan.stem, scan.path)
@@ -134,7 +132,8 @@ def _expand(path: Path, results: Path | None) -> list[ListedScan]:
             "folder it is in."
         ) from error
     if not path.is_dir() or _is_series(path):
-        return [ListedScan(path, Path())]
+        # A folder that is called `.` or `..` has a name only if its path is complete.
+        return [ListedScan(path if path.name not in ("", "..") else path.resolve(), Path())]
     found: list[ListedScan] = []
     not_entered: list[OSError] = []
     seen = {results.resolve()} if results is not None and results.exists() else set()

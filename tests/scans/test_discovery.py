@@ -117,3 +117,12 @@ def test_a_list_that_windows_wrote(tmp_path):
     text = f"{tmp_path / 'a.nii.gz'}  \r\n\r\n# a comment\r\n  # another\r\n"
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert [scan.path.name for scan in list_scans([tmp_path / "list.txt"])] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("name", [".", "../series", "sub/..", ".."])
+def test_the_results_of_a_series_have_the_name_of_its_folder(archive, monkeypatch, name):
+    (archive / "series" / "sub").mkdir()
+    monkeypatch.chdir(archive / "series" / ("sub" if name == ".." else ""))
+    (scan,) = list_scans([Path(name)], Path("out"))
+    assert str(scan.stem) == "series"
+    assert scan.path.samefile(archive / "series")
