@@ -23,6 +23,9 @@ FIRST_WAIT_SECONDS = 0.5
 """Wait before the first retry. Each further wait is twice as long, so that an overloaded server can
 recover; a random quarter more or less keeps clients from returning all at once."""
 
+_MOST_DOUBLINGS = 7
+"""After this many, each wait is as long as the one before: about a minute."""
+
 _DESCRIBE_SECONDS = 20.0
 """Longest wait for an answer that needs no computation."""
 
@@ -124,7 +127,8 @@ class Connection(abc.ABC):
         reason = ""
         for attempt in range(self.options.retries + 1):
             if attempt:
-                time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+                doublings = min(attempt - 1, _MOST_DOUBLINGS)
+                time.sleep(FIRST_WAIT_SECONDS * 2**doublings * random.uniform(0.75, 1.25))
             try:
                 response = self._send(request, body, seconds)
             except TemporaryError as error:

@@ -26,7 +26,12 @@ from mtseg.models.signature_names import DESCRIBE, tile_probabilities_signature,
 from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST_SCHEMA, check_manifest
 from mtseg.serving.address import PORTS, Address, ServerOptions, parse_address
-from mtseg.serving.connection import EXPORTED_BY_MTSEG, Connection, ServerError
+from mtseg.serving.connection import (
+    EXPORTED_BY_MTSEG,
+    Connection,
+    ModelGoneError,
+    ServerError,
+)
 from mtseg.serving.grpc import GrpcConnection
 from mtseg.serving.rest import RestConnection
 from mtseg.system.atomic_files import parse_json
@@ -82,7 +87,7 @@ def load_served(
         ServerError: if the server does not answer as it should.
     """
     if precision == "int8":
-        raise InputError("--precision int8: a server does not compute so. Leave it out.")
+        raise InputError("--precision int8: a server does not compute in int8. Leave it out.")
     connection = connect(parse_address(text), options or ServerOptions())
     model = _describe(connection, precision or "float32")
     if connection.address.version is not None:
@@ -183,9 +188,9 @@ class ServedNetwork:
         voxels = [np.count_nonzero(volume[tile.computed]) for tile in plan.tiles]
         num_bytes = _JSON_VALUE_BYTES * (sum(sent) + self.num_classes * sum(voxels))
         if num_bytes > MOST_JSON_BYTES:
-            address = dataclasses.replace(
-                self.connection.address, scheme="grpc", port=PORTS["grpc"]
-            )
+            address = self.connection.address
+            scheme = "grpcs" if address.is_encrypted else "grpc"
+            address = dataclasses.replace(address, scheme=scheme, port=PORTS[scheme])
             raise InputError(
                 f"is about {num_bytes / 1e6:.0f} MB of text in {len(plan.tiles)} requests over "
                 f"HTTP; the limit is {MOST_JSON_BYTES / 1e6:.0f} MB. Use gRPC, by default "
@@ -257,7 +262,10 @@ class ServedNetwork:
                 yield tile, rows
                 num_done += 1
         except ServerError as error:
-            self.connection.close()
+            # After a version is gone, requests for another one go on: of a scan that is read ahead,
+            # or of the one that is computed.
+            if not isinstance(error, ModelGoneError):
+                self.connection.close()
             raise type(error)(
                 f"{error} {num_done} of {len(plan.tiles)} tiles were done."
             ) from error

@@ -37,6 +37,9 @@ from mtseg.system.atomic_files import parse_json
 
 _PIECE_BYTES = 1 << 20
 
+_REFUSAL_BYTES = 10_000
+"""Of the text of a refusal, of which a line is shown."""
+
 
 class RestConnection(Connection):
     """Requests over HTTP or HTTPS; threads may share it.
@@ -111,7 +114,8 @@ class RestConnection(Connection):
         request = urllib.request.Request(url, body, headers)
         try:
             with self._opener.open(request, timeout=seconds) as answer:
-                text = self._read_text(answer, time.monotonic() + seconds)
+                most_bytes = self.options.message_bytes
+                text = self._read_text(answer, time.monotonic() + seconds, most_bytes)
         except urllib.error.HTTPError as error:
             raise self._explain(error, seconds) from error
         except (http.client.HTTPException, OSError) as error:  # URLError and timeouts are OSErrors
@@ -124,7 +128,7 @@ class RestConnection(Connection):
                     "Give --ca-certificate."
                 ) from error
             raise TemporaryError(str(reason) or type(reason).__name__) from error
-        if len(text) > self.options.message_bytes:
+        if len(text) > most_bytes:
             raise ServerError(
                 f"{self.address}: its answer is larger than {self.options.message_bytes / 1e6:g} "
                 "MB. Give a larger --message-mb."
@@ -137,8 +141,8 @@ class RestConnection(Connection):
             raise self._not_tensorflow_serving()
         return content
 
-    def _read_text(self, answer: http.client.HTTPResponse, deadline_s: float) -> bytes:
-        """Reads an answer, and no more than is accepted of it.
+    def _read_text(self, answer: Any, deadline_s: float, most_bytes: int) -> bytes:
+        """Reads an answer, and hardly more than is accepted of it.
 
         Raises:
             TimeoutError: if it is not complete in time, though a little of it keeps coming.
@@ -146,7 +150,7 @@ class RestConnection(Connection):
         text = bytearray()
         while piece := answer.read1(_PIECE_BYTES):
             text += piece
-            if len(text) > self.options.message_bytes:
+            if len(text) > most_bytes:
                 break
             if time.monotonic() > deadline_s:
                 raise TimeoutError
@@ -156,9 +160,13 @@ class RestConnection(Connection):
 
     def _explain(self, error: urllib.error.HTTPError, seconds: float) -> Exception:
         """The error to raise for a status code of HTTP."""
-        text = error.read(10_000).decode("utf-8", "replace")
+        text = ""
         try:
+            body = self._read_text(error.fp, time.monotonic() + seconds, _REFUSAL_BYTES)
+            text = body.decode("utf-8", "replace")
             text = str(parse_json(text)["error"])
+        except (http.client.HTTPException, OSError):  # its status says enough
+            text = error.reason
         except (ValueError, KeyError, TypeError):
             text = text or error.reason
         if 300 <= error.code < 400:

@@ -5,6 +5,7 @@ test_served.py has one that computes.
 """
 
 import contextlib
+import dataclasses
 import http.server
 import json
 import socket
@@ -19,10 +20,12 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from mtseg.errors import InputError
+from mtseg.inference.tiling import plan_tiles
 from mtseg.serving import connection as connections
+from mtseg.serving import remote_model
 from mtseg.serving.address import ServerOptions, parse_address
 from mtseg.serving.connection import ModelGoneError, ServerError
-from mtseg.serving.remote_model import connect
+from mtseg.serving.remote_model import ServedNetwork, connect
 
 INPUTS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
@@ -396,3 +399,87 @@ def test_a_terminal_obeys_nothing_that_a_server_writes():
         pytest.raises(ServerError, match=r"\?\[2J\?gone"),
     ):
         ask(address, version=1)
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize("pause_s", [0.0, 0.05], ids=["breaks off", "letter by letter"])
+def test_a_refusal_whose_text_does_not_come_is_one_line(pause_s):
+    answer = http_answer(b"x" * 1000, "500 Error")[: None if pause_s else -500]
+    started = time.monotonic()
+    with (
+        serve_bytes(answer, pause_s) as (address, _),
+        pytest.raises(ServerError, match="the server refused the request"),
+    ):
+        ask(address, version=1, retries=0, deadline_seconds=5.0)
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.promise("servers may fail")
+def test_a_refusal_whose_text_stalls_is_one_line():
+    server = socket.create_server(("127.0.0.1", 0))
+    connection = connect(
+        parse_address(f"http://127.0.0.1:{server.getsockname()[1]}/m"),
+        ServerOptions(retries=0, deadline_seconds=1.0),
+    )
+
+    def refuse():
+        client, _ = server.accept()
+        client.recv(1 << 16)
+        client.sendall(http_answer(b"denied", "401 Who")[:-3])
+        is_over.wait(30)
+        client.close()
+
+    is_over = threading.Event()
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    try:
+        with pytest.raises(ServerError, match="access denied"):
+            connection.predict("sign", INPUTS, ("y",), 1)
+    finally:
+        is_over.set()
+        thread.join()
+        server.close()
+
+
+def test_waits_between_attempts_grow_to_about_a_minute(monkeypatch):
+    waits = []
+    monkeypatch.setattr(connections, "FIRST_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with pytest.raises(ServerError, match="no answer in 2001 attempts"):
+        ask("http://127.0.0.1:9/m", version=1, retries=2000)
+    assert waits[0] < 1
+    assert 30 < waits[-1] < 120
+    assert max(waits) < 120
+
+
+@dataclasses.dataclass
+class FakeConnection:
+    """A connection to a server that no longer has the version that is asked for."""
+
+    options: ServerOptions
+    is_closed: bool = False
+
+    def predict(self, signature, inputs, outputs, version):
+        raise ModelGoneError("the server has no such model")
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_a_version_that_is_gone_does_not_end_the_requests_for_others():
+    """A scan may be read ahead, and have its voxel size recognised, while another is computed."""
+    volume = np.ones((4, 4, 4), np.float32)
+    connection = FakeConnection(ServerOptions())
+    network = ServedNetwork(connection, 1, 2, "float32", "tile")
+    with pytest.raises(ModelGoneError):
+        list(network.run_all(volume, plan_tiles(volume, 2, "float32")))
+    assert not connection.is_closed
+
+
+@pytest.mark.parametrize(("address", "better"), [("http", "grpc"), ("https", "grpcs")])
+def test_a_scan_too_large_for_text_is_not_sent_unencrypted_instead(monkeypatch, address, better):
+    monkeypatch.setattr(remote_model, "MOST_JSON_BYTES", 1000)
+    connection = connect(parse_address(f"{address}://host/m"), ServerOptions())
+    network = ServedNetwork(connection, 1, 2, "float32", "tile")
+    with pytest.raises(InputError, match=f"Use gRPC, by default {better}://host:8500/m"):
+        network.plan(np.ones((4, 4, 4), np.float32))
