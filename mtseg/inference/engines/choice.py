@@ -40,12 +40,12 @@ def choose_engine(
     """
     is_processor = devices is None or devices.strip() == "cpu"
     if wanted not in (None, *ENGINES):
-        raise InputError(f"--engine {wanted}: is none. Give one of {', '.join(ENGINES)}.")
+        raise InputError(f"--engine {wanted}: is not an engine. Give one of {', '.join(ENGINES)}.")
     if precision == "int8":
         if wanted not in (None, "openvino") or not is_processor:
             raise InputError(
-                "--precision int8: only OpenVINO computes so, on the processor. Leave out --engine "
-                "and --devices, or give another precision."
+                "--precision int8: only OpenVINO computes in int8, on the processor. Leave out "
+                "--engine and --devices, or give another precision."
             )
         wanted = "openvino"
     if wanted is not None:
