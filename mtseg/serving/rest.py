@@ -117,7 +117,8 @@ class RestConnection(Connection):
                 most_bytes = self.options.message_bytes
                 text = self._read_text(answer, time.monotonic() + seconds, most_bytes)
         except urllib.error.HTTPError as error:
-            raise self._explain(error, seconds) from error
+            with contextlib.closing(error):
+                raise self._explain(error, seconds) from error
         except (http.client.HTTPException, OSError) as error:  # URLError and timeouts are OSErrors
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
