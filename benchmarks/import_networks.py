@@ -325,7 +325,8 @@ def is_written(workdir: Path, num_minibatches: int, command: str) -> bool:
         command: the command line, as `write_run` stores it.
 
     Raises:
-        InputError: if another command has written it: its figures are not those of this one.
+        InputError: if another command has written it: its figures are not those of this one. Where
+            the data and the run are does not matter.
     """
     from mtseg.runs.unevaluated import have_last_weights, read_unevaluated
     from mtseg.runs.workdir import read_evaluation
@@ -333,12 +334,21 @@ def is_written(workdir: Path, num_minibatches: int, command: str) -> bool:
     if not have_last_weights(workdir, num_minibatches):
         return False
     stored = read_unevaluated(workdir) or read_evaluation(workdir) or {}
-    if stored.get("command") != command:
+    if _without_places(stored.get("command", "")) != _without_places(command):
         raise InputError(
             f"{workdir}: has the run of another command ({stored.get('command')}). Give another "
             "--workdir, or remove the folder."
         )
     return True
+
+
+def _without_places(command: str) -> list[str]:
+    """The words of a command line without the folders of data and of the run."""
+    words = shlex.split(command)
+    for option in {"--data-dir", "--workdir"} & {*words}:
+        place = words.index(option)
+        del words[place : place + 2]
+    return words
 
 
 def evaluate_network(workdir: Path, data_dir: str) -> None:

@@ -81,7 +81,7 @@ def main() -> None:
         "recognised_over_scans": num_recognised / arguments.scans,
         "as_good_over_scans": num_as_good / arguments.scans,
     }
-    finish("recognition", ratios, {"scans": arguments.scans}, 1, arguments.json)
+    finish("recognition", ratios, {}, 1, arguments.json)
 
 
 def score(model: ExportedModel, task: Task, phantom: Phantom) -> tuple[float, str | None]:

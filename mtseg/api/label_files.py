@@ -105,7 +105,7 @@ def pair_files(
 
 
 def _refuse_endings(prediction_ending: str, reference_ending: str) -> None:
-    """Refuses ends of names where files are given, so that they would do nothing."""
+    """Refuses ends of names where files are given, where they would do nothing."""
     for which, ending in (("prediction", prediction_ending), ("reference", reference_ending)):
         if ending:
             raise InputError(f"--{which}-ending {ending}: is for folders. Leave it out.")
@@ -276,6 +276,6 @@ def _names_in_header(path: Path) -> dict[int, str]:
             if b"<LabelTable>" in extension.content:
                 table = ElementTree.fromstring(extension.content).iter("Label")
                 return {int(e.get("Key", "")): e.text or "" for e in table}
-    except (ValueError, LookupError, ElementTree.ParseError):  # LookupError: unknown encoding
+    except (OSError, ValueError, LookupError, ElementTree.ParseError):  # Lookup: of an encoding
         return {}
     return {}

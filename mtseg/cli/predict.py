@@ -261,7 +261,7 @@ def _segment(
     from mtseg.prediction.folder_results import refuse_other_labels, write_folder_results
     from mtseg.prediction.pipeline import with_flips
     from mtseg.prediction.results import (
-        describe_files,
+        describe_scan_files,
         is_done,
         is_withheld,
         made_from,
@@ -290,7 +290,9 @@ def _segment(
             if not (
                 scan.path.exists()
                 and is_done(
-                    out / scan.stem, made_from(describe_files(scan.path), *made), options.is_strict
+                    out / scan.stem,
+                    made_from(describe_scan_files(scan.path), *made),
+                    options.is_strict,
                 )
                 and (
                     not options.use_preview

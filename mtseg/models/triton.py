@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mtseg.errors import InputError
 from mtseg.models.export import exporting_to, make_manifest, require_model_name
 from mtseg.models.portable import ONNX, convert_to_onnx, make_portable_function
 from mtseg.network.architecture import HALO
-from mtseg.runs.manifest import MANIFEST, versions
+from mtseg.runs.manifest import MANIFEST, read_manifest, versions
 from mtseg.runs.weights import load_trained
 from mtseg.system.atomic_files import atomic_write
 
@@ -44,8 +45,8 @@ def export_triton(
         The new version's folder. It appears complete, by a single rename.
 
     Raises:
-        InputError: if the run has no such weights or no evaluation yet, the name is not valid, or
-            the converter is not installed.
+        InputError: if the run has no such weights or no evaluation yet, the name is not valid or
+            that of a model with other classes, or the converter is not installed.
     """
     require_model_name(name)
     workdir, folder = Path(workdir), Path(repository) / name
@@ -56,7 +57,14 @@ def export_triton(
     content = convert_to_onnx(make_portable_function(trained.model, thresholds))
     with exporting_to(Path(repository)):
         folder.mkdir(exist_ok=True)
-        version = folder / str(max(versions(folder), default=0) + 1)
+        newest = max(versions(folder), default=0)
+        # One configuration is for all versions, and the server keeps the newest two.
+        if newest and read_manifest(folder / str(newest))["classes"] != manifest["classes"]:
+            raise InputError(
+                f"{folder}: its version {newest} has other classes, and Triton would serve it no "
+                "more. Give another --name."
+            )
+        version = folder / str(newest + 1)
         with atomic_write(version) as temporary:
             temporary.mkdir()
             (temporary / ONNX).write_bytes(content)

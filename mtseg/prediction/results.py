@@ -8,7 +8,6 @@ module imports no TensorFlow, so a command can look for finished scans before it
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +111,7 @@ def dicom_seg_path(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}_labels.dcm")
 
 
-def describe_files(path: Path) -> dict[str, Any]:
+def describe_scan_files(path: Path) -> dict[str, Any]:
     """The files of a scan as plain values: their size and time of modification.
 
     They need not be read for it.
@@ -138,7 +137,7 @@ def made_from(
     """Everything that decides the results of a scan, as plain values.
 
     Args:
-        files: from `describe_files`, before the scan was read.
+        files: from `describe_scan_files`, before the scan was read.
         model_id: identifies the model; None if it cannot be told from others.
         precision: of the convolutions.
         options: from `mtseg.prediction.options.Options.deciding`.
@@ -170,7 +169,7 @@ def refuse_other_scan(stem: Path, path: Path) -> None:
 
 
 def _find_foreign(stem: Path) -> Path | None:
-    """A file that has the name of a result, and that no command that was killed has left."""
+    """The first result file that no command of mtseg has left; None if there is none."""
     labels, probabilities = label_path(stem), probabilities_path(stem)
     if labels.exists():
         return None if _is_own(labels, _has_label_table) else labels
@@ -186,18 +185,20 @@ def _is_own(path: Path, is_such: Callable[[Any], bool]) -> bool:
     """Whether a file is a NIfTI image as mtseg writes it."""
     import nibabel as nib
 
-    unreadable = (
-        *(OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError),
-        *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
-    )
+    from mtseg.scans.reading import UNREADABLE
+
     try:
         return is_such(nib.load(path))
-    except unreadable:
+    except (*UNREADABLE, TypeError, AttributeError):
         return False
 
 
 def _has_label_table(image: Any) -> bool:
-    return any(b"<LabelTable>" in each.content for each in image.header.extensions)
+    """Whether its header has a table of names for each kind of reader; others write one of them."""
+    from mtseg.scans.formats.label_tables import EXTENSION_CODES
+
+    tables = [each for each in image.header.extensions if b"<LabelTable>" in each.content]
+    return {each.get_code() for each in tables} >= set(EXTENSION_CODES)
 
 
 def _has_steps(image: Any) -> bool:

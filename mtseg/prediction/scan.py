@@ -25,7 +25,7 @@ from mtseg.inference.recognition import (
 from mtseg.inference.restoration import Restoration
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
-from mtseg.prediction.results import describe_files
+from mtseg.prediction.results import describe_scan_files
 from mtseg.scans import preprocessing
 from mtseg.scans.formats.headers import ScanFile
 from mtseg.scans.intensities import is_ct
@@ -47,7 +47,7 @@ class LoadedScan:
         restoration: the way back to the scan's own grid.
         reading_bytes: highest memory while it was read; an estimate.
         recognition: at which voxel size it is computed, and why.
-        files: its files before they were read, from `mtseg.prediction.results.describe_files`;
+        files: its files before they were read, from `mtseg.prediction.results.describe_scan_files`;
             empty for a scan in memory.
     """
 
@@ -138,8 +138,9 @@ def load_scan(
             "out --dicom-seg."
         )
     files: dict[str, Any] = {}
-    with contextlib.suppress(OSError):  # opening it says why
-        files = describe_files(path)
+    if not isinstance(scan, ScanFile):
+        with contextlib.suppress(OSError):  # opening it says why
+            files = describe_scan_files(path)
     opened = _opened(scan)
     needed = _preparation_bytes(model, opened, options)
     if needed > memory_bytes:

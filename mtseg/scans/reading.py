@@ -28,7 +28,7 @@ ENDINGS = (*NIFTI_ENDINGS, *MGH_ENDINGS, *ITK_ENDINGS)
 _LARGEST_INTENSITY = 1e30
 """Larger intensities come from damaged files, and their sums would not be finite."""
 
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, EOFError, zlib.error, ValueError, OverflowError, RuntimeError),
     *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
 )
@@ -109,7 +109,7 @@ def _read_array(scan: ScanFile, dtype: npt.DTypeLike | None) -> Volume:
             array: npt.NDArray[Any] = scan.read_array(dtype)
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{scan.path}: is truncated or damaged. Copy or convert it again."
         ) from error
@@ -140,7 +140,7 @@ def open_scan(path: str | Path) -> ScanFile:
             return open_nifti(path)
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or "is damaged or of no known format"
         raise InputError(
             f"{path}: {reason}. Give a scan or label map ({', '.join(ENDINGS)})."

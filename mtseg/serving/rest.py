@@ -38,7 +38,7 @@ from mtseg.system.atomic_files import parse_json
 _PIECE_BYTES = 1 << 20
 
 _REFUSAL_BYTES = 10_000
-"""Of the text of a refusal, of which a line is shown."""
+"""Most bytes that are read of the text of a refusal; one line of it is shown."""
 
 
 class RestConnection(Connection):
@@ -131,7 +131,7 @@ class RestConnection(Connection):
             raise TemporaryError(str(reason) or type(reason).__name__) from error
         if len(text) > most_bytes:
             raise ServerError(
-                f"{self.address}: its answer is larger than {self.options.message_bytes / 1e6:g} "
+                f"{self.address}: its answer is larger than {most_bytes / 1e6:g} "
                 "MB. Give a larger --message-mb."
             )
         try:
@@ -166,9 +166,7 @@ class RestConnection(Connection):
             body = self._read_text(error.fp, time.monotonic() + seconds, _REFUSAL_BYTES)
             text = body.decode("utf-8", "replace")
             text = str(parse_json(text)["error"])
-        except (http.client.HTTPException, OSError):  # its status says enough
-            text = error.reason
-        except (ValueError, KeyError, TypeError):
+        except (http.client.HTTPException, OSError, ValueError, KeyError, TypeError):
             text = text or error.reason
         if 300 <= error.code < 400:
             return ServerError(

@@ -194,12 +194,15 @@ def write_sheets(
     Raises:
         InputError: if the folder cannot be written.
     """
+    from matplotlib import rc_context
+
     num_sheets = -(-len(pictures) // SUBJECTS_PER_SHEET)
     for number in range(num_sheets):
         path = folder / f"{task.name}_{source}_{number + 1:0{len(str(num_sheets))}}.png"
         shown = pictures[number * SUBJECTS_PER_SHEET : (number + 1) * SUBJECTS_PER_SHEET]
         title = f"{task.name}:{source}, sheet {number + 1} of {num_sheets}"
-        figure = _make_sheet(task, title, colours, shown)
+        with rc_context({"text.parse_math": False}):  # a dollar sign begins no formula
+            figure = _make_sheet(task, title, colours, shown)
         with writing_to(folder, "Make room, or give mtseg-check --pictures another folder."):
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary:

@@ -93,7 +93,7 @@ def _numbers(text: str | None, num_gpus: int, is_one: bool) -> list[int]:
     text = text.strip()
     if text == "cpu" or (text == "1" and not num_gpus):  # the processor is the one device
         return []
-    # No machine has GPUs whose number takes more digits.
+    # No machine has so many GPUs.
     if not re.fullmatch(r"\d{1,9}|(\d{1,9},)+(\d{1,9})?", text) or not text.strip("0"):
         raise InputError(
             f"--devices: {text!r:.60} is neither a number of GPUs, nor numbers of GPUs such as 0,1 "

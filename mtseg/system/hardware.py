@@ -110,7 +110,11 @@ def allow_open_files(count: int, spare: int, reason: str, remedy: str) -> None:
         InputError: if the system does not allow so many.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    num_open = len(os.listdir("/dev/fd"))
+    try:
+        num_open = len(os.listdir("/dev/fd"))
+    except OSError:  # not there; the lowest number that is free is a little less, or the same
+        num_open = os.open(os.devnull, os.O_RDONLY)
+        os.close(num_open)
     wanted = num_open + count + spare
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise InputError(

@@ -150,7 +150,7 @@ def hyperparameters(config: TrainConfig) -> dict[str, str | float | bool]:
         if name not in (*_ALWAYS_SHOWN, *MAY_CHANGE, "data_dir")
         and preset.get(name, setting.default) not in ("auto", getattr(config, name))
     ]
-    # Its `auto` stays `auto`, and of the other values this one alone has other samples.
+    # `auto` is not replaced by what it chose; of the others, `patches` alone has other samples.
     changed += ["input"] * (config.input == "patches")
     return {name: getattr(config, name) for name in (*_ALWAYS_SHOWN, *changed)}
 

@@ -21,7 +21,7 @@ from mtseg.experiments.plan import label_of
 from mtseg.experiments.report.comparisons import learning_curve_section
 from mtseg.experiments.report.contents import TITLE, make_report
 from mtseg.experiments.report.cross_task import unlabelled_blocks
-from mtseg.experiments.report.figures import confusion_percent, dice_distributions
+from mtseg.experiments.report.figures import confusion_percent, dice_distributions, segmentations
 from mtseg.experiments.report.page import (
     Code,
     Heading,
@@ -136,6 +136,12 @@ def test_the_sessions_of_a_bids_data_set_are_of_one_person():
     assert _find_persons(result, "brain") == {
         "sub-1_ses-a": "sub-1", "sub-1_ses-b": "sub-1", "sub-2": "sub-2", "sub-12_ses-a": "sub-12"
     }  # fmt: skip
+
+
+def test_a_scan_with_dollar_signs_in_its_name_is_drawn():
+    labels = np.zeros((4, 5), np.uint8)
+    example = (r"brain, $\frac$", np.zeros(labels.shape, np.float32), [("reference", labels)])
+    segmentations([example], ["background", "brain"]).savefig(io.BytesIO())
 
 
 def test_the_cross_task_error_is_in_percent_of_the_voxels(blocks):

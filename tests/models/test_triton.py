@@ -75,3 +75,16 @@ def test_a_name_that_is_no_folder_of_the_repository_is_refused(random_run, tmp_p
     with pytest.raises(InputError, match="--name"):
         export_triton(random_run[0], tmp_path / "out", name="../mtseg")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_keeps_its_classes(random_run, tmp_path):
+    """A server has one configuration for a model's versions, with the number of classes in it."""
+    first = export_triton(random_run[0], tmp_path, name="mtseg")
+    configuration = (tmp_path / "mtseg" / "config.pbtxt").read_text()
+    manifest = json.loads((first / "manifest.json").read_text())
+    of_another = manifest | {"classes": [*manifest["classes"], "liver"]}
+    (first / "manifest.json").write_text(json.dumps(of_another))
+    with pytest.raises(InputError, match=r"other classes.*--name"):
+        export_triton(random_run[0], tmp_path, name="mtseg")
+    assert [path.name for path in sorted((tmp_path / "mtseg").iterdir())] == ["1", "config.pbtxt"]
+    assert (tmp_path / "mtseg" / "config.pbtxt").read_text() == configuration

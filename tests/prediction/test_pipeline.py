@@ -17,7 +17,7 @@ from mtseg.models.loading import ExportedModel, Renewal
 from mtseg.network.architecture import HALO
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
-from mtseg.prediction.results import describe_files, is_done, made_from
+from mtseg.prediction.results import describe_scan_files, is_done, made_from
 from mtseg.prediction.scan import load_scan
 from mtseg.scans import volume
 from mtseg.scans.preprocessing import prepare_scan
@@ -416,7 +416,7 @@ def test_a_given_version_that_is_gone_ends_the_command(model, tmp_path):
 
 
 def state_of(path, options, model):
-    return made_from(describe_files(path), model.model_id, "float32", options.deciding())
+    return made_from(describe_scan_files(path), model.model_id, "float32", options.deciding())
 
 
 def test_a_scan_that_changes_while_it_is_computed_is_not_done(model, tmp_path):

@@ -155,6 +155,7 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
 def test_any_name_of_a_file_is_a_title(tmp_path):
     """Dollar signs are no formula, and a name need not be text."""
     for name in ("a$^$b.nii", os.fsdecode(b"scan\xff.nii")):
-        figure = draw_preview(*make_scan(), TABLE, name, "50 $ or $_$ more")
+        warning = "50 $ or $_$ more"
+        figure = draw_preview(*make_scan(), TABLE, name, warning)
         assert figure.texts[0].get_text() == name.replace("\udcff", "\ufffd")
-        make_picture(*make_scan(), TABLE, name).save(tmp_path / "picture.png")
+        make_picture(*make_scan(), TABLE, name, warning).save(tmp_path / "picture.png")

@@ -97,6 +97,12 @@ def test_sheets_show_twenty_subjects_each(task, tmp_path):
     assert (100, 200, 10) in shown[1]
 
 
+def test_a_name_with_dollar_signs_is_no_formula(task, tmp_path):
+    pictures = [SubjectPicture(r"$\frac$", np.zeros((22, 66, 3), np.uint8))]
+    (path,) = write_sheets(tmp_path / "out", task, "folder", class_colours(COLOURS), pictures)
+    assert path.is_file()
+
+
 def test_the_command_writes_sheets_and_says_who_is_missing(task, tmp_path, capsys):
     folder = write_folder(tmp_path / "data")
     (folder / "labels" / "a2.nii.gz").write_text("not a label map")

@@ -32,6 +32,7 @@ matplotlib.rcParams.update(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "svg.hashsalt": "mtseg",  # so that the same figure gives the same file
+        "text.parse_math": False,  # a dollar sign in the name of a scan begins no formula
     }
 )
 

@@ -13,7 +13,7 @@ import nibabel as nib
 
 from mtseg.tasks.label_table import LabelEntry
 
-_EXTENSION_CODES = 0, 30
+EXTENSION_CODES = 0, 30
 """Codes of the NIfTI header extensions with names and colours. Both have the same content:
 TotalSegmentator writes and reads code 0, Connectome Workbench code 30 (Caret, its predecessor)."""
 
@@ -51,7 +51,7 @@ def make_extensions(table: Sequence[LabelEntry]) -> list[nib.nifti1.Nifti1Extens
     ElementTree.SubElement(volume, "StudyMetaDataLinkSet")
     ElementTree.SubElement(volume, "VolumeType").text = "Label"
     content = ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
-    return [nib.nifti1.Nifti1Extension(code, content) for code in _EXTENSION_CODES]
+    return [nib.nifti1.Nifti1Extension(code, content) for code in EXTENSION_CODES]
 
 
 def itksnap_text(table: Sequence[LabelEntry]) -> str:

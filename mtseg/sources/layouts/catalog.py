@@ -34,8 +34,8 @@ class Layout(NamedTuple):
         find: finds the files in the folder of a data set. It may raise an OSError for a folder
             that it expects.
         expected: what a folder must have, for messages.
-        person_before: the part of a subject's name before this text is the person; empty if each
-            subject is a person of its own.
+        person_before: the part of a subject's name before this text is the person; empty if the
+            layout does not say whose scans belong together.
     """
 
     find: Callable[[Path], DatasetFiles]

@@ -150,7 +150,7 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     if "TF_CONFIG" in os.environ:
         try:
             _require_workers(parse_json(os.environ["TF_CONFIG"]))
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, OverflowError, LookupError, TypeError) as error:
             raise InputError(
                 f"TF_CONFIG: {os.environ['TF_CONFIG']!r} does not name the workers. It reads "
                 '{"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}.'
@@ -165,10 +165,10 @@ def _cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
 
 
 def _require_workers(cluster: Any) -> None:
-    """Refuses the content of a TF_CONFIG that TensorFlow could make no cluster of.
+    """Refuses the content of a TF_CONFIG that TensorFlow cannot use.
 
     Raises:
-        ValueError: if an address is not `HOST:PORT`, or the number of this worker is none of them.
+        ValueError: if an address is not `HOST:PORT`, or the number of this worker is out of range.
         LookupError: if there are no workers, or none of the kind that this one is.
         TypeError: if something is of another type.
     """
