@@ -20,7 +20,7 @@ from mtseg.records.schema import KINDS
 from tests.end_to_end.test_served import start_front
 from tests.faults.forked_commands import Forked
 from tests.faults.outputs import content_of
-from tests.faults.small_work import COMMANDS, KILLED, spell
+from tests.faults.small_work import KILLED, spell
 from tests.layout_files import NAMES, subject, write, write_folder, write_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("goes on after a kill", kind="killed")]
@@ -105,14 +105,16 @@ def let_be(forked_for, places, tmp_path_factory):
     return run
 
 
-# Many scans, and those that a server computes, are written as one is; what is exported appears by
-# one rename. Killing these is left to a thorough run.
+IN_BRIEF = "prepare", "evaluate", "predict"
+"""Killed in every run of the tests. The rest is left to a thorough run: training and experiments
+are killed in `tests/end_to_end` too; many scans, and those that a server computes, are written as
+one is; what is exported appears by one rename."""
+
+
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(name, marks=pytest.mark.thorough)
-        if name in ("predict in bulk", "predict on a server", "export") or name not in COMMANDS
-        else name
+        name if name in IN_BRIEF else pytest.param(name, marks=pytest.mark.thorough)
         for name in KILLED
     ],
 )
