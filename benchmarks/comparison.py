@@ -19,10 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mtseg.errors import InputError
+from mtseg.evaluation.metrics import dice
 from mtseg.system.devices import describe_devices
 from mtseg.system.hardware import describe_machine, format_machine
 from mtseg.system.quiet_tensorflow import import_tensorflow
+from mtseg.tasks.label_table import LabelEntry
+from mtseg.tasks.task import Task
 
 
 def make_parser(docstring: str | None) -> argparse.ArgumentParser:
@@ -169,6 +175,29 @@ class MatrixProduct:
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """The median over pairs of one measurement over another."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def mean_dice_of_task(
+    reference: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    task: Task,
+    table: Sequence[LabelEntry],
+) -> float:
+    """Mean Dice over a task's classes of labels that `mtseg predict` writes.
+
+    Args:
+        reference: the task's own class indices.
+        labels: of the same shape, label values.
+        task: the task.
+        table: the label table of the model that gave the labels.
+    """
+    label_of = {entry.name: entry.label for entry in table}
+    values = [
+        dice(reference == index, labels == label_of[name])
+        for index, name in enumerate(task.class_names)
+        if index
+    ]
+    return float(np.mean([value for value in values if value is not None]))
 
 
 def finish(

@@ -20,10 +20,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from comparison import finish, make_parser, run_benchmark
+from comparison import finish, make_parser, mean_dice_of_task, run_benchmark
 
 import mtseg
-from mtseg.evaluation.metrics import dice
 from mtseg.models.loading import ExportedModel
 from mtseg.phantoms.scanner import CLASS_LABELS, Phantom, make_phantom
 from mtseg.prediction.pipeline import segment_files
@@ -94,14 +93,7 @@ def score(model: ExportedModel, task: Task, phantom: Phantom) -> tuple[float, st
             raise outcome
         found: npt.NDArray[np.uint8] = np.asarray(nib.load(outcome.label_path).dataobj)
         recognised = outcome.verdict.task
-    reference = phantom.label_map
-    label_of = {entry.name: entry.label for entry in model.label_table}
-    values = [
-        dice(reference == index, found == label_of[name])
-        for index, name in enumerate(task.class_names)
-        if index
-    ]
-    return float(np.mean([value for value in values if value is not None])), recognised
+    return mean_dice_of_task(phantom.label_map, found, task, model.label_table), recognised
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from comparison import finish, make_parser, run_benchmark
+from comparison import finish, make_parser, mean_dice_of_task, run_benchmark
 from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
 
 import mtseg
-from mtseg.evaluation.metrics import dice
 from mtseg.prediction.pipeline import segment_files
 from mtseg.tasks.label_space import parse_tasks
 
@@ -36,7 +35,6 @@ def main() -> None:
     (selection,) = parse_tasks(arguments.task).selections
     task, source = selection.task, selection.task.source(selection.sources[0])
     model = mtseg.load(arguments.model)
-    label_of = {entry.name: entry.label for entry in model.label_table}
     scores: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, path, reference in write_variants(arguments.scan, arguments.labels, Path(folder)):
@@ -51,12 +49,7 @@ def main() -> None:
             # A DICOM series has its own order of axes and slices.
             found = nib.as_closest_canonical(nib.load(outcome.label_path))
             labels = np.asarray(found.dataobj)
-            values = [
-                dice(mapped == index, labels == label_of[name])
-                for index, name in enumerate(task.class_names)
-                if index
-            ]
-            scores[name] = float(np.mean([value for value in values if value is not None]))
+            scores[name] = mean_dice_of_task(mapped, labels, task, model.label_table)
             difference = scores[name] - scores["plain"]
             print(
                 f"{name:<24}{scores[name]:.3f}  {difference:+.3f}  {outcome.notes[0]}", flush=True
