@@ -35,6 +35,10 @@ _KEPT_BETWEEN_TILES = 1.3
 """How much more memory several tiles take than the largest of them: they do not fit exactly into
 the memory that TensorFlow keeps from those before. Measured."""
 
+BELOW, ABOVE = 1, 2
+"""Voxels beyond the ends of a core that interpolation between its voxels and the next ones needs:
+the upper neighbours, and one more on each side for the second differences."""
+
 Block = tuple[slice, slice, slice]
 """Index ranges along i, j and k, with start and stop."""
 
@@ -48,7 +52,7 @@ class Tile:
 
     Attributes:
         core: the voxels that this tile provides. Cores do not overlap.
-        computed: the core and, if results are interpolated, one voxel beyond its upper ends.
+        computed: the core and, if results are interpolated, `BELOW` and `ABOVE` voxels beyond it.
         flop: floating-point operations of the tile, one addition or one multiplication each.
     """
 
@@ -95,7 +99,7 @@ def plan_tiles(
         precision: `float32`, `bfloat16` or `int8`, in which the convolutions run.
         memory_bytes: memory that computing a tile may take, beside the volume itself.
         is_interpolated: whether results between voxels are wanted. The cores then reach one voxel
-            below the foreground, and every tile is computed one voxel beyond its core.
+            below the foreground, and every tile is computed some voxels beyond its core.
         target_voxels_per_voxel: voxels of the grid that results are interpolated to, per voxel of
             the volume.
         chunk_positions: voxels, including their halo, that will pass the convolutions at once; None
@@ -116,18 +120,18 @@ def plan_tiles(
     box = bounding_box(foreground)
     if box is None:
         return Plan((), 0)
-    beyond = int(is_interpolated)
+    below, above = (BELOW, ABOVE) if is_interpolated else (0, 0)
     if is_interpolated:
         i, j, k = (slice(max(part.start - 1, 0), part.stop) for part in box)
         box = (i, j, k)
     mean_density = np.count_nonzero(foreground[box]) / foreground[box].size
     # If tiles of about the mean density turn out not to fit, those that fit when full do.
     for density in (min(1.0, _DENSITY_MARGIN * mean_density), 1.0):
-        edges = _cheapest_edges(box, beyond, cost, density, memory_bytes)
+        edges = _cheapest_edges(box, below + above, cost, density, memory_bytes)
         blocks = [
             (core, computed)
             for core in _divide(box, edges)
-            if foreground[computed := _extend(core, beyond, box)].any()
+            if foreground[computed := _extend(core, below, above, box)].any()
         ]
         masks = [foreground[computed] for _, computed in blocks]
         sizes = [(mask.shape, int(np.count_nonzero(mask))) for mask in masks]
@@ -165,9 +169,12 @@ def _divide(box: Block, edges: Edges) -> list[Block]:
     return list(itertools.product(along_i, along_j, along_k))
 
 
-def _extend(core: Block, beyond: int, box: Block) -> Block:
-    """A core and some voxels beyond its upper ends, within a box."""
-    i, j, k = (slice(c.start, min(c.stop + beyond, b.stop)) for c, b in zip(core, box, strict=True))
+def _extend(core: Block, below: int, above: int, box: Block) -> Block:
+    """A core and some voxels beyond its lower and upper ends, within a box."""
+    i, j, k = (
+        slice(max(c.start - below, b.start), min(c.stop + above, b.stop))
+        for c, b in zip(core, box, strict=True)
+    )
     return i, j, k
 
 
@@ -183,7 +190,7 @@ def _cheapest_edges(
 
     Args:
         box: what the tiles cover.
-        beyond: voxels that each tile is computed beyond the upper ends of its core.
+        beyond: voxels that each tile is computed beyond its core along an axis, both ends together.
         cost: memory and message sizes of tiles.
         density: share of foreground in each tile.
         memory_bytes: memory that tiles may take.

@@ -152,6 +152,7 @@ def segment_scan(
 def _is_in_core(volume: npt.NDArray[np.float32], tile: Tile) -> npt.NDArray[np.bool_]:
     """Whether each foreground voxel of `tile.computed` is in the tile's core; shape (voxels,)."""
     is_core = np.zeros([s.stop - s.start for s in tile.computed], bool)
-    is_core[tuple(slice(s.stop - s.start) for s in tile.core)] = True
+    places = zip(tile.core, tile.computed, strict=True)
+    is_core[tuple(slice(c.start - s.start, c.stop - s.start) for c, s in places)] = True
     of_foreground: npt.NDArray[np.bool_] = is_core[volume[tile.computed] != 0]
     return of_foreground

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mtseg.errors import InputError
 from mtseg.inference.restoration import Restoration
-from mtseg.inference.tiling import plan_tiles
+from mtseg.inference.tiling import ABOVE, BELOW, plan_tiles
 from mtseg.prediction.probabilities import ProbabilityFile
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
@@ -64,7 +64,10 @@ def restore_tile(prepared, probabilities, core=None):
     """The slabs in which probabilities (num_classes, I, J, K) come on the scan's grid."""
     sizes = prepared.volume.array.shape
     core = core or tuple(slice(0, n) for n in sizes)
-    computed = tuple(slice(c.start, min(c.stop + 1, n)) for c, n in zip(core, sizes, strict=True))
+    computed = tuple(
+        slice(max(c.start - BELOW, 0), min(c.stop + ABOVE, n))
+        for c, n in zip(core, sizes, strict=True)
+    )
     restoration = Restoration(prepared)
     targets = restoration.targets(core)
     mask = prepared.volume.array[computed] > 0
@@ -88,6 +91,24 @@ def test_a_surface_between_two_voxels_stays_where_it_is():
     found_mm = 0.25 * np.flatnonzero(restored[1, :, 2, 2] >= 0.5)
     # Halfway between the voxels, at 4.375 and 5.375 mm, would be 4.875 mm.
     assert found_mm[0] == 5.25
+
+
+def test_a_curve_is_kept_between_the_voxels():
+    """A scan of 0.5 mm that was computed at 1 mm: log-odds that are a parabola along each axis."""
+    prepared = prepare_scan(Volume(np.ones((16, 16, 16), np.float32), np.diag([0.5] * 3 + [1])), 1)
+
+    def inside(n, mm):  # half is reached 2.5 mm from the middle
+        place = (np.arange(n) - (n - 1) / 2) * mm
+        square = place[:, None, None] ** 2 + place[:, None] ** 2 + place**2
+        return 1 / (1 + np.exp((square - 2.5**2) / 4)).astype(np.float32)
+
+    coarse, fine = inside(8, 1.0), inside(16, 0.5)
+    ((_, restored),) = restore_tile(prepared, np.stack([1 - coarse, coarse]))
+    middle = slice(3, 13)  # at the border there is no second difference
+    found, expected = restored[1, middle, middle, middle], fine[middle, middle, middle]
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    # Straight lines between the voxels would run inside of the ball and lose an eighth of it.
+    assert (found >= 0.5).sum() == (expected >= 0.5).sum()
 
 
 def test_a_structure_reaches_as_far_as_the_foreground():

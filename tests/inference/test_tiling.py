@@ -6,7 +6,7 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.inference import tile_cost
 from mtseg.inference.tile_cost import Message
-from mtseg.inference.tiling import plan_tiles
+from mtseg.inference.tiling import ABOVE, BELOW, plan_tiles
 from mtseg.network.architecture import HALO
 
 
@@ -29,8 +29,8 @@ def test_every_foreground_voxel_is_in_one_core(shape, is_interpolated, monkeypat
         for tile in plan.tiles:
             counts[tile.core] += 1
             for core, computed in zip(tile.core, tile.computed, strict=True):
-                assert core.start == computed.start
-                assert 0 <= computed.stop - core.stop <= int(is_interpolated)
+                assert 0 <= core.start - computed.start <= BELOW * is_interpolated
+                assert 0 <= computed.stop - core.stop <= ABOVE * is_interpolated
         assert (counts[volume > 0] == 1).all()
         assert counts.max() == 1
 
@@ -60,6 +60,18 @@ def test_interpolation_reaches_a_voxel_below_and_above_the_foreground():
     assert tile.core == (slice(3, 5), slice(3, 5), slice(0, 1))
     (tile,) = plan_tiles(volume, 4, "float32").tiles
     assert tile.core == tile.computed == (slice(4, 5), slice(4, 5), slice(0, 1))
+
+
+def test_interpolated_tiles_overlap_by_what_second_differences_need(monkeypatch):
+    monkeypatch.setattr(tile_cost, "_FIXED_BYTES", 0)
+    volume = np.ones((200, 20, 20), np.float32)
+    whole = plan_tiles(volume, 4, "float32", is_interpolated=True).tile_bytes
+    tiles = plan_tiles(volume, 4, "float32", 0.9 * whole, is_interpolated=True).tiles
+    first, second = sorted(tiles, key=lambda tile: tile.core[0].start)[:2]
+    middle = first.core[0].stop
+    assert middle == second.core[0].start
+    assert first.computed[0] == slice(0, middle + 2)
+    assert second.computed[0].start == middle - 1
 
 
 def test_less_memory_means_more_tiles_and_more_operations():

@@ -22,7 +22,7 @@ from mtseg.prediction.scan import load_scan
 from mtseg.scans import volume
 from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
-from mtseg.scans.resampling import LINEAR, interpolate
+from mtseg.scans.resampling import LINEAR, LinearAxis, interpolate
 from mtseg.serving.connection import ModelGoneError, ServerError
 from mtseg.tasks.label_table import make_label_table
 from mtseg.tasks.task import Task, TissueClass
@@ -78,17 +78,30 @@ def test_labels_are_those_of_the_whole_volume_restored_at_once(model, tmp_path, 
     np.testing.assert_array_equal(labels.affine, nib.load(path).affine)
     prepared = prepare_scan(read_scan(path), spacing_mm)
     whole = dense_probabilities(model.network, prepared.volume.array)
-    # SciPy restores the logarithms of every class to the scan's grid as a whole.
+    # SciPy restores the logarithms of every class to the scan's grid as a whole, and their second
+    # differences along each axis.
     canonical = volume.to_ras(prepared.source)
     step = np.divide(canonical.spacing_mm, prepared.volume.spacing_mm)
     mask = prepared.volume.array > 0
-    values = [mask, *(mask * np.log(whole[..., c] + 0.01) for c in range(NUM_CLASSES))]
-    weight, *logarithms = (
-        interpolate(value.astype(np.float32), canonical.array.shape, step, LINEAR)
-        for value in values
-    )
+    logarithms = [mask * np.log(whole[..., c] + 0.01) for c in range(NUM_CLASSES)]
+
+    def on_scan(values):
+        return interpolate(values.astype(np.float32), canonical.array.shape, step, LINEAR)
+
+    def bend(values, axis):
+        three = np.moveaxis(values, axis, 0)
+        differences, counts = np.zeros_like(three), np.moveaxis(mask, axis, 0)
+        differences[1:-1] = three[:-2] - 2 * three[1:-1] + three[2:]
+        differences[1:-1] *= counts[:-2] & counts[1:-1] & counts[2:]
+        sizes = mask.shape[axis], canonical.array.shape[axis]
+        weight = np.moveaxis(LinearAxis.between(*sizes, step[axis]).weight[:, None, None], 0, axis)
+        return weight * (1 - weight) / 2 * on_scan(np.moveaxis(differences, 0, axis))
+
+    weight = on_scan(mask)
+    logarithms = [on_scan(each) - sum(bend(each, a) for a in range(3)) for each in logarithms]
     powers = np.exp(logarithms / np.maximum(weight, 1e-9))
-    restored = (1 + 0.01 * NUM_CLASSES) * powers / powers.sum(axis=0) - 0.01
+    restored = np.maximum((1 + 0.01 * NUM_CLASSES) * powers / powers.sum(axis=0) - 0.01, 0)
+    restored /= restored.sum(axis=0)
     restored = np.where(weight > 0.001, restored, np.eye(NUM_CLASSES)[0].reshape(-1, 1, 1, 1))
     expected = np.where(canonical.array, decide(restored, model.thresholds), 0)
     expected = volume.from_ras(expected, prepared.source.affine)
