@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-ErrorKind = Literal["", "empty", "split"]
-"""What an `InputError` is about, if code has to tell it from others: a label map without any voxel
-of the task's classes, or the split of a data set. Empty for all others."""
+ErrorKind = Literal["", "changed", "empty", "split"]
+"""What an `InputError` is about, if code has to tell it from others: records of other data or
+settings, a label map without any voxel of the task's classes, or the split of a data set. Empty for
+all others."""
 
 
 class InputError(ValueError):

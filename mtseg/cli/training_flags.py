@@ -174,6 +174,9 @@ def prepare_phantoms(config: TrainConfig) -> None:
     """Makes the phantoms that a run without --data-dir needs and does not find.
 
     Evaluation needs volumes, whatever the run draws from.
+
+    Raises:
+        InputError: if there are phantoms of other settings, or scans were not prepared.
     """
     from mtseg.records.prepared import prepared_dir
     from mtseg.records.writing import prepare
@@ -184,7 +187,14 @@ def prepare_phantoms(config: TrainConfig) -> None:
     for selection in parse_tasks(config.tasks).selections:
         for source in selection.sources:
             if source == "phantom":
-                prepare(selection.task, source, config.data_dir, kinds=kinds, **settings)
+                try:
+                    prepare(selection.task, source, config.data_dir, kinds=kinds, **settings)
+                except InputError as error:
+                    if error.kind != "changed":
+                        raise
+                    raise InputError(
+                        f"{error} To train on what is there, name it: --data-dir {config.data_dir}."
+                    ) from error
             else:
                 task = selection.task
                 prepared_dir(config.data_dir, task.name, source, config.records, task.own_file)

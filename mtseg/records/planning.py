@@ -209,7 +209,8 @@ def make_plan(request: Request) -> Plan:
         raise InputError(
             f"{request.data_dir}: {request.spec} was prepared from other data or settings: "
             f"{'; '.join(texts)}. Rerun mtseg-prepare with --update to prepare only what changed, "
-            "or with --overwrite to prepare everything again, or give another --data-dir."
+            "or with --overwrite to prepare everything again, or give another --data-dir.",
+            kind="changed",
         )
     lines += _describe_kept(request, kept)
     usable = tuple(records for records in existing if records.config in chosen)

@@ -5,9 +5,16 @@ import dataclasses
 
 import pytest
 
-from mtseg.cli.training_flags import add_training_flags, read_training_flags
+from mtseg.cli.training_flags import (
+    add_training_flags,
+    prepare_phantoms,
+    read_training_flags,
+)
+from mtseg.errors import InputError
+from mtseg.records.writing import prepare
 from mtseg.runs.config import TrainConfig, settings
 from mtseg.runs.presets import PRESETS
+from mtseg.tasks.task_file import read_task, shipped_path
 
 OTHER_VALUES = {int: "7", float: "0.125", str: "flip"}
 WEIGHTS = {"task_weights": "cta=3", "source_weights": "cta:phantom=2"}
@@ -63,3 +70,15 @@ def test_a_strategy_that_a_command_does_not_support_is_refused(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--strategy", "multiworker"])
     assert "invalid choice: 'multiworker'" in capsys.readouterr().err
+
+
+def test_phantoms_of_other_settings_are_taken_if_their_folder_is_named(tmp_path):
+    prepare(
+        read_task(shipped_path("breast")), "phantom", tmp_path,
+        kinds=("volumes",), num_train=1, num_test=1, size=32,
+    )  # fmt: skip
+    config = TrainConfig("breast:phantom", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        prepare_phantoms(config)
+    assert "size of phantoms is the default, was 32" in str(caught.value)
+    assert f"To train on what is there, name it: --data-dir {tmp_path}." in str(caught.value)

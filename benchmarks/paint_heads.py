@@ -1,0 +1,72 @@
+"""Skull-stripped brains with heads painted around them, as a data set of its own.
+
+    python benchmarks/paint_heads.py BRAINS --out HEADS [--task brain:miccai2012] [--heads 1]
+    mtseg-prepare brain:folder --manual-dir HEADS --data-dir DATA
+    mtseg-train --tasks brain:miccai2012+folder --data-dir DATA
+
+Labelled brains come without their heads, and users' scans with them. Each scan of BRAINS becomes
+HEADS/images/NAME_headN.nii.gz, and its labels, as values 1, 2, ... in the task's order, the file of
+that name in HEADS/labels. HEADS/split.csv has the split of BRAINS. The heads are synthetic, the
+brains are not. About 20 seconds a head.
+
+    heads   how many were painted
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from comparison import finish, make_parser, run_benchmark
+
+from mtseg.phantoms.head import paint_head
+from mtseg.scans.volume import Volume, to_ras
+from mtseg.sources.find import find_subjects
+from mtseg.sources.reading import read_subject
+from mtseg.system.atomic_files import atomic_write
+from mtseg.tasks.label_space import parse_tasks
+
+
+def main() -> None:
+    """Paints the heads; those that are there already stay."""
+    parser = make_parser(__doc__)
+    parser.add_argument("brains", type=Path, metavar="BRAINS", help="folder of labelled brains")
+    parser.add_argument("--out", type=Path, required=True, metavar="HEADS", help="new folder")
+    parser.add_argument("--task", default="brain:miccai2012", help="TASK:SOURCE (%(default)s)")
+    parser.add_argument("--heads", type=int, default=1, help="for each brain (%(default)s)")
+    arguments = parser.parse_args()
+    (selection,) = parse_tasks(arguments.task).selections
+    task, (source,) = selection.task, selection.sources
+    found = find_subjects(task, source, arguments.brains)
+    for folder in ("images", "labels"):
+        (arguments.out / folder).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, subject in enumerate(found.subjects):
+        image, label_map = (to_ras(each) for each in read_subject(task, source, subject))
+        labels = task.map_labels(label_map.array, found.labels, str(subject.label_path))
+        for head in range(arguments.heads):
+            name = f"{subject.name}_head{head}"
+            rows.append((name, subject.split))
+            if (arguments.out / "images" / f"{name}.nii.gz").exists():
+                continue
+            seed = number * arguments.heads + head
+            painted, kept = paint_head(image, labels, seed)
+            save(Volume(kept, painted.affine), arguments.out / "labels" / f"{name}.nii.gz")
+            save(painted, arguments.out / "images" / f"{name}.nii.gz")
+            print(f"{name}: {' x '.join(map(str, painted.array.shape))} voxels", flush=True)
+    with atomic_write(arguments.out / "split.csv") as path, path.open("w", newline="") as file:
+        csv.writer(file).writerows([("subject", "split"), *rows])
+    finish("paint_heads", {"heads": len(rows)}, {}, 1, arguments.json)
+
+
+def save(volume: Volume, path: Path) -> None:
+    """Writes a file that is whole or not there."""
+    image = nib.Nifti1Image(np.asarray(volume.array), volume.affine)
+    with atomic_write(path) as unfinished:
+        nib.save(image, unfinished)
+
+
+if __name__ == "__main__":
+    run_benchmark(main)
