@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 from comparison import finish, make_parser, run_benchmark
 
 from mtseg.phantoms.head import paint_head
-from mtseg.scans.volume import Volume, to_ras
+from mtseg.scans.volume import to_ras
 from mtseg.sources.find import find_subjects
 from mtseg.sources.reading import read_subject
 from mtseg.system.atomic_files import atomic_write
@@ -46,26 +48,25 @@ def main() -> None:
     for number, subject in enumerate(found.subjects):
         image, label_map = (to_ras(each) for each in read_subject(task, source, subject))
         labels = task.map_labels(label_map.array, found.labels, str(subject.label_path))
-        for head in range(arguments.heads):
-            name = f"{subject.name}_head{head}"
+        for copy in range(arguments.heads):
+            name = f"{subject.name}_head{copy}"
             rows.append((name, subject.split))
             if (arguments.out / "images" / f"{name}.nii.gz").exists():
                 continue
-            seed = number * arguments.heads + head
-            painted, kept = paint_head(image, labels, seed)
-            save(Volume(kept, painted.affine), arguments.out / "labels" / f"{name}.nii.gz")
-            save(painted, arguments.out / "images" / f"{name}.nii.gz")
-            print(f"{name}: {' x '.join(map(str, painted.array.shape))} voxels", flush=True)
+            seed = number * arguments.heads + copy
+            head, kept, affine = paint_head(image.array, labels, image.affine, seed)
+            save(kept, affine, arguments.out / "labels" / f"{name}.nii.gz")
+            save(head, affine, arguments.out / "images" / f"{name}.nii.gz")
+            print(f"{name}: {' x '.join(map(str, head.shape))} voxels", flush=True)
     with atomic_write(arguments.out / "split.csv") as path, path.open("w", newline="") as file:
         csv.writer(file).writerows([("subject", "split"), *rows])
     finish("paint_heads", {"heads": len(rows)}, {}, 1, arguments.json)
 
 
-def save(volume: Volume, path: Path) -> None:
+def save(array: npt.NDArray[Any], affine: npt.NDArray[np.float64], path: Path) -> None:
     """Writes a file that is whole or not there."""
-    image = nib.Nifti1Image(np.asarray(volume.array), volume.affine)
     with atomic_write(path) as unfinished:
-        nib.save(image, unfinished)
+        nib.save(nib.Nifti1Image(array, affine), unfinished)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-ErrorKind = Literal["", "changed", "empty", "split"]
-"""What an `InputError` is about, if code has to tell it from others: records of other data or
-settings, a label map without any voxel of the task's classes, or the split of a data set. Empty for
-all others."""
+ErrorKind = Literal["", "empty", "split"]
+"""What an `InputError` is about, if code has to tell it from others: a label map without any voxel
+of the task's classes, or the split of a data set. Empty for all others."""
 
 
 class InputError(ValueError):
@@ -29,6 +28,10 @@ class InputError(ValueError):
     def __init__(self, message: object = "", kind: ErrorKind = "") -> None:
         super().__init__(message)
         self.kind: ErrorKind = kind
+
+
+class OtherRecordsError(InputError):
+    """The records in a folder were prepared from other data or settings than those asked for."""
 
 
 class DeviceMemoryError(InputError):

@@ -15,7 +15,7 @@ from mtseg.cli.command import (
     require_named_sources,
     start_tensorflow,
 )
-from mtseg.errors import InputError
+from mtseg.errors import InputError, OtherRecordsError
 from mtseg.runs.config import Setting, TrainConfig, configure, settings
 from mtseg.runs.presets import DEMO_PHANTOMS, PRESETS
 from mtseg.system.devices import uses_jax
@@ -189,9 +189,7 @@ def prepare_phantoms(config: TrainConfig) -> None:
             if source == "phantom":
                 try:
                     prepare(selection.task, source, config.data_dir, kinds=kinds, **settings)
-                except InputError as error:
-                    if error.kind != "changed":
-                        raise
+                except OtherRecordsError as error:
                     raise InputError(
                         f"{error} To train on what is there, name it: --data-dir {config.data_dir}."
                     ) from error

@@ -32,7 +32,6 @@ from mtseg.phantoms.shapes import (
     tube,
     union,
 )
-from mtseg.scans.volume import Volume
 
 BRAIN_TOP_MM, BRAIN_HALF_WIDTH_MM, BRAIN_HALF_LENGTH_MM = 63.0, 66.0, 86.0
 """The cerebrum that all places here refer to, that of the brain phantom; a real one is scaled to
@@ -54,28 +53,34 @@ WHITE_PERCENTILE = 80
 """Percentile of a brain's intensities that counts as that of white matter in T1-weighted MR."""
 
 
-def paint_head(brain: Volume, labels: npt.NDArray[np.uint8], seed: int) -> tuple[Volume, Floats]:
+def paint_head(
+    brain: npt.NDArray[np.float32],
+    label_map: npt.NDArray[np.uint8],
+    affine: npt.NDArray[np.float64],
+    seed: int,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     """Paints a head around a skull-stripped brain in T1-weighted MR.
 
     Args:
-        brain: with RAS+ axes; exactly 0 outside the brain.
-        labels: uint8, its label map.
+        brain: float32 (i, j, k), RAS+ axes; exactly 0 outside the brain.
+        label_map: uint8, in the same shape.
+        affine: (4, 4), voxel to RAS+ world in mm.
         seed: of all that differs from head to head.
 
     Returns:
-        The scan, int16, in the brain's unit of intensity and on a larger grid of the same voxels,
-        and its label map, uint8: the brain's labels, and background everywhere else.
+        `(image, label_map, affine)` on a larger grid of the same voxels: the scan in the brain's
+        unit of intensity, the brain's labels with background everywhere else, and the grid.
 
     Raises:
         InputError: if there is no brain.
     """
-    is_brain = brain.array != 0
+    is_brain = brain != 0
     if not is_brain.any():
         raise InputError("has no voxel that differs from 0. Give a skull-stripped brain.")
     rng = np.random.default_rng(seed)
-    unit = float(np.percentile(brain.array[is_brain], WHITE_PERCENTILE)) / WHITE_MATTER
+    unit = float(np.percentile(brain[is_brain], WHITE_PERCENTILE)) / WHITE_MATTER
     box = ndimage.find_objects(is_brain.astype(np.uint8))[0]
-    spacing_mm = np.array(brain.spacing_mm)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     extents_mm = [(part.stop - part.start) * mm for part, mm in zip(box, spacing_mm, strict=True)]
     scale = float(
         np.mean([extents_mm[0] / BRAIN_HALF_WIDTH_MM, extents_mm[1] / BRAIN_HALF_LENGTH_MM]) / 2
@@ -95,12 +100,11 @@ def paint_head(brain: Volume, labels: npt.NDArray[np.uint8], seed: int) -> tuple
     painted = np.hypot(painted, sigma * rng.standard_normal(painted.shape, dtype=np.float32))
     if rng.random() < 0.5:  # many scanners set air to 0
         painted[painted < 2.5 * sigma] = 0
-    image = np.rint(painted * unit)
-    image[mask] = brain.array[box][is_brain[box]]
-    affine = brain.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ ([part.start for part in box] - below)
-    label_map = np.pad(labels[box], pads)
-    return Volume(image.astype(np.int16), affine), label_map
+    image = painted * np.float32(unit)
+    image[mask] = brain[box][is_brain[box]]
+    larger = affine.copy()
+    larger[:3, 3] += affine[:3, :3] @ ([part.start for part in box] - below)
+    return image, np.pad(label_map[box], pads), larger
 
 
 def _terms(

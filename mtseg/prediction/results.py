@@ -122,8 +122,9 @@ def describe_scan_files(path: Path) -> dict[str, Any]:
     Raises:
         OSError: if it is missing.
     """
-    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
-    states = [file.stat() for file in files]
+    from mtseg.scans.reading import scan_files
+
+    states = [file.stat() for file in scan_files(path)]
     return {
         "scan_path": str(path.resolve()),
         "scan_bytes": sum(state.st_size for state in states),

@@ -10,20 +10,22 @@ import os
 from pathlib import Path
 
 from mtseg.errors import InputError
+from mtseg.scans.reading import scan_files
 from mtseg.system.checksums import file_checksum
 
 
 @dataclasses.dataclass(frozen=True)
 class FileState:
-    """A scan or a label map on disk: a file, or the folder of a DICOM series.
+    """A scan or a label map on disk: a file, the folder of a DICOM series, or a header and its files.
 
     Attributes:
-        path: of the file or folder.
-        size: in bytes; of a folder, the sum of its files.
-        modified_ns: time of the last change; of a folder, the latest of its files.
+        path: of the file, folder or header.
+        size: in bytes; of several files, their sum.
+        modified_ns: time of the last change; of several files, the latest.
         changed_ns: likewise, of the last change of the file's entry on disk: no program can set it,
             so a file that was replaced by one with the same size and time is known.
-        listing: of a folder, a checksum of the names, sizes and times of its files; else empty.
+        listing: of a folder or several files, a checksum of their names, sizes and times; else
+            empty.
         sha256: checksum of the content; empty if it was not computed.
     """
 
@@ -39,7 +41,7 @@ class FileState:
         return dataclasses.replace(self, sha256="") == dataclasses.replace(other, sha256="")
 
     def with_checksum(self) -> FileState:
-        """The same with the checksum of the content. A folder's has the names of its files too.
+        """The same with the checksum of the content; that of several files has their names too.
 
         Raises:
             InputError: if it can no longer be read.
@@ -55,15 +57,22 @@ def file_state(path: str) -> FileState:
     """
     place = Path(os.path.abspath(path))
     try:
-        is_folder = place.is_dir()
-        files = sorted(place.iterdir()) if is_folder else [place]
+        are_several, files = _list_files(place)
         listed = [[file.name, *_size_and_times(file)] for file in files]
     except OSError as error:
         raise _lost_file(error) from error
     _, *columns = zip(*listed, strict=True) if listed else ((), (0,), (0,), (0,))
     size, modified_ns, changed_ns = sum(columns[0]), max(columns[1]), max(columns[2])
-    listing = hashlib.sha256(json.dumps(listed).encode()).hexdigest() if is_folder else ""
+    listing = hashlib.sha256(json.dumps(listed).encode()).hexdigest() if are_several else ""
     return FileState(str(place), size, modified_ns, changed_ns, listing)
+
+
+def _list_files(place: Path) -> tuple[bool, list[Path]]:
+    """Whether a path stands for several files, and which."""
+    if place.is_dir():
+        return True, sorted(place.iterdir())
+    files = scan_files(place)
+    return len(files) > 1, files
 
 
 def _size_and_times(file: Path) -> tuple[int, int, int]:
@@ -75,10 +84,10 @@ def _size_and_times(file: Path) -> tuple[int, int, int]:
 def _add_checksum(state: FileState) -> FileState:
     path = Path(state.path)
     try:
-        if not path.is_dir():
+        are_several, files = _list_files(path)
+        if not are_several:
             return dataclasses.replace(state, sha256=file_checksum(path))
-        files = [file for file in sorted(path.iterdir()) if file.is_file()]
-        listed = [[file.name, file_checksum(file)] for file in files]
+        listed = [[file.name, file_checksum(file)] for file in files if file.is_file()]
     except OSError as error:
         raise _lost_file(error) from error
     checksum = hashlib.sha256(json.dumps(listed).encode()).hexdigest()

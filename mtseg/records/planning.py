@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtseg.errors import InputError
+from mtseg.errors import InputError, OtherRecordsError
 from mtseg.provenance.differences import list_differences, list_task_differences, show_file
 from mtseg.provenance.fingerprint import (
     Fingerprint,
@@ -206,11 +206,10 @@ def make_plan(request: Request) -> Plan:
     if texts and not request.is_update:
         if request.found is not None:
             request.found.require_sound()  # a missing file, rather than a subject that was removed
-        raise InputError(
+        raise OtherRecordsError(
             f"{request.data_dir}: {request.spec} was prepared from other data or settings: "
             f"{'; '.join(texts)}. Rerun mtseg-prepare with --update to prepare only what changed, "
-            "or with --overwrite to prepare everything again, or give another --data-dir.",
-            kind="changed",
+            "or with --overwrite to prepare everything again, or give another --data-dir."
         )
     lines += _describe_kept(request, kept)
     usable = tuple(records for records in existing if records.config in chosen)

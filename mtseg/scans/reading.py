@@ -18,7 +18,7 @@ from mtseg.errors import InputError
 from mtseg.scans.formats.dicom import open_series
 from mtseg.scans.formats.dicom_files import DICOM_ENDING, is_dicom_file
 from mtseg.scans.formats.headers import ScanFile, check_header
-from mtseg.scans.formats.itk import ITK_ENDINGS, open_itk
+from mtseg.scans.formats.itk import ITK_ENDINGS, open_itk, voxel_files
 from mtseg.scans.formats.nifti import MGH_ENDINGS, NIFTI_ENDINGS, open_mgh, open_nifti
 from mtseg.scans.volume import Volume
 
@@ -52,6 +52,25 @@ def is_dicom(path: Path) -> bool:
     if path.is_dir() or name.endswith(DICOM_ENDING):
         return True
     return not name.endswith(ENDINGS) and path.is_file() and is_dicom_file(path)
+
+
+def scan_files(path: Path) -> list[Path]:
+    """The files that a scan is read from: itself, and those of its voxels if they are others.
+
+    Args:
+        path: of a scan: a file, or the folder of a DICOM series.
+
+    Raises:
+        OSError: if it is missing.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    if not path.name.lower().endswith(ITK_ENDINGS):
+        return [path]
+    try:
+        return [path, *voxel_files(path)]
+    except InputError:  # reading it says so
+        return [path]
 
 
 def read_scan(path: str | Path) -> Volume:

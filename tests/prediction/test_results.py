@@ -126,6 +126,15 @@ def test_a_series_is_all_of_its_files(tmp_path):
     assert wanted(tmp_path) != before
 
 
+def test_voxels_beside_their_header_are_part_of_a_scan(tmp_path):
+    header, voxels = tmp_path / "scan.mhd", tmp_path / "scan.raw"
+    header.write_text("NDims = 3\nElementDataFile = scan.raw\n")
+    voxels.write_bytes(b"12345")
+    before = wanted(header)
+    voxels.write_bytes(b"54321")
+    assert wanted(header) != before
+
+
 @pytest.mark.parametrize(
     ("option", "path_of"),
     [("use_probabilities", probabilities_path), ("use_dicom_seg", dicom_seg_path)],

@@ -200,6 +200,24 @@ def test_voxels_outside_of_the_folder_of_their_header_are_not_read(tmp_path, end
         refuse(reading.read_scan, path, f"its voxels are in {named}")
 
 
+@pytest.mark.parametrize("ending", ["nrrd", "nhdr", "mha", "mhd"])
+def test_the_files_of_a_scan_are_its_header_and_its_voxels(tmp_path, ending):
+    path = write(tmp_path / f"scan.{ending}", ranged(), np.eye(4))
+    (tmp_path / "other.raw").write_bytes(b"no part of it")
+    voxels = [file for file in tmp_path.iterdir() if file.name.startswith("scan") and file != path]
+    assert len(voxels) == (ending in ("nhdr", "mhd"))
+    assert reading.scan_files(path) == [path, *voxels]
+
+
+@pytest.mark.parametrize("named", ["LIST\n1.raw\n2.raw", "%d.raw 1 2 1"])
+def test_the_voxels_of_a_scan_may_be_in_several_files(tmp_path, named):
+    for number in (1, 2):
+        (tmp_path / f"{number}.raw").write_bytes(b"slice")
+    path = tmp_path / "scan.mhd"
+    path.write_text(f"NDims = 3\nElementDataFile = {named}\n")
+    assert reading.scan_files(path) == [path, tmp_path / "1.raw", tmp_path / "2.raw"]
+
+
 def test_an_itk_file_of_one_frame_is_a_volume_and_of_two_is_refused(tmp_path):
     one = sitk.GetImageFromArray(ranged().T[np.newaxis], isVector=False)
     one.SetSpacing((1.0, 1.5, 2.0, 1.0))

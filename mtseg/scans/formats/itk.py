@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def open_itk(path: Path) -> ScanFile:
         raise InputError(
             f"{path}: reading {path.suffix} needs SimpleITK. Install it: pip install 'mtseg[itk]'"
         ) from error
-    _check_lines(path)
+    _named_files(path)
     sitk: Any = SimpleITK  # its functions have no types
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
@@ -72,22 +73,39 @@ def open_itk(path: Path) -> ScanFile:
     return ScanFile(path, shape, affine, None, read_array)
 
 
-def _check_lines(path: Path) -> None:
-    """Refuses lines of a header that would end ITK, and names that lead out of the folder.
+def voxel_files(path: Path) -> list[Path]:
+    """The other files that hold the voxels of an NRRD or MetaImage file; most have none.
 
     Raises:
-        InputError: if there is one.
+        InputError: as for `open_itk`, of the header alone.
+        OSError: if the header cannot be read.
+    """
+    files = []
+    for named in _named_files(path):
+        pattern = named.split()[0] if "%" in named else named  # with numbers of slices behind it
+        # A pattern of C's printf, such as slice%03d.raw.
+        beside = path.parent.glob(re.sub(r"%[0-9.]*d", "*", glob.escape(pattern)))
+        files += [file for file in sorted(beside) if file.is_file()]
+    return files
+
+
+def _named_files(path: Path) -> list[str]:
+    """What a header says of the files of its voxels.
+
+    Raises:
+        InputError: for lines that would end ITK, and names that lead out of the folder.
         OSError: if the file cannot be read.
     """
     if not path.is_file():
-        return  # ITK says so
+        return []  # ITK says so
     with path.open("rb") as file:
         lines = file.read(_HEADER_BYTES).split(b"\n")
     is_nrrd, is_list = path.suffix.lower() in (".nrrd", ".nhdr"), False
+    names: list[str] = []
     for line in (line.rstrip(b"\r") for line in lines):
         found = _DATA_FILE.match(line)
         if not line and is_nrrd:
-            return  # the voxels follow
+            return names  # the voxels follow
         # A comment, or a key of the user's own.
         is_comment = line.startswith(b"#") or line.partition(b":")[2].startswith(b"=")
         if len(line) > _LONGEST_LINE and not is_comment:
@@ -100,11 +118,14 @@ def _check_lines(path: Path) -> None:
             raise InputError(f"{path}: its header says {shown} axes. Correct the header.")
         if found is None and not is_list:
             continue
-        named = line if found is None else found[1]
-        _require_beside(path, named.decode(errors="replace").strip())
-        is_list = is_list or named.startswith(b"LIST")
+        named = (line if found is None else found[1]).decode(errors="replace").strip()
+        _require_beside(path, named)
+        if named and named != "LOCAL" and not named.startswith("LIST"):
+            names.append(named)
+        is_list = is_list or named.startswith("LIST")
         if not is_nrrd and not is_list:
-            return  # the voxels may follow
+            return names  # the voxels may follow
+    return names
 
 
 def _require_beside(path: Path, named: str) -> None:
