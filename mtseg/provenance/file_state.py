@@ -16,7 +16,7 @@ from mtseg.system.checksums import file_checksum
 
 @dataclasses.dataclass(frozen=True)
 class FileState:
-    """A scan or a label map on disk: a file, the folder of a DICOM series, or a header and its files.
+    """A scan or a label map on disk: a file, a folder of DICOM files, or a header and its voxels.
 
     Attributes:
         path: of the file, folder or header.
