@@ -23,6 +23,7 @@ import mtseg
 from mtseg.errors import InputError
 from mtseg.evaluation.metrics import dice
 from mtseg.prediction.pipeline import segment_files
+from mtseg.scans.reading import open_scan
 
 
 def main() -> None:
@@ -33,9 +34,13 @@ def main() -> None:
     parser.add_argument("--model", help="folder of a model (the one that comes with mtseg)")
     parser.add_argument("--task", default="brain", help="whose classes count (%(default)s)")
     arguments = parser.parse_args()
-    if nib.load(arguments.head).shape != nib.load(arguments.stripped).shape:
+    head, stripped = open_scan(arguments.head), open_scan(arguments.stripped)
+    if head.shape != stripped.shape or not np.allclose(head.affine, stripped.affine, atol=1e-3):
         raise InputError(f"{arguments.stripped}: is not on the grid of {arguments.head}.")
     model = mtseg.load(arguments.model)
+    entries = [entry for entry in model.label_table if entry.task == arguments.task]
+    if not entries:
+        raise InputError(f"--task: the model has no task {arguments.task}.")
     label_maps, volumes_ml = [], []
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("head", "stripped"):
@@ -47,14 +52,15 @@ def main() -> None:
             label_maps.append(np.asarray(nib.load(outcome.label_path).dataobj))
             volumes_ml.append(outcome.volumes_ml)
     overlaps = []
-    for entry in model.label_table:
-        if entry.task != arguments.task:
-            continue
+    for entry in entries:
         with_skull, without = (label_map == entry.label for label_map in label_maps)
         overlaps.append(dice(with_skull, without))
         ml, ml_without = (of_scan[entry.name] for of_scan in volumes_ml)
-        print(f"{entry.name:<24}{overlaps[-1]:.3f}  {ml:7.1f} ml  {ml_without:7.1f} ml without")
-    finish("heads", {"mean_overlap": float(np.mean(overlaps))}, {}, 1, arguments.json)
+        shown = "undefined" if overlaps[-1] is None else f"{overlaps[-1]:.3f}"
+        print(f"{entry.name:<24}{shown}  {ml:7.1f} ml  {ml_without:7.1f} ml without")
+    known = [overlap for overlap in overlaps if overlap is not None]
+    mean = float(np.mean(known)) if known else None
+    finish("heads", {"mean_overlap": mean}, {}, 1, arguments.json)
 
 
 if __name__ == "__main__":

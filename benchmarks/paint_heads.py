@@ -7,14 +7,16 @@
 Labelled brains come without their heads, and users' scans with them. Each scan of BRAINS becomes
 HEADS/images/NAME_headN.nii.gz, and its labels, as values 1, 2, ... in the task's order, the file of
 that name in HEADS/labels. HEADS/split.csv has the split of BRAINS. The heads are synthetic, the
-brains are not. About 20 seconds a head.
+brains are not. About 20 seconds a head. A run that was stopped goes on where it was; other brains
+or another task need another folder.
 
-    heads   how many were painted
+    heads   how many the folder has
 """
 
 from __future__ import annotations
 
 import csv
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ import numpy as np
 import numpy.typing as npt
 from comparison import finish, make_parser, run_benchmark
 
+from mtseg.errors import InputError
 from mtseg.phantoms.head import paint_head
 from mtseg.scans.volume import to_ras
 from mtseg.sources.find import find_subjects
 from mtseg.sources.reading import read_subject
 from mtseg.system.atomic_files import atomic_write
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.task import IGNORED
 
 
 def main() -> None:
@@ -39,22 +43,29 @@ def main() -> None:
     parser.add_argument("--task", default="brain:miccai2012", help="TASK:SOURCE (%(default)s)")
     parser.add_argument("--heads", type=int, default=1, help="for each brain (%(default)s)")
     arguments = parser.parse_args()
-    (selection,) = parse_tasks(arguments.task).selections
-    task, (source,) = selection.task, selection.sources
+    selections = parse_tasks(arguments.task).selections
+    if len(selections) > 1 or len(selections[0].sources) > 1 or selections[0].is_default:
+        raise InputError(f"--task: give one task with one source, not {arguments.task}.")
+    task, (source,) = selections[0].task, selections[0].sources
     found = find_subjects(task, source, arguments.brains)
     for folder in ("images", "labels"):
         (arguments.out / folder).mkdir(parents=True, exist_ok=True)
     rows = []
-    for number, subject in enumerate(found.subjects):
+    for subject in found.subjects:
         image, label_map = (to_ras(each) for each in read_subject(task, source, subject))
         labels = task.map_labels(label_map.array, found.labels, str(subject.label_path))
+        if (labels == IGNORED).any():
+            raise InputError(f"{subject.label_path}: has voxels whose class is unknown.")
         for copy in range(arguments.heads):
             name = f"{subject.name}_head{copy}"
             rows.append((name, subject.split))
             if (arguments.out / "images" / f"{name}.nii.gz").exists():
                 continue
-            seed = number * arguments.heads + copy
-            head, kept, affine = paint_head(image.array, labels, image.affine, seed)
+            seed = zlib.crc32(name.encode())  # whatever other brains there are
+            try:
+                head, kept, affine = paint_head(image.array, labels, image.affine, seed)
+            except InputError as error:
+                raise InputError(f"{subject.image_path}: {error}") from error
             save(kept, affine, arguments.out / "labels" / f"{name}.nii.gz")
             save(head, affine, arguments.out / "images" / f"{name}.nii.gz")
             print(f"{name}: {' x '.join(map(str, head.shape))} voxels", flush=True)

@@ -16,6 +16,7 @@ from mtseg.inference.verdict import ScanStatistics, assess
 from mtseg.models.export import export_weights
 from mtseg.models.loading import load
 from mtseg.prediction.pipeline import segment_files
+from mtseg.prediction.results import describe_scan_files
 from mtseg.runs.workdir import weights_path
 from mtseg.system.atomic_files import parse_json, write_json, writing_to
 from mtseg.tasks.label_space import LabelSpace
@@ -88,7 +89,8 @@ def _segment_all(network: Result, path: Path, scans: Sequence[Path]) -> Iterator
     with tempfile.TemporaryDirectory(prefix="mtseg-") as folder:
         model = None
         for scan in scans:
-            key = f"{scan.resolve()} {scan.stat().st_mtime_ns} {weights_time_ns}"
+            files = describe_scan_files(scan)
+            key = f"{files['scan_path']} {files['scan_modified_ns']} {weights_time_ns}"
             if key not in stored:
                 if model is None:
                     model = load(export_weights(network.workdir, Path(folder) / "model"))

@@ -9,7 +9,9 @@ with the distance from the surface.
 The logarithms are interpolated linearly, and what linear interpolation gets wrong of a curve is
 taken away: it runs along the chords, so that what is thin and round, such as a vessel, would lose a
 tenth of its volume. Along each axis the error is half the second difference times the distances to
-both voxels.
+both voxels. A voxel of the scan that is larger than those of the prepared grid stands for the mean
+over it, which differs from the curve in the same direction, so less is taken away there: at twice
+the size nothing.
 
 Voxels outside the foreground have no probabilities and take no part, so that a structure reaches as
 far as the foreground.
@@ -66,6 +68,11 @@ class Restoration:
             LinearAxis.between(*sizes)
             for sizes in zip(prepared.volume.array.shape, source.array.shape, steps, strict=True)
         ]
+        self._bend_weights = [
+            # Along a voxel of so many steps the mean of a square is larger by their square over 12.
+            np.maximum(axis.weight * (1 - axis.weight) / 2 - max(step**2 - 1, 0) / 24, 0)
+            for axis, step in zip(self._axes, steps.tolist(), strict=True)
+        ]
         self.voxels_per_voxel = source.array.size / prepared.volume.array.size
 
     @property
@@ -95,8 +102,8 @@ class Restoration:
             rows: float32 (voxels, num_classes), probabilities of the tile's foreground in C order.
                 They add up to 1, or to less where classes were excluded.
             mask: booleans, the foreground in `computed`.
-            computed: where the tile is on the prepared grid: a core and, where the prepared grid
-                has foreground, `mtseg.inference.tiling.BELOW` and `ABOVE` voxels beyond it.
+            computed: where the tile is on the prepared grid: a core and, within the box that the
+                plan covers, `mtseg.inference.tiling.BELOW` and `ABOVE` voxels beyond it.
             targets: the voxels of the scan that are wanted, from `targets`.
 
         Yields:
@@ -170,17 +177,23 @@ class Restoration:
             computed: as for `restore`.
             targets: the voxels of the scan that are wanted.
         """
-        # The second differences of each axis are interpolated like the values, until the axis comes
-        # to which they belong.
-        pending = [_second_differences(block, mask, number) for number in range(3)]
+        weights = [
+            of_axis[wanted] for of_axis, wanted in zip(self._bend_weights, targets, strict=True)
+        ]
+        # The second differences along an axis are interpolated like the values, until the axis
+        # comes to which they belong.
+        bends = {
+            number: _second_differences(block, mask, number)
+            for number, weight in enumerate(weights)
+            if weight.any()
+        }
         for number, (axis, wanted) in enumerate(zip(self._axes, targets, strict=True)):
             start = computed[number].start
             block = axis.apply(block, number, start, wanted)
-            bend, *pending = (axis.apply(each, number, start, wanted) for each in pending)
-            weight = axis.weight[wanted]
-            if weight.any():  # otherwise the block may be a view of the one before
-                bend *= (weight * (1 - weight) / 2).reshape(_along(number))
-                block -= bend
+            bends = {key: axis.apply(bend, number, start, wanted) for key, bend in bends.items()}
+            if number in bends:
+                shape = [-1 if a == number else 1 for a in range(3)]
+                block = block - bends.pop(number) * weights[number].reshape(shape)
         return block
 
     def interpolate(
@@ -216,8 +229,3 @@ def _second_differences(
         inner -= 2 * block[middle]
         inner[~(mask[below] & mask[middle] & mask[above])] = 0
     return differences
-
-
-def _along(axis: int) -> tuple[int, ...]:
-    """The shape in which values along one axis meet a block."""
-    return tuple(-1 if a == axis else 1 for a in range(3))

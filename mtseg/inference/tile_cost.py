@@ -49,8 +49,11 @@ _FEATURES_AT_ONCE = 3.3
 plane's, the parts, the whole, and what is lost between the parts. Measured."""
 
 _DECIDING_BYTES = 40
-"""Memory per voxel while the classes are interpolated and the label is decided. Measured when one
-class after the other was; slabs of all classes take less."""
+"""Memory per voxel of the scan while the classes are interpolated and the label is decided.
+Measured when one class after the other was, of the whole tile."""
+
+_INTERPOLATING_BYTES = 24
+"""Memory per computed voxel beside that: a class, the foreground, and the second differences."""
 
 _COPIES_OF_A_MESSAGE = 3
 """A client has a message as arrays, as a protocol buffer and as bytes."""
@@ -104,6 +107,8 @@ class TileCost:
         # Slab by slab the classes are brought to the target's grid, next to the probabilities.
         per_target = int(_DECIDING_BYTES * num_voxels * self.target_voxels_per_voxel)
         deciding = probabilities + 4 * num_voxels + per_target
+        if self.target_voxels_per_voxel != 1:
+            deciding += _INTERPOLATING_BYTES * num_voxels
         if self.message is not None:
             # Those under way, and the one that is being decided.
             in_memory = (self.message.in_flight + 1) * _COPIES_OF_A_MESSAGE

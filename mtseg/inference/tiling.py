@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -129,9 +130,9 @@ def plan_tiles(
     for density in (min(1.0, _DENSITY_MARGIN * mean_density), 1.0):
         edges = _cheapest_edges(box, below + above, cost, density, memory_bytes)
         blocks = [
-            (core, computed)
+            (core, _extend(core, below, above, box))
             for core in _divide(box, edges)
-            if foreground[computed := _extend(core, below, above, box)].any()
+            if foreground[_extend(core, 0, int(is_interpolated), box)].any()
         ]
         masks = [foreground[computed] for _, computed in blocks]
         sizes = [(mask.shape, int(np.count_nonzero(mask))) for mask in masks]
@@ -207,10 +208,10 @@ def _cheapest_edges(
     fewest_operations, least_bytes = math.inf, math.inf
     for edges in itertools.product(along_i, along_j, along_k):
         num_tiles = math.prod(math.ceil(n / edge) for n, edge in zip(sizes, edges, strict=True))
-        operations = num_tiles * _relative_operations(edges)
+        shape = [min(edge + beyond, n) for edge, n in zip(edges, sizes, strict=True)]
+        operations = num_tiles * _relative_operations(shape)
         if operations >= fewest_operations:
             continue
-        shape = [min(edge + beyond, n) for edge, n in zip(edges, sizes, strict=True)]
         num_foreground = density * math.prod(shape)
         if not (cost.fits_message(shape, num_foreground) and cost.fits_tensors(num_foreground)):
             continue
@@ -230,8 +231,8 @@ def _cheapest_edges(
     )
 
 
-def _relative_operations(edges: Edges) -> int:
-    """Operations of the convolutions of a full tile, in an arbitrary unit.
+def _relative_operations(edges: Sequence[int]) -> int:
+    """Operations of the convolutions of a tile with these edges, in an arbitrary unit.
 
     Each plane is as many slices as the tile is thick, of the tile's size and on average half of the
     halo on each side.

@@ -43,8 +43,17 @@ MARGIN_MM = 30.0
 LOWEST_CUT_MM, HIGHEST_CUT_MM = -150.0, -75.0
 """How far down a scan reaches, drawn between these heights."""
 
+LOWEST_PART_MM = 3.0
+"""Height of the part of a brain whose middle is that of the brain stem."""
+
 CLOSING_MM = 6.0
 """Fissures and sulci narrower than twice this belong to the cavity of the skull."""
+
+SMALLEST_PART = 0.01
+"""Share of the voxels above 0 that a part of a brain has at least."""
+
+SMALLEST_SCALE, LARGEST_SCALE = 0.4, 2.0
+"""Size of a brain as a multiple of an adult's."""
 
 WHITE_MATTER = 900.0
 """Its signal; the brain's own is scaled to it."""
@@ -69,22 +78,27 @@ def paint_head(
 
     Returns:
         `(image, label_map, affine)` on a larger grid of the same voxels: the scan in the brain's
-        unit of intensity, the brain's labels with background everywhere else, and the grid.
+        unit of intensity, the labels of the brain's voxels with background everywhere else, and the
+        grid. Specks apart from the brain are left out.
 
     Raises:
-        InputError: if there is no brain.
+        InputError: if it is not a skull-stripped brain. The message does not name the file.
     """
-    is_brain = brain != 0
-    if not is_brain.any():
-        raise InputError("has no voxel that differs from 0. Give a skull-stripped brain.")
+    if not np.isfinite(brain).all() or brain.min() < 0:
+        raise InputError("has intensities below 0 or not finite. Give those of the scanner.")
+    is_brain = _without_specks(brain != 0)
     rng = np.random.default_rng(seed)
-    unit = float(np.percentile(brain[is_brain], WHITE_PERCENTILE)) / WHITE_MATTER
+    signal_unit = float(np.percentile(brain[is_brain], WHITE_PERCENTILE)) / WHITE_MATTER
     box = ndimage.find_objects(is_brain.astype(np.uint8))[0]
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     extents_mm = [(part.stop - part.start) * mm for part, mm in zip(box, spacing_mm, strict=True)]
     scale = float(
         np.mean([extents_mm[0] / BRAIN_HALF_WIDTH_MM, extents_mm[1] / BRAIN_HALF_LENGTH_MM]) / 2
     )
+    if not SMALLEST_SCALE < scale < LARGEST_SCALE:
+        raise InputError(
+            f"its brain is {scale:.2g} times as large as an adult's. Give a skull-stripped brain."
+        )
     margin = np.ceil(MARGIN_MM * scale / spacing_mm).astype(int)
     depth_mm = -rng.uniform(LOWEST_CUT_MM, HIGHEST_CUT_MM) + BRAIN_TOP_MM
     slices_below = int(np.ceil(depth_mm * scale / spacing_mm[2])) - (box[2].stop - box[2].start)
@@ -100,11 +114,27 @@ def paint_head(
     painted = np.hypot(painted, sigma * rng.standard_normal(painted.shape, dtype=np.float32))
     if rng.random() < 0.5:  # many scanners set air to 0
         painted[painted < 2.5 * sigma] = 0
-    image = painted * np.float32(unit)
+    image = painted * np.float32(signal_unit)
     image[mask] = brain[box][is_brain[box]]
     larger = affine.copy()
     larger[:3, 3] += affine[:3, :3] @ ([part.start for part in box] - below)
-    return image, np.pad(label_map[box], pads), larger
+    return image, np.pad(np.where(is_brain, label_map, 0)[box], pads), larger
+
+
+def _without_specks(is_brain: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The parts of a mask that have a hundredth of its voxels or more.
+
+    Raises:
+        InputError: if there is none.
+    """
+    parts, _ = ndimage.label(is_brain)
+    sizes = np.bincount(parts.ravel())
+    is_large = sizes >= SMALLEST_PART * np.count_nonzero(is_brain)
+    is_large[0] = False
+    if not is_large.any():
+        raise InputError("has no voxel that differs from 0. Give a skull-stripped brain.")
+    large: npt.NDArray[np.bool_] = is_large[parts]
+    return large
 
 
 def _terms(
@@ -151,7 +181,8 @@ def _cavity(mask: npt.NDArray[np.bool_], terms: Terms, voxel_mm: Floats, fluid_m
 def _brain_end(mask: npt.NDArray[np.bool_], terms: Terms) -> Floats:
     """Where the brain stem leaves the brain: the middle of its lowest slices, in mm."""
     lowest = int(np.flatnonzero(mask.any(axis=(0, 1)))[0])
-    i, j, _ = np.argwhere(mask[:, :, lowest : lowest + 3]).mean(axis=0)
+    end = terms[2][2] <= terms[2][2][lowest] + LOWEST_PART_MM
+    i, j, _ = np.argwhere(mask[:, :, end]).mean(axis=0)
     at = zip((i, j, lowest), (terms[c][c] for c in range(3)), strict=True)
     return np.array([np.interp(place, np.arange(along.size), along) for place, along in at])
 

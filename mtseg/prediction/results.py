@@ -114,7 +114,7 @@ def dicom_seg_path(stem: Path) -> Path:
 def describe_scan_files(path: Path) -> dict[str, Any]:
     """The files of a scan as plain values: their size and time of modification.
 
-    They need not be read for it.
+    Voxels are not read for it.
 
     Args:
         path: the scan: a file or the folder of a DICOM series.

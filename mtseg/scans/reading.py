@@ -58,10 +58,11 @@ def scan_files(path: Path) -> list[Path]:
     """The files that a scan is read from: itself, and those of its voxels if they are others.
 
     Args:
-        path: of a scan: a file, or the folder of a DICOM series.
+        path: of a scan: a file, or the folder of a DICOM series. A file need not be there, and a
+            header that cannot be used counts as the only file.
 
     Raises:
-        OSError: if it is missing.
+        OSError: if a folder cannot be listed.
     """
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
@@ -69,7 +70,7 @@ def scan_files(path: Path) -> list[Path]:
         return [path]
     try:
         return [path, *voxel_files(path)]
-    except InputError:  # reading it says so
+    except (InputError, OSError):  # reading it says so
         return [path]
 
 

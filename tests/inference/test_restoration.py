@@ -1,4 +1,4 @@
-"""The way back to a scan's own grid: SciPy's linear interpolation, however it is divided."""
+"""The way back to a scan's own grid: interpolation that keeps curves, however it is divided."""
 
 import itertools
 import subprocess
@@ -109,6 +109,16 @@ def test_a_curve_is_kept_between_the_voxels():
     np.testing.assert_allclose(found, expected, atol=0.01)
     # Straight lines between the voxels would run inside of the ball and lose an eighth of it.
     assert (found >= 0.5).sum() == (expected >= 0.5).sum()
+
+
+def test_a_voxel_of_twice_the_size_is_the_mean_of_those_in_it():
+    """A scan of 2 mm that was computed at 1 mm: 8 voxels in each of its own, taken alike."""
+    prepared = prepare_scan(Volume(np.ones((6, 6, 6), np.float32), np.diag([2.0] * 3 + [1])), 1)
+    probabilities = random_probabilities(prepared, 2)
+    ((_, restored),) = restore_tile(prepared, probabilities)
+    logarithms = np.log(probabilities + 0.01).reshape(2, 6, 2, 6, 2, 6, 2).mean(axis=(2, 4, 6))
+    is_second = logarithms[1] > logarithms[0]
+    np.testing.assert_array_equal(restored[1] > restored[0], is_second)
 
 
 def test_a_structure_reaches_as_far_as_the_foreground():

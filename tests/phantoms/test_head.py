@@ -66,7 +66,30 @@ def test_intensities_are_in_the_unit_of_the_brain(brain, head):
     np.testing.assert_allclose(900 * small, head[0], rtol=1e-3, atol=0.1)
 
 
-def test_an_empty_scan_is_refused():
-    empty = np.zeros((4, 5, 6), np.float32)
-    with pytest.raises(InputError, match="Give a skull-stripped brain"):
-        paint_head(empty, empty.astype(np.uint8), np.eye(4), seed=0)
+def test_a_speck_beside_the_brain_does_not_count(brain, head):
+    image, labels, affine = brain
+    beside, marked = np.pad(image, 9), np.pad(labels, 9)
+    beside[0, 0, 0] = marked[0, 0, 0] = 1
+    moved = affine.copy()
+    moved[:3, 3] -= 9 * SPACING_MM
+    for found, expected in zip(paint_head(beside, marked, moved, seed=0), head, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def voxels(*values):
+    return np.array(values, np.float32).reshape(1, 1, -1)
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (voxels(0, 0), "no voxel that differs from 0"),
+        (voxels(0, 5), "times as large as an adult's"),
+        (voxels(-3, 5), "below 0 or not finite"),
+        (voxels(np.nan, 5), "below 0 or not finite"),
+    ],
+)
+def test_what_is_not_a_brain_is_refused(image, message):
+    with pytest.raises(InputError, match=message):
+        paint_head(image, np.zeros(image.shape, np.uint8), np.eye(4), seed=0)

@@ -209,13 +209,27 @@ def test_the_files_of_a_scan_are_its_header_and_its_voxels(tmp_path, ending):
     assert reading.scan_files(path) == [path, *voxels]
 
 
-@pytest.mark.parametrize("named", ["LIST\n1.raw\n2.raw", "%d.raw 1 2 1"])
-def test_the_voxels_of_a_scan_may_be_in_several_files(tmp_path, named):
-    for number in (1, 2):
-        (tmp_path / f"{number}.raw").write_bytes(b"slice")
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("LIST\n1.raw\n50% a.raw", ["1.raw", "50% a.raw"]),
+        ("%d.raw 1 2 1", ["1.raw", "2.raw"]),
+        ("%d.raw 2 1 -1", ["2.raw", "1.raw"]),
+        ("s%03d.raw 1 9 4", ["s001.raw", "s005.raw"]),
+        ("50% a.raw", ["50% a.raw"]),
+        ("s%d%d.raw 1 2 1", []),
+        (". %d", []),
+        ("%d.raw 1 2 0", ["1.raw"]),
+        ("scan.mhd", []),
+        ("n" * 300, []),
+    ],
+)
+def test_the_voxels_of_a_scan_may_be_in_several_files(tmp_path, named, expected):
+    for name in ("1.raw", "2.raw", "3.raw", "s001.raw", "s005.raw", "50% a.raw", "other.raw"):
+        (tmp_path / name).write_bytes(b"slice")
     path = tmp_path / "scan.mhd"
     path.write_text(f"NDims = 3\nElementDataFile = {named}\n")
-    assert reading.scan_files(path) == [path, tmp_path / "1.raw", tmp_path / "2.raw"]
+    assert reading.scan_files(path) == [path, *(tmp_path / name for name in expected)]
 
 
 def test_an_itk_file_of_one_frame_is_a_volume_and_of_two_is_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ ends the process; a large number of axes in a MetaImage does so, too."""
 
 _HEADER_BYTES = 1 << 20
 _NUM_AXES = re.compile(rb"NDims *=(.*)", re.IGNORECASE)
+_NUMBERED = re.compile(r"([^%]*%[0-9]{0,3}d[^%]*?)\s+(\d+)\s+(\d+)\s+(-?\d+)(?:\s+\d+)?")
+_MOST_FILES = 100_000
+
 _DATA_FILE = re.compile(rb"(?:data ?file *:|ElementDataFile *=)\s*(.*)", re.IGNORECASE)
 
 
@@ -42,7 +45,7 @@ def open_itk(path: Path) -> ScanFile:
         raise InputError(
             f"{path}: reading {path.suffix} needs SimpleITK. Install it: pip install 'mtseg[itk]'"
         ) from error
-    _named_files(path)
+    _named_files(path)  # refuses what would end ITK
     sitk: Any = SimpleITK  # its functions have no types
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
@@ -78,15 +81,26 @@ def voxel_files(path: Path) -> list[Path]:
 
     Raises:
         InputError: as for `open_itk`, of the header alone.
-        OSError: if the header cannot be read.
+        OSError: if the header cannot be read, or names what cannot be a file.
     """
-    files = []
-    for named in _named_files(path):
-        pattern = named.split()[0] if "%" in named else named  # with numbers of slices behind it
-        # A pattern of C's printf, such as slice%03d.raw.
-        beside = path.parent.glob(re.sub(r"%[0-9.]*d", "*", glob.escape(pattern)))
-        files += [file for file in sorted(beside) if file.is_file()]
-    return files
+    files = dict.fromkeys(path.parent / name for name in _named_files(path))
+    return [file for file in files if file != path and file.is_file()]
+
+
+def _number_names(named: str) -> list[str]:
+    """The names that a pattern of C's printf with a first number, a last one and a step stands for.
+
+    Example:
+        >>> _number_names("slice%02d.raw 8 10 2")
+        ['slice08.raw', 'slice10.raw']
+    """
+    found = _NUMBERED.fullmatch(named)
+    if found is None:
+        return [named]
+    pattern, *numbers = found.groups()
+    first, last, step = (int(number) for number in numbers)
+    count = min((last - first) // step + 1, _MOST_FILES) if step else 1
+    return [pattern % (first + step * n) for n in range(count)]
 
 
 def _named_files(path: Path) -> list[str]:
@@ -118,10 +132,12 @@ def _named_files(path: Path) -> list[str]:
             raise InputError(f"{path}: its header says {shown} axes. Correct the header.")
         if found is None and not is_list:
             continue
-        named = (line if found is None else found[1]).decode(errors="replace").strip()
+        named = os.fsdecode(line if found is None else found[1]).strip()
         _require_beside(path, named)
-        if named and named != "LOCAL" and not named.startswith("LIST"):
+        if is_list:
             names.append(named)
+        elif named != "LOCAL" and not named.startswith("LIST"):
+            names += _number_names(named)
         is_list = is_list or named.startswith("LIST")
         if not is_nrrd and not is_list:
             return names  # the voxels may follow

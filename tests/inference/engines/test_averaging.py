@@ -57,7 +57,7 @@ def test_the_mirror_image_is_computed_and_its_rows_are_mirrored_back(volume):
         np.testing.assert_array_equal(rows[:, 0], (SHAPE[0] - 1) / 2)
         # What was computed of a voxel is where the voxel is.
         np.testing.assert_array_equal(rows[:, 1], block[block != 0])
-    assert first.computed[0] == slice(0, 3)  # one voxel beyond its core, as without flips
+    assert first.computed[0] == slice(0, 3)  # beyond its core, as without flips
 
 
 def test_without_flips_places_stay(volume):
