@@ -69,7 +69,8 @@ class Restoration:
             for sizes in zip(prepared.volume.array.shape, source.array.shape, steps, strict=True)
         ]
         self._bend_weights = [
-            # Along a voxel of so many steps the mean of a square is larger by their square over 12.
+            # Over a voxel so many steps long, the mean of a curve differs from its middle by their
+            # square over 24, in second differences; over one of the prepared grid by 1/24.
             np.maximum(axis.weight * (1 - axis.weight) / 2 - max(step**2 - 1, 0) / 24, 0)
             for axis, step in zip(self._axes, steps.tolist(), strict=True)
         ]
