@@ -69,6 +69,17 @@ def test_a_second_report_segments_only_what_has_changed(results, segmented, scan
     assert segmented == ["a.nii.gz"] * 2
 
 
+def test_voxels_beside_their_header_are_part_of_a_scan(results, segmented, tmp_path):
+    header, voxels = tmp_path / "a.mhd", tmp_path / "a.raw"
+    header.write_text("NDims = 3\nElementDataFile = a.raw\n")
+    voxels.write_bytes(b"voxels")
+    unlabelled.segment_unlabelled(results, tmp_path, [("breast", header)])
+    later_ns = header.stat().st_mtime_ns + 10**9
+    os.utime(voxels, ns=(later_ns, later_ns))
+    unlabelled.segment_unlabelled(results, tmp_path, [("breast", header)])
+    assert segmented == ["a.mhd"] * 2
+
+
 def test_an_unknown_task_is_refused_before_anything_is_segmented(
     results, segmented, scan, tmp_path
 ):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.inference import tile_cost
+from mtseg.inference import tile_cost, tiling
 from mtseg.inference.tile_cost import Message
 from mtseg.inference.tiling import ABOVE, BELOW, plan_tiles
 from mtseg.network.architecture import HALO
@@ -72,6 +72,15 @@ def test_interpolated_tiles_overlap_by_what_second_differences_need(monkeypatch)
     assert middle == second.core[0].start
     assert first.computed[0] == slice(0, middle + 2)
     assert second.computed[0].start == middle - 1
+
+
+def test_a_tile_with_foreground_only_below_its_core_is_left_out(monkeypatch):
+    """Labels between two voxels belong to the tile of the lower one."""
+    monkeypatch.setattr(tiling, "_cheapest_edges", lambda *_: (8, 8, 8))
+    volume = np.zeros((32, 8, 8), np.float32)
+    volume[:8] = volume[24:] = 1
+    tiles = plan_tiles(volume, 4, "float32", is_interpolated=True).tiles
+    assert sorted(tile.core[0].start for tile in tiles) == [0, 16, 24]
 
 
 def test_less_memory_means_more_tiles_and_more_operations():
