@@ -52,15 +52,16 @@ def main() -> None:
         (arguments.out / folder).mkdir(parents=True, exist_ok=True)
     rows = []
     for subject in found.subjects:
+        names = [f"{subject.name}_head{copy}" for copy in range(arguments.heads)]
+        rows += [(name, subject.split) for name in names]
+        missing = [n for n in names if not (arguments.out / "images" / f"{n}.nii.gz").exists()]
+        if not missing:
+            continue
         image, label_map = (to_ras(each) for each in read_subject(task, source, subject))
         labels = task.map_labels(label_map.array, found.labels, str(subject.label_path))
         if (labels == IGNORED).any():
             raise InputError(f"{subject.label_path}: has voxels whose class is unknown.")
-        for copy in range(arguments.heads):
-            name = f"{subject.name}_head{copy}"
-            rows.append((name, subject.split))
-            if (arguments.out / "images" / f"{name}.nii.gz").exists():
-                continue
+        for name in missing:
             seed = zlib.crc32(name.encode())  # whatever other brains there are
             try:
                 head, kept, affine = paint_head(image.array, labels, image.affine, seed)

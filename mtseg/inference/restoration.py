@@ -24,7 +24,7 @@ weights follow from its place in the whole volume.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -143,9 +143,14 @@ class Restoration:
             return restored
         logarithms = np.log(rows + SMALLEST_PROBABILITY)
         block = np.zeros(mask.shape, np.float32)
+        straight = {  # where the values of every class count as straight, by axis
+            number: ~_have_neighbours(mask, number)
+            for number, weights in enumerate(self._bend_weights)
+            if weights[targets[number]].any()
+        }
         for class_index in range(num_classes):
             block[mask] = logarithms[:, class_index]
-            restored[class_index] = self._interpolate_curved(block, mask, computed, targets)
+            restored[class_index] = self._interpolate_curved(block, straight, computed, targets)
         block[mask] = rows.sum(axis=1)
         total = self.interpolate(block, computed, targets)
         weight = self.interpolate(mask.astype(np.float32), computed, targets)
@@ -165,7 +170,7 @@ class Restoration:
     def _interpolate_curved(
         self,
         block: npt.NDArray[np.float32],
-        mask: npt.NDArray[np.bool_],
+        straight: Mapping[int, npt.NDArray[np.bool_]],
         computed: Block,
         targets: Block,
     ) -> npt.NDArray[np.float32]:
@@ -173,20 +178,15 @@ class Restoration:
 
         Args:
             block: float32, values of one class in `computed`; 0 outside the foreground.
-            mask: booleans, the foreground in `computed`. Where a voxel or one beside it is not
-                foreground, the values count as straight.
+            straight: for each axis along which values lie between voxels, where they count as
+                straight: `_have_neighbours` is False.
             computed: as for `restore`.
             targets: the voxels of the scan that are wanted.
         """
-        weights = [
-            of_axis[wanted] for of_axis, wanted in zip(self._bend_weights, targets, strict=True)
-        ]
         # The second differences along an axis are interpolated like the values, until the axis
         # comes to which they belong.
         bends = {
-            number: _second_differences(block, mask, number)
-            for number, weight in enumerate(weights)
-            if weight.any()
+            number: _second_differences(block, where, number) for number, where in straight.items()
         }
         for number, (axis, wanted) in enumerate(zip(self._axes, targets, strict=True)):
             start = computed[number].start
@@ -194,7 +194,8 @@ class Restoration:
             bends = {key: axis.apply(bend, number, start, wanted) for key, bend in bends.items()}
             if number in bends:
                 shape = [-1 if a == number else 1 for a in range(3)]
-                block = block - bends.pop(number) * weights[number].reshape(shape)
+                weights = self._bend_weights[number][wanted].reshape(shape)
+                block = block - bends.pop(number) * weights
         return block
 
     def interpolate(
@@ -215,18 +216,25 @@ class Restoration:
         return block
 
 
+def _have_neighbours(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:
+    """Whether a voxel and both beside it along an axis are in a mask, without outermost voxels."""
+    return mask[_part(axis, 0, -2)] & mask[_part(axis, 1, -1)] & mask[_part(axis, 2, None)]
+
+
 def _second_differences(
-    block: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], axis: int
+    block: npt.NDArray[np.float32], straight: npt.NDArray[np.bool_], axis: int
 ) -> npt.NDArray[np.float32]:
-    """Second differences along an axis; 0 at the border and where not all three voxels count."""
-    below, middle, above = (
-        tuple(slice(first, last) if a == axis else slice(None) for a in range(3))
-        for first, last in ((None, -2), (1, -1), (2, None))
-    )
+    """Second differences along an axis; 0 at the border and where values count as straight."""
     differences = np.zeros_like(block)
     if block.shape[axis] > 2:
-        inner = differences[middle]
-        np.add(block[below], block[above], out=inner)
-        inner -= 2 * block[middle]
-        inner[~(mask[below] & mask[middle] & mask[above])] = 0
+        inner = differences[_part(axis, 1, -1)]
+        np.add(block[_part(axis, 0, -2)], block[_part(axis, 2, None)], out=inner)
+        inner -= 2 * block[_part(axis, 1, -1)]
+        inner[straight] = 0
     return differences
+
+
+def _part(axis: int, start: int, stop: int | None) -> Block:
+    """A range of an axis, and all of the others."""
+    i, j, k = (slice(start, stop) if a == axis else slice(None) for a in range(3))
+    return i, j, k

@@ -1,4 +1,4 @@
-"""What is known of a file without reading it, and the checksum of its content."""
+"""What is known of a scan without reading its voxels, and the checksum of its content."""
 
 from __future__ import annotations
 

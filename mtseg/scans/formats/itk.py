@@ -26,7 +26,7 @@ ends the process; a large number of axes in a MetaImage does so, too."""
 
 _HEADER_BYTES = 1 << 20
 _NUM_AXES = re.compile(rb"NDims *=(.*)", re.IGNORECASE)
-_NUMBERED = re.compile(r"([^%]*%[0-9]{0,3}d[^%]*?)\s+(\d+)\s+(\d+)\s+(-?\d+)(?:\s+\d+)?")
+_NUMBERED = re.compile(r"([^%]*%[0-9]{0,2}d[^%]*?)\s+(\d+)\s+(\d+)\s+(-?\d+)(?:\s+\d+)?")
 _MOST_FILES = 100_000
 
 _DATA_FILE = re.compile(rb"(?:data ?file *:|ElementDataFile *=)\s*(.*)", re.IGNORECASE)
