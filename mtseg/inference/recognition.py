@@ -13,7 +13,7 @@ this project's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +38,11 @@ more than its middle voxel, but its voxels resemble each other."""
 
 _INDEPENDENT_VOXELS = 3
 """As how many independent voxels the 216 of a block count when shares are compared."""
+
+_OWN_SIZE_LIMIT = 0.15
+"""How far, relative to the typical voxel size of a task's reference scans, that of a scan may be
+for the scan to be computed at its own. On breast phantoms a scan of 0.78 times the size lost 0.028
+of Dice at its own and 0.005 when it was resampled."""
 
 _LARGEST_DEVIATION = 4.0
 """Deviations beyond this count alike: one structure that is out of view must not decide."""
@@ -84,23 +89,31 @@ def candidate_spacings(
         scan_spacing_mm: the scan's voxel size along its axes.
         is_ct: whether its intensities are Hounsfield units.
         trained_mm: name of a task -> typical voxel size of its reference scans. A task that works
-            at a scan's own in-plane size was trained at such sizes only. A scan of a very different
-            size is resampled to the typical one.
+            at a scan's own in-plane size was trained at such sizes only. A scan of another size is
+            resampled to the typical one. Where another task asks for the scan's size, a difference
+            up to `LIKE_TRAINED` is taken: then a brain of 1 mm is segmented without comparing voxel
+            sizes first.
 
     Returns:
         Isotropic voxel size in mm -> names of the tasks that ask for it. Tasks of another modality
         are left out, unless the network has no other.
     """
     alike = [task for task in tasks if task.is_ct in (None, is_ct)] or list(tasks)
+    fixed = [task.spacing_mm for task in alike if task.spacing_mm is not None]
     found: dict[float, tuple[str, ...]] = {}
     for task in alike:
         own = task.target_spacing_mm(scan_spacing_mm)
         typical = (trained_mm or {}).get(task.name, own)
-        wanted = own if abs(typical - own) <= LIKE_TRAINED * typical else typical
-        # Sizes that differ by a rounding error of a header are one.
-        same = next((mm for mm in found if abs(mm - wanted) < 0.005 * mm), wanted)
+        limit = LIKE_TRAINED if _find_same(own, fixed) else _OWN_SIZE_LIMIT
+        wanted = own if abs(typical - own) <= limit * typical else typical
+        same = _find_same(wanted, found) or wanted
         found[same] = (*found.get(same, ()), task.name)
     return found
+
+
+def _find_same(size_mm: float, sizes_mm: Iterable[float]) -> float | None:
+    """The first of some voxel sizes that differs by no more than a rounding error of a header."""
+    return next((mm for mm in sizes_mm if abs(mm - size_mm) < 0.005 * mm), None)
 
 
 def plan_blocks(volume: npt.NDArray[np.float32], seed: int = 0) -> Plan:

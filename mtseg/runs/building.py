@@ -1,31 +1,22 @@
 """The Keras objects that a configuration asks for: network, learning-rate schedule, optimiser.
 
-They need Keras only, so that every engine and the loading of weights can use them. Look here for
-how Muon treats the kernels of convolutions.
+They need Keras only, so that every engine and the loading of weights can use them.
 
-Reference: Moeskops et al., MICCAI 2016, section 3.2, for Adam. Muon: Jordan et al., 2024,
-https://kellerjordan.github.io/posts/muon/; Liu et al., 2025, arXiv:2502.16982.
+Reference: Moeskops et al., MICCAI 2016, section 3.2.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import keras
-from keras import ops
 
 from mtseg.network.model import build_patch_model
 from mtseg.runs.config import TrainConfig
+from mtseg.runs.optimizers import FusedAdam, KernelMuon
 from mtseg.tasks.label_space import LabelSpace
 
 ADAM_SHARE_OF_RATE = 0.6
 """With Muon, the weights that are not kernels are moved by Adam at this share of the learning rate
 (this project's choice: 3e-3 for Muon's 5e-3)."""
-
-MUON_RULE = 2
-"""Version of Muon's momentum rule, stored with checkpoints. Rule 1 added the gradient unscaled to
-the average, and had almost no momentum."""
 
 
 def build_model(
@@ -91,7 +82,7 @@ def make_optimizer(
         learning_rate: from `make_learning_rate`.
     """
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(learning_rate, beta_2=config.adam_beta_2)
+        return FusedAdam(learning_rate, beta_2=config.adam_beta_2)
     return KernelMuon(
         learning_rate,
         adam_beta_2=config.adam_beta_2,
@@ -99,35 +90,3 @@ def make_optimizer(
         weight_decay=None,
         adam_weight_decay=None,
     )
-
-
-@keras.saving.register_keras_serializable("mtseg")
-class KernelMuon(keras.optimizers.Muon):  # Keras's class has no types
-    """Keras's Muon, also for the kernels of convolutions.
-
-    A kernel (rows, columns, inputs, outputs) is treated as a matrix (rows * columns * inputs,
-    outputs). Its update is replaced by a nearly orthogonal matrix with the same singular
-    directions. Adam moves the first layer (one input), the last layer (logits) and all weights
-    that are not kernels.
-
-    As in Jordan's Muon: momentum 0.95, Nesterov's look-ahead over an average of the gradients, and
-    five Newton-Schulz iterations with his coefficients. Otherwise than there: a step is
-    0.2 * sqrt(max(rows, columns)) times the rate long, after Liu et al., where Jordan has
-    sqrt(max(1, rows / columns)); so one rate serves kernels of all shapes. No weights decay.
-    """
-
-    def _should_use_adamw(self, variable: Any) -> bool:
-        is_kernel = len(variable.shape) >= 2 and variable.shape[-2] > 1
-        return not is_kernel or "logits" in variable.path
-
-    def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
-        lr = ops.cast(lr, variable.dtype)
-        self.assign_add(m, ops.multiply(ops.subtract(gradient, m), 1 - self.momentum))
-        # Nesterov momentum over an average: both terms have the scale of one gradient.
-        fresh = ops.multiply(gradient, 1 - self.momentum)
-        ahead = ops.add(fresh, ops.multiply(m, self.momentum))
-        matrix = ops.reshape(ahead, (-1, variable.shape[-1]))
-        update = self.zeropower_via_newtonschulz5(matrix, self.ns_steps)
-        # As long as Adam's steps (Liu et al., 2025). Keras's own scaling works in float32 only.
-        length = self.rms_rate * math.sqrt(max(matrix.shape))
-        self.assign_sub(variable, ops.reshape(lr * length * update, variable.shape))

@@ -22,9 +22,9 @@ from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
 from mtseg.provenance.training_data import write_training_data
 from mtseg.records.reading import check_training_records, read_members
-from mtseg.runs.building import MUON_RULE
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.growing import load_initial, start_from
+from mtseg.runs.optimizers import MUON_RULE
 from mtseg.runs.workdir import SPLITS, remove_diverged, write_config, write_diverged
 from mtseg.sources.subject import describe_members
 from mtseg.system.atomic_files import lock_folder, write_json

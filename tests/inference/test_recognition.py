@@ -38,9 +38,18 @@ def test_tasks_that_ask_for_the_same_voxel_size_are_one_candidate():
 
 def test_a_scan_unlike_those_of_training_is_resampled_to_their_in_plane_size():
     breast, trained = TASKS[1:2], {"breast": 1.2}
-    for own, wanted in ((1.25, 1.25), (0.95, 0.95), (0.6, 1.2), (3.0, 1.2)):
+    for own, wanted in ((1.25, 1.25), (1.05, 1.05), (0.95, 1.2), (0.6, 1.2), (1.5, 1.2)):
         found = candidate_spacings(breast, (own, own, 4.0), False, trained)
         assert found == {wanted: ("breast",)}
+
+
+def test_a_scan_that_all_tasks_can_take_at_one_voxel_size_is_not_resampled_for_one_of_them():
+    """So a brain of 1 mm is segmented without comparing voxel sizes first."""
+    trained = {"brain": 1.0, "breast": 1.27}
+    found = candidate_spacings(TASKS, (1.0, 1.0, 1.0), False, trained)
+    assert found == {1.0: ("brain", "breast")}
+    found = candidate_spacings(TASKS, (1.05, 1.05, 1.0), False, trained)
+    assert found == {1.0: ("brain",), 1.27: ("breast",)}
 
 
 def test_a_network_without_a_task_of_the_modality_uses_what_it_has():
