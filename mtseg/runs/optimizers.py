@@ -5,7 +5,7 @@ GPU the time of an update is that of starting thousands of operations, and on an
 the graph of a training step takes longer than the step. Here
 
 - the kernels of one shape, which are nearly all kernels, are orthogonalised together by Muon;
-- on TensorFlow each weight that Adam moves takes one operation. XLA, and so JAX, fuses Keras's.
+- on TensorFlow each weight that Adam moves takes one operation. On JAX, XLA fuses its formulas.
 
 The variables and their names are Keras's, so checkpoints are too.
 

@@ -82,8 +82,8 @@ def test_state_of_adam_is_kerass():
 
 @pytest.mark.parametrize("kind", ["adam", "muon"])
 def test_an_update_of_all_weights_takes_few_operations(kind):
-    """Each is built before the first step. Weight after weight they would be three to five times
-    as many."""
+    """Each is built before the first step. Weight after weight they would be several times as
+    many."""
     model = build_patch_model(3)
     optimizer = make_optimizer(configure("paper", "breast", "data", optimizer=kind), 1e-3)
     optimizer.build(model.trainable_variables)
