@@ -72,8 +72,10 @@ class Browser:
                 return answer["result"]
 
     def open(self, url):
+        # The old document still answers for a moment, and it is complete, too.
+        self.run("globalThis.isOld = true")
         self.call("Page.navigate", url=url)
-        self.wait_for("document.readyState === 'complete'")
+        self.wait_for("!globalThis.isOld && document.readyState === 'complete'")
 
     def run(self, script):
         """The value of a JavaScript expression."""
@@ -93,11 +95,11 @@ class Browser:
     def text(self, selector="body"):
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
-    def drop(self, *paths):
+    def drop(self, *paths, at=(150, 200)):
         """Drops files and folders onto the page, as from a file manager."""
         data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
-            self.call("Input.dispatchDragEvent", type=kind, x=150, y=200, data=data)
+        for kind, (x, y) in (("dragEnter", (150, 200)), ("dragOver", at), ("drop", at)):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def choose(self, selector, *paths):
         """Chooses files in an input element."""

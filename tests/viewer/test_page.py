@@ -70,6 +70,12 @@ def test_a_dropped_scan_is_shown_with_its_labels(page, scan_file):
 PLANES = "axial", "coronal", "sagittal"
 
 
+def test_a_scan_can_be_dropped_onto_the_viewer(page, scan_file):
+    place = "document.getElementById('canvas').getBoundingClientRect()"
+    page.drop(scan_file, at=page.run(f"[{place}.left + 20, {place}.top + 20]"))
+    page.wait_for(DONE)
+
+
 def test_classes_are_switched_off_and_on_and_made_opaque(page, scan_file):
     page.drop(scan_file)
     page.wait_for(DONE)

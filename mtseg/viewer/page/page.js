@@ -226,18 +226,22 @@ function showProblem(error) {
 
 function connect() {
   const root = document.documentElement;
-  addEventListener("dragover", (event) => {
-    event.preventDefault();
-    root.classList.add("dragging");
-  });
+  // Before the viewer's canvas, which would keep these events to itself.
+  const first = { capture: true };
+  for (const kind of ["dragenter", "dragover"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      root.classList.add("dragging");
+    }, first);
+  }
   addEventListener("dragleave", (event) => {
     if (!event.relatedTarget) root.classList.remove("dragging");
-  });
+  }, first);
   addEventListener("drop", (event) => {
     event.preventDefault();
     root.classList.remove("dragging");
     readDrop(event.dataTransfer).then(sendScans, showProblem);
-  });
+  }, first);
   for (const kind of ["files", "folder"]) {
     get(`choose-${kind}`).addEventListener("click", () => get(kind).click());
     get(kind).addEventListener("change", () => {
