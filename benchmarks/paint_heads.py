@@ -15,22 +15,17 @@ or another task need another folder.
 
 from __future__ import annotations
 
-import csv
 import zlib
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
-import numpy as np
-import numpy.typing as npt
 from comparison import finish, make_parser, run_benchmark
+from data_sets import has_scan, make_folders, save_scan, save_split
 
 from mtseg.errors import InputError
 from mtseg.phantoms.head import paint_head
 from mtseg.scans.volume import to_ras
 from mtseg.sources.find import find_subjects
 from mtseg.sources.reading import read_subject
-from mtseg.system.atomic_files import atomic_write
 from mtseg.tasks.label_space import parse_tasks
 from mtseg.tasks.task import IGNORED
 
@@ -48,13 +43,12 @@ def main() -> None:
         raise InputError(f"--task: give one task with one source, not {arguments.task}.")
     task, (source,) = selections[0].task, selections[0].sources
     found = find_subjects(task, source, arguments.brains)
-    for folder in ("images", "labels"):
-        (arguments.out / folder).mkdir(parents=True, exist_ok=True)
+    make_folders(arguments.out)
     rows = []
     for subject in found.subjects:
         names = [f"{subject.name}_head{copy}" for copy in range(arguments.heads)]
         rows += [(name, subject.split) for name in names]
-        missing = [n for n in names if not (arguments.out / "images" / f"{n}.nii.gz").exists()]
+        missing = [name for name in names if not has_scan(arguments.out, name)]
         if not missing:
             continue
         image, label_map = (to_ras(each) for each in read_subject(task, source, subject))
@@ -67,18 +61,10 @@ def main() -> None:
                 head, kept, affine = paint_head(image.array, labels, image.affine, seed)
             except InputError as error:
                 raise InputError(f"{subject.image_path}: {error}") from error
-            save(kept, affine, arguments.out / "labels" / f"{name}.nii.gz")
-            save(head, affine, arguments.out / "images" / f"{name}.nii.gz")
+            save_scan(arguments.out, name, head, kept, affine)
             print(f"{name}: {' x '.join(map(str, head.shape))} voxels", flush=True)
-    with atomic_write(arguments.out / "split.csv") as path, path.open("w", newline="") as file:
-        csv.writer(file).writerows([("subject", "split"), *rows])
+    save_split(arguments.out, rows)
     finish("paint_heads", {"heads": len(rows)}, {}, 1, arguments.json)
-
-
-def save(array: npt.NDArray[Any], affine: npt.NDArray[np.float64], path: Path) -> None:
-    """Writes a file that is whole or not there."""
-    with atomic_write(path) as unfinished:
-        nib.save(nib.Nifti1Image(array, affine), unfinished)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,11 @@ from mtseg.scans.preprocessing import PreparedScan
 from mtseg.scans.resampling import LinearAxis
 from mtseg.scans.volume import to_ras
 
-SMALLEST_PROBABILITY = np.float32(0.01)
+SMALLEST_PROBABILITY = 0.01
 """Added to probabilities before their logarithm is taken, and taken away afterwards. How much
-smaller than that a probability is says nothing about the place of a surface."""
+smaller than that a probability is says nothing about where between two voxels a surface is. In a
+scan with n voxels for one of the prepared grid, places are told apart n times as finely, so it is n
+times as small."""
 
 _SMALLEST_WEIGHT = 1e-3
 """A voxel of the scan with less foreground than that among its neighbours is background."""
@@ -58,6 +60,7 @@ class Restoration:
     Attributes:
         foreground: booleans (I, J, K), the foreground on the grid of the scan, with RAS+ axes.
         voxels_per_voxel: voxels of the scan's grid per voxel of the prepared grid.
+        smallest_probability: `SMALLEST_PROBABILITY` for that many.
     """
 
     def __init__(self, prepared: PreparedScan) -> None:
@@ -75,6 +78,7 @@ class Restoration:
             for axis, step in zip(self._axes, steps.tolist(), strict=True)
         ]
         self.voxels_per_voxel = source.array.size / prepared.volume.array.size
+        self.smallest_probability = np.float32(SMALLEST_PROBABILITY / max(self.voxels_per_voxel, 1))
 
     @property
     def is_identity(self) -> bool:
@@ -141,7 +145,7 @@ class Restoration:
                 block[mask] = rows[:, class_index]
                 restored[class_index] = self.interpolate(block, computed, targets)
             return restored
-        logarithms = np.log(rows + SMALLEST_PROBABILITY)
+        logarithms = np.log(rows + self.smallest_probability)
         block = np.zeros(mask.shape, np.float32)
         straight = {  # where the values of every class count as straight, by axis
             number: ~_have_neighbours(mask, number)
@@ -158,8 +162,9 @@ class Restoration:
         weight[~is_known] = 1
         restored /= weight
         np.exp(restored, out=restored)
-        restored *= (total / weight + num_classes * SMALLEST_PROBABILITY) / restored.sum(axis=0)
-        restored -= SMALLEST_PROBABILITY
+        added = self.smallest_probability
+        restored *= (total / weight + num_classes * added) / restored.sum(axis=0)
+        restored -= added
         # Rounding errors, and beside a steep surface a curve may fall below all of its voxels.
         np.maximum(restored, 0, out=restored)
         restored *= total / weight / np.maximum(restored.sum(axis=0), np.finfo(np.float32).tiny)

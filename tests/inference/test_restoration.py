@@ -82,14 +82,16 @@ def random_probabilities(prepared, num_classes=3):
     return (powers / powers.sum(axis=0)).astype(np.float32)
 
 
-def test_a_surface_between_two_voxels_stays_where_it_is():
-    """A scan of 0.25 mm that was computed at 1 mm, of a thing that begins at 5.2 mm."""
-    prepared = prepare_scan(Volume(np.ones((40, 4, 4), np.float32), np.diag([0.25, 1, 1, 1])), 1.0)
+@pytest.mark.parametrize(("mm", "steepness"), [(0.25, 6), (0.125, 10)])
+def test_a_surface_between_two_voxels_stays_where_it_is(mm, steepness):
+    """A finer scan that was computed at 1 mm, of a thing that begins at 5.2 mm."""
+    array = np.ones((round(10 / mm), 4, 4), np.float32)
+    prepared = prepare_scan(Volume(array, np.diag([mm, 1, 1, 1])), 1.0)
     place_mm = prepared.volume.affine[0, 3] + np.arange(10)  # 0.375, 1.375, ...
-    inside = 1 / (1 + np.exp(-6 * (place_mm - 5.2)))
+    inside = 1 / (1 + np.exp(-steepness * (place_mm - 5.2)))
     probability = np.broadcast_to(inside[:, None, None], (10, 4, 4))
     ((_, restored),) = restore_tile(prepared, np.stack([1 - probability, probability]))
-    found_mm = 0.25 * np.flatnonzero(restored[1, :, 2, 2] >= 0.5)
+    found_mm = mm * np.flatnonzero(restored[1, :, 2, 2] >= 0.5)
     # Halfway between the voxels, at 4.375 and 5.375 mm, would be 4.875 mm.
     assert found_mm[0] == 5.25
 
