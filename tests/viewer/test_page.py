@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 import zipfile
 
 import nibabel as nib
@@ -94,6 +95,18 @@ def test_classes_are_switched_off_and_on_and_made_opaque(page, scan_file):
         seen.append(picture(page))
     assert seen[3] == seen[0]  # all on again
     assert len(set(seen)) == len(seen) - 1
+
+
+def test_a_letter_does_not_change_the_view_that_is_chosen(page, scan_file):
+    page.drop(scan_file)
+    page.wait_for(DONE)
+    page.wait_for(SHOWN)
+    page.run("document.getElementById('canvas').focus()")
+    before = settled(page)
+    for letter in "vcp":
+        page.press(letter, f"Key{letter.upper()}", ord(letter.upper()))
+        time.sleep(0.2)  # a second key would be left out
+    assert settled(page) == before
 
 
 def picture(page):

@@ -37,6 +37,9 @@ export class Viewer {
       logLevel: "error",
       loadingText: "",
       dragAndDropEnabled: false,
+      viewModeHotKey: "", // the buttons above would not know
+      clipPlaneHotKey: "",
+      cycleClipPlaneHotKey: "",
       show3Dcrosshair: true,
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
