@@ -12,17 +12,18 @@ from tests.benchmarks.test_benchmarks import load  # noqa: F401
 
 
 def test_phantoms_of_many_voxel_sizes_are_a_data_set(load, tmp_path, monkeypatch, capsys):  # noqa: F811
-    words = ["brain", "--out", str(tmp_path / "scans"), "--scans", "3", "--size", "32"]
+    words = ["brain", "--out", str(tmp_path / "scans"), "--train", "3", "--test", "1"]
+    words += ["--size", "32"]
     monkeypatch.setattr(sys, "argv", ["phantom_scans.py", *words])
     module = load("phantom_scans")
     module.main()
     task = read_task(shipped_path("brain"))
     found = find_subjects(task, "folder", tmp_path / "scans").require_sound()
-    names = ["phantom5000", "phantom5001", "phantom5002"]
-    assert found.names_of_split("train") == names
+    assert found.names_of_split("train") == ["phantom5000", "phantom5001", "phantom5002"]
+    assert found.names_of_split("test") == ["phantom6000"]
     scans = [nib.load(subject.image_path) for subject in found.subjects]
     # A brain's voxels are 1 x 1 x 1.25 mm.
-    expected = np.outer([0.5, 1, 2], [1, 1, 1.25])
+    expected = np.outer([0.5, 1, 2, 0.5], [1, 1, 1.25])
     np.testing.assert_allclose([scan.header.get_zooms() for scan in scans], expected)
     own = make_phantom("brain", 5001, 32)
     np.testing.assert_array_equal(scans[1].dataobj, own.image)
@@ -31,7 +32,7 @@ def test_phantoms_of_many_voxel_sizes_are_a_data_set(load, tmp_path, monkeypatch
     # The values of the label maps are the classes that the source takes them for.
     mapped = task.map_labels(np.asarray(labels.dataobj), found.labels, "labels")
     assert set(np.unique(mapped)) == set(np.unique(own.label_map))
-    assert capsys.readouterr().out.count("voxels") == 3
+    assert capsys.readouterr().out.count("voxels") == 4
     (tmp_path / "scans" / "images" / "phantom5001.nii.gz").unlink()
     module.main()
     assert "phantom5001: voxels 1.00 times" in (out := capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""The benchmark of voxel sizes goes on where it was stopped, with the code and network of before."""
+"""The benchmark of voxel sizes goes on where it was stopped, of the same code and network."""
 
 import sys
 
