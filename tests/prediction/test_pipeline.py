@@ -83,7 +83,8 @@ def test_labels_are_those_of_the_whole_volume_restored_at_once(model, tmp_path, 
     canonical = volume.to_ras(prepared.source)
     step = np.divide(canonical.spacing_mm, prepared.volume.spacing_mm)
     mask = prepared.volume.array > 0
-    logarithms = [mask * np.log(whole[..., c] + 0.01) for c in range(NUM_CLASSES)]
+    least = 0.01 / max(canonical.array.size / mask.size, 1)
+    logarithms = [mask * np.log(whole[..., c] + least) for c in range(NUM_CLASSES)]
 
     def on_scan(values):
         return interpolate(values.astype(np.float32), canonical.array.shape, step, LINEAR)
@@ -103,7 +104,7 @@ def test_labels_are_those_of_the_whole_volume_restored_at_once(model, tmp_path, 
     weight = on_scan(mask)
     logarithms = [on_scan(each) - sum(bend(each, a) for a in range(3)) for each in logarithms]
     powers = np.exp(logarithms / np.maximum(weight, 1e-9))
-    restored = np.maximum((1 + 0.01 * NUM_CLASSES) * powers / powers.sum(axis=0) - 0.01, 0)
+    restored = np.maximum((1 + least * NUM_CLASSES) * powers / powers.sum(axis=0) - least, 0)
     restored /= restored.sum(axis=0)
     restored = np.where(weight > 0.001, restored, np.eye(NUM_CLASSES)[0].reshape(-1, 1, 1, 1))
     expected = np.where(canonical.array, decide(restored, model.thresholds), 0)
