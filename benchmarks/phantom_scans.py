@@ -12,8 +12,8 @@ on test scans of all voxel sizes too: the probability that is best for a fine sc
 than for a coarse one.
 
 Writes SCANS/images/phantomN.nii.gz, the labels as values 1, 2, ... in SCANS/labels, and
-SCANS/split.csv. A minute for the finest scan of 224 voxels. A run that was stopped goes on where it
-was; another size or number of scans needs another folder.
+SCANS/split.csv. Less than a minute a scan. A run that was stopped goes on where it was; another
+task, size or number of scans needs another folder.
 
     scans   how many the folder has
 """

@@ -29,6 +29,7 @@ from comparison import finish, make_parser, mean_dice_of_task, run_benchmark
 from journal import Journal
 
 import mtseg
+from mtseg.errors import InputError
 from mtseg.models.loading import ExportedModel
 from mtseg.phantoms.scanner import CLASS_LABELS, Phantom, make_phantom
 from mtseg.prediction.pipeline import segment_files
@@ -95,6 +96,11 @@ def main() -> None:
     parser.add_argument("--journal", type=Path, help="file that keeps each scan's scores")
     arguments = parser.parse_args()
     model = mtseg.load(arguments.model)
+    if arguments.journal and model.model_id is None:
+        raise InputError(
+            f"--journal: {arguments.model} does not say which model it is, so its scores could be "
+            "taken for another's. Export it again, or leave the journal out."
+        )
     tasks = [task for task in model.tasks if task.name in CLASS_LABELS]
     journal = Journal(arguments.journal, f"{model.model_id} {model.network.precision}")
     rng = np.random.default_rng(0)

@@ -37,7 +37,8 @@ export class Viewer {
       logLevel: "error",
       loadingText: "",
       dragAndDropEnabled: false,
-      viewModeHotKey: "", // the buttons above would not know
+      // Keys that change the view: the page's buttons would not know.
+      viewModeHotKey: "",
       clipPlaneHotKey: "",
       cycleClipPlaneHotKey: "",
       show3Dcrosshair: true,
