@@ -17,8 +17,10 @@ from mtseg.errors import InputError
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SHARED = {
     "comparison",
+    "data_sets",
     "engine_worker",
     "equal_minutes",
+    "journal",
     "network_costs",
     "nnunet_runs",
     "torch_worker",

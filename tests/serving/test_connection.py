@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import http.server
 import json
+import re
 import socket
 import threading
 import time
@@ -308,7 +309,7 @@ def serve_bytes(answer, pause_s=0.0):
             while True:
                 connection, _ = listening.accept()
                 with connection, contextlib.suppress(OSError):
-                    requests.append(connection.recv(1 << 16))
+                    requests.append(read_request(connection))
                     for place in range(0, len(answer), 1 if pause_s else len(answer)):
                         connection.sendall(answer[place : place + 1] if pause_s else answer)
                         time.sleep(pause_s)
@@ -319,6 +320,16 @@ def serve_bytes(answer, pause_s=0.0):
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/m", requests
         listening.shutdown(socket.SHUT_RDWR)
         thread.join(20)
+
+
+def read_request(connection):
+    """A whole request: closing a connection before its end would reset it, and lose the answer."""
+    with connection.makefile("rb") as stream:
+        head = b""
+        while (line := stream.readline()).strip():
+            head += line
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        return head + stream.read(int(length[1]) if length else 0)
 
 
 def http_answer(body, status="200 OK", *headers):
