@@ -17,14 +17,18 @@ class Journal:
     network and this code are found.
 
     Args:
-        path: the file; None keeps nothing.
+        path: the file, made with its folder if it is missing; None keeps nothing.
         network: says which network is measured, and how it computes.
     """
 
     def __init__(self, path: Path | None, network: str) -> None:
         self._path = path
         self._made_by = {"code": _digest_of_package(), "network": network}
-        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        lines: list[str] = []
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()  # a place that cannot be written ends a run now, not after its first hour
+            lines = path.read_text().splitlines()
         self._entries = {
             entry.pop("of"): entry.pop("measured")
             for entry in map(json.loads, lines)

@@ -44,7 +44,11 @@ def load_initial(config: TrainConfig) -> TrainedModel | None:
 
 
 def start_from(
-    trained: TrainedModel, model: keras.Model, label_space: LabelSpace, config: TrainConfig
+    trained: TrainedModel,
+    model: keras.Model,
+    label_space: LabelSpace,
+    config: TrainConfig,
+    logit_adjustment: npt.NDArray[np.float32] | float = 0.0,
 ) -> str:
     """Gives a new network the weights of a trained one.
 
@@ -53,6 +57,10 @@ def start_from(
         model: the new one, from `mtseg.runs.building.build_model`; it is changed.
         label_space: its tasks.
         config: its configuration.
+        logit_adjustment: float32 (logits,), what the weights of the trained network have had added
+            to their bias and training adds at its end; see `mtseg.batches.logit_adjustment`. It is
+            taken off outputs that are copied. 0 leaves them as they are, for a network that is not
+            trained further.
 
     Returns:
         A line that says which classes begin at random.
@@ -61,6 +69,7 @@ def start_from(
     wanted = name_outputs(label_space, config.backgrounds)
     old_kernel, old_bias = trained.model.get_layer(LOGITS).get_weights()
     kernel, bias = model.get_layer(LOGITS).get_weights()
+    added = np.broadcast_to(logit_adjustment, bias.shape)
     new: list[str] = []
     for number, output in enumerate(wanted):
         source, shift = _find(output, given, len(trained.label_space.selections))
@@ -68,7 +77,7 @@ def start_from(
             new.append(output[1])
             continue
         kernel[..., number] = old_kernel[..., source].mean(axis=-1)
-        bias[number] = old_bias[source].mean() + shift
+        bias[number] = old_bias[source].mean() + shift - added[number]
     for layer, old in zip(_inner_layers(model), _inner_layers(trained.model), strict=True):
         layer.set_weights(old.get_weights())
     model.get_layer(LOGITS).set_weights([kernel, bias])

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mtseg.batches.draws import read_task_weights
 from mtseg.batches.logit_adjustment import compute_logit_adjustment
@@ -25,6 +27,7 @@ from mtseg.records.reading import check_training_records, read_members
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.growing import load_initial, start_from
 from mtseg.runs.optimizers import MUON_RULE
+from mtseg.runs.weights import TrainedModel
 from mtseg.runs.workdir import SPLITS, remove_diverged, write_config, write_diverged
 from mtseg.sources.subject import describe_members
 from mtseg.system.atomic_files import lock_folder, write_json
@@ -187,23 +190,33 @@ class _Run:
         self.callbacks = Callbacks([])
         if engine.is_chief:
             self.callbacks = Callbacks([TensorBoard(config, workdir), *callbacks])
-            adjustment = np.zeros(1, np.float32)
-            if config.class_priors == "natural":
-                adjustment = compute_logit_adjustment(
-                    config.data_dir,
-                    label_space,
-                    config.backgrounds,
-                    read_task_weights(config.task_weights, label_space),
-                )
+            is_adjusted = config.class_priors == "natural"
             self._report = engine.open_report(
                 label_space,
                 workdir,
                 command=command,
                 held_out=self._held_out,
-                logit_adjustment=adjustment,
+                logit_adjustment=self._adjustment if is_adjusted else np.zeros(1, np.float32),
                 is_complete=is_complete,
                 callbacks=self.callbacks,
             )
+
+    @functools.cached_property
+    def _adjustment(self) -> npt.NDArray[np.float32]:
+        """What gives the classes their natural frequencies; reads all training scans once."""
+        config, label_space = self._config, self._label_space
+        weights = read_task_weights(config.task_weights, label_space)
+        return compute_logit_adjustment(config.data_dir, label_space, config.backgrounds, weights)
+
+    def _start(self, trained: TrainedModel) -> str:
+        """Gives the network the weights of a trained one; returns a line that says what is new.
+
+        Training is balanced. A trained network with natural frequencies has them in its bias, and
+        would otherwise get them a second time at the end.
+        """
+        has_natural = trained.config.class_priors == "natural"
+        adjustment = self._adjustment if has_natural else 0.0
+        return start_from(trained, self._engine.model, self._label_space, self._config, adjustment)
 
     def _write_splits(self, label_space: LabelSpace) -> None:
         """Prints and stores who is in which split, and which scans the run scores."""
@@ -301,7 +314,7 @@ class _Run:
         )
         if start == 0:
             if self._initial is not None:
-                self.say(start_from(self._initial, engine.model, self._label_space, self._config))
+                self.say(self._start(self._initial))
         else:
             self.say(f"Resuming after mini-batch {start} of {self._total}.")
             rule = self._checkpoints.stored_rule(start, "muon")

@@ -11,7 +11,7 @@ from tests.benchmarks.test_benchmarks import load  # noqa: F401
 def test_a_scan_is_scored_once(load, tmp_path, monkeypatch, capsys):  # noqa: F811
     module = load("recognition")
     words = ["--model", "packaged", "--scans", "1", "--size", "32"]
-    words += ["--journal", str(tmp_path / "scores.jsonl")]
+    words += ["--journal", str(tmp_path / "kept" / "scores.jsonl")]
     monkeypatch.setattr(sys, "argv", ["recognition.py", *words])
     module.main()
     printed = capsys.readouterr().out

@@ -237,6 +237,26 @@ def test_a_run_starts_from_the_weights_of_another(
     assert train_and_evaluate(config, workdir) is not None
 
 
+@pytest.mark.parametrize("class_priors", ["drawn", "natural"])
+def test_a_run_that_starts_from_natural_frequencies_gets_them_once(
+    tiny_data, tmp_path, without_evaluation, class_priors
+):
+    """Counted twice, a class of one voxel in a hundred would be one in ten thousand."""
+    common = {"minibatches_per_task": 1, "learning_rate": 1e-12}
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_and_evaluate(make_config(tiny_data, class_priors="natural", **common), first)
+    config = make_config(tiny_data, class_priors=class_priors, init_from=str(first), **common)
+    train_and_evaluate(config, second)
+    trained, started = (
+        load_trained(workdir).model.get_layer("logits").bias.numpy() for workdir in (first, second)
+    )
+    if class_priors == "natural":
+        np.testing.assert_allclose(started, trained, atol=1e-6)
+    else:  # a network that was not trained has a bias of 0
+        np.testing.assert_allclose(started, 0, atol=1e-6)
+        assert np.abs(trained).max() > 0.1
+
+
 def test_a_run_that_becomes_longer_goes_on_where_it_ended(
     tiny_data, tmp_path, without_evaluation, capsys
 ):
