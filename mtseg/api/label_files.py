@@ -171,7 +171,9 @@ def score_files(
     Args:
         pairs: from `pair_files`.
         task: name or file of a task, whose classes are scored. With a source, such as
-            `brain:miccai2012`, the references have the labels of that source.
+            `brain:miccai2012`, the references have the labels of that source. The predictions have
+            the labels that their headers give to these classes: without a number in the task file,
+            a class has another one in a network of other tasks.
         names: label -> name of its class, in place of a task. None takes the names in the header of
             the first prediction, as `mtseg-predict` writes them.
         on_scan: called with the name of each pair when it has been scored.
@@ -181,8 +183,8 @@ def score_files(
         None. Without a task, the classes are those that a prediction or a reference has.
 
     Raises:
-        InputError: if a file cannot be read, two are not on the same grid, or both a task and names
-            are given.
+        InputError: if a file cannot be read, two are not on the same grid, both a task and names
+            are given, or a prediction has classes of other tasks alone.
     """
     of_task: Task | None = None
     source: LabelSource | None = None
@@ -198,6 +200,9 @@ def score_files(
     for number, pair in enumerate(pairs):
         reference, is_known = _read_reference(pair.reference, of_task, source)
         predicted = read_label_map(pair.predicted)
+        if of_task is not None:
+            array = _in_labels_of_task(predicted.array, pair.predicted, of_task, classes)
+            predicted = dataclasses.replace(predicted, array=array)
         predicted = match_grid(reference, predicted, pair.reference, pair.predicted)
         if number == 0 and task is None and names is None:  # now the file is known to be sound
             classes = _names_in_header(pair.predicted)
@@ -260,6 +265,32 @@ def _read_reference(
     of_classes = to_labels(make_label_table((task.name, tissue) for tissue in task.classes))
     lookup[: len(of_classes)] = of_classes
     return dataclasses.replace(label_map, array=lookup[own]), own != IGNORED
+
+
+def _in_labels_of_task(
+    array: npt.NDArray[Any], path: Path, task: Task, classes: Mapping[int, str]
+) -> npt.NDArray[Any]:
+    """A prediction with the labels that its task has on its own; 0 for classes of other tasks.
+
+    Args:
+        array: its labels.
+        path: of the prediction. Without names in its header, it has the labels of the task.
+        task: the task.
+        classes: label -> name, of the task on its own.
+    """
+    names = _names_in_header(path)
+    if not names or names.items() >= classes.items():
+        return array
+    if not set(names.values()) & set(classes.values()):
+        raise InputError(
+            f"{path}: has the classes {first_ten(sorted(names.values()))}, none of the task "
+            f"{task.name}. Give the task of its classes."
+        )
+    own = {name: label for label, name in classes.items()}
+    found = np.zeros_like(array)
+    for label, name in names.items():
+        found[array == label] = own.get(name, 0)
+    return found
 
 
 def _names_in_header(path: Path) -> dict[int, str]:

@@ -267,6 +267,7 @@ def _segment(
         made_from,
         preview_path,
         refuse_other_scan,
+        refuse_results_that_are_scans,
     )
 
     with_flips(model, options)  # refuses a task without flips before anything is written
@@ -280,7 +281,9 @@ def _segment(
     print("No out-of-distribution check in the model." if check is None else check.describe())
     out = folder or Path()  # beside each scan: the scans' own folders are relative to here
     if folder is not None:
-        refuse_other_labels(folder, model.label_table, may_replace=arguments.overwrite)
+        stems = [scan.stem for scan in scans]
+        refuse_other_labels(folder, model.label_table, arguments.overwrite, stems)
+    refuse_results_that_are_scans({scan.path: out / scan.stem for scan in scans})
     to_do = scans
     if not arguments.overwrite:
         made = (model.model_id, model.network.precision, options.deciding())
@@ -315,8 +318,10 @@ def _segment(
         tally.withheld.extend(str(scan.path) for scan in done)
     try:
         if arguments.beam_runner is not None:
-            return _segment_on_beam(to_do, out, options, arguments, tally)
-        return _segment_here(model, to_do, len(scans), out, options, tally)
+            return _segment_on_beam(to_do, folder, options, arguments, tally)
+        return _segment_here(
+            model, to_do, len(scans), folder, options, tally, may_replace=arguments.overwrite
+        )
     finally:  # also of the scans before one that could not be computed
         if folder is not None:
             write_folder_results(folder, [scan.stem for scan in scans], model.label_table)
@@ -326,9 +331,11 @@ def _segment_here(
     model: ExportedModel,
     to_do: list[ListedScan],
     num_scans: int,
-    out: Path,
+    folder: Path | None,
     options: Options,
     tally: Tally,
+    *,
+    may_replace: bool,
 ) -> int:
     from mtseg.api.scan_progress import ScanBars
     from mtseg.prediction.pipeline import segment_files
@@ -340,9 +347,11 @@ def _segment_here(
         for path, outcome in segment_files(
             model,
             [scan.path for scan in to_do],
-            out,
+            folder or Path(),
             options,
             folders=dict(to_do),
+            may_replace=may_replace,
+            is_explained=folder is not None,
             on_start=bars.start,
             on_flop=bars.advance,
         ):
@@ -370,13 +379,14 @@ def _segment_here(
 
 def _segment_on_beam(
     scans: list[ListedScan],
-    out: Path,
+    folder: Path | None,
     options: Options,
     arguments: argparse.Namespace,
     tally: Tally,
 ) -> int:
     from mtseg.prediction.beam import segment_on_beam
 
+    out = folder or Path()
     print(f"{len(scans)} scans on {arguments.beam_runner}.", flush=True)
     outcomes = segment_on_beam(
         scans,
@@ -386,6 +396,8 @@ def _segment_on_beam(
         None if arguments.precision == "auto" else arguments.precision,
         arguments.beam_runner,
         arguments.beam_option,
+        may_replace=arguments.overwrite,
+        is_explained=folder is not None,
     )
     for outcome in outcomes:
         if outcome.error is not None:

@@ -58,14 +58,24 @@ class ScanHandler(_Handler):
         out: folder for the results.
         options: how scans are segmented.
         precision: of the convolutions; None is the faster one of each worker.
+        may_replace: as for `mtseg.prediction.pipeline.segment_files`.
+        is_explained: likewise.
     """
 
     def __init__(
-        self, model: Path | None, out: Path, options: Options, precision: str | None
+        self,
+        model: Path | None,
+        out: Path,
+        options: Options,
+        precision: str | None,
+        *,
+        may_replace: bool = True,
+        is_explained: bool = False,
     ) -> None:
         super().__init__()
         self._model, self._out = model, out
         self._options, self._precision = options, precision
+        self._may_replace, self._is_explained = may_replace, is_explained
 
     def load_model(self) -> ExportedModel:
         """Loads the model; Beam calls this once per worker process."""
@@ -87,7 +97,10 @@ class ScanHandler(_Handler):
             For each scan a line of JSON, of a `ScanOutcome`.
         """
         folders = {scan.path: scan.folder for scan in batch}
-        outcomes = segment_files(model, list(folders), self._out, self._options, folders=folders)
+        outcomes = segment_files(
+            model, list(folders), self._out, self._options, folders=folders,
+            may_replace=self._may_replace, is_explained=self._is_explained,
+        )  # fmt: skip
         for path, outcome in outcomes:
             if isinstance(outcome, InputError):
                 of_scan = ScanOutcome(str(path), str(outcome))
@@ -106,6 +119,9 @@ def segment_on_beam(
     precision: str | None,
     runner: str,
     runner_options: Sequence[str] = (),
+    *,
+    may_replace: bool = True,
+    is_explained: bool = False,
 ) -> list[ScanOutcome]:
     """Segments scans on the workers of a Beam runner.
 
@@ -117,6 +133,8 @@ def segment_on_beam(
         precision: of the convolutions; None is the faster one of each worker.
         runner: name of the runner, such as `DirectRunner` or `FlinkRunner`.
         runner_options: options of the runner, as on Beam's command line.
+        may_replace: as for `mtseg.prediction.pipeline.segment_files`.
+        is_explained: likewise.
 
     Returns:
         What the workers say of each scan, in the order in which they finished.
@@ -132,13 +150,16 @@ def segment_on_beam(
     outcomes = temporary_path(out / "outcomes")
     absolute = [ListedScan(scan.path.absolute(), scan.folder) for scan in scans]
     found: list[ScanOutcome] = []
+    handler = ScanHandler(
+        model, out, options, precision, may_replace=may_replace, is_explained=is_explained
+    )
     try:
         with pipeline:
             _ = (
                 pipeline
                 | beam.Create(absolute)
                 | beam.Reshuffle()
-                | RunInference(ScanHandler(model, out, options, precision))
+                | RunInference(handler)
                 | beam.io.WriteToText(str(outcomes / "outcomes"))
             )
         for shard in sorted(outcomes.iterdir()):

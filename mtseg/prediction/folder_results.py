@@ -6,8 +6,8 @@
     labels_freesurfer.txt    for FreeSurfer
     volumes.csv              a row for each scan and class
 
-A folder has the results of one set of labels: another model with other ones is refused. This module
-imports no TensorFlow.
+A folder has the results of one set of labels: another model with other ones is refused. So the
+labels are explained before the first label file is written. This module imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -47,13 +47,16 @@ VOLUMES_COLUMNS = (
 )
 
 
-def refuse_other_labels(out: Path, table: Sequence[LabelEntry], may_replace: bool = False) -> None:
+def refuse_other_labels(
+    out: Path, table: Sequence[LabelEntry], may_replace: bool = False, stems: Iterable[Path] = ()
+) -> None:
     """Refuses a folder whose files explain other labels, or have the names of these files.
 
     Args:
         out: folder of the results; it need not exist.
         table: the labels of the model.
-        may_replace: whether to accept files for other labels.
+        may_replace: whether to accept files for other labels, if no other scan has such labels.
+        stems: of the scans whose results are replaced, relative to `out`.
 
     Raises:
         InputError: if the folder has such a file.
@@ -73,6 +76,39 @@ def refuse_other_labels(out: Path, table: Sequence[LabelEntry], may_replace: boo
                 f"{path}: is not a table that mtseg-predict wrote. Move it, or use another folder "
                 "for the results."
             )
+        if may_replace:
+            _refuse_labels_of_others(out, table, stems)
+
+
+def _refuse_labels_of_others(out: Path, table: Sequence[LabelEntry], stems: Iterable[Path]) -> None:
+    """Refuses to explain anew the labels of scans whose results stay."""
+    explained = {(entry.name, str(entry.label)) for entry in table}
+    for stem in sorted(set(_listed_stems(out)) - set(stems)):
+        columns = (dict(zip(VOLUMES_COLUMNS, row, strict=True)) for row in _volume_rows(out, stem))
+        if {(row["class"], str(row["label"])) for row in columns} <= explained:
+            continue
+        raise InputError(
+            f"{label_path(out / stem)}: has other labels than those of this model, and would be "
+            "explained wrongly. Use another folder for the results, or --overwrite all its scans."
+        )
+
+
+def write_label_tables(out: Path, table: Sequence[LabelEntry], may_replace: bool) -> None:
+    """Writes the files that explain the labels; the caller has locked the folder.
+
+    Args:
+        out: folder of the results.
+        table: the labels of the model.
+        may_replace: whether to replace files for other labels.
+
+    Raises:
+        InputError: if there are files for other labels, or a file cannot be written.
+    """
+    if not may_replace:  # or `refuse_other_labels` has looked at all scans of the command
+        refuse_other_labels(out, table)
+    with writing_to(out, WRITE_REMEDY):
+        for name, make_text in LABEL_TABLES.items():
+            _replace(out / name, make_text(table))
 
 
 def write_folder_results(out: Path, stems: Iterable[Path], table: Sequence[LabelEntry]) -> None:
@@ -80,7 +116,8 @@ def write_folder_results(out: Path, stems: Iterable[Path], table: Sequence[Label
 
     The table of volumes has the scans of this command and those that it has already, from their
     verdict files. So it is complete after a command was resumed, and several jobs may share it. The
-    names of the labels are written if a scan of this command has some.
+    files that explain the labels are written if they are missing and a scan of this command has
+    labels.
 
     Args:
         out: folder of the results.
@@ -96,7 +133,8 @@ def write_folder_results(out: Path, stems: Iterable[Path], table: Sequence[Label
         return
     with writing_to(out, WRITE_REMEDY), lock_folder(out):
         for name, make_text in LABEL_TABLES.items() if has_labels else ():
-            _replace(out / name, make_text(table))
+            if not (out / name).is_file():
+                _replace(out / name, make_text(table))
         listed = {*stems, *_listed_stems(out)}
         rows = [row for stem in sorted(listed) for row in _volume_rows(out, stem)]
         _replace(out / VOLUMES, format_csv(VOLUMES_COLUMNS, rows))

@@ -6,6 +6,7 @@ While one scan is computed, the next is read and the results of the previous one
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -22,6 +23,7 @@ from mtseg.inference.postprocessing import postprocessing_bytes
 from mtseg.inference.tiling import Plan
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction import results
+from mtseg.prediction.folder_results import write_label_tables
 from mtseg.prediction.options import Options
 from mtseg.prediction.outcome import Segmentation, make_segmentation
 from mtseg.prediction.probabilities import ProbabilityArray, ProbabilityFile, ProbabilityStore
@@ -36,7 +38,7 @@ from mtseg.prediction.segmentation import (
 from mtseg.scans.formats.headers import ScanFile
 from mtseg.scans.reading import scan_stem
 from mtseg.serving.connection import ModelGoneError, ServerError
-from mtseg.system.atomic_files import writing_to
+from mtseg.system.atomic_files import lock_folder, writing_to
 from mtseg.system.hardware import free_bytes
 
 MEMORY_SHARE = 0.5
@@ -238,6 +240,8 @@ def segment_files(
     options: Options | None = None,
     *,
     folders: Mapping[Path, Path] | None = None,
+    may_replace: bool = True,
+    is_explained: bool = False,
     on_start: Callable[[Path, Work], None] = lambda path, work: None,
     on_flop: Callable[[int], None] = lambda flop: None,
 ) -> Iterator[tuple[Path, ScanResults | InputError]]:
@@ -252,6 +256,10 @@ def segment_files(
             `NAME_probabilities.nii.gz`, `NAME_labels.dcm` and `NAME_preview.png`; made if missing.
         options: how scans are segmented; None uses the defaults.
         folders: scan path -> folder below `out_dir` for its results; `out_dir` itself if missing.
+        may_replace: whether to replace results of another scan of the same name, and files that
+            explain other labels, which another command may have written meanwhile.
+        is_explained: whether `out_dir` gets the files that explain the labels (see
+            `mtseg.prediction.folder_results`).
         on_start: as for `segment_scans`.
         on_flop: as for `segment_scans`.
 
@@ -267,7 +275,9 @@ def segment_files(
         ...     print(path, outcome)
     """
     options = options or Options()
-    output = _Files(out_dir, folders or {}, model.network.num_classes, options)
+    output = _Files(
+        out_dir, folders or {}, model.network.num_classes, options, may_replace, is_explained
+    )
     return segment_scans(model, scan_paths, output, options, on_start=on_start, on_flop=on_flop)
 
 
@@ -279,12 +289,16 @@ class _Files:
     folders: Mapping[Path, Path]
     num_classes: int
     options: Options
+    may_replace: bool
+    is_explained: bool
 
     def held_bytes(self, scan: LoadedScan) -> int:
         return 0
 
     def begin(self, scan: LoadedScan) -> ProbabilityStore | None:
         stem = self._stem(scan)
+        if not self.may_replace:  # before it is computed, if they are there by now
+            results.refuse_other_scan(stem, scan.path)
         with writing_to(stem, results.WRITE_REMEDY):
             stem.parent.mkdir(parents=True, exist_ok=True)
         if not self.options.use_probabilities:
@@ -293,7 +307,17 @@ class _Files:
         return ProbabilityFile(path, scan.prepared.source, self.num_classes, verdict_path)
 
     def finish(self, segmentation: Segmentation) -> ScanResults:
-        return write_results(segmentation, self._stem(segmentation.scan))
+        stem, path = self._stem(segmentation.scan), segmentation.scan.path
+        folder = self.out_dir if self.is_explained else stem.parent
+        # Several commands may write here: between the checks and the files, no other one does.
+        with contextlib.ExitStack() as stack:
+            with writing_to(stem, results.WRITE_REMEDY):
+                stack.enter_context(lock_folder(folder))
+            if not self.may_replace:
+                results.refuse_other_scan(stem, path)
+            if self.is_explained:
+                write_label_tables(self.out_dir, segmentation.model.label_table, self.may_replace)
+            return write_results(segmentation, stem)
 
     def _stem(self, scan: LoadedScan) -> Path:
         return self.out_dir / self.folders.get(scan.path, Path()) / scan_stem(scan.path)

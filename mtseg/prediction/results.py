@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtseg.errors import InputError
 from mtseg.system.atomic_files import parse_json, write_json, writing_to
+from mtseg.system.checksums import file_checksum
 
 if TYPE_CHECKING:
     from mtseg.inference.verdict import Assessment, ScanStatistics
@@ -111,6 +112,13 @@ def dicom_seg_path(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}_labels.dcm")
 
 
+_RESULT_PATHS = (
+    *(label_path, unprocessed_path, verdict_path),
+    *(probabilities_path, preview_path, dicom_seg_path),
+)
+"""The path of each result of a scan."""
+
+
 def describe_scan_files(path: Path) -> dict[str, Any]:
     """The files of a scan as plain values: their size and time of modification.
 
@@ -146,12 +154,32 @@ def made_from(
     return {**files, "model_id": model_id, "precision": precision, **options}
 
 
+def refuse_results_that_are_scans(stems: Mapping[Path, Path]) -> None:
+    """Refuses to replace or remove a scan that is to be segmented itself.
+
+    Args:
+        stems: scan -> as for `label_path`.
+
+    Raises:
+        InputError: if a scan has the name of a result of another one.
+    """
+    scans = {path.resolve() for path in stems}
+    for path, stem in stems.items():
+        for path_of in _RESULT_PATHS:
+            if (result := path_of(stem)).resolve() in scans:
+                raise InputError(
+                    f"{result}: is one of the scans, and would be replaced or removed by the "
+                    f"results of {path}. Leave it out, or give another folder for the results (-o)."
+                )
+
+
 def refuse_other_scan(stem: Path, path: Path) -> None:
     """Refuses to replace the results of another scan of the same name, and files of the user's.
 
     Raises:
-        InputError: if the verdict file belongs to a scan at another path, or there is no verdict
-            file and one of the other files is not known to be of mtseg.
+        InputError: if the verdict file belongs to a scan at another path, the label file was
+            changed since it was written, or there is no verdict file and one of the other files is
+            not known to be of mtseg.
     """
     if not verdict_path(stem).exists() and (foreign := _find_foreign(stem)):
         raise InputError(
@@ -166,6 +194,12 @@ def refuse_other_scan(stem: Path, path: Path) -> None:
         raise InputError(
             f"{label_path(stem)}: belongs to another scan, {stored}. Use another folder for the "
             "results, or --overwrite."
+        )
+    written = _read_verdict(stem).get("labels_sha256")  # earlier versions did not record it
+    if written and label_path(stem).is_file() and file_checksum(label_path(stem)) != written:
+        raise InputError(
+            f"{label_path(stem)}: was changed since mtseg wrote it, and would be replaced. Rename "
+            "it, or give another folder for the results (-o), or --overwrite."
         )
 
 
@@ -298,6 +332,7 @@ def write_results(segmentation: Segmentation, stem: Path) -> ScanResults:
             write_dicom_seg(dicom_seg_path(stem), labels, scan.path, table)
         if options.use_preview and not is_withheld:
             segmentation.preview().save(preview_path(stem))
+        content["labels_sha256"] = None if is_withheld else file_checksum(label_path(stem))
         write_json(verdict_path(stem), content)
     return ScanResults(
         None if is_withheld else label_path(stem),

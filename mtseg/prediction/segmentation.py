@@ -140,6 +140,7 @@ def segment_scan(
             trained_mm=model.trained_spacing_mm,
             in_plane_mm=in_plane_mm(scan.prepared.source.spacing_mm),
             given_task=options.task,
+            excluded_tasks={model.class_task[index] for index in excluded},
         )
         if probabilities is not None and not (options.is_strict and verdict.warning):
             probabilities.finish()

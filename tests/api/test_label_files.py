@@ -67,6 +67,37 @@ def test_names_are_those_in_the_header_of_the_prediction(tmp_path):
     assert {row.subject for row in evaluation.rows} == {"scan"}
 
 
+@pytest.fixture
+def task_file(tmp_path):
+    """Writes the file of a task whose class has no number of its own."""
+
+    def write(name):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(
+            f'name = "{name}"\ntitle = "{name}"\nmodality = "CT"\ncitation = "none"\n'
+            '[spacing]\nrule = "fixed"\nmm = 1.0\n[decision]\nrule = "argmax"\n'
+            f'[[classes]]\nname = "{name}"\ntitle = "{name}"\n'
+        )
+        return str(path)
+
+    return write
+
+
+def test_a_class_without_a_number_of_its_own_is_found_by_its_name(task_file, tmp_path):
+    """In a network of two tasks it is 2, on its own 1, as in its references."""
+    liver, spleen = task_file("liver"), task_file("spleen")
+    labels = np.array([0, 1, 2, 2]).reshape(-1, 1, 1)
+    path, reference = tmp_path / "p_labels.nii.gz", save(tmp_path / "r.nii", [0, 0, 1, 1])
+    grid = Volume(labels, np.eye(4))
+    write_label_map(path, labels, grid, parse_tasks(f"{liver},{spleen}").label_table)
+    assert mtseg.evaluate_files(path, reference, task=spleen).mean_dice() == {"spleen/spleen": 1.0}
+    write_label_map(path, labels, grid, parse_tasks("brain").label_table)
+    with pytest.raises(
+        InputError, match=r"p_labels\.nii\.gz: has the classes .*none of the task s"
+    ):
+        mtseg.evaluate_files(path, reference, task=spleen)
+
+
 def save_with_extension(path, code, content):
     image = nib.Nifti1Image(np.ones((2, 1, 1), np.int16), np.eye(4))
     image.header.extensions.append(nib.nifti1.Nifti1Extension(code, content))

@@ -127,6 +127,11 @@ def test_confidence_is_given_for_each_structure_that_was_found():
         (statistics(0.1, 0.5, 0.4, 0), {"check": None}, "evaluated on too few scans"),
         (statistics(0, 0.01), {}, "it has 10 foreground voxels, and 1000 are needed"),
         (statistics(0.1, 0.5, 0.4, 0), {"given_task": "knee"}, "no reference scans of knee"),
+        (
+            statistics(0.1, 0.5, 0.4, 0),
+            {"excluded_tasks": ("brain", "vessels")},
+            "no reference scans of its modality",
+        ),
     ],
 )
 def test_what_could_not_be_compared_is_not_assessed_which_is_not_ok(scan, how, reason):
@@ -158,6 +163,13 @@ def test_a_task_that_was_named_is_the_one_to_be_like():
     verdict = assess(scan, CLASS_TASK, make_check(), given_task="brain")
     assert (verdict.status, verdict.closest_task) == ("warning", "brain")
     assert verdict.describe().endswith(", but --task brain was given")
+
+
+def test_a_scan_of_a_modality_that_is_not_its_own_is_not_like_its_own_task():
+    """No voxel may get the class that it has, so its labels are those of nothing."""
+    scan = statistics(0.97, 0, 0, 0.03)
+    verdict = assess(scan, CLASS_TASK, make_check(), excluded_tasks={"vessels"})
+    assert (verdict.status, verdict.closest_task) == ("warning", "brain")
 
 
 @pytest.mark.parametrize(

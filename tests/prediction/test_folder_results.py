@@ -14,6 +14,7 @@ from mtseg.prediction.folder_results import (
     VOLUMES,
     refuse_other_labels,
     write_folder_results,
+    write_label_tables,
 )
 from mtseg.prediction.pipeline import segment_files
 from mtseg.prediction.results import label_path, verdict_path
@@ -125,7 +126,58 @@ def test_another_models_labels_are_refused(stems, tmp_path):
         InputError, match=r"labels_dseg\.tsv: describes other labels than those of this"
     ):
         refuse_other_labels(tmp_path, BREAST)
-    refuse_other_labels(tmp_path, BREAST, may_replace=True)
+    refuse_other_labels(tmp_path, BREAST, may_replace=True, stems=stems)
+
+
+def test_labels_of_scans_that_stay_are_not_explained_anew(stems, tmp_path):
+    write_folder_results(tmp_path, stems, CTA)
+    with pytest.raises(InputError, match=r"sub/b_labels\.nii\.gz: has other labels than those of"):
+        refuse_other_labels(tmp_path, BREAST, may_replace=True, stems=stems[:1])
+    refuse_other_labels(tmp_path, BREAST, may_replace=True, stems=stems)
+    both = parse_tasks("breast,cta").label_table  # they explain the labels of both
+    refuse_other_labels(tmp_path, both, may_replace=True, stems=stems[:1])
+
+
+@pytest.mark.promise("atomic outputs")
+def test_labels_are_explained_before_a_command_can_be_killed(model, tmp_path):  # noqa: F811
+    paths = [save_scan(tmp_path / f"{name}.nii", (12, 9, 10)) for name in ("a", "b")]
+    outcomes = segment_files(model, paths, tmp_path / "out", is_explained=True)
+    next(outcomes)
+    with pytest.raises(InputError, match="describes other labels"):
+        refuse_other_labels(tmp_path / "out", CTA)
+    outcomes.close()
+
+
+def test_labels_that_another_command_explains_meanwhile_stay(model, tmp_path):  # noqa: F811
+    path = save_scan(tmp_path / "scan.nii", (12, 9, 10))
+
+    def other_command(*_):
+        write_label_tables(tmp_path / "out", CTA, may_replace=False)
+
+    how = {"is_explained": True, "may_replace": False, "on_start": other_command}
+    ((_, refusal),) = segment_files(model, [path], tmp_path / "out", **how)
+    assert "describes other labels" in str(refusal)
+    refuse_other_labels(tmp_path / "out", CTA)
+    assert not label_path(tmp_path / "out" / "scan").exists()
+
+
+def test_a_scan_of_the_same_name_that_another_command_segments_meanwhile_keeps_its_results(
+    model,  # noqa: F811
+    tmp_path,
+):
+    scans = []
+    for number, folder in enumerate(("first", "second")):
+        (tmp_path / folder).mkdir()
+        scans.append(save_scan(tmp_path / folder / "scan.nii", (12, 9, 10), seed=number))
+
+    def other_command(*_):
+        segment(model, scans[1:], tmp_path / "out")
+
+    how = {"may_replace": False, "on_start": other_command}
+    ((_, refusal),) = segment_files(model, scans[:1], tmp_path / "out", **how)
+    assert f"belongs to another scan, {scans[1]}" in str(refusal)
+    verdict = json.loads(verdict_path(tmp_path / "out" / "scan").read_text())
+    assert verdict["scan"] == str(scans[1])
 
 
 def test_a_table_of_the_users_own_is_not_replaced(tmp_path):

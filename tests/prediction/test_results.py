@@ -19,10 +19,13 @@ from mtseg.prediction.results import (
     preview_path,
     probabilities_path,
     refuse_other_scan,
+    refuse_results_that_are_scans,
     unprocessed_path,
     verdict_path,
 )
+from mtseg.scans.reading import scan_stem
 from mtseg.scans.volume import Volume
+from mtseg.system.checksums import file_checksum
 
 
 @pytest.fixture
@@ -157,6 +160,26 @@ def test_a_file_of_the_users_with_the_name_of_a_result_is_not_replaced(tmp_path,
     path_of(stem).write_bytes(b"the user's own")
     with pytest.raises(InputError, match=f"{path_of(stem).name}: was not written by mtseg"):
         refuse_other_scan(stem, tmp_path / "scan.nii")
+
+
+def test_labels_that_were_corrected_by_hand_are_not_replaced(stem, tmp_path):
+    scan = tmp_path / "scan.nii"
+    written = {"made_from": wanted(scan), "labels_sha256": file_checksum(label_path(stem))}
+    verdict_path(stem).write_text(json.dumps(written))
+    refuse_other_scan(stem, scan)
+    label_path(stem).write_bytes(b"corrected labels")
+    with pytest.raises(InputError, match=r"scan_labels\.nii\.gz: was changed since mtseg wrote it"):
+        refuse_other_scan(stem, scan)
+    label_path(stem).unlink()
+    refuse_other_scan(stem, scan)
+
+
+def test_a_scan_is_not_replaced_by_the_results_of_another(tmp_path):
+    scans = [tmp_path / "scan.nii", tmp_path / "scan_labels.nii.gz"]
+    refuse_results_that_are_scans({path: tmp_path / "out" / path.stem for path in scans})
+    stems = {path: tmp_path / scan_stem(path) for path in scans}
+    with pytest.raises(InputError, match=r"scan_labels\.nii\.gz: is one of the scans, .*scan\.nii"):
+        refuse_results_that_are_scans(stems)
 
 
 def test_probabilities_of_a_command_that_was_killed_are_replaced(tmp_path):

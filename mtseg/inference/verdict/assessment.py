@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mtseg.inference.verdict.features import VOXEL_SIZE, Feature, scan_features
@@ -137,6 +137,7 @@ def assess(
     trained_mm: Mapping[str, float] | None = None,
     in_plane_mm: float | None = None,
     given_task: str | None = None,
+    excluded_tasks: Collection[str | None] = (),
 ) -> Assessment:
     """Makes the verdict on a scan.
 
@@ -151,6 +152,8 @@ def assess(
         in_plane_mm: the scan's own voxel size, the mean of the two axes that are most alike; None
             if it is not known.
         given_task: the task that the user named, which alone the scan is compared with.
+        excluded_tasks: tasks whose classes no voxel may get, as those of another modality; the scan
+            is not compared with them.
     """
     names = list(class_names)
     if not names:
@@ -180,9 +183,11 @@ def assess(
     if num_voxels < FEWEST_VOXELS:
         reason = f"it has {num_voxels} foreground voxels, and {FEWEST_VOXELS} are needed"
         return dataclasses.replace(verdict, not_assessed=reason)
-    tasks = [name for name in check.tasks if given_task in (None, name)]
+    tasks = [
+        name for name in check.tasks if given_task in (None, name) and name not in excluded_tasks
+    ]
     if not tasks:
-        reason = f"the model's check has no reference scans of {given_task}"
+        reason = f"the model's check has no reference scans of {given_task or 'its modality'}"
         return dataclasses.replace(verdict, not_assessed=reason)
     comparable = [
         name
