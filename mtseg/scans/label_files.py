@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.scans.formats.label_tables import make_extensions
-from mtseg.scans.formats.nifti import NIFTI_ENDINGS
+from mtseg.scans.formats.nifti import NIFTI_ENDINGS, SAME_SIZE
 from mtseg.scans.reading import read_voxels
 from mtseg.scans.volume import Volume, require_shape
 from mtseg.system.atomic_files import atomic_write, writing_to
@@ -110,7 +110,8 @@ def make_header(source: Volume, shape: Sequence[int], dtype: npt.DTypeLike) -> n
     """The header of a NIfTI file on the grid of a scan.
 
     Args:
-        source: the scan. The header gets its qform, sform, codes and units.
+        source: the scan. The header gets its qform, sform, codes and units, and its voxel size even
+            if the sform alone has it.
         shape: of the file; its first three sizes are the scan's.
         dtype: type of the file's voxels.
     """
@@ -122,4 +123,9 @@ def make_header(source: Volume, shape: Sequence[int], dtype: npt.DTypeLike) -> n
             if field.startswith(_PLACE_FIELDS):
                 header[field] = source.header[field]
         header["pixdim"][:4] = source.header["pixdim"][:4]
+        sizes_mm = source.spacing_mm
+        if header["sform_code"] > 0 and not np.allclose(
+            header["pixdim"][1:4], sizes_mm, rtol=SAME_SIZE
+        ):
+            header["pixdim"][1:4] = sizes_mm  # nibabel has made 1 of a size of 0
     return header

@@ -10,6 +10,7 @@ from mtseg.scans.preprocessing import prepare_scan
 from mtseg.scans.reading import read_scan
 from mtseg.scans.volume import Volume
 from tests.scans.grids import ORIENTATIONS, affine_of, ranged, refuse, save
+from tests.scans.test_nifti import with_voxel_sizes
 
 LABELS = (ranged() % 9).astype(np.uint8)
 
@@ -91,6 +92,27 @@ def test_an_unusual_header_that_can_be_read_can_be_written(tmp_path):
     written = read_label_map(tmp_path / "labels.nii")
     np.testing.assert_array_equal(written.array, LABELS)
     np.testing.assert_array_equal(written.affine, scan.affine)
+
+
+@pytest.mark.parametrize("codes", [{}, {"qform": (np.diag([0.5, 0.5, 2.0, 1.0]), 1)}])
+@pytest.mark.parametrize("pixdim_mm", [(0.0, 0.0, 0.0), (0.0, 0.5, 2.0)])
+def test_labels_of_a_scan_whose_sform_alone_has_a_size_get_that_size(tmp_path, pixdim_mm, codes):
+    path = with_voxel_sizes(
+        tmp_path / "scan.nii", sform_mm=(0.5, 0.5, 2.0), pixdim_mm=pixdim_mm, **codes
+    )
+    write_label_map(tmp_path / "labels.nii", LABELS, read_scan(path))
+    written = nib.load(tmp_path / "labels.nii")
+    assert written.header.get_zooms() == (0.5, 0.5, 2.0)
+    np.testing.assert_array_equal(written.affine, np.diag([0.5, 0.5, 2.0, 1.0]))
+    assert written.header["pixdim"][0] == nib.load(path).header["pixdim"][0]
+    assert read_label_map(tmp_path / "labels.nii").spacing_mm == (0.5, 0.5, 2.0)
+
+
+def test_a_rounding_error_of_a_voxel_size_is_kept(tmp_path):
+    """So that a program that compares voxel sizes finds those of the scan and its labels equal."""
+    path = with_voxel_sizes(tmp_path / "scan.nii", sform_mm=(1, 1, 2), pixdim_mm=(1.005, 1, 2))
+    write_label_map(tmp_path / "labels.nii", LABELS, read_scan(path))
+    assert nib.load(tmp_path / "labels.nii").header.get_zooms() == nib.load(path).header.get_zooms()
 
 
 @pytest.mark.parametrize(("label", "dtype"), [(255, "u1"), (256, "i2"), (-1, "i2"), (40000, "i4")])

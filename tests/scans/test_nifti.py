@@ -67,9 +67,10 @@ def test_other_units_are_converted_to_mm(tmp_path, unit, unit_mm):
     np.testing.assert_allclose(label_map.affine, affine_mm, rtol=1e-6)
 
 
-def with_voxel_sizes(path, *, sform_mm, pixdim_mm, sform_code=1):
-    """Writes a scan whose sform and pixdim may differ."""
-    save(path, ranged(), np.diag([*sform_mm, 1.0]), sform=(np.diag([*sform_mm, 1.0]), sform_code))
+def with_voxel_sizes(path, *, sform_mm, pixdim_mm, sform_code=1, **codes):
+    """Writes a scan whose sform and pixdim may differ; `codes` are those of `save`."""
+    affine = np.diag([*sform_mm, 1.0])
+    save(path, ranged(), affine, sform=(affine, sform_code), **codes)
     content = bytearray(path.read_bytes())
     content[80:92] = np.array(pixdim_mm, "<f4").tobytes()
     path.write_bytes(content)

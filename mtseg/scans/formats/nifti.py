@@ -28,7 +28,7 @@ MGH_ENDINGS = (".mgz", ".mgh")
 _UNITS_MM = {1: 1000.0, 3: 0.001}
 """Codes of metre and micrometre in NIfTI. Any other code is read as mm."""
 
-_SAME_SIZE = 0.01
+SAME_SIZE = 0.01
 """Largest difference of two voxel sizes in one header, relative to the larger one."""
 
 
@@ -94,7 +94,7 @@ def _check_voxel_sizes(
     if header["sform_code"] == 0 or not pixdim_mm.all():  # there is only one size
         return
     sform_mm = voxel_sizes(affine)
-    if np.any(np.abs(sform_mm - pixdim_mm) > _SAME_SIZE * np.maximum(sform_mm, pixdim_mm)):
+    if np.any(np.abs(sform_mm - pixdim_mm) > SAME_SIZE * np.maximum(sform_mm, pixdim_mm)):
         sform, pixdim = (
             " x ".join(f"{size:.4g}" for size in sizes) for sizes in (sform_mm, pixdim_mm)
         )
