@@ -178,6 +178,103 @@ def test_a_line_of_a_header_that_would_end_itk_is_refused(tmp_path, field):
     refuse(reading.read_scan, path, "says 9223372036854775808 axes")
 
 
+def write_text_header(path, *fields):
+    """Writes a NRRD or MetaImage file of `ranged` with these fields beside those that it needs."""
+    if path.suffix == ".nrrd":
+        head = ["NRRD0004", "type: float", "dimension: 3", "sizes: 3 4 5", "endian: little"]
+        lines = [*head, "encoding: raw", *fields, "", ""]
+    else:
+        head = ["NDims = 3", "DimSize = 3 4 5", "ElementType = MET_FLOAT", "BinaryData = True"]
+        lines = ["ObjectType = Image", *head, *fields, "ElementDataFile = LOCAL", ""]
+    path.write_bytes("\n".join(lines).encode() + ranged().tobytes(order="F"))
+    return path
+
+
+LPS = "space: left-posterior-superior"
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("scan.nrrd", []),
+        ("scan.nrrd", [LPS]),
+        ("scan.nrrd", [LPS, "space directions: none none none"]),
+        ("scan.nrrd", ["spacings: 2 nan 3"]),
+        ("scan.nrrd", ["spacings:=2 2 3"]),  # a key of the user's own
+        ("scan.nrrd", ["# spacings: 2 2 3"]),
+        ("scan.mha", []),
+        ("scan.mha", ["elementspacing = 2 2 3"]),  # MetaImage tells capitals from small letters
+    ],
+)
+def test_itk_files_without_a_voxel_size_are_refused(tmp_path, name, fields):
+    """ITK reads them as 1 x 1 x 1 mm."""
+    path = write_text_header(tmp_path / name, *fields)
+    assert sitk.ReadImage(str(path)).GetSpacing()[1] == 1
+    refuse(reading.read_scan, path, "how large its voxels are", "Convert it again")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("scan.nrrd", ["Spacings: 2 2.5 3"]),
+        ("scan.nrrd", ["spacings: 2 2.5 3", 'units: "mm" "mm" "mm"']),
+        ("scan.nrrd", ["spacings: 2 2.5 3", 'units: "" "" ""']),
+        ("scan.nrrd", [LPS, "space directions: (2, 0, 0) (0, 2.5, 0) (0, 0, 3e0)"]),
+        ("scan.nrrd", ["space dimension: 3", "space directions: (2,0,0) (0,2.5,0) (0,0,3)"]),
+        ("scan.mha", ["ElementSpacing = 2 2.5 3", "DistanceUnits = mm"]),
+        ("scan.mha", ["  ElementSpacing:2 2.5 3"]),
+        ("scan.mha", ["ElementSize = 2 2.5 3"]),
+    ],
+)
+def test_itk_files_that_state_a_voxel_size_in_mm_are_read(tmp_path, name, fields):
+    scan = reading.read_scan(write_text_header(tmp_path / name, *fields))
+    assert scan.spacing_mm == (2, 2.5, 3)
+    np.testing.assert_array_equal(scan.array, ranged())
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("name", "fields", "unit"),
+    [
+        ("scan.nrrd", ["spacings: 2 2 3", 'units: "cm" "cm" "cm"'], "cm"),
+        (
+            "scan.nrrd",
+            [LPS, "space directions: (2,0,0) (0,2,0) (0,0,3)", 'space units: "mm" "mm" "microns"'],
+            "microns",
+        ),
+        ("scan.mha", ["ElementSpacing = 2 2 3", "DistanceUnits = um"], "um"),
+    ],
+)
+def test_itk_files_in_other_units_are_refused(tmp_path, name, fields, unit):
+    path = write_text_header(tmp_path / name, *fields)
+    refuse(reading.read_scan, path, f"voxel size in {unit}, not mm")
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    "field",
+    [
+        " ElementDataFile = {}",
+        "\vElementDataFile: {}",
+        "ElementDataFile\t:= {}",
+        "ElementDataFile: LIST\n{}",
+    ],
+)
+def test_voxels_outside_of_the_folder_are_not_read_however_the_line_is_written(tmp_path, field):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "outside.raw").write_bytes(ranged().tobytes())
+    path = tmp_path / "folder" / "scan.mhd"
+    fields = "ObjectType = Image\nNDims = 3\nDimSize = 3 4 5\nElementSpacing = 1 1 1\n"
+    fields += "ElementType = MET_FLOAT\nBinaryData = True\n"
+    path.write_text(fields + field.format("../outside.raw") + "\n")
+    refuse(reading.read_scan, path, "its voxels are in ../outside.raw")
+    path.write_text(fields.replace("NDims = 3", " NDims: 9223372036854775808"))
+    refuse(reading.read_scan, path, "says 9223372036854775808 axes")
+    path.write_text(fields.replace("DimSize = ", f"DimSize := {' ' * 3000}"))
+    refuse(reading.read_scan, path, "has a line of 30")
+
+
 @pytest.mark.parametrize("named", ["/etc/hostname", "../outside.raw", "/dev/zero", "pipe"])
 @pytest.mark.parametrize("ending", ["nhdr", "mhd"])
 def test_voxels_outside_of_the_folder_of_their_header_are_not_read(tmp_path, ending, named):

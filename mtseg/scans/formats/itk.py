@@ -25,11 +25,20 @@ _LONGEST_LINE = 500
 ends the process; a large number of axes in a MetaImage does so, too."""
 
 _HEADER_BYTES = 1 << 20
-_NUM_AXES = re.compile(rb"NDims *=(.*)", re.IGNORECASE)
+_NUM_AXES = re.compile(rb"\s*NDims\s*[=:]+(.*)", re.IGNORECASE)
 _NUMBERED = re.compile(r"([^%]*%[0-9]{0,2}d[^%]*?)\s+(\d+)\s+(\d+)\s+(-?\d+)(?:\s+\d+)?")
 _MOST_FILES = 100_000
 
-_DATA_FILE = re.compile(rb"(?:data ?file *:|ElementDataFile *=)\s*(.*)", re.IGNORECASE)
+_DATA_FILE = re.compile(rb"(?:data ?file *:|\s*ElementDataFile\s*[=:])[=:\s]*(.*)", re.IGNORECASE)
+
+_VOXEL_SIZE = re.compile(
+    rb"(?:(?i:spacings|space directions): |\s*Element(?:Spacing|Size)\s*[=:]+)(.*)"
+)
+_AXIS_SIZE = re.compile(rb"\([^)]*\)|\S+")
+_UNITS = re.compile(rb"(?:(?i:space units|units): |\s*DistanceUnits\s*[=:]+)(.*)")
+
+_MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", "?", "???"}
+"""Units that are read as mm; question marks stand for one that is not stated."""
 
 
 def open_itk(path: Path) -> ScanFile:
@@ -60,6 +69,7 @@ def open_itk(path: Path) -> ScanFile:
     shape = without_single_frames(size)
     if len(shape) != 3:
         raise InputError(f"{path}: has shape {size}, not three dimensions. Split or convert it.")
+    _require_voxel_size(path)
     direction = np.reshape(reader.GetDirection(), (num_axes, num_axes))[:3, :3]
     lps = np.eye(4)
     lps[:3, :3] = direction * reader.GetSpacing()[:3]
@@ -110,18 +120,12 @@ def _named_files(path: Path) -> list[str]:
         InputError: for lines that would end ITK, and names that lead out of the folder.
         OSError: if the file cannot be read.
     """
-    if not path.is_file():
-        return []  # ITK says so
-    with path.open("rb") as file:
-        lines = file.read(_HEADER_BYTES).split(b"\n")
-    is_nrrd, is_list = path.suffix.lower() in (".nrrd", ".nhdr"), False
+    is_nrrd, is_list = _is_nrrd(path), False
     names: list[str] = []
-    for line in (line.rstrip(b"\r") for line in lines):
+    for line in _header_lines(path):
         found = _DATA_FILE.match(line)
-        if not line and is_nrrd:
-            return names  # the voxels follow
-        # A comment, or a key of the user's own.
-        is_comment = line.startswith(b"#") or line.partition(b":")[2].startswith(b"=")
+        is_own_key = line.partition(b":")[2].startswith(b"=")
+        is_comment = is_nrrd and (line.startswith(b"#") or is_own_key)
         if len(line) > _LONGEST_LINE and not is_comment:
             raise InputError(
                 f"{path}: its header has a line of {len(line)} bytes. Correct the header."
@@ -142,6 +146,37 @@ def _named_files(path: Path) -> list[str]:
         if not is_nrrd and not is_list:
             return names  # the voxels may follow
     return names
+
+
+def _header_lines(path: Path) -> list[bytes]:
+    """The lines of a header. In a MetaImage file, the voxels may follow them."""
+    if not path.is_file():
+        return []  # ITK says so
+    with path.open("rb") as file:
+        lines = [line.rstrip(b"\r") for line in file.read(_HEADER_BYTES).split(b"\n")]
+    return lines[: lines.index(b"")] if _is_nrrd(path) and b"" in lines else lines
+
+
+def _is_nrrd(path: Path) -> bool:
+    return path.suffix.lower() in (".nrrd", ".nhdr")
+
+
+def _require_voxel_size(path: Path) -> None:
+    """Refuses a header without a voxel size, for which ITK takes 1, or with one not in mm."""
+    lines = _header_lines(path)
+    stated = [found[1] for line in lines if (found := _VOXEL_SIZE.match(line))]
+    # An axis without a size is `nan` or `none`.
+    sizes = [
+        size for text in stated for size in _AXIS_SIZE.findall(text) if b"n" not in size.lower()
+    ]
+    if len(sizes) < 3:
+        raise InputError(
+            f"{path}: does not say how large its voxels are. Convert it again, with a voxel size."
+        )
+    for found in filter(None, map(_UNITS.match, lines)):
+        for unit in found[1].decode(errors="replace").replace('"', " ").split()[:3]:
+            if unit.lower() not in _MM:
+                raise InputError(f"{path}: has its voxel size in {unit}, not mm. Convert it to mm.")
 
 
 def _require_beside(path: Path, named: str) -> None:
