@@ -108,6 +108,81 @@ def test_slices_that_are_uneven_are_refused(tmp_path):
     refuse(reading.read_scan, folder, "unevenly spaced")
 
 
+def with_positions(folder, positions_mm):
+    """Replaces the positions (x, y, z) of a series, in the order of its files."""
+    for path, position in zip(sorted(folder.iterdir()), positions_mm, strict=True):
+        change(path, ImagePositionPatient=[float(mm) for mm in position])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("x_mm", "names"),
+    [
+        ((0, 0, 30, 30, 30), ("0001.dcm", "0002.dcm")),
+        ((0, 0, 0.5, 0.5, 0.5), ("0001.dcm", "0002.dcm")),  # half a voxel
+        ((0, 0, -30, 0, 0), ("0001.dcm", "0002.dcm")),
+        ((0, 0, 0, 0, 30), ("0003.dcm", "0004.dcm")),
+    ],
+)
+def test_slices_that_jump_sideways_are_refused(tmp_path, x_mm, names):
+    folder = write_series(tmp_path / "series", ranged(), np.eye(4))
+    with_positions(folder, [(x, 0, k) for k, x in enumerate(x_mm)])
+    refuse(reading.read_scan, folder, "in their plane", *names)
+
+
+def test_frames_that_jump_sideways_are_refused(tmp_path):
+    path = write_multiframe(tmp_path / "frames.dcm", ranged(), np.eye(4))
+    dataset = pydicom.dcmread(path)
+    for group in list(dataset.PerFrameFunctionalGroupsSequence)[2:]:
+        position = group.PlanePositionSequence[0]
+        position.ImagePositionPatient = [30, *position.ImagePositionPatient[1:]]
+    dataset.save_as(path)
+    refuse(reading.read_scan, path, "in their plane", "frame 2", "frame 3")
+
+
+def test_positions_that_are_rounded_are_on_a_line(tmp_path):
+    affine = oblique_affine()
+    folder = write_series(tmp_path / "series", ranged(), affine, order=SHUFFLED)
+    for path in folder.iterdir():
+        position = pydicom.dcmread(path).ImagePositionPatient
+        change(path, ImagePositionPatient=np.round(np.array(position, float), 1).tolist())
+    np.testing.assert_allclose(reading.read_scan(folder).spacing_mm, (1, 1.2, 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "orientation",
+    [
+        [1.0, 0.3, 0, -0.3, 1.0, 0],  # both 1.04 long
+        [0.9, 0, 0, 0, 0.9, 0],
+        [1, 0, 0, 0.1, 0.995, 0],  # 84 degrees
+        [0, 0, 0, 0, 1, 0],
+    ],
+)
+def test_directions_that_are_no_perpendicular_unit_vectors_are_refused(tmp_path, orientation):
+    folder = write_series(tmp_path / "series", ranged(), np.eye(4))
+    for path in folder.iterdir():
+        change(path, ImageOrientationPatient=orientation)
+    refuse(lambda _: reading.read_scan(folder), folder / "0000.dcm", "directions")
+    path = write_multiframe(tmp_path / "frames.dcm", ranged(), np.eye(4))
+    dataset = pydicom.dcmread(path)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = orientation
+    dataset.save_as(path)
+    refuse(reading.read_scan, path, "directions")
+
+
+@pytest.mark.parametrize("num_decimals", [2, 3, 4])
+def test_directions_that_are_rounded_leave_the_voxel_size_as_it_is(tmp_path, num_decimals):
+    affine = oblique_affine()
+    folder = write_series(tmp_path / "series", ranged(), affine, order=SHUFFLED)
+    for path in folder.iterdir():
+        axes = np.array(pydicom.dcmread(path).ImageOrientationPatient, float)
+        change(path, ImageOrientationPatient=np.round(axes, num_decimals).tolist())
+    scan = reading.read_scan(folder)
+    np.testing.assert_allclose(scan.spacing_mm, (1, 1.2, 2), rtol=1e-6)
+    np.testing.assert_allclose(scan.affine[:, :2], affine[:, :2], atol=10.0**-num_decimals)
+
+
 def test_two_series_in_a_folder_are_refused(tmp_path):
     folder = write_series(tmp_path / "series", ranged(), np.eye(4), series_uid="1.2.3")
     moved = np.eye(4)

@@ -104,6 +104,19 @@ def test_a_singular_affine(tmp_path, columns):
     refuse(reading.read_scan, path, "affine")
 
 
+@pytest.mark.promise("refused input")
+def test_directions_of_other_lengths_than_1(tmp_path):
+    """Voxels would be larger than the file states."""
+    path = tmp_path / "scan.mgz"
+    image = nib.MGHImage(ranged(), np.eye(4))
+    image.header["Mdc"] *= 1.1
+    path.write_bytes(gzip.compress(image.header.binaryblock + ranged().tobytes(order="F")))
+    refuse(reading.read_scan, path, "directions", "1.1")
+    fields = ["ElementSpacing = 1 1 1", "TransformMatrix = 1 0.3 0 -0.3 1 0 0 0 1"]
+    path = write_text_header(tmp_path / "scan.mha", *fields)
+    refuse(reading.read_scan, path, "directions", "1.044")
+
+
 def test_microscopic_voxels_are_no_singular_affine(tmp_path):
     path = save(tmp_path / "scan.nii", ranged(), np.diag([1e-4, 1e-4, 1e-4, 1]))
     np.testing.assert_allclose(reading.read_scan(path).spacing_mm, 1e-4)

@@ -25,7 +25,7 @@ from mtseg.scans.formats.dicom_files import (
     read_pixels,
     refusing_damage,
 )
-from mtseg.scans.formats.headers import RAS_OF_LPS
+from mtseg.scans.formats.headers import RAS_OF_LPS, check_directions
 from mtseg.scans.intensities import AIR_HU
 
 if TYPE_CHECKING:
@@ -36,6 +36,12 @@ _SAME_PLACE = 0.01
 
 _UNEVEN = 0.1
 """Largest difference of a distance from the usual one, as a share of the usual one."""
+
+_SIDEWAYS = 0.2
+"""Largest distance of a slice from the line of the others, as a share of a pixel."""
+
+_LARGEST_SKEW = 0.02
+"""Cosine of the angle between rows and columns. Rounding to two decimals makes less."""
 
 _SMALLEST_COSINE = 0.9998
 """Of the angle between the normal of the slices and the direction in which they are stacked. It
@@ -50,8 +56,9 @@ class Frame:
         path: its file.
         number: its place in the file, from 0.
         position_mm: (3,) of the centre of the first pixel, LPS.
-        row_direction: (3,), unit vector along a row, in which column numbers grow.
-        column_direction: (3,), unit vector along a column, in which row numbers grow.
+        row_direction: (3,), unit vector along a row, in which column numbers grow, as rounded in
+            the file.
+        column_direction: likewise along a column, in which row numbers grow.
         spacing_mm: distance between rows, and between columns.
         slope: an intensity is the stored value times `slope` plus `intercept`; 1 if the file does
             not say it.
@@ -167,7 +174,8 @@ def open_series(path: Path) -> Series:
 
     Raises:
         InputError: if there is no series or more than one; slices differ in size, spacing or
-            orientation; two are at the same place, or one is missing; the gantry was tilted.
+            orientation; their directions are no perpendicular unit vectors; two are at the same
+            place, one is missing, or one is beside the others; the gantry was tilted.
     """
     with refusing_damage(path):
         return _order(path, read_headers(path))
@@ -185,12 +193,11 @@ def _order(path: Path, datasets: list[tuple[Path, Dataset]]) -> Series:
         _check_alike(first, frame)
     if len(frames) < 2:
         raise InputError(f"{path}: has a single slice. Give the folder of a whole series.")
-    normal = np.cross(first.row_direction, first.column_direction)
-    frames.sort(key=lambda frame: float(frame.position_mm @ normal))
+    axes = _axes(first)
+    frames.sort(key=lambda frame: float(frame.position_mm @ axes[:, 2]))
     lps = np.eye(4)
-    lps[:3, 0] = first.row_direction * first.spacing_mm[1]
-    lps[:3, 1] = first.column_direction * first.spacing_mm[0]
-    lps[:3, 2] = _step_mm(path, frames, normal)
+    lps[:3, :2] = axes[:, :2] * first.spacing_mm[::-1]
+    lps[:3, 2] = _step_mm(path, frames, axes)
     lps[:3, 3] = frames[0].position_mm
     shape = (int(columns), int(rows), len(frames))
     is_ct = {"CT": True, "MR": False}.get(str(datasets[0][1].get("Modality")))
@@ -227,10 +234,28 @@ def _check_alike(first: Frame, frame: Frame) -> None:
         )
 
 
+def _axes(frame: Frame) -> npt.NDArray[np.float64]:
+    """Unit vectors along rows, along columns and along the normal, (3, 3), a column each, LPS.
+
+    Raises:
+        InputError: if the directions of the slice are no perpendicular unit vectors.
+    """
+    directions = np.stack([frame.row_direction, frame.column_direction], axis=1)
+    check_directions(frame.path, directions)
+    row, column = (directions / np.linalg.norm(directions, axis=0)).T
+    if abs(row @ column) > _LARGEST_SKEW:
+        raise InputError(
+            f"{frame.path}: the directions of its rows and columns are not perpendicular. Give the "
+            "series as the scanner wrote it."
+        )
+    return np.stack([row, column, np.cross(row, column)], axis=1)
+
+
 def _step_mm(
-    path: Path, frames: list[Frame], normal: npt.NDArray[np.float64]
+    path: Path, frames: list[Frame], axes: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """The step from a slice to the next, (3,), LPS; refuses slices that are not evenly stacked."""
+    normal = axes[:, 2]
     distances = np.diff([float(frame.position_mm @ normal) for frame in frames])
     starts = np.flatnonzero(np.append(True, distances >= 1e-4))
     counts = np.diff(np.append(starts, len(frames)))
@@ -252,6 +277,7 @@ def _step_mm(
                 f"{path}: slices are {what}: {_name(one, other)} and {_name(other, one)} are "
                 f"{distance:.4g} mm apart, the others {usual:.4g} mm. Complete the series."
             )
+    _require_line(path, frames, axes[:, :2])
     step_mm = (frames[-1].position_mm - frames[0].position_mm) / (len(frames) - 1)
     if step_mm @ normal < _SMALLEST_COSINE * np.linalg.norm(step_mm):
         raise InputError(
@@ -259,6 +285,23 @@ def _step_mm(
             "Resample it to a straight grid."
         )
     return step_mm
+
+
+def _require_line(path: Path, frames: list[Frame], plane: npt.NDArray[np.float64]) -> None:
+    """Refuses slices whose first pixels are not on a line; `plane` has rows and columns, (3, 2)."""
+    places_mm = np.array([frame.position_mm for frame in frames]) @ plane
+    on_line_mm = np.linspace(places_mm[0], places_mm[-1], len(frames))
+    if np.abs(places_mm - on_line_mm).max() <= _SIDEWAYS * min(frames[0].spacing_mm):
+        return
+    steps_mm = np.diff(places_mm, axis=0)
+    jumps_mm = np.linalg.norm(steps_mm - np.median(steps_mm, axis=0), axis=1)
+    widest = int(jumps_mm.argmax())
+    one, other = frames[widest : widest + 2]
+    raise InputError(
+        f"{path}: slices are not stacked along a line: {_name(one, other)} and {_name(other, one)} "
+        f"are {jumps_mm[widest]:.4g} mm apart in their plane. Give the series as the scanner wrote "
+        "it."
+    )
 
 
 def _name(frame: Frame, other: Frame) -> str:

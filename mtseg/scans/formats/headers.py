@@ -28,6 +28,9 @@ _SMALLEST_DETERMINANT = 0.05
 """Of the directions of the axes: 1 if they are perpendicular. No scanner makes a smaller one, not
 even with a tilted gantry."""
 
+_SAME_LENGTH = 0.01
+"""Largest difference of the length of a direction from 1. Rounding to two decimals makes less."""
+
 _LARGEST_VOXEL_MM = 100
 _LARGEST_ANISOTROPY = 100
 """How many times longer than wide a voxel may be."""
@@ -115,6 +118,26 @@ def check_header(
     ):
         if not is_valid:
             raise InputError(f"{path}: {fault}.")
+
+
+def check_directions(path: Path, directions: npt.NDArray[np.float64]) -> None:
+    """Refuses directions of axes that are no unit vectors: voxels would not have their size.
+
+    Args:
+        path: the file, for the message.
+        directions: (3, n), a column for each axis.
+
+    Raises:
+        InputError: if the length of one is not 1.
+    """
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(directions, axis=0)
+    if not (np.abs(lengths - 1) <= _SAME_LENGTH).all():
+        shown = ", ".join(f"{length:.4g}" for length in lengths)
+        raise InputError(
+            f"{path}: its axes have directions of the lengths {shown}, not 1, which changes the "
+            "voxel size. Correct the header, or give the scan as the scanner wrote it."
+        )
 
 
 def check_length(path: Path, offset: float, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -14,6 +14,7 @@ from mtseg.errors import InputError
 from mtseg.scans.formats.headers import (
     RAS_OF_LPS,
     ScanFile,
+    check_directions,
     check_header,
     without_single_frames,
 )
@@ -77,6 +78,7 @@ def open_itk(path: Path) -> ScanFile:
     affine = RAS_OF_LPS @ lps
     # One value per voxel is always a plain number in these formats, whatever its type.
     check_header(path, shape, np.dtype(np.float32), affine)
+    check_directions(path, direction)
 
     def read_array(dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
         # SimpleITK's arrays have the axes (k, j, i).

@@ -16,6 +16,7 @@ from nibabel.affines import voxel_sizes
 from mtseg.errors import InputError
 from mtseg.scans.formats.headers import (
     ScanFile,
+    check_directions,
     check_header,
     check_length,
     without_single_frames,
@@ -114,6 +115,7 @@ def open_mgh(path: Path) -> ScanFile:
         header = nib.MGHImage.from_stream(file.fobj).header
     shape, dtype, affine = header.get_data_shape(), header.get_data_dtype(), header.get_affine()
     check_header(path, shape, dtype, affine)
+    check_directions(path, header["Mdc"].T)
     check_length(path, 0, shape, dtype)
 
     def read_array(dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
