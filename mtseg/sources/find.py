@@ -154,7 +154,8 @@ def _complete_subjects(
             if name not in by_name or name in subjects:  # `Split.check` reports the latter
                 continue
             images, label_maps = by_name[name].images, by_name[name].label_maps
-            if len(images) == len(label_maps) == 1:
+            remedy = by_name[name].remedy
+            if len(images) == len(label_maps) == 1 and not remedy:
                 subjects[name] = Subject(name, side, str(images[0]), str(label_maps[0]), None)
                 continue
             scans, maps = (
@@ -162,17 +163,15 @@ def _complete_subjects(
                 for paths in (images, label_maps)
             )
             is_missing = not images or not label_maps
-            remedy = (
-                f"Add what is missing, or list the other subjects in {SPLIT_FILE}."
-                if is_missing
-                else by_name[name].remedy or "Keep one scan and one label map."
-            )
+            if is_missing:
+                remedy = f"Add what is missing, or list the other subjects in {SPLIT_FILE}."
             issues.append(
                 Issue(
                     "missing" if is_missing else "extra",
                     name,
                     f"{folder}: subject {name} must have one scan and one label map. Scans: "
-                    f"{scans}; label maps: {maps}. {remedy}",
+                    f"{scans}; label maps: {maps}. "
+                    f"{remedy or 'Keep one scan and one label map.'}",
                 )
             )
     unused = [path for f in found.subjects if f.name not in names for path in f.images]

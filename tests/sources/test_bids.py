@@ -128,6 +128,42 @@ def test_several_files_are_refused_with_the_choices(task, tmp_path, write_data, 
 
 @pytest.mark.promise("refused input")
 @pytest.mark.parametrize(
+    ("of_scan", "of_map", "words"),
+    [
+        ("_run-1", "_run-2", "run is 2, not 1"),
+        ("_acq-mprage_run-1", "_acq-space_run-01", "acq is space, not mprage"),
+        ("_rec-a_echo-1", "_rec-b_echo-2", "rec is b, not a; echo is 2, not 1"),
+    ],
+)
+def test_the_label_map_of_another_scan_is_not_paired(task, tmp_path, of_scan, of_map, words):
+    folder = write_bids(tmp_path / "data")
+    image, labels = subject(9)
+    write(folder / f"sub-z/anat/sub-z{of_scan}_T1w.nii.gz", image)
+    write(folder / f"derivatives/manual/sub-z/anat/sub-z{of_map}_desc-m_dseg.nii.gz", labels)
+    found = find_subjects(task, "bids", folder)
+    assert "sub-z" not in {s.name for s in found.subjects}
+    (issue,) = found.issues
+    assert issue.is_error
+    assert issue.subject == "sub-z"
+    for word in (f"sub-z{of_scan}_T1w", f"sub-z{of_map}_desc-m_dseg", words):
+        assert word in issue.message
+
+
+@pytest.mark.parametrize(
+    ("of_scan", "of_map"),
+    [("_run-1", "_run-01_desc-aseg"), ("_acq-mprage", ""), ("", "_run-2"), ("_desc-a", "_desc-b")],
+)
+def test_the_label_map_of_a_scan_may_leave_out_or_add_entities(task, tmp_path, of_scan, of_map):
+    folder = write_bids(tmp_path / "data")
+    image, labels = subject(9)
+    write(folder / f"sub-z/anat/sub-z{of_scan}_T1w.nii.gz", image)
+    write(folder / f"derivatives/manual/sub-z/anat/sub-z{of_map}_dseg.nii.gz", labels)
+    found = find_subjects(task, "bids", folder).require_sound()
+    assert "sub-z" in {s.name for s in found.subjects}
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("rnu=1", ["entity rnu (did you mean run?)", "sub, run"]),

@@ -29,6 +29,9 @@ from mtseg.tasks.task import did_you_mean, first_ten
 _SCAN, _LABEL_MAP = "T1w", "dseg"
 """Suffixes of the names of scans and of label maps."""
 
+_OF_SCAN = ("task", "acq", "ce", "rec", "run", "echo", "part", "chunk")
+"""Entities that tell the scans of a participant apart; a label map keeps those of its scan."""
+
 
 def find_bids(folder: Path, entity_filter: Mapping[str, str] | None = None) -> DatasetFiles:
     """T1-weighted scans of a BIDS data set and the `dseg` label maps of its derivatives.
@@ -58,7 +61,8 @@ def find_bids(folder: Path, entity_filter: Mapping[str, str] | None = None) -> D
     of_sessions = [_name_by_session(paths, entity_filter) for paths in (scans, segmentations)]
     images, label_maps = (_filter(named, entity_filter) for named in of_sessions)
     subjects = tuple(
-        replace(files, remedy=_how_to_choose(files)) for files in pair_files(images, label_maps)
+        replace(files, remedy=_other_scan(files) or _how_to_choose(files))
+        for files in pair_files(images, label_maps)
     )
     names = {files.name for files in subjects}
     unused = [path for name, path in of_sessions[0] if name not in names]
@@ -140,6 +144,21 @@ def _require_known(folder: Path, paths: Sequence[Path], wanted: Mapping[str, str
                 f"{folder}: no scan or label map has {key}-{value} of the filter. Give one of "
                 f"{first_ten(sorted(values[key]))}, or nothing for files without {key}."
             )
+
+
+def _other_scan(files: SubjectFiles) -> str:
+    """Says why a subject's label map is of another scan than its only one; empty if it is not."""
+    if len(files.images) != 1 or len(files.label_maps) != 1:
+        return ""
+    of_image, of_map = (_entities(paths[0]) for paths in (files.images, files.label_maps))
+    differing = "; ".join(
+        f"{key} is {of_map[key]}, not {of_image[key]}"
+        for key in _OF_SCAN
+        if key in of_image and key in of_map and not _is_equal(of_map[key], of_image[key])
+    )
+    if not differing:
+        return ""
+    return f"The label map is of another scan ({differing}). Add that of this scan, or remove both."
 
 
 def _how_to_choose(files: SubjectFiles) -> str:

@@ -12,15 +12,15 @@ from mtseg.scans.reading import ENDINGS
 
 @dataclass(frozen=True)
 class SubjectFiles:
-    """The scans and label maps of one subject. A complete subject has one of each.
+    """The scans and label maps of one subject. A complete subject has one of each and no remedy.
 
     Attributes:
         name: unique in the data set.
         images: its scans.
         label_maps: its label maps.
         split: `train` or `test`, if the layout says so; else None.
-        remedy: a sentence that says how to choose among several scans or label maps, if the layout
-            knows one; else empty.
+        remedy: a sentence that says how to choose among several scans or label maps, or that the
+            label map is of another scan, if the layout knows it; else empty.
     """
 
     name: str
