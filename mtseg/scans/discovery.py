@@ -59,8 +59,8 @@ def list_scans(
         is_beside: whether the results of a scan go beside it, so that its folder is its own.
 
     Returns:
-        Each scan once, in the order of `named`, and sorted within a folder. Paths that do not exist
-        are included; reading them raises the error.
+        Each scan once, where it was named first, in the order of `named`, and sorted within a
+        folder. Paths that do not exist are included; reading them raises the error.
 
     Raises:
         InputError: if a list cannot be read, a folder has no scan or cannot be entered, or two
@@ -75,15 +75,18 @@ def list_scans(
             scans.extend(_expand(path, results))
     if is_beside:
         scans = [ListedScan(scan.path, scan.path.parent) for scan in scans]
+    once: dict[Path, ListedScan] = {}
+    for scan in scans:
+        once.setdefault(scan.path.parent.resolve() / scan.path.name, scan)
     places: dict[Path, Path] = {}
-    for scan in (scans := list(dict.fromkeys(scans))):
+    for scan in once.values():
         other = places.setdefault(scan.stem, scan.path)
         if other != scan.path:
             raise InputError(
                 f"{scan.path}: would share its results, {scan.stem}_labels.nii.gz, with {other}. "
                 "Segment them one at a time, with different -o folders."
             )
-    return scans
+    return list(once.values())
 
 
 def take_part(work: Sequence[_Work], num_parts: int, part_id: int) -> list[_Work]:

@@ -45,6 +45,22 @@ def test_a_list_names_files_and_folders_and_each_scan_counts_once(archive, tmp_p
     assert [str(scan.path) for scan in scans] == ["archive/b/two.nii.gz", "archive/a/one.mha"]
 
 
+@pytest.mark.parametrize(
+    ("named", "stem"),
+    [((".", "b"), "b/two"), (("b", "."), "two"), (("b/two.nii.gz", "b", "./b/../b"), "two")],
+)
+def test_a_scan_that_is_named_twice_has_one_place_for_its_results(archive, named, stem):
+    scans = list_scans([archive / name for name in named])
+    (scan,) = (scan for scan in scans if scan.path.name == "two.nii.gz")
+    assert str(scan.stem) == stem
+
+
+def test_two_links_to_one_file_are_two_scans(archive):
+    """Each has a name of its own, and so have its results."""
+    (archive / "b" / "three.nii.gz").symlink_to(archive / "b" / "two.nii.gz")
+    assert [scan.stem.name for scan in list_scans([archive / "b"])] == ["three", "two"]
+
+
 def test_two_scans_of_one_name_are_refused(archive):
     (archive / "zero.nii.gz").write_bytes(b"")
     with pytest.raises(InputError, match="would share its results"):
