@@ -1,7 +1,9 @@
 """A reference label map beside the network's labels: what its numbers mean, and Dice of each class.
 
 A reference may have the labels that the package writes, or those of a source that a shipped task
-file describes, such as the numbers of FreeSurfer.
+file describes, such as the numbers of FreeSurfer. A number may be both: in labels of the Decathlon,
+1 is a part of the hippocampus, and the package writes 1 for white matter. So labels are those of
+the package only if one of them is a class of the task that the scan was recognised as.
 """
 
 from __future__ import annotations
@@ -106,11 +108,12 @@ def _in_own_labels(
     array: npt.NDArray[np.integer], path: Path, table: Sequence[LabelEntry], task: str | None
 ) -> tuple[npt.NDArray[np.uint8], str, npt.NDArray[np.bool_] | None]:
     """The reference in the labels of the package, what it was read as, and voxels not to score."""
-    values = np.unique(array).tolist()
-    own = {0, *(entry.label for entry in table)}
-    if set(values) <= own:
-        if values == [0]:
-            raise InputError(f"{path}: has no label. Give a label map of the scan.")
+    found = set(np.unique(array).tolist()) - {0}
+    if not found:
+        raise InputError(f"{path}: has no label. Give a label map of the scan.")
+    own = {entry.label for entry in table}
+    of_task = {entry.label for entry in table if task in (None, entry.task)}
+    if found <= own and found & of_task:
         return array.astype(np.uint8), "its labels are those of mtseg", None
     label_of = {entry.name: entry.label for entry in table}
     if task in shipped_tasks():
@@ -127,10 +130,11 @@ def _in_own_labels(
                 lookup[index] = label_of.get(name, 0)
             words = f"its labels were read as those of {source.name} ({task})"
             return lookup[classes], words, classes == IGNORED
-    unknown = first_ten(sorted(set(values) - own))
+    unknown = first_ten(sorted(found - of_task))
+    of_scan = "" if task is None else f" in a scan of {task}"
     raise InputError(
-        f"{path}: its labels {unknown} have no known meaning. Give a label map with the labels "
-        "that mtseg writes, or of a source that the task knows."
+        f"{path}: its labels {unknown} have no known meaning{of_scan}. Give a label map with the "
+        "labels that mtseg writes, or of a source that the task knows."
     )
 
 
