@@ -101,21 +101,37 @@ class Delivery:
             Why one could not be delivered; empty if all were.
         """
         reason = ""
-        for series in self._spool.list_series("outgoing"):
-            if self._ended.is_set():
-                break
-            try:
-                self.deliver(series)
-            except TryLaterError as error:
-                reason = f"series {series}: {error}"
-            except (AwayError, OSError) as error:
-                return str(error)
-            except RefusedError as error:
-                self._spool.fail(series, "outgoing", str(error))
-                _LOG.info(f"series {series}: failed: {error}")
-            except Exception as error:
-                reason = f"series {series}: a defect of mtseg: {type(error).__name__}"
+        try:
+            for series in self._spool.list_series("outgoing"):
+                if self._ended.is_set():
+                    break
+                reason = self._deliver_or_fail(series) or reason
+        except (AwayError, OSError) as error:
+            return str(error)
         return reason
+
+    def _deliver_or_fail(self, series: str) -> str:
+        """Delivers a series, or moves it to `failed` if the destination refuses it.
+
+        Returns:
+            Why it must be tried again; empty if it need not be.
+
+        Raises:
+            AwayError: if the destination is away.
+            OSError: if a folder cannot be written, that of failed series included.
+        """
+        try:
+            self.deliver(series)
+        except TryLaterError as error:
+            return f"series {series}: {error}"
+        except RefusedError as error:
+            self._spool.fail(series, "outgoing", str(error))
+            _LOG.info(f"series {series}: failed: {error}")
+        except (AwayError, OSError):
+            raise
+        except Exception as error:
+            return f"series {series}: a defect of mtseg: {type(error).__name__}"
+        return ""
 
     def deliver(self, series: str) -> None:
         """Delivers a series; its images are deleted then.

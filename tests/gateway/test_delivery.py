@@ -1,5 +1,6 @@
 """Delivery into a folder and to an archive that is there, away, full, or refuses."""
 
+import errno
 import logging
 import socket
 import threading
@@ -122,6 +123,32 @@ def test_a_folder_that_cannot_be_written_is_tried_again(spool, segmented, tmp_pa
     (tmp_path / "out").write_text("a file")
     assert str(tmp_path / "out") in Delivery(spool, tmp_path / "out", None, "MTSEG").deliver_all()
     assert spool.list_series("outgoing") == [segmented[0]]
+
+
+@pytest.mark.promise("scarcity is one line")
+@pytest.mark.parametrize("step", ["fail", "list_series"])
+def test_a_disk_that_fails_for_a_while_does_not_end_the_deliveries(
+    spool, segmented, monkeypatch, caplog, step
+):
+    """Neither where a refused series is moved to `failed` nor where the series are listed."""
+    do, errors = getattr(spool, step), [OSError(errno.ENOSPC, "No space left on device")]
+
+    def fail_once(*arguments):
+        if errors:
+            raise errors.pop()
+        return do(*arguments)
+
+    monkeypatch.setattr(spool, step, fail_once)
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    with Archive() as archive:
+        archive.answer = 0xC123
+        delivery = Delivery(spool, None, Destination("A", "127.0.0.1", archive.port), "MTSEG", 0.2)
+        with delivery.running():
+            wait_for(lambda: spool.path("failed", segmented[0]).exists(), seconds=20)
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("mtseg.gateway")]
+    assert [line for line in lines if "No space left" in line] == [
+        "not delivered, tries again in 0 s: [Errno 28] No space left on device"
+    ]
 
 
 @pytest.mark.promise("servers may fail")
