@@ -193,6 +193,7 @@ class _Receiver:
             The status for the sender; `SUCCESS` says that it may forget the object.
         """
         pieces: list[bytes] = []
+        header: Dataset | None = None
         try:
             pieces = _as_file(event)
             with self._spool.temporary_file(sum(map(len, pieces))) as path:
@@ -201,6 +202,7 @@ class _Receiver:
                         file.write(piece)
                 with path.open("rb") as stored:
                     header = _read_header(stored)
+                    _check_image(header, stored)
                 request: Any = event.request
                 if header.SOPInstanceUID != request.AffectedSOPInstanceUID or (
                     header.SOPClassUID != request.AffectedSOPClassUID
@@ -211,6 +213,8 @@ class _Receiver:
                 arrival = self._spool.add(path, series, str(header.SOPInstanceUID))
         except _BrokenObjectError as error:
             self._say(f"refused an object of {_caller(event)}: {error}")
+            if header is not None:
+                self._note_refused(header)
             return CANNOT_UNDERSTAND
         except (SpoolFullError, OSError) as error:
             if not self._is_full:  # a line for all objects until there is room
@@ -218,8 +222,7 @@ class _Receiver:
                 _LOG.info(f"refuses objects for now: {reason}")
             self._is_full = True
             with contextlib.suppress(_BrokenObjectError):
-                header = _read_header(io.BytesIO(b"".join(pieces)))
-                self._spool.note_refused(str(header.SeriesInstanceUID), str(header.SOPInstanceUID))
+                self._note_refused(_read_header(io.BytesIO(b"".join(pieces))))
             return OUT_OF_RESOURCES
         self._is_full = False
         if arrival == "late":
@@ -228,6 +231,10 @@ class _Receiver:
                 "failed/late. Give a larger --quiet-s."
             )
         return SUCCESS
+
+    def _note_refused(self, header: Dataset) -> None:
+        """Its series is not complete, although the sender may go on with the next object."""
+        self._spool.note_refused(str(header.SeriesInstanceUID), str(header.SOPInstanceUID))
 
     def _say(self, line: str) -> None:
         """Logs a line about an object; one that says the same only once a minute."""
@@ -277,10 +284,10 @@ def _as_file(event: Event) -> list[bytes]:
 
 
 def _read_header(file: BinaryIO) -> Dataset:
-    """What an object says of itself.
+    """What an object says of itself; the file is then at the beginning of its pixels.
 
     Raises:
-        _BrokenObjectError: if it has no valid UIDs, is no image, or its pixels are cut off.
+        _BrokenObjectError: if it has no valid UIDs.
     """
     import pydicom
 
@@ -288,18 +295,33 @@ def _read_header(file: BinaryIO) -> Dataset:
     names += ["BitsAllocated", "SamplesPerPixel", "NumberOfFrames"]
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names))
-        pixels_start = file.tell()
-        num_left = file.seek(0, os.SEEK_END) - pixels_start
         uids = [str(header.SOPInstanceUID), str(header.SeriesInstanceUID)]
+        _ = header.SOPClassUID
+    except Exception as error:  # pydicom raises errors of many types for damaged objects
+        raise _BrokenObjectError("it cannot be read, or lacks a UID") from error
+    if not all(map(is_uid, uids)):
+        raise _BrokenObjectError("its UIDs are not valid")
+    return header
+
+
+def _check_image(header: Dataset, file: BinaryIO) -> None:
+    """Refuses an object that is no image, or whose pixels are cut off.
+
+    Args:
+        header: from `_read_header`.
+        file: as that left it.
+
+    Raises:
+        _BrokenObjectError: if it is such an object.
+    """
+    pixels_start = file.tell()
+    num_left = file.seek(0, os.SEEK_END) - pixels_start
+    try:
         bits = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated)
         bits *= int(header.get("SamplesPerPixel") or 1) * int(header.get("NumberOfFrames") or 1)
         syntax = header.file_meta.TransferSyntaxUID
         is_plain = not syntax.is_encapsulated and not syntax.is_deflated
-        _ = header.SOPClassUID
-    except Exception as error:  # pydicom raises errors of many types for damaged objects
-        raise _BrokenObjectError("it cannot be read, or lacks a UID or its size") from error
-    if not all(map(is_uid, uids)):
-        raise _BrokenObjectError("its UIDs are not valid")
+    except Exception as error:  # as above
+        raise _BrokenObjectError("it cannot be read, or lacks its size") from error
     if not bits or (is_plain and num_left < bits // 8):
         raise _BrokenObjectError("its pixels are missing or cut off")
-    return header

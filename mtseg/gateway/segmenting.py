@@ -63,8 +63,8 @@ def segment_series(
     """
     if num_refused := spool.count_refused(series):
         reason = (
-            f"incomplete: {num_refused} of its objects found no room and did not come again. It is "
-            "segmented when they do"
+            f"incomplete: {num_refused} of its objects, refused because they were damaged or found "
+            "no room, did not come again. It is segmented when they do"
         )
     elif spool.begin_attempt(series) > MOST_ATTEMPTS:
         reason = (

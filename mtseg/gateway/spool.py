@@ -212,7 +212,7 @@ class Spool:
             return self._keep(temporary, self.path("incoming", series), instance)
 
     def note_refused(self, series: str, instance: str) -> None:
-        """Notes that there was no room for an object, so that its series is not complete without.
+        """Notes that an object was refused, so that its series is not complete without it.
 
         Args:
             series: its Series Instance UID.
@@ -275,15 +275,17 @@ class Spool:
             if oldest is None or now_s - self._arrived_s[oldest] < quiet_s:
                 return None
             folder = self.path("incoming", oldest)
-            if not any(folder.glob("*.dcm")):  # there was room for none of its objects
+            if not any(folder.glob("*.dcm")):  # all of its objects were refused
                 self._remove(folder)
                 return None
             self._move(oldest, "incoming", "work")
             return oldest
 
     def count_refused(self, series: str) -> int:
-        """How many objects of a series in `work` were refused for want of room and did not come."""
-        return len(list(self.path("work", series).glob(f"*{_REFUSED}")))
+        """How many objects of a series in `work` were refused and did not come again."""
+        noted = self.path("work", series).glob(f"*{_REFUSED}")
+        # A kill may have kept the note of an object that came.
+        return sum(not path.with_suffix(".dcm").exists() for path in noted)
 
     def begin_attempt(self, series: str) -> int:
         """Counts an attempt to segment a series in `work`.

@@ -124,7 +124,7 @@ def make_series(folder, number):
 class Scanner(threading.Thread):
     """Sends series until each object of them is acknowledged, through all that happens.
 
-    Some objects are sent twice, and a broken one is among them now and then.
+    Some objects are sent twice, and the first one is damaged now and then before it comes whole.
     """
 
     def __init__(self, service, all_files, seed):
@@ -137,8 +137,6 @@ class Scanner(threading.Thread):
             left = [pydicom.dcmread(file) for file in files]
             left += self.rng.sample(left, 1)
             broken = pydicom.dcmread(files[0])
-            broken.SOPInstanceUID = f"{broken.SOPInstanceUID[:-4]}.{self.rng.randrange(9) + 1}"
-            broken.file_meta.MediaStorageSOPInstanceUID = broken.SOPInstanceUID
             broken.PixelData = b"\0" * 10
             while left:
                 with contextlib.suppress(RuntimeError), associate(self.service.port) as association:

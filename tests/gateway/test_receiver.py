@@ -120,7 +120,23 @@ def test_a_broken_object_is_refused_in_one_line_and_not_kept(
     (line,) = of_gateway(caplog)
     assert line.startswith("refused an object of 'SCANNER' at 127.0.0.1: ")
     assert "Phantom" not in line
-    assert len(kept(spool)) == 1
+    assert [name[-4:] for name in kept(spool)].count(".dcm") == 1
+
+
+def test_a_damaged_object_is_missed_until_it_comes_whole(spool, port, make_series):
+    uid, files = make_series()
+    whole = files[1].read_bytes()
+    change_raw(files[1], PixelData=b"\0" * 20)
+    assert send(port, *files[:2]) == [0x0000, 0xC000]
+    assert spool.take_quiet(0.0) == uid
+    assert spool.count_refused(uid) == 1
+    spool.fail(uid, "work", "incomplete")
+    files[1].write_bytes(whole)
+    assert send(port, files[1]) == [0x0000]
+    change_raw(files[1], Rows=4000)
+    assert send(port, files[1]) == [0xC000]  # it is there already
+    assert spool.take_quiet(0.0) == uid
+    assert spool.count_refused(uid) == 0
 
 
 def change_raw(path, **fields):

@@ -18,6 +18,7 @@ from mtseg.gateway.serving import Settings, run_gateway
 from mtseg.prediction.options import Options
 from mtseg.serving.connection import ServerError
 from mtseg.system.signals import StopRequest
+from tests.dicom_files import change
 from tests.gateway.associations import associate, send
 from tests.gateway.test_delivery import wait_for
 from tests.prediction.test_pipeline import model  # noqa: F401
@@ -139,8 +140,23 @@ def test_a_series_with_refused_objects_waits_for_them(settings, model, make_seri
         assert send(port, *files) == [0x0000, 0x0000, 0x0000, 0xA700]
         wait_for(lambda: states(settings)["failed"] == [uid])
         reason = (settings.spool / "failed" / uid / "reason.txt").read_text()
-    assert reason.startswith("incomplete: 1 of its objects found no room")
+    assert reason.startswith("incomplete: 1 of its objects, refused because")
     with running(dataclasses.replace(settings, max_bytes=1e9), lambda: model) as port:
+        assert send(port, files[3]) == [0x0000]
+        wait_for(lambda: states(settings)["done"])
+    seg = pydicom.dcmread(settings.out_dir / f"{uid}_labels.dcm")
+    assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 4
+
+
+def test_a_series_whose_last_slice_came_damaged_waits_for_it(settings, model, make_series):
+    """Without it, the others look like a whole series of three slices."""
+    uid, files = make_series()
+    last = files[3].read_bytes()
+    change(files[3], PixelData=b"\0" * 20)
+    with running(settings, lambda: model) as port:
+        assert send(port, *files) == [0x0000, 0x0000, 0x0000, 0xC000]
+        wait_for(lambda: states(settings)["failed"] == [uid])
+        files[3].write_bytes(last)
         assert send(port, files[3]) == [0x0000]
         wait_for(lambda: states(settings)["done"])
     seg = pydicom.dcmread(settings.out_dir / f"{uid}_labels.dcm")

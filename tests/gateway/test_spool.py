@@ -105,6 +105,15 @@ def test_a_spool_is_opened_again_as_a_killed_process_left_it(spool, tmp_path):
     assert not list((spool.folder / "temporary").iterdir())
 
 
+def test_an_object_that_came_again_before_a_kill_is_not_missed(spool):
+    add(spool, "1.2", "1.2.1")
+    spool.note_refused("1.2", "1.2.2")
+    spool.note_refused("1.2", "1.2.3")
+    (spool.path("incoming", "1.2") / "1.2.2.dcm").write_bytes(b"image")  # killed, and its note left
+    spool.take_quiet(0.0)
+    assert spool.count_refused("1.2") == 1
+
+
 @pytest.mark.promise("one at a time")
 def test_a_second_gateway_on_the_same_spool_is_refused(spool):
     with (
