@@ -14,7 +14,7 @@ from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
 from mtseg.prediction.pipeline import segment_files
 from mtseg.prediction.results import ScanResults, dicom_seg_path, verdict_path
-from mtseg.serving.connection import ServerError
+from mtseg.serving.connection import RequestError, ServerError
 from mtseg.system.atomic_files import remove_path
 from mtseg.system.signals import Stopped
 
@@ -24,7 +24,7 @@ _FULL_DISK = errno.ENOSPC, errno.EDQUOT
 
 
 class NotNowError(Exception):
-    """A series that may be segmented later: the disk is full, or a server is away."""
+    """A series that may be segmented later: the disk is full, or a server did not compute it."""
 
 
 def seg_path(folder: Path) -> Path:
@@ -66,13 +66,13 @@ def segment_series(
             f"incomplete: {num_refused} of its objects, refused because they were damaged or found "
             "no room, did not come again. It is segmented when they do"
         )
-    elif spool.begin_attempt(series) > MOST_ATTEMPTS:
+    elif (attempt := spool.begin_attempt(series)) > MOST_ATTEMPTS:
         reason = (
             f"the gateway ended {MOST_ATTEMPTS} times while it segmented this series, perhaps "
             "because the memory ran out"
         )
     else:
-        reason = _try_series(spool, series, model, options, check_stop)
+        reason = _try_series(spool, series, model, options, check_stop, attempt)
     if reason:
         spool.fail(series, "work", reason)
         _LOG.info(f"series {series}: failed: {reason}")
@@ -84,8 +84,9 @@ def _try_series(
     model: ExportedModel,
     options: Options,
     check_stop: Callable[[], None],
+    attempt: int,
 ) -> str:
-    """Segments a series and moves it to `outgoing`.
+    """Segments a series and moves it to `outgoing`; `attempt` is from `Spool.begin_attempt`.
 
     Returns:
         Why it could not be done; empty if it was.
@@ -93,6 +94,7 @@ def _try_series(
     folder = spool.path("work", series)
     remove_path(folder / RESULTS)
     outcome: ScanResults | InputError
+    is_counted = False
     try:
         ((_, outcome),) = segment_files(
             model, [folder], folder / RESULTS, options, on_flop=lambda _: check_stop()
@@ -100,6 +102,11 @@ def _try_series(
     except Stopped:
         raise
     except ServerError as error:
+        # A server that is away may be waited for, but a request that it never computes would hold
+        # up all other series.
+        is_counted = isinstance(error, RequestError)
+        if is_counted and attempt == MOST_ATTEMPTS:
+            return f"the server did not compute it in {attempt} attempts: {error}"
         raise NotNowError(str(error)) from error
     except Exception as error:
         # Not its text: that may have values of the header, such as the name of the patient.
@@ -107,7 +114,8 @@ def _try_series(
         where = f"{Path(place.filename).name}, line {place.lineno}"
         return f"a defect of mtseg: {type(error).__name__} in {where}"
     finally:
-        spool.end_attempt(series)
+        if not is_counted:
+            spool.end_attempt(series)
     if isinstance(outcome, InputError):
         if isinstance(outcome.__cause__, OSError) and outcome.__cause__.errno in _FULL_DISK:
             raise NotNowError(str(outcome))

@@ -54,7 +54,8 @@ RESULTS = "results"
 REASON = "reason.txt"
 
 MOST_ATTEMPTS = 5
-"""How often a series may end the program that segments it, for example for want of memory."""
+"""How often in succession a series may end the program that segments it, for example for want of
+memory, or be refused by the server that computes."""
 
 _ATTEMPTS = "attempts.txt"
 _REFUSED = ".refused"
@@ -291,7 +292,7 @@ class Spool:
         """Counts an attempt to segment a series in `work`.
 
         Returns:
-            How many attempts ended with the process, without `end_attempt`, and this one.
+            How many attempts had no `end_attempt` since the last one that had, and this one.
         """
         path = self.path("work", series) / _ATTEMPTS
         count = 1
@@ -302,7 +303,7 @@ class Spool:
         return count
 
     def end_attempt(self, series: str) -> None:
-        """Forgets all attempts, because the last one did not end the process."""
+        """Forgets all attempts, because the last one did not fail because of the series."""
         (self.path("work", series) / _ATTEMPTS).unlink(missing_ok=True)
 
     def send_out(self, series: str) -> None:

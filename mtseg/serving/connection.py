@@ -37,6 +37,13 @@ class ServerError(InputError):
     """The server does not answer, or answers with an error; other scans would fail as well."""
 
 
+class RequestError(ServerError):
+    """The server answers, but does not compute this request; it may compute those of other scans.
+
+    The request is too large, not computed in time, or refused.
+    """
+
+
 class ModelGoneError(ServerError):
     """The server does not have the model, or no longer has the version that was asked for."""
 
@@ -158,8 +165,8 @@ class Connection(abc.ABC):
     def close(self) -> None:
         """Closes the connection; the next request opens it again."""
 
-    def _too_late(self, seconds: float) -> ServerError:
-        return ServerError(
+    def _too_late(self, seconds: float) -> RequestError:
+        return RequestError(
             f"{self.address}: no answer within {seconds:g} s. Give a longer --deadline-s, or a "
             "smaller --message-mb, which makes requests smaller."
         )
@@ -176,13 +183,13 @@ class Connection(abc.ABC):
         # (INVALID_ARGUMENT, HTTP 400), so only the text tells that the model is of another kind.
         if "signature" in text.lower():
             return ServerError(f"{self.address}: {text}. {EXPORTED_BY_MTSEG}")
-        return ServerError(f"{self.address}: the server refused the request ({text}).")
+        return RequestError(f"{self.address}: the server refused the request ({text}).")
 
     def _not_allowed(self) -> ServerError:
         return ServerError(f"{self.address}: access denied. Give a valid --token-file.")
 
-    def _too_large(self, reason: str) -> ServerError:
-        return ServerError(
+    def _too_large(self, reason: str) -> RequestError:
+        return RequestError(
             f"{self.address}: a message is larger than the server accepts ({one_line(reason)}). "
             "Give a smaller --message-mb."
         )

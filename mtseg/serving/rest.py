@@ -27,6 +27,7 @@ from mtseg.serving.address import Address, ServerOptions
 from mtseg.serving.connection import (
     Connection,
     Request,
+    RequestError,
     Response,
     ServerError,
     TemporaryError,
@@ -130,7 +131,7 @@ class RestConnection(Connection):
                 ) from error
             raise TemporaryError(str(reason) or type(reason).__name__) from error
         if len(text) > most_bytes:
-            raise ServerError(
+            raise RequestError(
                 f"{self.address}: its answer is larger than {most_bytes / 1e6:g} "
                 "MB. Give a larger --message-mb."
             )

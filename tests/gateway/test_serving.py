@@ -16,7 +16,7 @@ from mtseg.errors import InputError
 from mtseg.gateway.peers import parse_caller
 from mtseg.gateway.serving import Settings, run_gateway
 from mtseg.prediction.options import Options
-from mtseg.serving.connection import ServerError
+from mtseg.serving.connection import RequestError, ServerError
 from mtseg.system.signals import StopRequest
 from tests.dicom_files import change
 from tests.gateway.associations import associate, send
@@ -202,6 +202,57 @@ def test_what_passes_is_tried_again_and_a_defect_is_not(
         assert states(settings)["done"] == [f"{uid}.json"]
         assert "tries again in" in caplog.text
     assert "hantom" not in caplog.text
+
+
+@pytest.mark.promise("servers may fail")
+def test_a_series_that_the_server_never_computes_does_not_hold_up_the_others(
+    settings, model, make_series, monkeypatch
+):
+    from mtseg.gateway import segmenting
+
+    (hopeless, files), (other, others) = make_series(0), make_series(1)
+    segment_files = segmenting.segment_files
+
+    def refuse(model, scans, *arguments, **how):
+        if scans[0].name == hopeless:
+            raise RequestError("http://server: a message is larger than the server accepts.")
+        return segment_files(model, scans, *arguments, **how)
+
+    monkeypatch.setattr(segmenting, "segment_files", refuse)
+    monkeypatch.setattr("mtseg.gateway.serving.LONGEST_WAIT_S", 0.1)
+    with running(settings, lambda: model) as port:
+        send(port, *files)
+        send(port, *others)
+        wait_for(lambda: states(settings)["done"] == [f"{other}.json"], seconds=60)
+    assert states(settings)["failed"] == [hopeless]
+    reason = (settings.spool / "failed" / hopeless / "reason.txt").read_text()
+    assert reason == (
+        "the server did not compute it in 5 attempts: http://server: a message is larger than the "
+        "server accepts.\n"
+    )
+
+
+@pytest.mark.promise("servers may fail")
+def test_a_server_that_is_away_is_waited_for(settings, model, make_series, monkeypatch):
+    """However often it does not answer, and whatever it refused before."""
+    from mtseg.gateway import segmenting
+
+    uid, files = make_series()
+    segment_files = segmenting.segment_files
+    errors = [RequestError("no answer within 600 s.")] * 3 + [ServerError("does not answer.")] * 6
+    errors += [RequestError("no answer within 600 s.")] * 3
+
+    def fail(*arguments, **how):
+        if errors:
+            raise errors.pop(0)
+        return segment_files(*arguments, **how)
+
+    monkeypatch.setattr(segmenting, "segment_files", fail)
+    monkeypatch.setattr("mtseg.gateway.serving.LONGEST_WAIT_S", 0.1)
+    with running(settings, lambda: model) as port:
+        send(port, *files)
+        wait_for(lambda: states(settings)["done"] == [f"{uid}.json"])
+    assert states(settings)["failed"] == []
 
 
 def test_labels_with_a_warning_are_withheld(settings, model, make_series, monkeypatch):

@@ -25,7 +25,7 @@ from mtseg.inference.tiling import plan_tiles
 from mtseg.serving import connection as connections
 from mtseg.serving import remote_model
 from mtseg.serving.address import ServerOptions, parse_address
-from mtseg.serving.connection import ModelGoneError, ServerError
+from mtseg.serving.connection import ModelGoneError, RequestError, ServerError
 from mtseg.serving.remote_model import ServedNetwork, connect
 
 INPUTS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -267,6 +267,25 @@ def test_a_temporary_failure_is_tried_again_and_then_reported(serve, answer, goo
 )
 def test_any_other_failure_is_final_and_says_what_to_do(serve, answer, remedy):
     assert remedy in str(error_of(serve, answer))
+
+
+@pytest.mark.promise("servers may fail")
+@pytest.mark.parametrize(
+    ("serve", "answer", "is_of_the_request"),
+    [
+        (serve_grpc, ("DEADLINE_EXCEEDED", "too slow"), True),
+        (serve_grpc, ("INVALID_ARGUMENT", "the tile is odd"), True),
+        (serve_rest, (413, {"error": "too large"}), True),
+        (serve_rest, (504, {"error": "too slow"}), True),
+        (serve_rest, (400, {"error": "the tile is odd"}), True),
+        (serve_rest, (401, {"error": "who?"}), False),
+        (serve_rest, (404, {"error": "no model"}), False),
+        (serve_rest, (400, {"error": 'Serving signature name: "sign" not found'}), False),
+        (serve_grpc, ("UNAUTHENTICATED", "who?"), False),
+    ],
+)
+def test_what_may_be_the_fault_of_one_scan_is_told_apart(serve, answer, is_of_the_request):
+    assert isinstance(error_of(serve, answer), RequestError) == is_of_the_request
 
 
 def test_a_server_that_closes_amid_a_request_is_heard_out():
