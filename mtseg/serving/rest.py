@@ -81,9 +81,10 @@ class RestConnection(Connection):
         return body
 
     def _send(self, request: Request, body: bytes, seconds: float) -> Response:
-        path = self._path
-        if request.version is not None:
-            path += f"/versions/{request.version}"
+        version = request.version
+        if version is None:  # asked for first: a newer one may be ready after the answer
+            version = self._newest_version(seconds)
+        path = self._path if version is None else f"{self._path}/versions/{version}"
         columns = self._read_json(f"{path}:predict", body, seconds).get("outputs")
         if len(request.outputs) == 1 and not isinstance(columns, dict):
             # For a signature with one output, TensorFlow Serving leaves out its name.
@@ -96,8 +97,7 @@ class RestConnection(Connection):
             }
         except (ValueError, MemoryError) as error:  # texts in an array are as long as the longest
             raise ServerError(f"{self.address}: its answer has no arrays ({error}).") from error
-        version = request.version
-        return Response(outputs, self._newest_version(seconds) if version is None else version)
+        return Response(outputs, version)
 
     def _newest_version(self, seconds: float) -> int | None:
         """The newest version that is served: an answer over REST does not say which computed it."""

@@ -174,15 +174,18 @@ def test_a_model_of_any_name_is_asked_for_over_rest():
     assert requests[0][0] == "/v1/models/m%20%C3%A9%25/versions/7:predict"
 
 
-def test_over_rest_the_version_is_asked_for():
+def test_over_rest_the_version_is_asked_for_first():
+    """Not after the answer: a newer version that is ready then has not computed it."""
     status = {
         "model_version_status": [
             {"version": "3", "state": "AVAILABLE"},
             {"version": "4", "state": "LOADING"},
         ]
     }
-    with serve_rest([(200, {"outputs": {"y": [1], "z": [2]}}), (200, status)]) as (address, _):
+    answers = [(200, status), (200, {"outputs": {"y": [1], "z": [2]}})]
+    with serve_rest(answers) as (address, requests):
         response = ask(address, outputs=("y", "z"))
+    assert [path for path, _ in requests] == ["/v1/models/m", "/v1/models/m/versions/3:predict"]
     assert response.version == 3
 
 
@@ -418,9 +421,10 @@ def test_an_answer_that_no_memory_can_hold_is_one_line(body, words):
 
 def test_a_version_that_is_no_number_is_none():
     state = [{"version": float("inf"), "state": "AVAILABLE"}]
-    answers = [(200, {"outputs": [1.5]}), (200, {"model_version_status": state})]
-    with serve_rest(answers) as (address, _):
+    answers = [(200, {"model_version_status": state}), (200, {"outputs": [1.5]})]
+    with serve_rest(answers) as (address, requests):
         assert ask(address).version is None
+    assert requests[1][0] == "/v1/models/m:predict"
 
 
 def test_a_terminal_obeys_nothing_that_a_server_writes():
