@@ -13,6 +13,7 @@ this project's.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -54,6 +55,9 @@ class TileNetwork(Protocol):
     @property
     def num_classes(self) -> int:
         """Number of combined classes, including background."""
+
+    def plan(self, volume: npt.NDArray[np.float32], memory_bytes: float | None = None) -> Plan:
+        """Divides a volume into tiles that fit into memory or into the messages of a server."""
 
     def run_all(
         self, volume: npt.NDArray[np.float32], plan: Plan
@@ -116,23 +120,29 @@ def _find_same(size_mm: float, sizes_mm: Iterable[float]) -> float | None:
     return next((mm for mm in sizes_mm if abs(mm - size_mm) < 0.005 * mm), None)
 
 
-def plan_blocks(volume: npt.NDArray[np.float32], seed: int = 0) -> Plan:
+def plan_blocks(network: TileNetwork, volume: npt.NDArray[np.float32], seed: int = 0) -> Plan:
     """Blocks at random places of a volume's foreground, or all of it where that takes no longer.
 
     Args:
+        network: what will compute them.
         volume: float32 (I, J, K), prepared; its foreground is not 0.
         seed: seed of the places.
 
     Returns:
         A plan of small tiles; they may overlap. Blocks at the border are cut there. A volume
         without foreground has none.
+
+    Raises:
+        InputError: if no block fits into a message of the server.
     """
     box = bounding_box(volume != 0)
     if box is None:
         return Plan((), 0)
     of_blocks = NUM_BLOCKS * _count_positions([BLOCK_EDGE] * 3)
     if _count_positions([part.stop - part.start for part in box]) <= of_blocks:
-        return Plan((Tile(box, box, 0),), 0)
+        return network.plan(volume, math.inf)
+    # A message that is too small for a block is refused here, with the remedy.
+    network.plan(np.ones([BLOCK_EDGE] * 3, np.float32), math.inf)
     foreground = np.flatnonzero(volume)
     rng = np.random.default_rng(seed)
     chosen = foreground[rng.integers(0, foreground.size, NUM_BLOCKS)]
@@ -159,7 +169,7 @@ def sample_statistics(
 ) -> ScanStatistics:
     """What the network says of the voxels of `plan_blocks` of a prepared volume."""
     statistics = ScanStatistics(network.num_classes)
-    for _, rows in network.run_all(volume, plan_blocks(volume, seed)):
+    for _, rows in network.run_all(volume, plan_blocks(network, volume, seed)):
         statistics.add(rows)
     return statistics
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from mtseg.errors import InputError
+from mtseg.inference.dense import with_halo
 from mtseg.inference.recognition import (
     BLOCK_EDGE,
     NUM_BLOCKS,
@@ -12,6 +14,8 @@ from mtseg.inference.recognition import (
     plan_blocks,
     sample_statistics,
 )
+from mtseg.inference.tile_cost import Message
+from mtseg.inference.tiling import plan_tiles
 from mtseg.inference.verdict import ScanStatistics, calibrate
 from mtseg.tasks.label_space import parse_tasks
 
@@ -56,42 +60,69 @@ def test_a_network_without_a_task_of_the_modality_uses_what_it_has():
     assert candidate_spacings(TASKS[:1], (0.5, 0.5, 0.5), is_ct=True) == {1.0: ("brain",)}
 
 
+class Constant:
+    """A network that gives every voxel class 1, perhaps in messages of a limited size."""
+
+    num_classes = 3
+
+    def __init__(self, message=None):
+        self.message, self.num_tiles = message, 0
+
+    def plan(self, volume, memory_bytes):
+        return plan_tiles(volume, 3, "float32", memory_bytes, message=self.message)
+
+    def run_all(self, volume, plan):
+        for tile in plan.tiles:
+            self.num_tiles += 1
+            if self.message is not None:
+                assert 4 * with_halo(volume, tile).size <= self.message.most_bytes
+            count = np.count_nonzero(volume[tile.computed])
+            yield tile, np.tile(np.array([0.1, 0.7, 0.2], np.float32), (count, 1))
+
+
 def test_blocks_lie_around_foreground_voxels_and_within_the_volume():
     volume = np.zeros((80, 81, 82), np.float32)
     volume[0, 0, 0] = volume[72, 73, 74] = 1
-    blocks = {str(tile.core) for tile in plan_blocks(volume).tiles}
+    blocks = {str(tile.core) for tile in plan_blocks(Constant(), volume).tiles}
     half = BLOCK_EDGE // 2
     corner = (slice(0, half),) * 3
     middle = tuple(slice(c - half, c + half) for c in (72, 73, 74))
     assert blocks == {str(corner), str(middle)}
-    assert len(plan_blocks(volume).tiles) == NUM_BLOCKS
-    assert plan_blocks(volume) == plan_blocks(volume)
-    assert plan_blocks(np.zeros((3, 4, 5), np.float32)).tiles == ()
+    assert len(plan_blocks(Constant(), volume).tiles) == NUM_BLOCKS
+    assert plan_blocks(Constant(), volume) == plan_blocks(Constant(), volume)
+    assert plan_blocks(Constant(), np.zeros((3, 4, 5), np.float32)).tiles == ()
 
 
 def test_of_a_small_scan_all_foreground_is_computed_once():
     volume = np.zeros((40, 50, 40), np.float32)
     volume[2:38, 0:50, 1:39] = 1  # a crop around a hippocampus
-    (tile,) = plan_blocks(volume).tiles
+    (tile,) = plan_blocks(Constant(), volume).tiles
     assert tile.core == tile.computed == (slice(2, 38), slice(0, 50), slice(1, 39))
-
-
-class Constant:
-    """A network that gives every voxel class 1."""
-
-    num_classes = 3
-
-    def run_all(self, volume, plan):
-        for tile in plan.tiles:
-            count = np.count_nonzero(volume[tile.computed])
-            yield tile, np.tile(np.array([0.1, 0.7, 0.2], np.float32), (count, 1))
 
 
 def test_statistics_are_those_of_the_foreground_voxels_of_the_blocks():
     volume = np.ones((80, 80, 80), np.float32)
     found = sample_statistics(Constant(), volume)
-    voxels = sum(volume[tile.core].size for tile in plan_blocks(volume).tiles)
+    voxels = sum(volume[tile.core].size for tile in plan_blocks(Constant(), volume).tiles)
     assert found.num_voxels.tolist() == [0, voxels, 0]
+
+
+def test_a_small_scan_is_divided_where_a_server_takes_small_messages():
+    volume = np.zeros((40, 50, 40), np.float32)
+    volume[2:38, 0:50, 1:39] = 1  # 3 MB with its halo
+    network = Constant(Message(1_500_000))
+    found = sample_statistics(network, volume)
+    assert network.num_tiles > 1
+    np.testing.assert_array_equal(
+        found.num_voxels, sample_statistics(Constant(), volume).num_voxels
+    )
+
+
+@pytest.mark.parametrize("size", [40, 80])
+def test_messages_that_no_block_fits_into_are_refused_with_the_remedy(size):
+    """A server would only say that they are too large."""
+    with pytest.raises(InputError, match="Give a larger --message-mb"):
+        sample_statistics(Constant(Message(300_000)), np.ones([size] * 3, np.float32))
 
 
 @pytest.mark.parametrize("is_calibrated", [True, False])
