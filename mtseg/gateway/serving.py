@@ -16,6 +16,7 @@ from mtseg.gateway.segmenting import NotNowError, segment_series
 from mtseg.gateway.spool import Spool, open_spool
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
+from mtseg.prediction.scan import wanted_tasks
 from mtseg.system.signals import Stopped, StopRequest
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def run_gateway(
         on_listening: called with the port when objects can be received.
 
     Raises:
-        InputError: if the spool, the port or the model cannot be used.
+        InputError: if the spool, the port or the model cannot be used, or the model does not have
+            the task of the options.
     """
     with open_spool(settings.spool, settings.max_bytes) as spool:
         delivery = Delivery(
@@ -87,6 +89,7 @@ def run_gateway(
         ) as port:
             on_listening(port)
             model = load_model()
+            wanted_tasks(model, options)
             with delivery.running():
                 wait_s = settings.first_wait_s
                 while not stop.is_made:

@@ -34,7 +34,7 @@ from mtseg.scans.reading import is_dicom, open_scan, read_opened_scan
 from mtseg.scans.resampling import resampled_shape
 from mtseg.scans.volume import Volume
 from mtseg.serving.connection import ServerError
-from mtseg.tasks.task import Task
+from mtseg.tasks.task import Task, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def _preparation_bytes(model: ExportedModel, scan: ScanFile, options: Options) -
 
     if options.spacing_mm is not None:
         return needed_at(options.spacing_mm)
-    tasks = _wanted_tasks(model, options)
+    tasks = wanted_tasks(model, options)
     needed = []
     known = scan.is_ct if options.is_ct is None else options.is_ct
     for reads_as_ct in (False, True) if known is None else (known,):
@@ -101,8 +101,10 @@ def _preparation_bytes(model: ExportedModel, scan: ScanFile, options: Options) -
     return max(needed)
 
 
-def _wanted_tasks(model: ExportedModel, options: Options) -> list[Task]:
+def wanted_tasks(model: ExportedModel, options: Options) -> list[Task]:
     """The tasks that the scan may be for.
+
+    Services call it before there is a scan, so that a wrong name ends them at their start.
 
     Raises:
         InputError: if the network has no task of the name that was given.
@@ -110,8 +112,8 @@ def _wanted_tasks(model: ExportedModel, options: Options) -> list[Task]:
     names = [task.name for task in model.tasks]
     if options.task is not None and options.task not in names:
         raise InputError(
-            f"task {options.task}: the model has no such task. Give one of {', '.join(names)}, or "
-            "another model."
+            f"task {options.task}: the model has no such task{did_you_mean(options.task, names)}. "
+            f"Give one of {', '.join(names)}, or another model."
         )
     return [task for task in model.tasks if options.task in (None, task.name)]
 
@@ -175,7 +177,7 @@ def _prepare(
             scans.pop(), options.spacing_mm, options.is_ct, may_overwrite=True
         )
         return prepared, recognition
-    tasks = _wanted_tasks(model, options)
+    tasks = wanted_tasks(model, options)
     known = scans[0].is_ct if options.is_ct is None else options.is_ct
     reads_as_ct = is_ct(scans[0].array) if known is None else known
     candidates = candidate_spacings(
@@ -220,7 +222,7 @@ def excluded_classes(model: ExportedModel, scan: LoadedScan, options: Options) -
     known = scan.prepared.source.is_ct if options.is_ct is None else options.is_ct
     allowed = {
         task.name
-        for task in _wanted_tasks(model, options)
+        for task in wanted_tasks(model, options)
         if known is None or task.is_ct in (None, known)
     }
     # A network without a task of that modality keeps its classes; the check warns of the scan.

@@ -199,7 +199,7 @@ def _serve(
         experiments: from `_read_experiments`, in place of scans.
 
     Raises:
-        InputError: if the model cannot be used or the port not be had.
+        InputError: if the model cannot be used or does not have the task, or the port is taken.
     """
     from mtseg.models.listing import describe_choice
     from mtseg.viewer.computer import Computer
@@ -212,7 +212,11 @@ def _serve(
         "memory_bytes": None if arguments.memory_gb is None else arguments.memory_gb * 1e9,
     }
     model = None if arguments.model is None else str(Path(arguments.model).absolute())
-    settings: dict[str, str | None] = {"model": model, "devices": arguments.devices}
+    settings: dict[str, str | None] = {
+        "model": model,
+        "devices": arguments.devices,
+        "task": arguments.task,
+    }
     place = folder / "idle"
     place.mkdir()
     if experiments is not None:

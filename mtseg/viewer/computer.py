@@ -32,8 +32,8 @@ class Computer:
     """Computes in a process of its own, which can be ended and begins anew with the next order.
 
     Args:
-        settings: `model`, as `mtseg.models.loading.load` takes it, and `devices`, as `--devices`
-            takes them.
+        settings: `model`, as `mtseg.models.loading.load` takes it, `devices`, as `--devices` takes
+            them, and `task`, which the model must have; None is any.
         folder: where the process works until it has an order; an empty folder.
     """
 

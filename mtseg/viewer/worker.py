@@ -216,9 +216,12 @@ def _begin(
         return lambda order: _show(stored, order, answers)
     from mtseg.cli.command import start_engine
     from mtseg.models.loading import load
+    from mtseg.prediction.options import Options
+    from mtseg.prediction.scan import wanted_tasks
 
     engine = start_engine(settings["model"], "auto", settings["devices"])
     model = load(settings["model"], engine=engine)
+    wanted_tasks(model, Options(task=settings["task"]))
     say(answers, "model", **describe_model(model))
     return Worker(model, answers).obey
 

@@ -18,6 +18,7 @@ from mtseg.gateway.serving import Settings, run_gateway
 from mtseg.prediction.options import Options
 from mtseg.serving.connection import RequestError, ServerError
 from mtseg.system.signals import StopRequest
+from mtseg.tasks.label_space import parse_tasks
 from tests.dicom_files import change
 from tests.gateway.associations import associate, send
 from tests.gateway.test_delivery import wait_for
@@ -277,6 +278,21 @@ def test_a_port_that_is_taken_is_one_error_before_the_model_is_loaded(settings, 
             run_gateway(other, load, OPTIONS, StopRequest())
     with associate(port) as association:  # and after its end, nobody answers
         assert not association.is_established
+
+
+@pytest.mark.promise("refused input")
+def test_a_task_that_the_model_does_not_have_ends_the_gateway_at_its_start(settings, model):
+    """Or it would acknowledge every series and segment none."""
+    tasks = tuple(selection.task for selection in parse_tasks("brain,cta").selections)
+    model = dataclasses.replace(model, tasks=tasks)
+    stop = StopRequest()
+    timer = threading.Timer(20, setattr, (stop, "is_made", True))
+    timer.start()
+    with pytest.raises(
+        InputError, match=r"task brian: .* \(did you mean brain\?\)\. Give one of brain, cta, or"
+    ):
+        run_gateway(settings, lambda: model, dataclasses.replace(OPTIONS, task="brian"), stop)
+    timer.cancel()
 
 
 @pytest.mark.promise("refused input")

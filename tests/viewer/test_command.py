@@ -153,7 +153,7 @@ def test_a_computation_is_cancelled_at_once_and_the_next_begins_anew(tmp_path):
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "phantom.nii")
     (tmp_path / "idle").mkdir()
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('ran a file of the scan folder')")
-    computer = Computer({"model": None, "devices": None}, tmp_path / "idle")
+    computer = Computer({"model": None, "devices": None, "task": None}, tmp_path / "idle")
     order = {
         "do": "segment", "folder": str(tmp_path), "scan": "phantom.nii",
         "out": str(tmp_path / "out"), "options": {"task": "brain"},
@@ -181,7 +181,7 @@ def test_a_computation_is_cancelled_at_once_and_the_next_begins_anew(tmp_path):
 
 def test_a_process_that_ends_by_itself_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("mtseg.viewer.computer._BEGIN", "import os; os._exit(9)")
-    computer = Computer({"model": None, "devices": None}, tmp_path)
+    computer = Computer({"model": None, "devices": None, "task": None}, tmp_path)
     with pytest.raises(InputError, match="ended unexpectedly"):
         computer.run({"do": "segment"}, lambda event: None)
 
@@ -190,7 +190,7 @@ def test_a_process_that_ends_in_the_middle_of_a_line_is_one_line(tmp_path, monke
     """As of a long result, when the user cancels."""
     begin = """print('{"event": "ready"}\\n{"event": "do', end="", flush=True); input()"""
     monkeypatch.setattr("mtseg.viewer.computer._BEGIN", begin)
-    computer = Computer({"model": None, "devices": None}, tmp_path)
+    computer = Computer({"model": None, "devices": None, "task": None}, tmp_path)
     with pytest.raises(InputError, match="ended unexpectedly"):
         computer.run({"do": "segment"}, lambda event: None)
 
@@ -203,3 +203,13 @@ def test_a_folder_that_is_no_model_ends_the_command(tmp_path):
     assert page.process.returncode == 2
     (line,) = errors.strip().splitlines()
     assert str(tmp_path / "model") in line
+
+
+@pytest.mark.slow
+@pytest.mark.promise("refused input")
+def test_a_task_that_the_network_does_not_have_ends_the_command(tmp_path):
+    page = Page(tmp_path, "--task", "brian")
+    _, errors = page.process.communicate(timeout=200)
+    assert page.process.returncode == 2
+    (line,) = errors.strip().splitlines()
+    assert "task brian: the model has no such task (did you mean brain?)" in line

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.viewer.worker import Worker
+from mtseg.viewer.worker import Worker, _begin
 from tests.prediction.test_postprocessing import model  # noqa: F401  (a fixture)
 
 
@@ -39,6 +39,18 @@ def test_labels_of_before_post_processing_are_beside_those_of_after(model, tmp_p
     assert dice["labels"]["pectoral_muscle"] == 250 / 251
     events = [json.loads(line)["event"] for line in answers.getvalue().splitlines()]
     assert events[:2] == ["shown", "computing"]
+
+
+@pytest.mark.promise("refused input")
+def test_a_task_that_the_model_does_not_have_is_refused_before_the_first_scan(model, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("mtseg.cli.command.start_engine", lambda *_: None)
+    monkeypatch.setattr("mtseg.models.loading.load", lambda *_, **__: model)
+    settings, answers = {"model": None, "devices": None}, io.StringIO()
+    with pytest.raises(
+        InputError, match=r"task brest: .* \(did you mean breast\?\)\. Give one of br"
+    ):
+        _begin({**settings, "task": "brest"}, answers)
+    assert answers.getvalue() == ""
 
 
 def test_a_scan_whose_folder_is_gone_is_one_line_and_the_process_goes_on(model, tmp_path):  # noqa: F811
