@@ -155,7 +155,7 @@ def empty_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[None]:
+def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[bool]:
     """Locks a folder, so that no other command changes it meanwhile.
 
     The lock ends with the process, even if that is killed. On a disk that does not support locks,
@@ -165,6 +165,9 @@ def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[None]:
         folder: an existing folder. Its file `LOCK` is locked, and removed at the end.
         refusal: the error message if another process has the lock; None waits for its end.
 
+    Yields:
+        Whether the folder is locked; False on a disk that does not support locks.
+
     Raises:
         InputError: if another process has the lock and `refusal` is given.
         OSError: if the file cannot be written.
@@ -173,6 +176,7 @@ def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         while True:
             lock = stack.enter_context(path.open("w"))
+            is_locked = True
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
             except BlockingIOError as error:
@@ -180,13 +184,14 @@ def lock_folder(folder: Path, refusal: str | None = None) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in _WITHOUT_LOCKS:
                     raise
+                is_locked = False
             # The previous owner may have removed the file since it was opened here. Then this lock
             # is on a file that nobody else will find, and the file in the folder must be locked.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                     break
         stack.callback(path.unlink, missing_ok=True)
-        yield
+        yield is_locked
 
 
 @contextlib.contextmanager

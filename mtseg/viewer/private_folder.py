@@ -1,7 +1,7 @@
 """The folder that keeps the uploads and results of a page, and goes away with it.
 
 It is in the folder for temporary files, readable by this user alone. A page that is killed cannot
-remove its folder; the next one does.
+remove its folder; the next one does, if the disk supports locks.
 """
 
 from __future__ import annotations
@@ -56,9 +56,16 @@ def _require_private(folder: Path) -> None:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Removes the folders whose processes have ended: nobody has locked them."""
+    """Removes the folders whose processes have ended: nobody has locked them.
+
+    On a disk without locks nobody can tell, so all of them stay.
+    """
     for folder in parent.iterdir():
         if folder.name == LOCK or not folder.is_dir():
             continue
-        with contextlib.suppress(InputError, OSError), lock_folder(folder, refusal="in use"):
-            remove_path(folder)
+        with (
+            contextlib.suppress(InputError, OSError),
+            lock_folder(folder, refusal="in use") as is_locked,
+        ):
+            if is_locked:
+                remove_path(folder)

@@ -201,8 +201,8 @@ def test_a_disk_that_knows_no_locks_is_written_all_the_same(tmp_path, monkeypatc
         raise OSError(module.errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(module.fcntl, "flock", flock)
-    with lock_folder(tmp_path, "held"):
-        pass
+    with lock_folder(tmp_path, "held") as is_locked:
+        assert is_locked is False
 
 
 def test_json_that_is_nested_too_deeply_is_no_json():

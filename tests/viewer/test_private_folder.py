@@ -1,5 +1,6 @@
 """The private folder of a page: nobody else may enter it, and it goes away, also after a kill."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import tempfile
 import pytest
 
 from mtseg.errors import InputError
+from mtseg.system import atomic_files
 from mtseg.viewer.private_folder import private_folder
 
 
@@ -53,6 +55,19 @@ def test_what_a_killed_page_left_is_removed_at_the_next_start(temporary):
     assert os.path.isfile(f"{left}/scan.nii")
     with private_folder():
         assert not os.path.exists(left)
+
+
+def test_on_a_disk_without_locks_another_page_keeps_its_scans(monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(atomic_files.fcntl, "flock", flock)
+    with private_folder() as first:
+        (first / "scan.nii").write_bytes(b"scan")
+        with private_folder() as second:
+            assert second != first
+            assert (first / "scan.nii").read_bytes() == b"scan"
+    assert not first.exists()
 
 
 def test_a_folder_that_somebody_else_prepared_is_refused(temporary):
