@@ -156,20 +156,30 @@ def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) ->
 
     A run that diverged and has no checkpoint since may be resumed with another learning rate, and
     with another warm-up if it has no checkpoint at all. A run may become longer if its learning
-    rate is constant, since the mini-batches that are done are then those of the longer run.
+    rate is constant, since the mini-batches that are done are then those of the longer run. What
+    readers see of a task, such as titles and colours, may change, and is written again.
 
     Returns:
         A line that says which settings were changed; empty if none.
 
     Raises:
-        InputError: if the folder holds a run of another configuration.
+        InputError: if the folder holds a run of another configuration, or its tasks were others.
         OSError: if the folder cannot be written.
     """
     changed = ""
     if (workdir / CONFIG).is_file():
-        stored, _ = read_config(workdir)
+        stored, stored_space = read_config(workdir)
         differences = stored.differences(config)
+        before, now = (_what_decides(space, config) for space in (stored_space, label_space))
+        if stored.tasks == config.tasks and before != now:
+            pairs = {name: (before.get(name, False), now.get(name, False)) for name in before | now}
+            texts = [f"{name}: {was} / {is_}" for name, (was, is_) in pairs.items() if was != is_]
+            raise InputError(
+                f"{workdir}: the task files have changed since this run began (there / now: "
+                f"{'; '.join(texts)}). Take them as they were to resume it, or use another folder."
+            )
         if not differences:
+            write_json(workdir / LABEL_SPACE, label_space.to_json())
             return ""
         if line := _describe_lengthening(stored, config):
             _write_config(workdir, config, label_space)
@@ -201,6 +211,21 @@ def _write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -
     write_json(workdir / LABEL_SPACE, label_space.to_json())
     with atomic_write(workdir / CONFIG) as temporary:
         temporary.write_text(config.to_json())
+
+
+def _what_decides(label_space: LabelSpace, config: TrainConfig) -> dict[str, Any]:
+    """What task files say that weights, figures or labels follow from: setting -> its value."""
+    found: dict[str, Any] = {}
+    for task in (selection.task for selection in label_space.selections):
+        names = ["modality", "spacing_rule", "spacing_mm", "decision"]
+        # Without flips nothing in a run asks for it.
+        names += ["is_symmetric"] if "flip" in config.augmentations else []
+        found[f"classes of {task.name}"] = ", ".join(task.class_names[1:])
+        found |= {f"{name} of {task.name}": getattr(task, name) for name in names}
+        for tissue in task.classes:
+            rules = [name for name in ("largest_component", "fill_holes") if getattr(tissue, name)]
+            found |= {f"{name} of {tissue.name}": True for name in rules}
+    return found
 
 
 def _is_longer(stored: TrainConfig, config: TrainConfig) -> bool:

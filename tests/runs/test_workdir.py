@@ -1,17 +1,27 @@
 """The configuration in a run's folder: what may differ when the run is resumed."""
 
+import dataclasses
+
 import pytest
 
 from mtseg.errors import InputError
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.workdir import read_config, write_config
-from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.label_space import LabelSpace, parse_tasks
 
 
-def write(folder, **settings):
+def write(folder, label_space=None, **settings):
     settings = {"minibatches_per_task": 10, **settings}
     config = TrainConfig("breast:phantom", "data", **settings)
-    return write_config(folder, config, parse_tasks(config.tasks))
+    return write_config(folder, config, label_space or parse_tasks(config.tasks))
+
+
+def edited(class_changes=None, **changes):
+    """The label space of breast after its task file was edited."""
+    (selection,) = parse_tasks("breast:phantom").selections
+    muscle = dataclasses.replace(selection.task.classes[0], **(class_changes or {}))
+    task = dataclasses.replace(selection.task, classes=(muscle,), **changes)
+    return LabelSpace((dataclasses.replace(selection, task=task),))
 
 
 def test_the_same_configuration_resumes_without_a_word(tmp_path):
@@ -23,6 +33,35 @@ def test_what_is_computed_decides_whether_it_is_the_same(tmp_path):
     assert write(tmp_path, keep=5) == ""
     with pytest.raises(InputError, match=r"there / now: seed: 0 / 1\). Give the same flags"):
         write(tmp_path, seed=1)
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("label_space", "settings", "difference"),
+    [
+        (edited(decision="argmax"), {}, "decision of breast: operating_point / argmax"),
+        (edited(spacing_rule="fixed", spacing_mm=1.0), {}, "spacing_mm of breast: None / 1.0"),
+        (edited(is_symmetric=False), {"augment": "flip"}, "is_symmetric of breast: True / False"),
+        (edited({"fill_holes": True}), {}, "fill_holes of pectoral_muscle: False / True"),
+        (edited({"name": "muscle"}), {}, "classes of breast: pectoral_muscle / muscle"),
+    ],
+)
+def test_a_task_file_that_was_edited_resumes_no_run(tmp_path, label_space, settings, difference):
+    write(tmp_path, **settings)
+    with pytest.raises(InputError, match=f"have changed .*there / now: .*{difference}"):
+        write(tmp_path, label_space, **settings)
+    assert read_config(tmp_path)[1].to_json() == parse_tasks("breast:phantom").to_json()
+    with pytest.raises(InputError, match=difference):
+        write(tmp_path, label_space, **settings, minibatches_per_task=15)
+
+
+def test_what_readers_see_of_a_task_may_change_and_is_kept(tmp_path):
+    write(tmp_path)
+    label_space = edited({"title": "Muscle", "color": "#102030"}, title="The breast")
+    assert write(tmp_path, label_space) == ""
+    assert read_config(tmp_path)[1].to_json() == label_space.to_json()
+    # Training without flips does not ask for it.
+    assert write(tmp_path, edited(is_symmetric=False)) == ""
 
 
 def test_a_run_with_a_constant_rate_may_become_longer(tmp_path):
