@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtseg.errors import InputError
+from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.inference.dense import DenseNetwork, make_dense_network
@@ -70,17 +71,23 @@ def evaluate_trained(
     for path, other in zip(paths[1:], trained[1:], strict=True):
         require_same_classes(paths[0], _tasks(trained[0]), path, _tasks(other))
     data_dir = data_dir or trained[0].config.data_dir
+    is_first = which == "last" and len(paths) == 1 and read_unevaluated(paths[0]) is not None
+    splits = {split}
+    if is_first:
+        held_out = choose_held_out(data_dir, label_space, trained[0].config.curves_on)
+        # Without any other scans, a run is meant to be scored on those that it was trained on.
+        splits |= {held_out.curves, held_out.final} - {"train"}
     scored, lines = read_fingerprints(data_dir, label_space, "volumes")
     for path in paths:
         trained_on = read_training_data(path)
         if trained_on is not None:
             lines += list_changes(path, trained_on, scored)
             if not may_score_training_scans:
-                refuse_training_scans(path, trained_on, scored, split)
+                refuse_training_scans(path, trained_on, scored, sorted(splits))
     for line in dict.fromkeys(lines):
         on_note(line)
     evaluation = None
-    if which == "last" and len(paths) == 1 and read_unevaluated(paths[0]) is not None:
+    if is_first:
         on_note("The run was trained without evaluations: its own comes first, and is kept there.")
         evaluation = evaluate_run(paths[0], trained[0], data_dir)
         trained = [load_trained(paths[0])]

@@ -7,6 +7,8 @@ data that it began with, and whether a scan that is to be scored was trained on.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from mtseg.provenance.differences import (
 )
 from mtseg.provenance.fingerprint import (
     Fingerprint,
+    SubjectPrint,
     add_checksums,
     describe_subjects,
     make_fingerprint,
@@ -130,7 +133,7 @@ def write_training_data(workdir: Path, prints: Sequence[Fingerprint]) -> None:
     texts = [
         f"{print_.spec}: {'; '.join(list_differences(before[print_.spec], print_))}"
         for print_ in prints
-        if print_.spec in before and not _train_alike(before[print_.spec], print_)
+        if print_.spec in before and not _are_alike(before[print_.spec], print_, ["train"])
     ]
     if texts:
         raise InputError(
@@ -141,10 +144,10 @@ def write_training_data(workdir: Path, prints: Sequence[Fingerprint]) -> None:
         write_json(workdir / TRAINING_DATA, {"records": [p.to_json() for p in [*stored, *new]]})
 
 
-def _train_alike(before: Fingerprint, now: Fingerprint) -> bool:
-    """Whether a training run would see the same data. Subjects that are only scored may differ."""
+def _are_alike(before: Fingerprint, now: Fingerprint, splits: Sequence[str]) -> bool:
+    """Whether the records of some splits are the same. Subjects of the others may differ."""
     ours, theirs = (
-        dataclasses.replace(print_, subjects=print_.of_splits("train")) for print_ in (before, now)
+        dataclasses.replace(print_, subjects=print_.of_splits(*splits)) for print_ in (before, now)
     )
     return ours.content == theirs.content and not subject_differences(ours, theirs)
 
@@ -171,7 +174,10 @@ def read_training_data(workdir: Path) -> list[Fingerprint] | None:
 
 
 def refuse_training_scans(
-    workdir: Path, trained: Sequence[Fingerprint], scored: Sequence[Fingerprint], split: str
+    workdir: Path,
+    trained: Sequence[Fingerprint],
+    scored: Sequence[Fingerprint],
+    splits: Sequence[str],
 ) -> None:
     """Refuses to score a scan that a run was trained on.
 
@@ -181,12 +187,12 @@ def refuse_training_scans(
         workdir: folder of the run.
         trained: from `read_training_data`.
         scored: of the records whose scans are to be scored.
-        split: the split that is scored.
+        splits: the splits that are scored.
 
     Raises:
         InputError: if there is such a scan; the message names it.
     """
-    if found := find_same_scans(trained, scored, [split]):
+    if found := find_same_scans(trained, scored, splits):
         raise InputError(
             f"{workdir}: was trained on scans that would be scored: {show_same_scans(found)}. "
             "Prepare the split that it was trained with, or give mtseg-evaluate "
@@ -226,3 +232,46 @@ def list_changes(
                 f"{'; '.join(texts)}."
             )
     return lines
+
+
+def list_scored_changes(
+    before: Sequence[Fingerprint], now: Sequence[Fingerprint], split: str
+) -> list[str]:
+    """How the scans of a split were changed by a preparation meanwhile.
+
+    Args:
+        before: of the records as they were; those without a fingerprint are left out.
+        now: of the records as they are.
+        split: the split that is scored.
+
+    Returns:
+        A text for each source whose scans of the split are not the same any more.
+    """
+    known = {print_.spec: print_ for print_ in before}
+    texts = []
+    for print_ in now:
+        if print_.spec not in known:
+            texts.append(f"{print_.spec}: had no fingerprint before")
+        elif not _are_alike(known[print_.spec], print_, [split]):
+            differences = list_differences(known[print_.spec], print_)
+            texts.append(f"{print_.spec}: {'; '.join(differences)}")
+    return texts
+
+
+def scored_checksum(prints: Sequence[Fingerprint], splits: Sequence[str]) -> str:
+    """A checksum of the scans of some splits, their label maps and what the labels mean.
+
+    Args:
+        prints: of the volumes that are scored.
+        splits: the splits that figures and operating points are from.
+    """
+    scored = [
+        [print_.spec, print_.content, [[s.name, s.seed, *_sha256(s)] for s in subjects]]
+        for print_ in prints
+        for subjects in [print_.of_splits(*splits)]
+    ]
+    return hashlib.sha256(json.dumps(scored, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(subject: SubjectPrint) -> list[str]:
+    return ["" if file is None else file.sha256 for file in subject.files]

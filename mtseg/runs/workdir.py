@@ -298,6 +298,7 @@ def write_evaluation(
     seconds: float,
     command: str,
     device: str,
+    scored_sha256: str,
 ) -> None:
     """Writes the weights that were evaluated, the figures, and a point of the learning curve.
 
@@ -311,6 +312,7 @@ def write_evaluation(
         seconds: time spent in training up to here.
         command: the command line, stored with the figures.
         device: what computed, from `mtseg.system.devices.describe_devices`.
+        scored_sha256: from `mtseg.provenance.training_data.scored_checksum`.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -333,12 +335,12 @@ def write_evaluation(
         with atomic_write(last) as temporary:
             model.save_weights(temporary)
     if evaluation.split == "train":
-        write_final_evaluation(workdir, evaluation, minibatch, command, device)
+        write_final_evaluation(workdir, evaluation, minibatch, command, device, scored_sha256)
         return
     if is_best:
         with atomic_write(weights_path(workdir, "best")) as temporary:
             shutil.copyfile(last, temporary)
-    result = _describe_evaluation(workdir, evaluation, minibatch, command, device)
+    result = _describe_evaluation(workdir, evaluation, minibatch, command, device, scored_sha256)
     if is_best:
         write_json(workdir / BEST_EVALUATION, result)
     if evaluation.split == "validation":
@@ -353,6 +355,7 @@ def write_final_evaluation(
     minibatch: int,
     command: str,
     device: str,
+    scored_sha256: str,
 ) -> None:
     """Writes an evaluation of the last weights that is not a point of the learning curve.
 
@@ -362,32 +365,53 @@ def write_final_evaluation(
         minibatch: number of mini-batches done.
         command: the command line, stored with the figures.
         device: what computed, from `mtseg.system.devices.describe_devices`.
+        scored_sha256: from `mtseg.provenance.training_data.scored_checksum`.
 
     Raises:
         OSError: if the folder cannot be written.
     """
-    result = _describe_evaluation(workdir, evaluation, minibatch, command, device)
+    result = _describe_evaluation(workdir, evaluation, minibatch, command, device, scored_sha256)
     write_json(workdir / EVALUATION, result)
 
 
 def _describe_evaluation(
-    workdir: Path, evaluation: Evaluation, minibatch: int, command: str, device: str
+    workdir: Path,
+    evaluation: Evaluation,
+    minibatch: int,
+    command: str,
+    device: str,
+    scored_sha256: str,
 ) -> dict[str, Any]:
     """The contents of a file with an evaluation of the last weights."""
     result = evaluation.to_json(model=str(workdir), command=command)
     checksum = file_checksum(weights_path(workdir, "last"))
-    result |= {"minibatch": minibatch, "weights_sha256": checksum}
+    result |= {
+        "minibatch": minibatch,
+        "weights_sha256": checksum,
+        "scored_sha256": scored_sha256,
+    }
     return result | {"machine": describe_machine(device), "software": describe_software()}
 
 
-def read_finished_evaluation(workdir: Path, minibatch: int, split: str) -> Evaluation | None:
+def read_finished_evaluation(
+    workdir: Path, minibatch: int, split: str, scored_sha256: str
+) -> Evaluation | None:
     """The evaluation after a mini-batch on the scans of a split.
 
+    Args:
+        workdir: folder of the run.
+        minibatch: number of mini-batches done.
+        split: the split that is wanted.
+        scored_sha256: of the scans as they are, as for `write_evaluation`.
+
     Returns:
-        None if it was not completed or its weights are lost.
+        None if it was not completed, its weights are lost, or it is of other scans. Files of
+        earlier versions do not say of which scans they are, and are taken as they are.
     """
     stored = read_evaluation(workdir)
     if stored is None or (stored["minibatch"], stored.get("split", "test")) != (minibatch, split):
+        return None
+    if stored.get("scored_sha256", scored_sha256) != scored_sha256:
         return None
     # The point of the curve is written last. Figures of training scans are none.
     if split != "train" and all(point["minibatch"] != minibatch for point in read_curve(workdir)):

@@ -22,6 +22,8 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
+from mtseg.provenance.training_data import list_scored_changes, scored_checksum
+from mtseg.records.reading import read_fingerprints
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.unevaluated import UNEVALUATED, read_unevaluated
@@ -75,6 +77,7 @@ class Evaluator:
         self._command, self._held_out = command, held_out
         self._logit_adjustment, self._is_complete = logit_adjustment, is_complete
         self._callbacks = callbacks
+        self._scored, _ = read_fingerprints(config.data_dir, label_space, "volumes")
         self._model = build_model(config, label_space)
         self._dense = make_dense_network(self._model)
 
@@ -154,7 +157,10 @@ class Evaluator:
             is_final=is_last and not held_out.num_test,
         )
         with self._writing():
-            write_evaluation(self._workdir, evaluation, model, step, seconds, self._command, device)
+            write_evaluation(
+                self._workdir, evaluation, model, step, seconds, self._command, device,
+                self._checksum(evaluation.split),
+            )  # fmt: skip
         say(self._summarise(evaluation, step, started))
         if is_last and held_out.num_test:
             started, points = time.monotonic(), evaluation.operating_points
@@ -162,7 +168,9 @@ class Evaluator:
                 "test", held_out.num_test, step, stop, is_final=True, points=points
             )
             with self._writing():
-                write_final_evaluation(self._workdir, evaluation, step, self._command, device)
+                write_final_evaluation(
+                    self._workdir, evaluation, step, self._command, device, self._checksum("test")
+                )
             say(self._summarise(evaluation, step, started))
         if is_last and (line := describe_missed(evaluation)):
             say(line)
@@ -187,6 +195,9 @@ class Evaluator:
             stop: checked after every scan.
             is_final: whether these are the figures that remain of the run.
             points: operating points that were chosen on validation scans; None chooses them here.
+
+        Raises:
+            InputError: if the scans are not those that were there when the run began.
         """
         of_split = f", {split}" * (self._held_out.curves != "test")
         pictures: dict[str, npt.NDArray[np.uint8]] = {}
@@ -200,6 +211,7 @@ class Evaluator:
             with self._writing():
                 write_labels(self._workdir, task, scan.name, labels)
 
+        self._refuse_other_scans(split)
         with Progress(f"Evaluating{of_split}", num_scans, "scans") as progress:
             evaluation = evaluate_model(
                 self._dense,
@@ -213,8 +225,24 @@ class Evaluator:
                 on_scan=advance,
                 on_labels=keep_labels,
             )
+        self._refuse_other_scans(split)  # another command may have prepared them meanwhile
         self._callbacks.on_evaluation(step, evaluation, pictures)
         return evaluation
+
+    def _refuse_other_scans(self, split: str) -> None:
+        """Refuses scans that were prepared since the run began: it may have trained on them."""
+        data_dir = self._config.data_dir
+        now, _ = read_fingerprints(data_dir, self._label_space, "volumes")
+        if texts := list_scored_changes(self._scored, now, split):
+            raise InputError(
+                f"{data_dir}: the {split} scans were prepared again while this command ran: "
+                f"{'; '.join(texts)}. Rerun the command: it goes on with them if the run was not "
+                "trained on them."
+            )
+
+    def _checksum(self, split: str) -> str:
+        """The checksum of a split's scans, and of those that operating points are chosen on."""
+        return scored_checksum(self._scored, [self._held_out.curves, split])
 
     @staticmethod
     def _summarise(evaluation: Evaluation, step: int, started: float) -> str:
@@ -225,9 +253,12 @@ class Evaluator:
         )
 
     def stored(self, step: int, *, is_last: bool) -> Evaluation | None:
-        """The evaluation after so many mini-batches, if the folder has all that is wanted of it."""
+        """The evaluation after so many mini-batches, if the folder has all that is wanted of it.
+
+        It is not wanted if other scans are scored now, or their label maps were corrected.
+        """
         split = self._held_out.final if is_last else self._held_out.curves
-        evaluation = read_finished_evaluation(self._workdir, step, split)
+        evaluation = read_finished_evaluation(self._workdir, step, split, self._checksum(split))
         is_short = evaluation is not None and self._is_complete and not evaluation.is_complete
         return None if is_short and is_last else evaluation
 

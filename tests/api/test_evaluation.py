@@ -1,5 +1,7 @@
 """Evaluation of several networks as one, with networks that are quick and see intensities alone."""
 
+import dataclasses
+
 import pytest
 import tensorflow as tf
 
@@ -7,7 +9,15 @@ from mtseg.api import evaluation
 from mtseg.errors import InputError
 from mtseg.inference.dense import DenseNetwork
 from mtseg.network.architecture import HALO
+from mtseg.provenance.file_state import FileState
+from mtseg.provenance.training_data import write_training_data
+from mtseg.records.reading import read_fingerprints
+from mtseg.runs.building import build_model
+from mtseg.runs.config import TrainConfig
+from mtseg.runs.unevaluated import write_unevaluated
 from mtseg.runs.weights import TrainedModel
+from mtseg.runs.workdir import write_config
+from mtseg.tasks.label_space import parse_tasks
 
 BREAST = 7
 """Combined index of the class of breast, behind six of the brain."""
@@ -89,3 +99,28 @@ def test_int8_is_computed_by_openvino(random_run, tiny_data, monkeypatch):
         on_note=lambda line: None,
     )
     assert [(network.engine, network.precision) for network in used] == [("openvino", "int8")]
+
+
+@pytest.mark.promise("refused input")
+def test_a_run_without_evaluations_chooses_nothing_on_scans_that_it_was_trained_on(
+    three_splits, tmp_path, monkeypatch
+):
+    """The test scans are sound, but operating points would be chosen on validation scans."""
+    label_space = parse_tasks("breast:phantom")
+    config = TrainConfig(label_space.spec, str(three_splits), curves_on="validation")
+    write_config(tmp_path, config, label_space)
+    write_unevaluated(tmp_path, build_model(config, label_space), 2, 1.0, "mtseg-train", "none")
+    (print_,), _ = read_fingerprints(three_splits, label_space, "volumes")
+    subjects = [
+        dataclasses.replace(s, image=FileState(s.name, 1, 1, 1, sha256=s.name))
+        for s in print_.subjects
+    ]
+    scored = dataclasses.replace(print_, subjects=tuple(subjects))
+    of_training = [
+        dataclasses.replace(s, split="train") if s.split == "validation" else s for s in subjects
+    ]
+    write_training_data(tmp_path, [dataclasses.replace(print_, subjects=tuple(of_training))])
+    monkeypatch.setattr(evaluation, "read_fingerprints", lambda *_: ([scored], []))
+    monkeypatch.setattr(evaluation, "evaluate_run", None)  # would choose them
+    with pytest.raises(InputError, match=r"phantom000 \(validation in .*--allow-training-scans"):
+        evaluation.evaluate_trained([tmp_path], on_note=lambda line: None)

@@ -26,6 +26,7 @@ from mtseg.runs.workdir import (
 from mtseg.training import reporting
 from mtseg.training.callbacks import Callback
 from mtseg.training.loop import train_and_evaluate
+from tests.conftest import ONE_OF_THREE, prepare_breast
 
 MUSCLE = ("breast", "pectoral_muscle", "dice")
 
@@ -205,6 +206,55 @@ def test_a_run_killed_before_its_test_scans_were_scored_scores_them_when_resumed
     # Finished: nothing is scored again.
     assert train_and_evaluate(config, tmp_path).split == "test"
     assert len(scored) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.promise("refused input")
+def test_scans_that_are_prepared_again_meanwhile_are_not_scored(
+    three_splits, tmp_path, monkeypatch
+):
+    class PrepareAgain(Callback):
+        def on_evaluation(self, step, evaluation, pictures):
+            if step == 2:
+                changed = ONE_OF_THREE | {"split_seed": 2}
+                prepare_breast(data_dir, num_test=2, is_update=True, **changed)
+
+    data_dir = shutil.copytree(three_splits, tmp_path / "data")
+    monkeypatch.setattr(reporting, "evaluate_model", lambda *_, split, **__: scores_of(split))
+    config = make_config(data_dir)
+    with pytest.raises(InputError, match=r"the validation scans were prepared again .*split of "):
+        train_and_evaluate(config, tmp_path / "run", callbacks=[PrepareAgain()])
+    assert [point["minibatch"] for point in read_json(tmp_path / "run" / LEARNING_CURVE)] == [2]
+    with pytest.raises(InputError, match="trained on other data"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_evaluated_again_if_other_scans_are_scored(
+    three_splits, tmp_path, monkeypatch
+):
+    scored = []
+
+    def score(*_, split, **__):
+        scored.append(split)
+        return scores_of(split)
+
+    data_dir = shutil.copytree(three_splits, tmp_path / "data")
+    monkeypatch.setattr(reporting, "evaluate_model", score)
+    config = make_config(data_dir, minibatches_per_task=2)
+    train_and_evaluate(config, tmp_path / "run")
+    train_and_evaluate(config, tmp_path / "run")
+    assert scored == ["validation", "test"]
+    prepare_breast(data_dir, num_test=3, is_update=True, **ONE_OF_THREE)
+    train_and_evaluate(config, tmp_path / "run")
+    assert scored == ["validation", "test"] * 2
+    # A file of an earlier version does not say which scans were scored.
+    stored = read_json(tmp_path / "run" / EVALUATION)
+    del stored["scored_sha256"]
+    (tmp_path / "run" / EVALUATION).write_text(json.dumps(stored))
+    prepare_breast(data_dir, num_test=2, is_update=True, **ONE_OF_THREE)
+    train_and_evaluate(config, tmp_path / "run")
+    assert len(scored) == 4
 
 
 @pytest.mark.slow
