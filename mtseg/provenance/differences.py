@@ -56,6 +56,14 @@ def definition_differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     ]
 
 
+def preparation_differences(before: Fingerprint, now: Fingerprint) -> list[str]:
+    """What differs in how scans or phantoms were prepared, whatever the kinds of the records."""
+    sizes = [{"size": print_.settings.get("size")} for print_ in (before, now)]
+    versions = [{"preparation": p.versions.get("preparation")} for p in (before, now)]
+    called = {"preparation": "version of preparation"}
+    return [*_changed_values(*sizes, _SETTINGS), *_changed_values(*versions, called)]
+
+
 def list_task_differences(before: Fingerprint, task: Task) -> list[str]:
     """What differs between the task of stored records and a task.
 

@@ -16,9 +16,11 @@ from mtseg.errors import InputError
 from mtseg.provenance.differences import (
     definition_differences,
     list_differences,
+    preparation_differences,
     subject_differences,
 )
 from mtseg.provenance.fingerprint import (
+    PREPARATION,
     Fingerprint,
     SubjectPrint,
     add_checksums,
@@ -47,13 +49,19 @@ def check_training_data(trained: Sequence[Fingerprint], scored: Sequence[Fingerp
         A line for each scan of a task that another task trains on.
 
     Raises:
-        InputError: if the two kinds of records of a source were made from different subjects, or a
-            scan of a task is on both sides of the split.
+        InputError: if the two kinds of records of a source were made from different subjects or
+            labels or prepared in different ways, or a scan of a task is on both sides of the split.
     """
     by_spec = {print_.spec: print_ for print_ in scored}
     for print_ in trained:
         other = by_spec.get(print_.spec)
-        if other and (texts := subject_differences(print_, other)):
+        if other is None:
+            continue
+        if texts := [
+            *definition_differences(print_, other),
+            *subject_differences(print_, other),
+            *preparation_differences(print_, other),
+        ]:
             raise InputError(
                 f"{print_.spec}: {print_.kind} and {other.kind} were prepared from different data: "
                 f"{'; '.join(texts)}. Rerun mtseg-prepare with --update --kinds patches,volumes."
@@ -81,10 +89,17 @@ def list_stale(prints: Sequence[Fingerprint], tasks: Sequence[Task]) -> list[str
         tasks: with their sources.
 
     Returns:
-        A line for each source whose scans, label maps or split have changed since.
+        A line for each source whose scans, label maps or split have changed since, or whose labels
+        mean something else, and for each that an earlier version prepared in another way.
     """
     lines = []
     for print_ in prints:
+        if print_.versions.get("preparation") != PREPARATION:
+            lines.append(
+                f"Warning: {print_.spec}: the records were prepared by another version of mtseg, "
+                "in another way than this version prepares a scan for prediction. The records are "
+                "used as they are; mtseg-prepare with --update brings them up to date."
+            )
         folder, source = print_.source["folder"], print_.source["name"]
         (task,) = [task for task in tasks if task.name == print_.task["name"]]
         if not folder or not Path(folder).is_dir():
@@ -105,7 +120,10 @@ def list_stale(prints: Sequence[Fingerprint], tasks: Sequence[Task]) -> list[str
                 validation=rule,
                 versions=print_.versions,
             )
-            texts = subject_differences(print_, add_checksums(now, print_))
+            texts = [
+                *definition_differences(print_, now),
+                *subject_differences(print_, add_checksums(now, print_)),
+            ]
         except InputError as error:
             texts = [str(error)]
         if texts:
@@ -145,7 +163,12 @@ def write_training_data(workdir: Path, prints: Sequence[Fingerprint]) -> None:
 
 
 def _are_alike(before: Fingerprint, now: Fingerprint, splits: Sequence[str]) -> bool:
-    """Whether the records of some splits are the same. Subjects of the others may differ."""
+    """Whether the records of some splits are the same. Subjects of the others may differ.
+
+    Patches are drawn by their places in the shards, so the number of these counts.
+    """
+    if before.settings.get("num_shards") != now.settings.get("num_shards"):
+        return False
     ours, theirs = (
         dataclasses.replace(print_, subjects=print_.of_splits(*splits)) for print_ in (before, now)
     )
@@ -226,7 +249,10 @@ def list_changes(
                 f"{workdir}: was trained on another definition of {print_.spec} than that of the "
                 f"records: {'; '.join(texts)}. Prepare it as it was, or train another network."
             )
-        if texts := subject_differences(before[print_.spec], print_):
+        if texts := [
+            *subject_differences(before[print_.spec], print_),
+            *preparation_differences(before[print_.spec], print_),
+        ]:
             lines.append(
                 f"{print_.spec}: the records differ from those that the run was trained on: "
                 f"{'; '.join(texts)}."

@@ -18,6 +18,7 @@ from typing import Any
 from mtseg.errors import InputError, OtherRecordsError
 from mtseg.provenance.differences import list_differences, list_task_differences, show_file
 from mtseg.provenance.fingerprint import (
+    PREPARATION,
     Fingerprint,
     SubjectPrint,
     add_checksums,
@@ -101,8 +102,12 @@ class Request:
             kind=config.kind,
             settings=self.settings(config),
             validation=config.validation,
-            versions={"records": VERSION, "file format": FILE_FORMATS[config.kind]},
+            versions=self.versions(config),
         )
+
+    def versions(self, config: RecordConfig) -> dict[str, str]:
+        """The versions of the formats of the records."""
+        return {"records": VERSION, "file format": FILE_FORMATS[config.kind]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +271,8 @@ def _differences_without_scans(
     if config.kind == "patches" and request.num_shards is None:
         settings["num_shards"] = before.settings.get("num_shards")
     source = {**before.source, "validation": dataclasses.asdict(config.validation)}
-    now = dataclasses.replace(before, settings=settings, source=source)
+    versions = {**request.versions(config), "preparation": PREPARATION}
+    now = dataclasses.replace(before, settings=settings, source=source, versions=versions)
     return [*list_task_differences(before, request.task), *list_differences(before, now)]
 
 

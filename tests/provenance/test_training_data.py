@@ -1,11 +1,31 @@
 """What a run remembers of its data, and what of it makes figures those of other scans."""
 
 import dataclasses
+import json
 
 import pytest
 
-from mtseg.provenance.training_data import list_scored_changes, scored_checksum
+from mtseg.errors import InputError
+from mtseg.provenance.fingerprint import (
+    PREPARATION,
+    add_checksums,
+    describe_subjects,
+    make_fingerprint,
+)
+from mtseg.provenance.training_data import (
+    check_training_data,
+    list_changes,
+    list_scored_changes,
+    list_stale,
+    scored_checksum,
+    write_training_data,
+)
+from mtseg.sources.find import find_subjects
+from mtseg.sources.splits import ValidationRule
+from tests.layout_files import write_nnunet, write_task
 from tests.provenance.test_differences import BEFORE, changed, subject, with_subjects
+
+NOW = changed("versions", preparation=PREPARATION)
 
 TEST_CORRECTED = with_subjects(*BEFORE.subjects[:2], subject("s2", "test", label_map="x"))
 TRAIN_CORRECTED = with_subjects(subject("s0", label_map="x"), *BEFORE.subjects[1:])
@@ -16,7 +36,6 @@ TRAIN_CORRECTED = with_subjects(subject("s0", label_map="x"), *BEFORE.subjects[1
     [
         (BEFORE, []),
         (TRAIN_CORRECTED, []),
-        (changed("settings", num_shards=3), []),
         (TEST_CORRECTED, ["renal:folder: label map of s2 changed"]),
         (
             with_subjects(subject("s1"), subject("s2"), subject("s0", "test")),
@@ -46,3 +65,64 @@ def test_the_same_scans_in_another_folder_have_the_same_checksum():
     assert scored_checksum([with_subjects(*subjects)], ["test"]) == (
         scored_checksum([BEFORE], ["test"])
     )
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (changed("settings", size=64), "size of phantoms is 64, was the default"),
+        (changed("versions", preparation=2), "version of preparation is 2, was 1"),
+        (
+            changed("source", labels={"background": "0", "kidney": "2", "cyst": "1"}),
+            "labels of kidney are 2, were 1; labels of cyst are 1, were 2",
+        ),
+        (TEST_CORRECTED, "label map of s2 changed"),
+    ],
+)
+def test_patches_and_volumes_that_were_prepared_otherwise_are_refused(other, text):
+    volumes = dataclasses.replace(other, kind="volumes")
+    assert check_training_data([BEFORE], [dataclasses.replace(BEFORE, kind="volumes")]) == []
+    with pytest.raises(InputError, match=f"patches and volumes were prepared from .*: {text}"):
+        check_training_data([BEFORE], [volumes])
+
+
+def test_a_run_is_scored_on_phantoms_of_another_size_with_a_line(tmp_path):
+    assert list_changes(tmp_path, [BEFORE], [changed("settings", seed=3)]) == []
+    (line,) = list_changes(tmp_path, [BEFORE], [changed("settings", size=64)])
+    assert "size of phantoms is 64, was the default" in line
+
+
+@pytest.mark.promise("exact resume")
+def test_a_run_draws_from_the_shards_that_it_began_with(tmp_path):
+    write_training_data(tmp_path, [BEFORE])
+    write_training_data(tmp_path, [TEST_CORRECTED])
+    with pytest.raises(InputError, match="number of shards is 3, was the default"):
+        write_training_data(tmp_path, [changed("settings", num_shards=3)])
+
+
+def test_records_of_another_version_are_named_where_the_scans_are_gone(tmp_path):
+    (line,) = list_stale([BEFORE], [write_task(tmp_path / "renal.toml")])
+    assert line.startswith("Warning: renal:folder: the records were prepared by another version")
+    assert "mtseg-prepare with --update" in line
+    assert list_stale([NOW], [write_task(tmp_path / "renal.toml")]) == []
+
+
+def test_labels_that_a_data_set_defines_itself_are_compared(tmp_path):
+    task, folder = write_task(tmp_path / "renal.toml"), write_nnunet(tmp_path / "scans")
+    found = find_subjects(task, "nnunet", folder)
+    now = make_fingerprint(
+        task, found.labels, describe_subjects(found), folder,
+        kind="volumes", settings={}, validation=ValidationRule(), versions={},
+    )  # fmt: skip
+    files = [dataclasses.replace(s, image=s.image.with_checksum()) for s in now.subjects]
+    files = [dataclasses.replace(s, label_map=s.label_map.with_checksum()) for s in files]
+    stored = dataclasses.replace(now, subjects=tuple(files))
+    assert add_checksums(now, stored) == stored
+    assert list_stale([stored], [task]) == []
+    path = folder / "dataset.json"
+    content = json.loads(path.read_text())
+    content["labels"] |= {"kidney": 2, "cyst": 1}
+    path.write_text(json.dumps(content))
+    (line,) = list_stale([stored], [task])
+    assert "labels of kidney are 2, were 1; labels of cyst are 1, were 2. The records" in line

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.provenance.fingerprint import FINGERPRINT, read_fingerprint
+from mtseg.provenance.fingerprint import FINGERPRINT, PREPARATION, read_fingerprint
 from mtseg.records import writing
 from mtseg.records.prepared import prepared_dir, records_dir
 from mtseg.records.reading import read_volumes
@@ -133,6 +133,15 @@ def test_without_the_folder_of_scans_task_and_settings_are_compared(run, capsys)
     assert "The scans were not compared: their folder was not given." in capsys.readouterr().out
     with pytest.raises(InputError, match="patches per class is 6, was 5"):
         run(manual_dir=None, patches_per_class=6)
+
+
+def test_without_the_folder_of_scans_an_outdated_preparation_is_named(run, monkeypatch):
+    monkeypatch.setattr("mtseg.provenance.fingerprint.PREPARATION", PREPARATION - 1)
+    run()
+    monkeypatch.undo()
+    text = f"version of preparation is {PREPARATION}, was {PREPARATION - 1}"
+    with pytest.raises(InputError, match=text):
+        run(manual_dir=None)
 
 
 def test_records_without_a_fingerprint_are_kept_and_said_to_have_none(run, tmp_path, capsys):
