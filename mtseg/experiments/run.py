@@ -21,7 +21,8 @@ from mtseg.experiments.plan import (
     write_plan,
 )
 from mtseg.experiments.results import Result, read_results
-from mtseg.records.reading import require_scans
+from mtseg.provenance.training_data import list_record_changes, read_training_data
+from mtseg.records.reading import read_fingerprints, require_scans
 from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import lock_folder, write_json, writing_to
 from mtseg.system.progress import Progress
@@ -52,8 +53,8 @@ def run_experiments(
 
     Raises:
         InputError: as `mtseg.training.loop.train_and_evaluate`, or if a task has no test scan, a
-            network diverges, or the folder has experiments of another configuration, is in use by
-            another command, or cannot be written.
+            network diverges, or the folder has experiments of another configuration or of other
+            data, is in use by another command, or cannot be written.
     """
     experiments = plan_experiments(config)
     require_scans(config.data_dir, parse_tasks(config.tasks), "test")  # networks are compared there
@@ -64,15 +65,44 @@ def run_experiments(
             # Jobs that share the experiments wait for each other here, not while they train.
             lock.enter_context(lock_folder(path, in_use if num_parts == 1 else None))
         write_plan(path, config)
+        _refuse_other_data(experiments, path)
         if num_parts > 1:
             lock.close()
         if not _train_experiments(experiments, experiments[part_id::num_parts], path, command):
             return None
     with writing_to(path, WRITE_REMEDY), lock_folder(path):
+        _refuse_other_data(experiments, path)  # they may have been prepared again meanwhile
         results = read_results(path)
         if len(results) == len(experiments):
             write_json(path / COMPARISON, compare_networks(results))
     return results
+
+
+def _refuse_other_data(experiments: Sequence[Experiment], path: Path) -> None:
+    """Refuses records other than those of the experiments so far, on any side of the split.
+
+    Networks are compared scan by scan, so all must have learned from and be scored on the same.
+    Runs of earlier versions do not say what they were made from, and are taken as they are.
+
+    Raises:
+        InputError: if so; the message names the experiments.
+    """
+    found: dict[str, list[str]] = {}
+    for experiment in experiments:
+        config = experiment.config
+        stored = read_training_data(path / experiment.name)
+        if stored is None:
+            continue
+        now, _ = read_fingerprints(config.data_dir, parse_tasks(config.tasks), config.records)
+        for text in list_record_changes(stored, now, ["train", "validation", "test"]):
+            found.setdefault(text, []).append(experiment.name)
+    if found:
+        names = dict.fromkeys(name for of_text in found.values() for name in of_text)
+        raise InputError(
+            f"{path}: has networks that were made from other data than that in "
+            f"{experiments[0].config.data_dir}: {', '.join(names)} ({'; '.join(found)}). Networks "
+            "are compared on the same data: prepare it as it was, or give another --out."
+        )
 
 
 def _train_experiments(

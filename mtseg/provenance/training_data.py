@@ -260,25 +260,25 @@ def list_changes(
     return lines
 
 
-def list_scored_changes(
-    before: Sequence[Fingerprint], now: Sequence[Fingerprint], split: str
+def list_record_changes(
+    before: Sequence[Fingerprint], now: Sequence[Fingerprint], splits: Sequence[str]
 ) -> list[str]:
-    """How the scans of a split were changed by a preparation meanwhile.
+    """How the records of some splits were changed by another preparation.
 
     Args:
         before: of the records as they were; those without a fingerprint are left out.
         now: of the records as they are.
-        split: the split that is scored.
+        splits: the splits that count.
 
     Returns:
-        A text for each source whose scans of the split are not the same any more.
+        A text for each source whose records of these splits are not the same any more.
     """
     known = {print_.spec: print_ for print_ in before}
     texts = []
     for print_ in now:
         if print_.spec not in known:
             texts.append(f"{print_.spec}: had no fingerprint before")
-        elif not _are_alike(known[print_.spec], print_, [split]):
+        elif not _are_alike(known[print_.spec], print_, splits):
             differences = list_differences(known[print_.spec], print_)
             texts.append(f"{print_.spec}: {'; '.join(differences)}")
     return texts

@@ -22,7 +22,7 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
-from mtseg.provenance.training_data import list_scored_changes, scored_checksum
+from mtseg.provenance.training_data import list_record_changes, scored_checksum
 from mtseg.records.reading import read_fingerprints
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
@@ -233,7 +233,7 @@ class Evaluator:
         """Refuses scans that were prepared since the run began: it may have trained on them."""
         data_dir = self._config.data_dir
         now, _ = read_fingerprints(data_dir, self._label_space, "volumes")
-        if texts := list_scored_changes(self._scored, now, split):
+        if texts := list_record_changes(self._scored, now, [split]):
             raise InputError(
                 f"{data_dir}: the {split} scans were prepared again while this command ran: "
                 f"{'; '.join(texts)}. Rerun the command: it goes on with them if the run was not "

@@ -17,6 +17,8 @@ from mtseg.experiments.budget import Costs, fit_budget
 from mtseg.experiments.compare import compare_networks, comparison_table
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan, write_plan
 from mtseg.experiments.results import Result, read_results
+from mtseg.provenance.training_data import TRAINING_DATA, write_training_data
+from mtseg.records.reading import read_fingerprints
 from mtseg.runs.config import configure
 from mtseg.system.atomic_files import lock_folder
 from mtseg.system.progress import Progress
@@ -197,6 +199,24 @@ def test_a_stopped_run_ends_the_experiments(recorded, tmp_path, monkeypatch):
     assert run.run_experiments(recorded[1], tmp_path) is None
     assert trained == ["brain"]
     assert not (tmp_path / "comparison.json").exists()
+
+
+@pytest.mark.promise("refused input")
+def test_networks_that_were_made_from_other_data_are_not_compared(recorded, tiny_data, tmp_path):
+    path, config = tmp_path / "out", recorded[1]
+    shutil.copytree(recorded[0], path)
+    for name in ("brain", "cta"):
+        (print_,), _ = read_fingerprints(config.data_dir, parse_tasks(name), "volumes")
+        write_training_data(path / name, [print_])
+    assert run.run_experiments(config, path)
+    # Before, the test phantom of brain was another one.
+    (path / "brain" / TRAINING_DATA).unlink()
+    (print_,), _ = read_fingerprints(config.data_dir, parse_tasks("brain"), "volumes")
+    *of_training, tested = print_.subjects
+    subjects = (*of_training, dataclasses.replace(tested, seed=7))
+    write_training_data(path / "brain", [dataclasses.replace(print_, subjects=subjects)])
+    with pytest.raises(InputError, match=r"other data .*: brain \(.*phantom phantom1000 chang"):
+        run.run_experiments(config, path)
 
 
 def test_two_commands_do_not_share_a_folder(recorded, tmp_path):

@@ -15,7 +15,7 @@ from mtseg.provenance.fingerprint import (
 from mtseg.provenance.training_data import (
     check_training_data,
     list_changes,
-    list_scored_changes,
+    list_record_changes,
     list_stale,
     scored_checksum,
     write_training_data,
@@ -47,7 +47,7 @@ TRAIN_CORRECTED = with_subjects(subject("s0", label_map="x"), *BEFORE.subjects[1
     ],
 )
 def test_only_changes_of_the_scans_that_are_scored_count(now, texts):
-    assert list_scored_changes([BEFORE], [now], "test") == texts
+    assert list_record_changes([BEFORE], [now], ["test"]) == texts
     is_same = scored_checksum([BEFORE], ["test"]) == scored_checksum([now], ["test"])
     assert is_same == (not texts)
 
