@@ -45,8 +45,8 @@ from mtseg.network.architecture import HALO
 from mtseg.runs.manifest import MANIFEST, MANIFEST_SCHEMA, MAY_USE_INT8, WEIGHTS, versions
 from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.weights import TrainedModel, load_trained
-from mtseg.runs.workdir import BEST_EVALUATION, EVALUATION, VALIDATION
-from mtseg.system.atomic_files import atomic_write, lock_folder, parse_json, write_json, writing_to
+from mtseg.runs.workdir import BEST_EVALUATION, EVALUATION, VALIDATION, read_json
+from mtseg.system.atomic_files import atomic_write, lock_folder, write_json, writing_to
 from mtseg.system.checksums import CHECKSUMS, list_checksums
 from mtseg.tasks.label_table import to_labels
 
@@ -207,15 +207,27 @@ def exporting_to(out: Path) -> Iterator[None]:
             yield
 
 
-def _read_evaluation(workdir: Path, name: str) -> Evaluation:
-    """The evaluation in one of a run's files."""
+def _parse_evaluation(figures: dict[str, Any], file: Path) -> Evaluation:
+    """The evaluation that one of a run's files has."""
     try:
-        return Evaluation.from_json(parse_json((workdir / name).read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Evaluation.from_json(figures)
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{workdir}: has no readable {name}, which has the operating points. Let mtseg-train "
-            "finish an evaluation."
+            f"{file.parent}: has no readable {file.name}, which has the operating points. Let "
+            "mtseg-train finish an evaluation."
         ) from error
+
+
+def _read_validation(workdir: Path, figures: dict[str, Any]) -> Evaluation:
+    """The evaluation on validation scans of the weights that `figures` are of."""
+    stored = read_json(workdir / VALIDATION)
+    evaluation = _parse_evaluation(stored, workdir / VALIDATION)
+    if stored.get("weights_sha256") != figures.get("weights_sha256"):
+        raise InputError(
+            f"{workdir / VALIDATION}: belongs to another evaluation, as long as the run there goes "
+            "on. Wait until it evaluates no more, and rerun the command."
+        )
+    return evaluation
 
 
 def _write_saved_model(
@@ -233,7 +245,7 @@ def make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str,
     """What a model of a training run is, as `mtseg.runs.manifest` reads it.
 
     Args:
-        trained: the network.
+        trained: the network, with the evaluation that it was loaded with.
         workdir: folder of the run.
         which: `last` or `best` weights.
 
@@ -246,10 +258,11 @@ def make_manifest(trained: TrainedModel, workdir: Path, which: str) -> dict[str,
             f"{workdir}: its last weights are not evaluated yet, so it has no operating points for "
             f"them. Run mtseg-evaluate {workdir} first."
         )
-    evaluation = _read_evaluation(workdir, {"last": EVALUATION, "best": BEST_EVALUATION}[which])
+    file = workdir / {"last": EVALUATION, "best": BEST_EVALUATION}[which]
+    evaluation = _parse_evaluation(trained.figures, file)
     chosen_on = evaluation
     if evaluation.points_from != evaluation.split:  # test scans calibrate nothing then
-        chosen_on = _read_evaluation(workdir, VALIDATION)
+        chosen_on = _read_validation(workdir, trained.figures)
     scans = {task: list(of_task.values()) for task, of_task in chosen_on.statistics.items()}
     check = calibrate(scans, label_space.class_task)
     return {

@@ -25,7 +25,7 @@ from mtseg.runs.workdir import (
     read_evaluation,
     weights_path,
 )
-from mtseg.system.checksums import verify_checksums
+from mtseg.system.checksums import file_checksum, verify_checksums
 from mtseg.tasks.label_space import LabelSpace
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class TrainedModel:
         operating_points: class name -> threshold, if they were chosen on other scans than test
             scans; None if they are to be chosen on the scans that are scored, as in the paper.
         points_from: the split of those scans.
+        figures: the evaluation of these weights as it is stored; without rows if there is none
+            yet. Of an exported model, its manifest.
     """
 
     config: TrainConfig
@@ -53,6 +55,7 @@ class TrainedModel:
     model: keras.Model
     operating_points: dict[str, float] | None = None
     points_from: str = "test"
+    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_trained(path: Path, which: str = "last") -> TrainedModel:
@@ -68,24 +71,32 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
     """
     from mtseg.runs.building import build_model
 
-    config, label_space, weights, remedy = locate_weights(path, which)
-    described = read_manifest(path) if weights.name == WEIGHTS else _read_figures(path, which)
-    points_from = described.get("operating_points_from", "test")
-    model = build_model(config, label_space)
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns of weights that the file lacks, and leaves them random.
-            warnings.simplefilter("error", UserWarning)
-            require_plain(weights)
-            model.load_weights(weights)
-    except (OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
+    for _ in range(2):  # a second time if the run evaluated meanwhile, and replaced both files
+        config, label_space, weights, remedy = locate_weights(path, which)
+        figures = read_manifest(path) if weights.name == WEIGHTS else _read_figures(path, which)
+        model = build_model(config, label_space)
+        try:
+            with warnings.catch_warnings():
+                # Keras only warns of weights that the file lacks, and leaves them random.
+                warnings.simplefilter("error", UserWarning)
+                require_plain(weights)
+                model.load_weights(weights)
+        except (OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
+            raise InputError(
+                f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
+                f"{remedy}"
+            ) from error
+        if figures.get("weights_sha256") in (None, file_checksum(weights)):
+            break
+    else:
         raise InputError(
-            f"{weights}: cannot be read as weights of this network ({type(error).__name__}). "
-            f"{remedy}"
-        ) from error
+            f"{weights}: belongs to another evaluation, as long as the run there goes on. Wait "
+            "until it evaluates no more, and rerun the command."
+        )
     require_finite(model.get_weights(), weights)
-    points = None if points_from == "test" else described["operating_points"]
-    return TrainedModel(config, label_space, model, points, points_from)
+    points_from = figures.get("operating_points_from", "test")
+    points = None if points_from == "test" else figures["operating_points"]
+    return TrainedModel(config, label_space, model, points, points_from, figures)
 
 
 class WeightsFile(NamedTuple):
@@ -149,9 +160,9 @@ def _find_in_run(path: Path, which: str) -> WeightsFile:
 
 
 def _read_figures(path: Path, which: str) -> dict[str, Any]:
-    """The evaluation of a run's weights; empty if there is none of them yet."""
-    if which == "last" and read_unevaluated(path) is not None:
-        return {}
+    """The evaluation of a run's weights; of weights without one, at most their checksum."""
+    if which == "last" and (note := read_unevaluated(path)) is not None:
+        return {"weights_sha256": note["weights_sha256"]}
     return read_evaluation(path, which) or {}
 
 
