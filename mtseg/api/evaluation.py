@@ -84,6 +84,11 @@ def evaluate_trained(
             lines += list_changes(path, trained_on, scored)
             if not may_score_training_scans:
                 refuse_training_scans(path, trained_on, scored, sorted(splits))
+        elif not may_score_training_scans:
+            lines.append(
+                f"{path}: does not say what it was trained on, as a run does. If it was trained on "
+                "scans that are scored, their figures are too good."
+            )
     for line in dict.fromkeys(lines):
         on_note(line)
     evaluation = None

@@ -101,6 +101,21 @@ def test_int8_is_computed_by_openvino(random_run, tiny_data, monkeypatch):
     assert [(network.engine, network.precision) for network in used] == [("openvino", "int8")]
 
 
+def test_a_model_that_does_not_know_its_training_scans_says_so(random_run, tiny_data, monkeypatch):
+    def say(**arguments):
+        lines = []
+        evaluation.evaluate_trained(
+            [random_run[0]], data_dir=data_dir, is_quiet=True, on_note=lines.append, **arguments
+        )
+        return [line for line in lines if "does not say what it was trained on" in line]
+
+    data_dir = str(tiny_data.data_dir)
+    monkeypatch.setattr(evaluation, "evaluate_model", lambda *_, **__: None)
+    (line,) = say()
+    assert line.startswith(f"{random_run[0]}: ")
+    assert say(may_score_training_scans=True) == []
+
+
 @pytest.mark.promise("refused input")
 def test_a_run_without_evaluations_chooses_nothing_on_scans_that_it_was_trained_on(
     three_splits, tmp_path, monkeypatch
