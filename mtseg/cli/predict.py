@@ -269,8 +269,11 @@ def _segment(
         refuse_other_scan,
         refuse_results_that_are_scans,
     )
+    from mtseg.prediction.scan import wanted_tasks
 
-    with_flips(model, options)  # refuses a task without flips before anything is written
+    # What no scan could be segmented with is refused before anything is written.
+    wanted_tasks(model, options)
+    with_flips(model, options)
     check = model.out_of_distribution_check
     if arguments.strict and check is None:
         raise InputError(

@@ -105,6 +105,13 @@ def test_a_scan_that_fails_leaves_no_table(model, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_that_the_model_does_not_have_is_refused_once(model, scans, tmp_path, capsys):
+    assert run(model, scans, "-o", tmp_path / "out", "--task", "brian") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no such task (did you mean brain?)" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_preview_without_matplotlib_is_refused_at_once(
     model, scans, tmp_path, capsys, monkeypatch
 ):
