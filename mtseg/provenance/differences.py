@@ -58,10 +58,13 @@ def definition_differences(before: Fingerprint, now: Fingerprint) -> list[str]:
 
 def preparation_differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     """What differs in how scans or phantoms were prepared, whatever the kinds of the records."""
-    sizes = [{"size": print_.settings.get("size")} for print_ in (before, now)]
-    versions = [{"preparation": p.versions.get("preparation")} for p in (before, now)]
-    called = {"preparation": "version of preparation"}
-    return [*_changed_values(*sizes, _SETTINGS), *_changed_values(*versions, called)]
+
+    def of(print_: Fingerprint) -> dict[str, Any]:
+        version = print_.versions.get("preparation")
+        return {"size": print_.settings.get("size"), "preparation": version}
+
+    called = {"size": _SETTINGS["size"], "preparation": "version of preparation"}
+    return list(_changed_values(of(before), of(now), called))
 
 
 def list_task_differences(before: Fingerprint, task: Task) -> list[str]:

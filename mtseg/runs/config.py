@@ -17,13 +17,16 @@ import json
 import math
 import re
 import typing
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtseg.errors import InputError
 from mtseg.runs.presets import PRESETS
 from mtseg.system.atomic_files import parse_json
 from mtseg.system.devices import has_fast_bfloat16
 from mtseg.system.hardware import num_cores
+
+if TYPE_CHECKING:
+    from mtseg.tasks.label_space import LabelSpace
 
 Strategy = Literal["default", "mirrored", "multiworker"]
 CurvesOn = Literal["test", "validation", "auto"]
@@ -222,6 +225,29 @@ class TrainConfig:
         here, there = (dataclasses.asdict(c) | {"input": c.records} for c in (self, other))
         names = [name for name in here if name not in MAY_CHANGE]
         return [f"{k}: {here[k]} / {there[k]}" for k in names if here[k] != there[k]]
+
+    def task_differences(self, before: LabelSpace, now: LabelSpace) -> list[str]:
+        """What task files say that makes `now` a different run, as `setting: before / now`.
+
+        What only readers see, such as titles and colours, does not.
+        """
+        here, there = (self._tasks_as_settings(label_space) for label_space in (before, now))
+        pairs = {name: (here.get(name, False), there.get(name, False)) for name in here | there}
+        return [f"{name}: {was} / {is_}" for name, (was, is_) in pairs.items() if was != is_]
+
+    def _tasks_as_settings(self, label_space: LabelSpace) -> dict[str, Any]:
+        """What weights, figures or labels follow from: setting -> its value."""
+        found: dict[str, Any] = {}
+        for task in (selection.task for selection in label_space.selections):
+            names = ["modality", "spacing_rule", "spacing_mm", "decision"]
+            # Without flips nothing in a run asks for it.
+            names += ["is_symmetric"] if "flip" in self.augmentations else []
+            found[f"classes of {task.name}"] = ", ".join(task.class_names[1:])
+            found |= {f"{name} of {task.name}": getattr(task, name) for name in names}
+            for tissue in task.classes:
+                rules = [r for r in ("largest_component", "fill_holes") if getattr(tissue, r)]
+                found |= {f"{rule} of {tissue.name}": True for rule in rules}
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,10 +170,8 @@ def write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) ->
     if (workdir / CONFIG).is_file():
         stored, stored_space = read_config(workdir)
         differences = stored.differences(config)
-        before, now = (_what_decides(space, config) for space in (stored_space, label_space))
-        if stored.tasks == config.tasks and before != now:
-            pairs = {name: (before.get(name, False), now.get(name, False)) for name in before | now}
-            texts = [f"{name}: {was} / {is_}" for name, (was, is_) in pairs.items() if was != is_]
+        texts = config.task_differences(stored_space, label_space)
+        if stored.tasks == config.tasks and texts:
             raise InputError(
                 f"{workdir}: the task files have changed since this run began (there / now: "
                 f"{'; '.join(texts)}). Take them as they were to resume it, or use another folder."
@@ -211,21 +209,6 @@ def _write_config(workdir: Path, config: TrainConfig, label_space: LabelSpace) -
     write_json(workdir / LABEL_SPACE, label_space.to_json())
     with atomic_write(workdir / CONFIG) as temporary:
         temporary.write_text(config.to_json())
-
-
-def _what_decides(label_space: LabelSpace, config: TrainConfig) -> dict[str, Any]:
-    """What task files say that weights, figures or labels follow from: setting -> its value."""
-    found: dict[str, Any] = {}
-    for task in (selection.task for selection in label_space.selections):
-        names = ["modality", "spacing_rule", "spacing_mm", "decision"]
-        # Without flips nothing in a run asks for it.
-        names += ["is_symmetric"] if "flip" in config.augmentations else []
-        found[f"classes of {task.name}"] = ", ".join(task.class_names[1:])
-        found |= {f"{name} of {task.name}": getattr(task, name) for name in names}
-        for tissue in task.classes:
-            rules = [name for name in ("largest_component", "fill_holes") if getattr(tissue, name)]
-            found |= {f"{name} of {tissue.name}": True for name in rules}
-    return found
 
 
 def _is_longer(stored: TrainConfig, config: TrainConfig) -> bool:
@@ -385,11 +368,7 @@ def _describe_evaluation(
     """The contents of a file with an evaluation of the last weights."""
     result = evaluation.to_json(model=str(workdir), command=command)
     checksum = file_checksum(weights_path(workdir, "last"))
-    result |= {
-        "minibatch": minibatch,
-        "weights_sha256": checksum,
-        "scored_sha256": scored_sha256,
-    }
+    result |= {"minibatch": minibatch, "weights_sha256": checksum, "scored_sha256": scored_sha256}
     return result | {"machine": describe_machine(device), "software": describe_software()}
 
 
