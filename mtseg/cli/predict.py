@@ -261,11 +261,8 @@ def _segment(
     from mtseg.prediction.folder_results import refuse_other_labels, write_folder_results
     from mtseg.prediction.pipeline import with_flips
     from mtseg.prediction.results import (
-        describe_scan_files,
-        is_done,
+        has_all_results,
         is_withheld,
-        made_from,
-        preview_path,
         refuse_other_scan,
         refuse_results_that_are_scans,
     )
@@ -289,23 +286,11 @@ def _segment(
     refuse_results_that_are_scans({scan.path: out / scan.stem for scan in scans})
     to_do = scans
     if not arguments.overwrite:
-        made = (model.model_id, model.network.precision, options.deciding())
+        of_model = (model.model_id, model.network.precision)
         to_do = [
             scan
             for scan in scans
-            if not (
-                scan.path.exists()
-                and is_done(
-                    out / scan.stem,
-                    made_from(describe_scan_files(scan.path), *made),
-                    options.is_strict,
-                )
-                and (
-                    not options.use_preview
-                    or preview_path(out / scan.stem).is_file()
-                    or is_withheld(out / scan.stem)
-                )
-            )
+            if not has_all_results(out / scan.stem, scan.path, *of_model, options)
         ]
         for scan in to_do:
             refuse_other_scan(out / scan.stem, scan.path)

@@ -18,6 +18,7 @@ from mtseg.system.checksums import file_checksum
 
 if TYPE_CHECKING:
     from mtseg.inference.verdict import Assessment, ScanStatistics
+    from mtseg.prediction.options import Options
     from mtseg.prediction.outcome import Segmentation
 
 WRITE_REMEDY = "Make room or use another folder for the results."
@@ -260,6 +261,26 @@ def is_done(stem: Path, wanted: Mapping[str, Any], is_strict: bool = False) -> b
     if wanted.get("use_dicom_seg"):
         files.append(dicom_seg_path(stem))
     return all(file.is_file() for file in files) and not (is_strict and stored.get("warning"))
+
+
+def has_all_results(
+    stem: Path, path: Path, model_id: str | None, precision: str, options: Options
+) -> bool:
+    """Whether a command with these options has nothing to do for a scan.
+
+    Args:
+        stem: as for `label_path`.
+        path: the scan; it need not exist.
+        model_id: as for `made_from`.
+        precision: likewise.
+        options: how it would be segmented.
+    """
+    if not path.exists():
+        return False
+    made = made_from(describe_scan_files(path), model_id, precision, options.deciding())
+    if not is_done(stem, made, options.is_strict):
+        return False
+    return not options.use_preview or preview_path(stem).is_file() or is_withheld(stem)
 
 
 def is_withheld(stem: Path) -> bool:
