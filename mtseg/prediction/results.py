@@ -187,16 +187,17 @@ def refuse_other_scan(stem: Path, path: Path) -> None:
             f"{foreign}: was not written by mtseg, as far as it can tell, and would be replaced or "
             "removed. Give a folder for the results (-o), or --overwrite."
         )
+    stored = _read_verdict(stem)
     try:
-        stored = parse_json(verdict_path(stem).read_text())["made_from"]["scan_path"]
-    except (OSError, ValueError, KeyError, TypeError):
+        other = stored["made_from"]["scan_path"]
+    except (KeyError, TypeError):
         return  # no results, or those of a version that did not record the path
-    if stored != str(path.resolve()):
+    if other != str(path.resolve()):
         raise InputError(
-            f"{label_path(stem)}: belongs to another scan, {stored}. Use another folder for the "
+            f"{label_path(stem)}: belongs to another scan, {other}. Use another folder for the "
             "results, or --overwrite."
         )
-    written = _read_verdict(stem).get("labels_sha256")  # earlier versions did not record it
+    written = stored.get("labels_sha256")  # earlier versions did not record it
     if written and label_path(stem).is_file() and file_checksum(label_path(stem)) != written:
         raise InputError(
             f"{label_path(stem)}: was changed since mtseg wrote it, and would be replaced. Rename "
