@@ -146,20 +146,20 @@ def _open(trained: TrainedModel, precision: str | None) -> DenseNetwork:
 
 
 def _join_points(trained: Sequence[TrainedModel]) -> tuple[dict[str, float] | None, str]:
-    """The mean of the networks' operating points, and the split that they were chosen on.
+    """The operating points that a prediction uses, and the splits that they were chosen on.
 
     Returns:
-        None, so that they are chosen on the scans that are scored, if they were not all chosen on
-        one other split.
+        None instead of points if no network has been evaluated yet, so that they are chosen on the
+        scans that are scored.
     """
-    of_each = [each.operating_points for each in trained]
-    origins = {each.points_from for each in trained}
-    known = [points for points in of_each if points is not None]
-    if len(known) < len(of_each) or len(origins) > 1:
+    known = [each.operating_points for each in trained if each.operating_points is not None]
+    if not known:
         return None, "test"
+    origins = {each.points_from for each in trained if each.operating_points is not None}
     names = dict.fromkeys(name for points in known for name in points)
     means = {name: mean_point([points.get(name) for points in known]) for name in names}
-    return {name: mean for name, mean in means.items() if mean is not None}, origins.pop()
+    points = {name: mean for name, mean in means.items() if mean is not None}
+    return points, " and ".join(sorted(origins))
 
 
 def _count_scans(

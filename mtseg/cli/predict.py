@@ -286,7 +286,7 @@ def _segment(
     refuse_results_that_are_scans({scan.path: out / scan.stem for scan in scans})
     to_do = scans
     if not arguments.overwrite:
-        of_model = (model.model_id, model.network.precision)
+        of_model = (model.identify(), model.network.precision)
         to_do = [
             scan
             for scan in scans

@@ -132,11 +132,11 @@ def best_threshold(
         num_reference: voxels of the class in the whole test set.
 
     Returns:
-        `(threshold, dice)`; the lowest such threshold if several are equally good. None if the
-        test set has no voxel of the class.
+        `(threshold, dice)`; the lowest such threshold above 0 if several are equally good: every
+        voxel reaches 0, also one outside the body. None if the test set has no voxel of the class.
     """
     if num_reference == 0:
         return None
     dice_at = 2 * num_overlap / (num_predicted + num_reference)
-    best = int(np.argmax(dice_at))
+    best = 1 + int(np.argmax(dice_at[1:]))
     return float(THRESHOLDS[best]), float(dice_at[best])

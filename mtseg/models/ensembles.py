@@ -89,7 +89,8 @@ def load_ensemble(
         engine: likewise.
 
     Returns:
-        The ensemble. It has the tasks, labels and typical voxel sizes of the first model.
+        The ensemble. It has the tasks and labels of the first model, but flips are allowed only
+        where all allow them, and typical voxel sizes are the median of theirs.
 
     Raises:
         InputError: as `mtseg.models.loading.load`, or if there is only one model, or one has other
@@ -101,12 +102,18 @@ def load_ensemble(
     for model in models[1:]:
         require_same_classes(first.path, first.tasks, model.path, model.tasks)
     of_classes = zip(*(model.thresholds for model in models), strict=True)
+    of_tasks = zip(*(model.tasks for model in models), strict=True)
     return dataclasses.replace(
         first,
         path=" + ".join(str(model.path) for model in models),
         network=MeanNetwork(tuple(model.network for model in models)),
         thresholds=tuple(mean_point(points) for points in of_classes),
         kept_alive=[model.kept_alive for model in models],
+        tasks=tuple(
+            dataclasses.replace(same[0], is_symmetric=all(task.is_symmetric for task in same))
+            for same in of_tasks
+        ),
+        trained_spacing_mm=_join_spacings(models),
         model_id=_join_identifiers(models),
         out_of_distribution_check=None,
     )
@@ -119,6 +126,15 @@ def mean_point(points: Sequence[float | None]) -> float | None:
     """
     known = [point for point in points if point is not None]
     return round(statistics.fmean(known), 2) if known else None
+
+
+def _join_spacings(models: Sequence[ExportedModel]) -> dict[str, float]:
+    """Name of a task -> the median over the models that know its typical voxel size, in mm."""
+    known: dict[str, list[float]] = {}
+    for model in models:
+        for name, spacing_mm in model.trained_spacing_mm.items():
+            known.setdefault(name, []).append(spacing_mm)
+    return {name: statistics.median(spacings) for name, spacings in known.items()}
 
 
 def _join_identifiers(models: Sequence[ExportedModel]) -> str | None:
@@ -141,7 +157,8 @@ def require_same_classes(
         other_tasks: its tasks.
 
     Raises:
-        InputError: if tasks, classes, their labels, decisions or voxel sizes differ.
+        InputError: if tasks, classes, their labels, decisions, voxel sizes or post-processing
+            differ.
     """
     here, there = (list(map(_meaning, tasks)) for tasks in (first_tasks, other_tasks))
     if here == there:
@@ -150,7 +167,8 @@ def require_same_classes(
     what = (
         f"has the tasks {names[1]}, and {first} has {names[0]}"
         if names[0] != names[1]
-        else f"has other classes, labels, decisions or voxel sizes in {names[0]} than {first}"
+        else f"has other classes, labels, decisions, voxel sizes or post-processing in {names[0]} "
+        f"than {first}"
     )
     raise InputError(
         f"{other}: {what}. Models of an ensemble have the same tasks in the same order."
@@ -162,7 +180,10 @@ def _meaning(task: Task) -> dict[str, Any]:
     return {
         "name": task.name,
         "is_ct": task.is_ct,
-        "classes": [(of_class.name, of_class.label) for of_class in task.classes],
+        "classes": [
+            (of_class.name, of_class.label, of_class.largest_component, of_class.fill_holes)
+            for of_class in task.classes
+        ],
         "spacing": (task.spacing_rule, task.spacing_mm),
         "decision": task.decision,
     }

@@ -7,6 +7,8 @@ from a server.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,22 @@ class ExportedModel:
     model_id: str | None = None
     out_of_distribution_check: OutOfDistributionCheck | None = None
     renewal: Renewal | None = None
+
+    def identify(self) -> dict[str, Any]:
+        """What tells results of this model from those of others, as plain values.
+
+        The identifier covers weights, operating points, label values and post-processing. The rest
+        that decides a result is the voxel sizes and the check, which decides warnings as well.
+        """
+        check = self.out_of_distribution_check
+        decides = {
+            "tasks": [(task.name, task.is_ct, task.spacing_mm) for task in self.tasks],
+            "trained_spacing_mm": dict(self.trained_spacing_mm),
+            "check": None if check is None else check.to_json(),
+        }
+        text = json.dumps(decides, sort_keys=True)
+        checksum = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return {"model_id": self.model_id, "voxel_sizes_and_check": checksum}
 
 
 def load(

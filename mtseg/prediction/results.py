@@ -142,17 +142,18 @@ def describe_scan_files(path: Path) -> dict[str, Any]:
 
 
 def made_from(
-    files: Mapping[str, Any], model_id: str | None, precision: str, options: Mapping[str, Any]
+    files: Mapping[str, Any], model: Mapping[str, Any], precision: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides the results of a scan, as plain values.
 
     Args:
         files: from `describe_scan_files`, before the scan was read.
-        model_id: identifies the model; None if it cannot be told from others.
+        model: from `mtseg.models.loading.ExportedModel.identify`; `model_id` is None if the model
+            cannot be told from others.
         precision: of the convolutions.
         options: from `mtseg.prediction.options.Options.deciding`.
     """
-    return {**files, "model_id": model_id, "precision": precision, **options}
+    return {**files, **model, "precision": precision, **options}
 
 
 def refuse_results_that_are_scans(stems: Mapping[Path, Path]) -> None:
@@ -265,20 +266,20 @@ def is_done(stem: Path, wanted: Mapping[str, Any], is_strict: bool = False) -> b
 
 
 def has_all_results(
-    stem: Path, path: Path, model_id: str | None, precision: str, options: Options
+    stem: Path, path: Path, model: Mapping[str, Any], precision: str, options: Options
 ) -> bool:
     """Whether a command with these options has nothing to do for a scan.
 
     Args:
         stem: as for `label_path`.
         path: the scan; it need not exist.
-        model_id: as for `made_from`.
+        model: as for `made_from`.
         precision: likewise.
         options: how it would be segmented.
     """
     if not path.exists():
         return False
-    made = made_from(describe_scan_files(path), model_id, precision, options.deciding())
+    made = made_from(describe_scan_files(path), model, precision, options.deciding())
     if not is_done(stem, made, options.is_strict):
         return False
     return not options.use_preview or preview_path(stem).is_file() or is_withheld(stem)
@@ -327,7 +328,7 @@ def write_results(segmentation: Segmentation, stem: Path) -> ScanResults:
         withheld = f"--strict: {verdict.warning}"
         content |= {"volumes_ml": {}, "classes": [], "labels_withheld": withheld}
     content["made_from"] = made_from(
-        scan.files, model.model_id, model.network.precision, options.deciding()
+        scan.files, model.identify(), model.network.precision, options.deciding()
     )
     with writing_to(stem, WRITE_REMEDY):
         # The verdict is removed first and written last: it says that all other files are complete.

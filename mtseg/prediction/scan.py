@@ -220,14 +220,10 @@ def _describe(spacing_mm: float | None, tasks: tuple[str, ...]) -> str:
 def excluded_classes(model: ExportedModel, scan: LoadedScan, options: Options) -> list[int]:
     """Combined class indices that a scan cannot have, since its task or its modality is known."""
     known = scan.prepared.source.is_ct if options.is_ct is None else options.is_ct
-    allowed = {
-        task.name
-        for task in wanted_tasks(model, options)
-        if known is None or task.is_ct in (None, known)
-    }
-    # A network without a task of that modality keeps its classes; the check warns of the scan.
-    if not allowed:
-        return []
+    wanted = wanted_tasks(model, options)
+    of_modality = [task for task in wanted if known is None or task.is_ct in (None, known)]
+    # Without a task of that modality, all that are wanted stay; the check warns of the scan.
+    allowed = {task.name for task in of_modality or wanted}
     return [
         index
         for index, task in enumerate(model.class_task)

@@ -43,8 +43,8 @@ class TrainedModel:
         config: what it was trained with.
         label_space: its tasks and combined classes.
         model: the patch model, from `mtseg.network.model.build_patch_model`, with float32 weights.
-        operating_points: class name -> threshold, if they were chosen on other scans than test
-            scans; None if they are to be chosen on the scans that are scored, as in the paper.
+        operating_points: class name -> threshold, those of the evaluation of these weights; None if
+            there is none yet.
         points_from: the split of those scans.
         figures: the evaluation of these weights as it is stored; without rows if there is none
             yet. Of an exported model, its manifest.
@@ -94,9 +94,8 @@ def load_trained(path: Path, which: str = "last") -> TrainedModel:
             "until it evaluates no more, and rerun the command."
         )
     require_finite(model.get_weights(), weights)
-    points_from = figures.get("operating_points_from", "test")
-    points = None if points_from == "test" else figures["operating_points"]
-    return TrainedModel(config, label_space, model, points, points_from, figures)
+    points, points_from = figures.get("operating_points"), figures.get("operating_points_from")
+    return TrainedModel(config, label_space, model, points, points_from or "test", figures)
 
 
 class WeightsFile(NamedTuple):

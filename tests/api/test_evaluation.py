@@ -71,13 +71,14 @@ def make_trained(points, points_from):
     ("of_each", "expected"),
     [
         ([({"a": 0.3}, "validation"), ({"a": 0.5}, "validation")], ({"a": 0.4}, "validation")),
-        # They are chosen on the scans that are scored if one of the networks has none.
-        ([({"a": 0.3}, "validation"), (None, "test")], (None, "test")),
-        ([({"a": 0.3}, "validation"), ({"a": 0.5}, "train")], (None, "test")),
+        ([({"a": 0.3}, "test"), ({"a": 0.5, "b": 0.1}, "test")], ({"a": 0.4, "b": 0.1}, "test")),
+        ([({"a": 0.3}, "validation"), ({"a": 0.5}, "test")], ({"a": 0.4}, "test and validation")),
+        ([({"a": 0.3}, "validation"), (None, "test")], ({"a": 0.3}, "validation")),
+        # They are chosen on the scans that are scored if no network has any.
         ([(None, "test"), (None, "test")], (None, "test")),
     ],
 )
-def test_operating_points_are_means_if_all_were_chosen_on_one_split(of_each, expected):
+def test_operating_points_are_those_of_a_prediction_with_the_networks(of_each, expected):
     assert evaluation._join_points([make_trained(*each) for each in of_each]) == expected
 
 

@@ -55,6 +55,13 @@ def test_best_threshold_separates_four_voxels():
     assert found == (pytest.approx(0.56), 1.0)
 
 
+def test_a_class_that_the_network_never_finds_has_an_operating_point_above_zero():
+    """Every voxel reaches 0, also of air and of a class that a scan cannot have."""
+    reference = np.array([True, False, False])
+    counted = count_above_thresholds(reference, np.zeros(3, np.float32))
+    assert best_threshold(*counted, 1) == (0.01, 0.0)
+
+
 def test_best_threshold_is_undefined_without_a_reference():
     assert best_threshold(np.ones(101, int), np.zeros(101, int), 0) is None
 

@@ -121,6 +121,20 @@ def test_confidence_is_given_for_each_structure_that_was_found():
     assert verdict.describe_confidence() == "confidence: white 0.70, artery 0.40"
 
 
+def test_the_task_is_that_of_the_labels_which_operating_points_decide():
+    def decide(*labels):
+        decided = ScanStatistics(len(CLASS_TASK))
+        decided.add(np.full((len(labels), 4), 0.25, np.float32), np.array(labels, np.uint8))
+        return decided
+
+    below_a_half = assess(statistics(1.0), CLASS_TASK, decided=decide(3, 3, 0, 0))
+    assert (below_a_half.task, below_a_half.task_shares["vessels"]) == ("vessels", 0.5)
+    assert below_a_half.describe().startswith("recognised as vessels (100 % of labelled voxels")
+    not_reached = assess(statistics(0.9, 0, 0, 0.1), CLASS_TASK, decided=decide(0, 0, 0, 0))
+    assert (not_reached.task, not_reached.other_tasks_share) == (None, 0)
+    assert not_reached.describe() == "background only, confidence 0.90"
+
+
 @pytest.mark.parametrize(
     ("scan", "how", "reason"),
     [

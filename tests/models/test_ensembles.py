@@ -62,14 +62,28 @@ def test_models_of_other_classes_are_refused(models):
     with pytest.raises(InputError, match=r"^b: has the tasks brain, breast, and a has brain, bre"):
         ensembles.load_ensemble(["a", "b"])
     coarser = dataclasses.replace(TASKS[0], spacing_mm=2.0)
-    models["b"] = make_model("b", (0.4, 0.4), "2", tasks=(coarser, *TASKS[1:]))
-    with pytest.raises(
-        InputError, match=r"^b: has other classes, labels, decisions or voxel sizes"
-    ):
-        ensembles.load_ensemble(["a", "b"])
+    (matter, *others) = TASKS[0].classes
+    one_piece = dataclasses.replace(matter, largest_component=True)
+    postprocessed = dataclasses.replace(TASKS[0], classes=(one_piece, *others))
+    for changed in (coarser, postprocessed):
+        models["b"] = make_model("b", (0.4, 0.4), "2", tasks=(changed, *TASKS[1:]))
+        with pytest.raises(InputError, match=r"^b: has other classes, labels, decisions, voxel"):
+            ensembles.load_ensemble(["a", "b"])
     renamed = dataclasses.replace(TASKS[0], title="Brain")  # for readers alone
     models["b"] = make_model("b", (0.4, 0.4), "2", tasks=(renamed, *TASKS[1:]))
     ensembles.load_ensemble(["a", "b"])
+
+
+def test_an_ensemble_is_the_same_in_any_order(models):
+    one_sided = tuple(dataclasses.replace(task, is_symmetric=False) for task in TASKS)
+    models["a"] = dataclasses.replace(models["a"], trained_spacing_mm={"breast": 0.5, "cta": 1.0})
+    models["b"] = dataclasses.replace(
+        models["b"], tasks=one_sided, trained_spacing_mm={"breast": 0.7}
+    )
+    for order in (["a", "b"], ["b", "a"]):
+        joined = ensembles.load_ensemble(order)
+        assert joined.trained_spacing_mm == {"breast": pytest.approx(0.6), "cta": 1.0}
+        assert not any(task.is_symmetric for task in joined.tasks)
 
 
 def test_one_model_is_no_ensemble(models):

@@ -70,6 +70,25 @@ def test_the_user_decides_then_the_header_then_the_values(
     assert excluded_classes(model, scan, options) == excluded
 
 
+@pytest.mark.parametrize(
+    ("modality", "given", "task", "excluded"),
+    [
+        ("PT", None, "organ", [3]),
+        ("MR", None, "organ", [3]),
+        ("CT", None, "organ", [3]),
+        ("MR", True, "organ", [3]),
+        ("MR", None, "vessels", [1, 2]),
+    ],
+)
+def test_no_voxel_gets_a_class_of_another_task_than_the_given_one_whatever_the_modality(
+    model, tmp_path, array, modality, given, task, excluded
+):
+    series = write_series(tmp_path / "series", array, np.eye(4), modality=modality)
+    options = Options(spacing_mm=1.0, is_ct=given, task=task)
+    scan = load_scan(model, series, options, 1e9)
+    assert excluded_classes(model, scan, options) == excluded
+
+
 def test_the_command_prints_and_stores_what_was_decided(model, tmp_path, array):
     series = write_series(tmp_path / "series", array, np.eye(4), modality="CT")
     nib.save(nib.Nifti1Image(array - 600, np.eye(4)), tmp_path / "scan.nii")

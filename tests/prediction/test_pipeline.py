@@ -433,7 +433,7 @@ def test_a_given_version_that_is_gone_ends_the_command(model, tmp_path):
 
 
 def state_of(path, options, model):
-    return made_from(describe_scan_files(path), model.model_id, "float32", options.deciding())
+    return made_from(describe_scan_files(path), model.identify(), "float32", options.deciding())
 
 
 def test_a_scan_that_changes_while_it_is_computed_is_not_done(model, tmp_path):

@@ -39,9 +39,10 @@ def stem(tmp_path):
     return stem
 
 
-def wanted(scan, model_id="m", precision="float32", **options):
+def wanted(scan, model_id="m", precision="float32", check="c", **options):
+    model = {"model_id": model_id, "voxel_sizes_and_check": check}
     options = {"spacing_mm": None, **options}
-    return made_from(describe_scan_files(scan), model_id, precision, options)
+    return made_from(describe_scan_files(scan), model, precision, options)
 
 
 def test_the_same_again_is_done(stem, tmp_path):
@@ -50,7 +51,8 @@ def test_the_same_again_is_done(stem, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model_id": "n"}, {"precision": "bfloat16"}, {"spacing_mm": 1.0}]
+    "changes",
+    [{"model_id": "n"}, {"precision": "bfloat16"}, {"spacing_mm": 1.0}, {"check": "d"}],
 )
 def test_another_model_or_option_is_not(stem, tmp_path, changes):
     assert not is_done(stem, wanted(tmp_path / "scan.nii", **changes))

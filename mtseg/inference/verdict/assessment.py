@@ -52,6 +52,8 @@ class Assessment:
         confidence: class name -> mean probability of the class over the voxels that the decision
             rule gives it, for the classes that were found.
         given_task: the task that the user named; None if the network decided.
+        likeliest_task: the task of most voxels by their most probable class, if no operating point
+            is heeded and no task excluded; None if that is background for all.
         not_assessed: why the scan could not be compared; empty if it was.
         score: see `mtseg.inference.verdict.reference`; None if the scan was not assessed.
         threshold: a higher score is a warning; None likewise.
@@ -65,6 +67,7 @@ class Assessment:
     other_tasks_share: float
     confidence: dict[str, float] = dataclasses.field(default_factory=dict)
     given_task: str | None = None
+    likeliest_task: str | None = None
     not_assessed: str = ""
     score: float | None = None
     threshold: float | None = None
@@ -94,14 +97,17 @@ class Assessment:
     def describe(self) -> str:
         """As what the scan was recognised, and how sure that is."""
         confidence = f"confidence {self.mean_confidence:.2f}"
+        likeliest = self.likeliest_task
+        if None not in (likeliest, self.given_task) and likeliest != self.given_task:
+            return (
+                f"recognised as {likeliest} ({confidence}), but --task {self.given_task} was given"
+            )
         if self.task is None:
             return f"background only, {confidence}"
         labelled = sum(self.task_shares.values())
         share = 100 * self.task_shares[self.task] / labelled
         shown = f"{min(share, 99.9):.1f}" if self.other_tasks_share else "100"
-        found = f"recognised as {self.task} ({shown} % of labelled voxels, {confidence})"
-        is_other = self.given_task not in (None, self.task)
-        return f"{found}, but --task {self.given_task} was given" if is_other else found
+        return f"recognised as {self.task} ({shown} % of labelled voxels, {confidence})"
 
     def describe_confidence(self) -> str:
         """The confidence of each structure that was found; empty if none was."""
@@ -158,14 +164,12 @@ def assess(
     names = list(class_names)
     if not names:
         names = ["background", *(f"class {number}" for number in range(1, len(class_task)))]
-    task_shares: dict[str, float] = {}
-    for name, share in zip(class_task, statistics.shares, strict=True):
-        if name is not None:
-            task_shares[name] = task_shares.get(name, 0.0) + float(share)
-    task = max(task_shares, key=lambda name: task_shares[name])
+    # The task is that of the labels; the check compares what the network finds by itself.
+    task_shares = _share_tasks(class_task, statistics if decided is None else decided)
+    task = _most_frequent(task_shares)
     of_classes = [] if decided is None else decided.class_confidence
     verdict = Assessment(
-        task=task if task_shares[task] > 0 else None,
+        task=task,
         task_shares=task_shares,
         mean_confidence=statistics.mean_confidence,
         other_tasks_share=sum(share for name, share in task_shares.items() if name != task),
@@ -175,6 +179,7 @@ def assess(
             if value is not None
         },
         given_task=given_task,
+        likeliest_task=_most_frequent(_share_tasks(class_task, statistics)),
     )
     if check is None:
         reason = "the model has no check, because it was evaluated on too few scans"
@@ -211,6 +216,21 @@ def assess(
         closest_task=closest,
         features=tuple(features),
     )
+
+
+def _share_tasks(class_task: Sequence[str | None], statistics: ScanStatistics) -> dict[str, float]:
+    """Task name -> share of the foreground voxels with one of its classes."""
+    task_shares: dict[str, float] = {}
+    for name, share in zip(class_task, statistics.shares, strict=True):
+        if name is not None:
+            task_shares[name] = task_shares.get(name, 0.0) + float(share)
+    return task_shares
+
+
+def _most_frequent(task_shares: Mapping[str, float]) -> str | None:
+    """The task of most voxels; None if no voxel has one."""
+    task = max(task_shares, key=lambda name: task_shares[name])
+    return task if task_shares[task] > 0 else None
 
 
 def _is_like_trained(spacing_mm: float | None, trained_mm: float | None) -> bool:
