@@ -14,7 +14,12 @@ from mtseg.inference.engines.averaging import MeanNetwork, Network, require_symm
 from mtseg.inference.engines.choice import choose_engine
 from mtseg.models.ensembles import mean_point, require_same_classes
 from mtseg.network.folding import fold_to_arrays
-from mtseg.provenance.training_data import list_changes, read_training_data, refuse_training_scans
+from mtseg.provenance.training_data import (
+    list_changes,
+    read_all_training_data,
+    read_training_data,
+    refuse_training_scans,
+)
 from mtseg.records.reading import count_scans, read_fingerprints
 from mtseg.runs.manifest import PACKAGED, WEIGHTS
 from mtseg.runs.unevaluated import read_unevaluated
@@ -79,15 +84,16 @@ def evaluate_trained(
         splits |= {held_out.curves, held_out.final} - {"train"}
     scored, lines = read_fingerprints(data_dir, label_space, "volumes")
     for path in paths:
-        trained_on = read_training_data(path)
-        if trained_on is not None:
-            lines += list_changes(path, trained_on, scored)
-            if not may_score_training_scans:
-                refuse_training_scans(path, trained_on, scored, sorted(splits))
-        elif not may_score_training_scans:
+        lines += list_changes(path, read_training_data(path) or [], scored)
+        if may_score_training_scans:
+            continue
+        known, is_all = read_all_training_data(path)
+        refuse_training_scans(path, known, scored, sorted(splits))
+        if not is_all:
+            it = "the network that it started from" if known else "it"
             lines.append(
-                f"{path}: does not say what it was trained on, as a run does. If it was trained on "
-                "scans that are scored, their figures are too good."
+                f"{path}: does not say what {it} was trained on, as a run does. If it was trained "
+                "on scans that are scored, their figures are too good."
             )
     for line in dict.fromkeys(lines):
         on_note(line)

@@ -41,8 +41,8 @@ from mtseg.tasks.task import IGNORED
 def compute_class_priors(data_dir: str, selection: TaskSelection) -> npt.NDArray[np.float64]:
     """Computes how frequent each class of a task is in its training scans.
 
-    Scans with the ignore label count only if there are no others: their annotated part does not
-    have the classes in their natural frequencies.
+    Scans with the ignore label count only if the others lack a class that they have: their
+    annotated part does not have the classes in their natural frequencies.
 
     Args:
         data_dir: folder of prepared records.
@@ -63,7 +63,9 @@ def compute_class_priors(data_dir: str, selection: TaskSelection) -> npt.NDArray
         is_known = classes != IGNORED
         counts = of_complete if is_known.all() else of_partial
         counts += np.bincount(classes[is_known], minlength=num_classes)
-    counts = np.maximum(of_complete if of_complete.any() else of_partial, 1)
+    if (of_partial[of_complete == 0] > 0).any():
+        of_complete += of_partial
+    counts = np.maximum(of_complete, 1)
     priors: npt.NDArray[np.float64] = counts / counts.sum()
     return priors
 

@@ -293,19 +293,13 @@ def start_tensorflow(devices: str | None, *, is_one: bool = True) -> None:
         is_one: whether only one GPU computes.
 
     Raises:
-        InputError: if there are no such devices, or TensorFlow cannot be imported.
+        InputError: if there are no such devices, or TensorFlow is not installed.
     """
     from mtseg.system.devices import choose_devices, describe_devices
     from mtseg.system.quiet_tensorflow import import_tensorflow
 
-    try:
-        import_tensorflow()
-        choose_devices(devices, is_one=is_one)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} cannot be imported. Install it: only mtseg-train with KERAS_BACKEND=jax "
-            "does without."
-        ) from error
+    import_tensorflow()
+    choose_devices(devices, is_one=is_one)
     print(f"Computing on {describe_devices(are_all=not is_one)}.", flush=True)
 
 

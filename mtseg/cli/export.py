@@ -12,7 +12,7 @@ from mtseg.cli.command import (
     run,
 )
 from mtseg.errors import InputError
-from mtseg.runs.manifest import require_trained
+from mtseg.runs.manifest import WEIGHTS, packaged_models, require_trained
 from mtseg.serving.address import MODEL_NAME
 from mtseg.system.devices import choose_devices
 from mtseg.system.quiet_tensorflow import import_tensorflow
@@ -97,7 +97,13 @@ def _export(argv: list[str]) -> int:
         raise InputError("--serving: TensorFlow Serving takes no other --format than savedmodel.")
     if arguments.int8 and arguments.format != "weights":
         raise InputError("--int8 goes with --format weights: OpenVINO computes no other.")
-    require_trained(Path(arguments.workdir))
+    workdir = Path(arguments.workdir)
+    if arguments.workdir in packaged_models() or (workdir / WEIGHTS).is_file():
+        raise InputError(
+            f"{arguments.workdir}: is a model, not a run. Give the --workdir of mtseg-train: only "
+            "a run can be exported."
+        )
+    require_trained(workdir)
     import_tensorflow()
     choose_devices(None)
     if arguments.serving is not None:

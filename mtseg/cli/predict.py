@@ -39,8 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
         "predict",
         description="Segment scans. The network recognises modality and anatomy; each label file "
         "is on the grid of its scan.",
-        epilog="Exit codes: 0 all scans are segmented; 1 a defect of mtseg; 2 wrong usage, or no "
-        "scan could be segmented; 3 some of several scans could not be segmented; 4 all were "
+        epilog="Exit codes: 0 all scans are segmented; 1 a defect of mtseg; 2 wrong usage, the "
+        "server was lost, or no scan could be segmented; 3 some of several could not; 4 all were "
         "segmented, and --strict withheld the labels of at least one; 130 interrupted.",
     )
     parser.add_argument(
@@ -145,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="segment scans again that have results of this model and these options",
+        help="segment scans again that have results; replaces any files of their names",
     )
     jobs = parser.add_argument_group("for several jobs that share the scans")
     add_part_flags(jobs)

@@ -52,7 +52,8 @@ def add_training_flags(
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="folder of prepared records (default: mtseg_data, where missing phantoms are made)",
+        help="folder of prepared records, which must be there (default: mtseg_data, with --preset "
+        "demo mtseg_data_demo; there, missing phantoms are made)",
     )
     add_devices_flag(parser)
     for name, setting in settings().items():

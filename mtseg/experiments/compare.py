@@ -15,7 +15,7 @@ from typing import Any
 from mtseg.evaluation.statistics import CONFIDENCE, MARGIN, compare, mean_over_classes
 from mtseg.experiments.plan import SCHEMA
 from mtseg.experiments.results import Result
-from mtseg.sources.splits import group_persons, person_in
+from mtseg.sources.splits import group_by_name, group_persons, person_in
 from mtseg.system.text_table import format_table
 from mtseg.tasks.label_space import parse_tasks
 
@@ -85,6 +85,13 @@ def _compare_pair(single: Sequence[Result], other: Sequence[Result]) -> Iterator
         }
 
 
+def mean_dice_of_scans(result: Result, task: str) -> float | None:
+    """Mean over the scans of a task of each scan's mean over its classes; None if undefined."""
+    names = [name for class_task, name in result.evaluation.classes if class_task == task]
+    of_classes = [result.evaluation.values(task, name, "dice") for name in names]
+    return _mean([mean_over_classes(of_classes)])
+
+
 def _find_persons(result: Result, task: str) -> dict[str, str]:
     """Scan -> person, as far as the task file and the layouts of its sources say it."""
     (selection,) = (
@@ -96,7 +103,10 @@ def _find_persons(result: Result, task: str) -> dict[str, str]:
         labels = selection.task.source(source)
         prefix = "" if len(selection.sources) == 1 else f"{source}/"
         names = [scan.removeprefix(prefix) for scan in scans if scan.startswith(prefix)]
-        for name, first in group_persons(names, labels.split.same_person).items():
+        # As `choose_split` does, with those whom the task file names beyond the scored scans.
+        known = {*names, *(name for group in labels.split.same_person for name in group)}
+        groups = (*labels.split.same_person, *group_by_name(sorted(known), labels))
+        for name, first in group_persons(names, groups).items():
             persons[prefix + name] = prefix + person_in(first, labels)
     return persons
 

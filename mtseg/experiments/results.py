@@ -53,7 +53,7 @@ def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
     """
     plan = read_plan(path)
     if plan is None:
-        raise InputError(f"{path}: has no experiments. Run: mtseg-experiments --out {path}")
+        raise InputError(f"{path}: has no experiments. Give the --out of mtseg-experiments.")
     results = []
     config = plan[0] if data_dir is None else dataclasses.replace(plan[0], data_dir=data_dir)
     for experiment in plan_experiments(config):
@@ -84,16 +84,20 @@ def to_csv(results: Sequence[Result]) -> str:
 
     Returns:
         A line per value. `minibatch` is empty for values after the last mini-batch. Lines of
-        earlier evaluations hold mean Dice over the scans; their `subject` is `all`.
+        earlier evaluations hold mean Dice over the scans; their `subject` is `all`, and their
+        `metric` is `dice`, or `validation_dice` if they scored other scans than the last one.
     """
     rows = []
     for result in results:
-        name = result.experiment.name
-        for point in result.curve[:-1]:
+        name, scored = result.experiment.name, result.evaluation.split
+        *earlier, last = result.curve
+        for point in result.curve if last.get("split", "test") != scored else earlier:
+            split = point.get("split", "test")
+            metric = "dice" if split == scored else f"{split}_dice"
             for key, value in point["dice"].items():
                 task, class_name = key.split("/")
                 rows.append(
-                    (name, point["minibatch"], task, class_name, "all", "dice", _csv_field(value))
+                    (name, point["minibatch"], task, class_name, "all", metric, _csv_field(value))
                 )
         for row in result.evaluation.rows:
             value = _csv_field(row.value)

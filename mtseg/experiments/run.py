@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 
 from mtseg.errors import InputError
+from mtseg.evaluation.held_out import choose_held_out
 from mtseg.experiments.compare import compare_networks
 from mtseg.experiments.plan import (
     COMPARISON,
@@ -56,8 +57,11 @@ def run_experiments(
             network diverges, or the folder has experiments of another configuration or of other
             data, is in use by another command, or cannot be written.
     """
+    label_space = parse_tasks(config.tasks)
+    require_scans(config.data_dir, label_space, "test")  # networks are compared there
+    # Before the first network is trained: the one for all tasks may not have scans for its curves.
+    choose_held_out(config.data_dir, label_space, config.curves_on)
     experiments = plan_experiments(config)
-    require_scans(config.data_dir, parse_tasks(config.tasks), "test")  # networks are compared there
     in_use = f"{path}: another command runs experiments here. Wait for it."
     with contextlib.ExitStack() as lock:
         with writing_to(path, WRITE_REMEDY):

@@ -74,7 +74,8 @@ class StoredExperiments:
         self._results = read_results(path, data_dir)
         if not self._results:
             raise InputError(
-                f"{path}: no experiment is finished. Run: mtseg-experiments --out {path}"
+                f"{path}: no experiment is finished. Rerun the mtseg-experiments command that made "
+                "it."
             )
         selections: dict[str, TaskSelection] = {}
         for result in self._results:

@@ -9,8 +9,8 @@
 `mtseg.models.signatures` lists the signatures. `mtseg-predict` computes tiles (by `segment_tile`
 here, by `tile_probabilities` on a server), so that it can choose precision and memory.
 
-Weights only, without TensorFlow's graphs, take 10 % of the space and serve `mtseg-predict` and
-`mtseg-evaluate`:
+Weights only, without TensorFlow's graphs, take about a quarter of the space and serve
+`mtseg-predict` and `mtseg-evaluate`:
 
     OUT/model.weights.h5
     OUT/manifest.json

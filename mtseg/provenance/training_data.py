@@ -1,7 +1,8 @@
 """What is checked when training starts, and what a run remembers of its data.
 
 The folder of a run has `training_data.json`. From it follows whether a resumed run still has the
-data that it began with, and whether a scan that is to be scored was trained on.
+data that it began with, and whether a scan that is to be scored was trained on, by this run or by
+one that it started from.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mtseg.errors import InputError
 from mtseg.provenance.differences import (
@@ -135,18 +137,25 @@ def list_stale(prints: Sequence[Fingerprint], tasks: Sequence[Task]) -> list[str
     return lines
 
 
-def write_training_data(workdir: Path, prints: Sequence[Fingerprint]) -> None:
+def write_training_data(
+    workdir: Path,
+    prints: Sequence[Fingerprint],
+    earlier: Sequence[Fingerprint] | None = (),
+) -> None:
     """Writes what a run is trained on, or compares it with what the run there was trained on.
 
     Args:
         workdir: folder of the run.
         prints: of the records that it is trained on; those without a fingerprint are left out.
+        earlier: of those that the network was trained on from which a new run starts; None if
+            that is not known, empty if it starts at random. A run there keeps its own.
 
     Raises:
         InputError: if the run began with other training subjects, or they were prepared otherwise.
         OSError: if the file cannot be written.
     """
-    stored = read_training_data(workdir) or []
+    content = _read(workdir) or _Content([], None if earlier is None else list(earlier))
+    stored = content.records
     before = {print_.spec: print_ for print_ in stored}
     texts = [
         f"{print_.spec}: {'; '.join(list_differences(before[print_.spec], print_))}"
@@ -159,7 +168,9 @@ def write_training_data(workdir: Path, prints: Sequence[Fingerprint]) -> None:
             "again to resume the run, or use another --workdir."
         )
     if new := [print_ for print_ in prints if print_.spec not in before]:
-        write_json(workdir / TRAINING_DATA, {"records": [p.to_json() for p in [*stored, *new]]})
+        known = None if content.earlier is None else [p.to_json() for p in content.earlier]
+        records = [p.to_json() for p in [*stored, *new]]
+        write_json(workdir / TRAINING_DATA, {"records": records, "started_from": known})
 
 
 def _are_alike(before: Fingerprint, now: Fingerprint, splits: Sequence[str]) -> bool:
@@ -175,25 +186,89 @@ def _are_alike(before: Fingerprint, now: Fingerprint, splits: Sequence[str]) -> 
     return ours.content == theirs.content and not subject_differences(ours, theirs)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """What the file has; the arguments of `write_training_data` say more."""
+
+    records: list[Fingerprint]
+    earlier: list[Fingerprint] | None
+
+
 def read_training_data(workdir: Path) -> list[Fingerprint] | None:
     """What a run was trained on; None if it does not remember, as runs of earlier versions.
 
     Raises:
         InputError: if the file cannot be read.
     """
+    content = _read(workdir)
+    return None if content is None else content.records
+
+
+def read_all_training_data(workdir: Path) -> tuple[list[Fingerprint], bool]:
+    """What a run, and the networks that it started from, were trained on.
+
+    Returns:
+        What is known of it, and whether that is all.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    content = _read(workdir)
+    if content is None:
+        return [], False
+    return [*content.records, *(content.earlier or [])], content.earlier is not None
+
+
+def _read(workdir: Path) -> _Content | None:
     path = workdir / TRAINING_DATA
+
+    def parse(prints: Any) -> list[Fingerprint]:
+        return [Fingerprint.from_json(print_) for print_ in prints]
+
     try:
         stored = parse_json(path.read_text(encoding="utf-8"))
-        return [Fingerprint.from_json(print_) for print_ in stored["records"]]
+        earlier = stored.get("started_from", [])
+        return _Content(parse(stored["records"]), None if earlier is None else parse(earlier))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: cannot be read, so it is not known what the run was trained on. Restore it, "
             "or remove it to go on without."
         ) from error
+
+
+def check_earlier_data(
+    name: str,
+    earlier: Sequence[Fingerprint] | None,
+    scored: Sequence[Fingerprint],
+    splits: Sequence[str],
+) -> list[str]:
+    """Whether a run scores scans that the network was trained on from which it starts.
+
+    Args:
+        name: of that network, for the line.
+        earlier: what it was trained on; None if that is not known.
+        scored: of the volumes that are scored.
+        splits: the splits that are scored.
+
+    Returns:
+        A line if it does, or may do so.
+    """
+    if earlier is None:
+        return [
+            f"--init-from: {name} does not say what it was trained on. If it was trained on scans "
+            "that are scored here, their figures are too good."
+        ]
+    if found := find_same_scans(earlier, scored, splits):
+        return [
+            f"Warning: --init-from: {name} was trained on scans that are scored here: "
+            f"{show_same_scans(found)}. Their figures are too good, and so is what is chosen by "
+            "them: best weights and operating points."
+        ]
+    return []
 
 
 def refuse_training_scans(
@@ -208,7 +283,7 @@ def refuse_training_scans(
 
     Args:
         workdir: folder of the run.
-        trained: from `read_training_data`.
+        trained: from `read_all_training_data`.
         scored: of the records whose scans are to be scored.
         splits: the splits that are scored.
 

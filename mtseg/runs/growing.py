@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.provenance.fingerprint import Fingerprint
+from mtseg.provenance.training_data import read_all_training_data
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.manifest import locate_model
 from mtseg.runs.weights import TrainedModel, load_trained
@@ -41,6 +44,12 @@ def load_initial(config: TrainConfig) -> TrainedModel | None:
         return load_trained(locate_model(config.init_from))
     except InputError as error:
         raise InputError(f"--init-from: {error}") from error
+
+
+def read_initial_data(name: str) -> list[Fingerprint] | None:
+    """What the network that `--init-from` names was trained on; None if not all of it is known."""
+    known, is_all = read_all_training_data(Path(locate_model(name)))
+    return known if is_all else None
 
 
 def start_from(

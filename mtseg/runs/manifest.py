@@ -104,8 +104,8 @@ def require_trained(path: Path) -> None:
         raise InputError(f"{path}: no such folder. Give the --workdir of mtseg-train.")
     if not any((path / name).is_file() for name in (WEIGHTS, CONFIG)):
         raise InputError(
-            f"{path}: is not the folder of a training run ({CONFIG} is missing). Give the "
-            "--workdir of mtseg-train."
+            f"{path}: is neither the folder of a training run ({CONFIG} is missing) nor a model "
+            "that was exported with --format weights. Give the --workdir of mtseg-train."
         )
 
 

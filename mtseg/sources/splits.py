@@ -113,11 +113,8 @@ def choose_split(
             or validation subjects are listed and asked for.
     """
     rule = rule or ValidationRule()
-    names_of: dict[str, list[str]] = {}
-    for files in found.subjects:
-        names_of.setdefault(person_in(files.name, labels), []).append(files.name)
     used = [files for files in found.subjects if files.name not in labels.split.leave_out]
-    groups = tuple(tuple(names) for names in names_of.values() if len(names) > 1)
+    groups = group_by_name([files.name for files in found.subjects], labels)
     split = replace(labels.split, same_person=(*labels.split.same_person, *groups))
     path, origin = folder, "the task file"
     folds = folder / FOLDS_FILE
@@ -189,6 +186,14 @@ def person_in(name: str, labels: LabelSource) -> str:
     before = of_layout.person_before if of_layout and not labels.images else ""
     before = before or labels.split.person_before
     return (name.split(before)[0] or name) if before else name
+
+
+def group_by_name(names: Sequence[str], labels: LabelSource) -> tuple[tuple[str, ...], ...]:
+    """The subjects that are one person by their names; see `person_in`."""
+    names_of: dict[str, list[str]] = {}
+    for name in names:
+        names_of.setdefault(person_in(name, labels), []).append(name)
+    return tuple(tuple(of_person) for of_person in names_of.values() if len(of_person) > 1)
 
 
 def group_persons(names: Sequence[str], same_person: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -6,6 +6,7 @@ Inference asks how much memory it may use. `mtseg.system.devices` knows the GPUs
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
@@ -185,3 +186,11 @@ def _bfloat16_flags(cpuinfo: Path) -> set[str]:
         return _BFLOAT16_FLAGS & set(cpuinfo.read_text().split())
     except OSError:  # not Linux
         return set()
+
+
+def can_import(package: str) -> bool:
+    """Whether a package can be imported, as far as can be said without doing so."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # its import is blocked
+        return False

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+from mtseg.errors import InputError
+from mtseg.system.hardware import can_import
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow without its log lines, which would hide what a command prints.
@@ -13,7 +16,15 @@ def import_tensorflow() -> None:
     Native code writes them before it reads any log level, so standard error is redirected during
     the import. Errors still arrive as exceptions. If the environment variable
     `TF_CPP_MIN_LOG_LEVEL` asks for information or warnings (0 or 1), the lines are shown.
+
+    Raises:
+        InputError: if it is not installed.
     """
+    if not can_import("tensorflow"):
+        raise InputError(
+            "TensorFlow is not installed, and this command needs it. Install it: pip install "
+            "tensorflow"
+        )
     if "KERAS_BACKEND" in os.environ:
         os.environ["KERAS_BACKEND"] = "tensorflow"
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):

@@ -22,10 +22,11 @@ from mtseg.batches.logit_adjustment import compute_logit_adjustment
 from mtseg.batches.pipeline import open_balanced_samples
 from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
-from mtseg.provenance.training_data import write_training_data
-from mtseg.records.reading import check_training_records, read_members
+from mtseg.provenance.fingerprint import Fingerprint
+from mtseg.provenance.training_data import check_earlier_data, write_training_data
+from mtseg.records.reading import check_training_records, read_fingerprints, read_members
 from mtseg.runs.config import TrainConfig
-from mtseg.runs.growing import load_initial, start_from
+from mtseg.runs.growing import load_initial, read_initial_data, start_from
 from mtseg.runs.optimizers import MUON_RULE
 from mtseg.runs.weights import TrainedModel
 from mtseg.runs.workdir import SPLITS, remove_diverged, write_config, write_diverged
@@ -154,6 +155,7 @@ class _Run:
         )
         # A run that is resumed does not need the network that it started from.
         self._initial = None if self._checkpoints.steps() else load_initial(config)
+        earlier = self._check_initial(lines) if self._initial else []
         self._samples = open_balanced_samples(
             config.data_dir,
             label_space,
@@ -179,7 +181,7 @@ class _Run:
                 )
                 if changed := write_config(workdir, config, label_space):
                     self.say(changed)
-                write_training_data(workdir, trained)
+                write_training_data(workdir, trained, earlier)
                 self._write_splits(label_space)
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
@@ -200,6 +202,15 @@ class _Run:
                 is_complete=is_complete,
                 callbacks=self.callbacks,
             )
+
+    def _check_initial(self, lines: list[str]) -> list[Fingerprint] | None:
+        """What the network that is started from was trained on; adds a line if that is scored."""
+        name, held_out = self._config.init_from, self._held_out
+        earlier = read_initial_data(name)
+        scored, _ = read_fingerprints(self._config.data_dir, self._label_space, "volumes")
+        splits = sorted({held_out.curves, held_out.final} - {"train"})
+        lines += check_earlier_data(name, earlier, scored, splits)
+        return earlier
 
     @functools.cached_property
     def _adjustment(self) -> npt.NDArray[np.float32]:

@@ -47,7 +47,8 @@ from mtseg.training.tensorboard import TensorBoard
 class Evaluator:
     """Scores scans during training, and writes what belongs to an evaluation.
 
-    The network is evaluated as it will be used: in float32, whatever the precision of training.
+    The network is evaluated as it will be used: in the fastest precision that has float32's range
+    on the device at hand, whatever the precision of training.
 
     Args:
         config: configuration of the run.

@@ -270,7 +270,7 @@ def _write_shortcuts(arguments: argparse.Namespace) -> list[Path]:
     places = [Path(sys.argv[0]).parent, Path(sysconfig.get_path("scripts"))]
     commands = [path for place in places if (path := place.absolute() / _SCRIPT).is_file()]
     if not commands:
-        raise InputError(f"{_SCRIPT}: is not installed as a command. Install it: pip install mtseg")
+        raise InputError(f"{_SCRIPT}: is not installed as a command. Install mtseg with pip.")
     command = [str(commands[0])]
     if arguments.model is not None:
         command += ["--model", str(Path(arguments.model).absolute())]

@@ -6,6 +6,7 @@ import pytest
 from mtseg.batches import logit_adjustment
 from mtseg.sources.subject import PreparedSubject
 from mtseg.tasks.label_space import parse_tasks
+from mtseg.tasks.task import IGNORED
 
 
 def prepare(monkeypatch, **maps):
@@ -27,6 +28,22 @@ def test_natural_shares_count_foreground_voxels(monkeypatch):
     np.testing.assert_allclose(logit_adjustment.compute_class_priors("data", breast), [0.5, 0.5])
     # One foreground voxel, an artery: background is taken to occur once.
     np.testing.assert_allclose(logit_adjustment.compute_class_priors("data", cta), [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("complete", "muscle"),
+    [
+        # Of the partial scan, a voxel of each class is known and one is not.
+        ([0, 1, 0, 0, 0, 0], 1 / 5),
+        ([0, 0, 0, 0, 0, 0], 1 / 7),
+    ],
+)
+def test_partly_annotated_scans_count_if_they_alone_have_a_class(monkeypatch, complete, muscle):
+    """Such as patients with uncertain borders of their lesions, beside people without lesions."""
+    prepare(monkeypatch, breast=[complete, [0, 1, IGNORED, 0]])
+    (breast,) = parse_tasks("breast").selections
+    priors = logit_adjustment.compute_class_priors("data", breast)
+    np.testing.assert_allclose(priors, [1 - muscle, muscle])
 
 
 def test_the_shift_of_one_task_is_bayes_rule(monkeypatch):

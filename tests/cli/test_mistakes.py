@@ -1,5 +1,7 @@
 """Ten mistakes and more with each command: one line each, exit code 2, nothing is written."""
 
+import sys
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ MISTAKES = {
         ["empty", "--serving", "folder", "--format", "onnx"],
         ["empty", "--serving", "folder", "--keep", "0"], ["empty", "out", "--format", "tf"],
         ["empty", "out", "--wieghts", "best"], ["empty", "out", "--name", "a"],
-        ["empty", "out", "--int8"],
+        ["empty", "out", "--int8"], ["packaged", "out"], ["research", "--serving", "folder"],
     ],
     "experiments": [
         ["--num-parts", "2", "--part-id", "2"], ["--num-parts", "0"], ["--minutes", "0"],
@@ -137,3 +139,25 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("prepare", ["breast", "--data-dir", "data", "--num-processes", "1"]),
+        ("train", ["--preset", "demo", "--tasks", "breast"]),
+        ("export", ["run", "out"]),
+        ("evaluate", ["run"]),
+    ],
+)
+def test_a_command_that_needs_tensorflow_says_so(
+    command, arguments, random_run, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(random_run[0])
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert main([command, *arguments]) == 2
+    (line,) = filter(None, capfd.readouterr().err.splitlines())
+    assert line.startswith("error: TensorFlow is not installed")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,12 +16,13 @@ from PIL import Image
 
 import mtseg
 from mtseg.errors import InputError
-from mtseg.evaluation.results import Row
-from mtseg.experiments.compare import _find_persons
+from mtseg.evaluation.results import Evaluation, Row
+from mtseg.experiments.compare import _find_persons, compare_networks
 from mtseg.experiments.plan import label_of
 from mtseg.experiments.report.comparisons import learning_curve_section
 from mtseg.experiments.report.contents import TITLE, make_report
 from mtseg.experiments.report.cross_task import unlabelled_blocks
+from mtseg.experiments.report.details import paper_section
 from mtseg.experiments.report.figures import confusion_percent, dice_distributions, segmentations
 from mtseg.experiments.report.page import (
     Code,
@@ -33,9 +35,11 @@ from mtseg.experiments.report.page import (
     to_markdown,
 )
 from mtseg.experiments.report.slice_viewer import slice_viewer
+from mtseg.experiments.report.summary import summary_section
 from mtseg.experiments.results import read_results, to_csv
 from mtseg.experiments.unlabelled import UnlabelledScan
 from mtseg.provenance.software import source_commit
+from mtseg.tasks.task_file import shipped_path
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,25 @@ def test_the_summary_states_the_recorded_values(blocks):
     assert notes == ["A first note.", "A second note."]
 
 
+def test_networks_with_the_same_figures_have_the_same_mean_in_the_summary(results):
+    """Two scans have a class that ten others do not have, so means over classes come first."""
+    rows = [Row("brain", "all", "s0", "alien_share", 0.0)]
+    for scan in range(10):
+        rows.append(Row("brain", "white_matter", f"s{scan}", "dice", 0.9))
+        found = 0.5 if scan < 2 else None
+        rows.append(Row("brain", "grey_matter", f"s{scan}", "dice", found))
+    evaluation = Evaluation(tuple(rows), {})
+    same = [
+        dataclasses.replace(result, evaluation=evaluation)
+        for result in results
+        if "brain" in result.experiment.task_names
+    ]
+    (largest,) = (result for result in same if len(result.experiment.task_names) == 3)
+    (brain,) = (s for s in largest.label_space.selections if s.task.name == "brain")
+    _, paragraph = summary_section(same, largest, compare_networks(same), [brain], "")
+    assert "brain 0.860 (single-task network 0.860)" in paragraph.text
+
+
 def test_the_page_says_when_and_by_what_it_was_made(blocks):
     made = blocks[0].text
     assert str(datetime.date.today().year) in made
@@ -138,6 +161,19 @@ def test_the_sessions_of_a_bids_data_set_are_of_one_person():
     }  # fmt: skip
 
 
+def test_persons_are_joined_through_their_names_as_in_the_split(tmp_path):
+    """Two participants are one person, which one pair of their four sessions says."""
+    text = Path(shipped_path("brain")).read_text()
+    text += '[sources.bids.split]\nsame_person = [["sub-1_ses-b", "sub-2_ses-a"]]\n'
+    (tmp_path / "mine.toml").write_text(text)
+    names = ["sub-1_ses-a", "sub-1_ses-b", "sub-2_ses-a", "sub-2_ses-b"]
+    result = SimpleNamespace(
+        experiment=SimpleNamespace(config=SimpleNamespace(tasks=f"{tmp_path}/mine.toml:bids")),
+        evaluation=SimpleNamespace(rows=[Row("brain", "all", n, "alien_share", 0) for n in names]),
+    )
+    assert set(_find_persons(result, "brain").values()) == {"sub-1"}
+
+
 def test_a_scan_with_dollar_signs_in_its_name_is_drawn():
     labels = np.zeros((4, 5), np.uint8)
     example = (r"brain, $\frac$", np.zeros(labels.shape, np.float32), [("reference", labels)])
@@ -155,6 +191,13 @@ def test_the_cross_task_error_is_in_percent_of_the_voxels(blocks):
 def test_the_paper_is_compared_only_for_its_three_tasks(recorded, results, blocks):
     (paper,) = tables(blocks, "Comparison with the paper")
     assert ["mini-batches per task", "25,000 of 210", "40 of 210"] in paper.rows
+    largest = next(result for result in results if len(result.experiment.task_names) == 3)
+    brain, breast, cta = largest.label_space.selections
+    selections = [cta, dataclasses.replace(brain, sources=("phantom", "phantom")), breast]
+    _, table = paper_section(largest, selections)
+    # Each task has two training scans and a test scan or more; those of the brain count twice.
+    assert paper.rows[0][2] != table.rows[0][2]
+    assert table.rows[0][2].split(", ")[1:] == paper.rows[0][2].split(", ")[1:]
     two_tasks = [r for r in results if set(r.experiment.task_names) <= {"breast", "cta"}]
     headings = [b.text for b in make_report(two_tasks, recorded[0]) if isinstance(b, Heading)]
     assert "Comparison with the paper" not in headings
@@ -333,3 +376,12 @@ def test_the_csv_has_all_values_and_earlier_means(results):
     assert "cta,10,cta,coronary_arteries,all,dice,0.2225" in lines
     assert not [line for line in lines if line.startswith("cta,40,")]
     assert len([line for line in lines if line.startswith("cta,,") and ",dice," in line]) == 3
+
+
+def test_the_csv_tells_validation_scans_from_test_scans(results):
+    (result,) = (result for result in results if result.experiment.name == "cta")
+    curve = [point | {"split": "validation"} for point in result.curve]
+    lines = to_csv([dataclasses.replace(result, curve=curve)]).splitlines()
+    assert "cta,10,cta,coronary_arteries,all,validation_dice,0.2225" in lines
+    assert [line for line in lines if line.startswith("cta,40,")]
+    assert not [line for line in lines if ",all,dice," in line]

@@ -108,6 +108,20 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path):
         read_results(tmp_path / "elsewhere")
 
 
+def test_scans_for_learning_curves_are_looked_for_before_the_first_network_is_trained(
+    tiny_data, three_splits, tmp_path, monkeypatch
+):
+    """The breast has validation scans and the brain has none: the network for both is refused."""
+    both = tmp_path / "data"
+    shutil.copytree(tiny_data.data_dir, both)
+    shutil.rmtree(both / "mtseg_breast")
+    shutil.copytree(three_splits / "mtseg_breast", both / "mtseg_breast")
+    monkeypatch.setattr(run, "train_and_evaluate", None)
+    config = configure("fast", "brain,breast", str(both))
+    with pytest.raises(InputError, match="brain was prepared without"):
+        run.run_experiments(config, tmp_path / "out", "")
+
+
 class Counted(Progress):
     """Remembers what was counted as done before, and as done now."""
 

@@ -13,10 +13,13 @@ from mtseg.provenance.fingerprint import (
     make_fingerprint,
 )
 from mtseg.provenance.training_data import (
+    check_earlier_data,
     check_training_data,
     list_changes,
     list_record_changes,
     list_stale,
+    read_all_training_data,
+    refuse_training_scans,
     scored_checksum,
     write_training_data,
 )
@@ -99,6 +102,34 @@ def test_a_run_draws_from_the_shards_that_it_began_with(tmp_path):
     write_training_data(tmp_path, [TEST_CORRECTED])
     with pytest.raises(InputError, match="number of shards is 3, was the default"):
         write_training_data(tmp_path, [changed("settings", num_shards=3)])
+
+
+def test_a_run_remembers_what_the_networks_were_trained_on_that_it_started_from(tmp_path):
+    """Of fold 1 a network was trained on the scan that fold 2 tests."""
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir(), second.mkdir()
+    of_first = with_subjects(subject("s0"), subject("s1", "test"))
+    of_second = with_subjects(subject("s1"), subject("s0", "test"))
+    write_training_data(first, [of_first])
+    earlier, is_all = read_all_training_data(first)
+    assert is_all
+    assert check_earlier_data("1", earlier, [of_first], ["test"]) == []
+    (line,) = check_earlier_data("1", earlier, [of_second], ["test"])
+    assert line.startswith("Warning: --init-from: 1 was trained on scans that are scored here: s0")
+    write_training_data(second, [of_second], earlier)
+    for _ in range(2):
+        known, is_all = read_all_training_data(second)
+        assert is_all
+        with pytest.raises(InputError, match="was trained on scans that would be scored: s0"):
+            refuse_training_scans(second, known, [of_second], ["test"])
+        write_training_data(second, [of_second])  # as a resumed run does
+
+
+def test_what_a_start_does_not_know_is_not_taken_for_nothing(tmp_path):
+    assert read_all_training_data(tmp_path) == ([], False)
+    assert "does not say what it was trained on" in check_earlier_data("x", None, [BEFORE], [])[0]
+    write_training_data(tmp_path, [BEFORE], None)
+    assert read_all_training_data(tmp_path) == ([BEFORE], False)
 
 
 def test_records_of_another_version_are_named_where_the_scans_are_gone(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
 from mtseg.models.export import export_weights
+from mtseg.provenance.training_data import TRAINING_DATA, read_all_training_data
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.manifest import read_manifest
 from mtseg.runs.weights import load_trained
@@ -174,6 +175,7 @@ def train_mirrored(config, workdir):
 import tensorflow as tf
 from mtseg.evaluation.results import Evaluation
 from mtseg.training import reporting
+from mtseg.provenance.training_data import TRAINING_DATA, read_all_training_data
 from mtseg.runs.config import TrainConfig
 from mtseg.training.loop import train_and_evaluate
 
@@ -225,11 +227,16 @@ def test_a_run_starts_from_the_weights_of_another(
 ):
     """So slow a rate that a mini-batch moves no weight."""
     start, workdir = shutil.copytree(finished, tmp_path / "start"), tmp_path / "run"
+    (start / TRAINING_DATA).unlink()
     config = make_config(
         tiny_data, minibatches_per_task=1, learning_rate=1e-12, seed=5, init_from=str(start)
     )
     train_and_evaluate(config, workdir)
-    assert "Starting from the trained network breast:phantom." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Starting from the trained network breast:phantom." in printed
+    assert f"--init-from: {start} does not say what it was trained on." in printed
+    assert read_all_training_data(finished)[1]
+    assert not read_all_training_data(workdir)[1]
     started, trained = (load_trained(path).model for path in (workdir, finished))
     for one, other in zip(started.trainable_weights, trained.trainable_weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)

@@ -52,7 +52,9 @@ def make_report(
         InputError: if no experiment is finished, or its records or label maps are missing.
     """
     if not results:
-        raise InputError(f"{path}: no experiment is finished. Run: mtseg-experiments --out {path}")
+        raise InputError(
+            f"{path}: no experiment is finished. Rerun the mtseg-experiments command that made it."
+        )
     largest = largest_network(results)
     comparison = compare_networks(results)
     selections = parse_tasks(largest.experiment.config.tasks).selections

@@ -77,11 +77,13 @@ def paper_section(largest: Result, selections: Sequence[TaskSelection]) -> list[
     if names != {"brain", "breast", "cta"}:
         return []
     medians = {name: median_cross_task_percent(largest.evaluation, name) for name in sorted(names)}
-    sizes = [
-        count_scans(config.data_dir, selection, source)
+    sizes = {
+        selection.task.name: np.sum(
+            [count_scans(config.data_dir, selection, source) for source in selection.sources],
+            axis=0,
+        )
         for selection in selections
-        for source in selection.sources
-    ]
+    }
     return [
         Heading("Comparison with the paper"),
         Table(
@@ -90,7 +92,7 @@ def paper_section(largest: Result, selections: Sequence[TaskSelection]) -> list[
             ("", "paper", "this report"),
             [
                 ["training / test scans (brain, breast, cta)", "14/20, 14/20, 6/4",
-                 ", ".join(f"{train}/{test}" for train, _, test in sizes)],
+                 ", ".join(f"{sizes[name][0]}/{sizes[name][2]}" for name in sorted(names))],
                 ["mini-batches per task", f"{_PAPER_MINIBATCHES:,} of {_PAPER_BATCH_SIZE}",
                  f"{config.minibatches_per_task:,} of {config.global_batch_size}"],
                 ["samples per task", f"{_PAPER_MINIBATCHES * _PAPER_BATCH_SIZE:,}",
@@ -143,7 +145,7 @@ def run_section(results: Sequence[Result], path: Path) -> list[Block]:
             ("network", "mini-batches", "samples", "training", "samples/s"),
             rows,
         ),
-        Paragraph("; ".join([*dict.fromkeys(machines), f"precision {config.precision}."])),
+        Paragraph("; ".join([*dict.fromkeys(machines), f"trained in {config.precision}."])),
         Code("\n".join([*prepare, *(line for line in dict.fromkeys(commands) if line)])),
         Paragraph("Configuration of the network for all tasks:"),
         Code(config.to_json().strip()),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from mtseg.evaluation.statistics import MARGIN, MIN_SCANS
+from mtseg.experiments.compare import mean_dice_of_scans
 from mtseg.experiments.report.cross_task import median_cross_task_percent
 from mtseg.experiments.report.page import Block, Heading, Paragraph, Table
 from mtseg.experiments.results import Result
@@ -52,23 +51,22 @@ def _dice_sentence(
     selections: Sequence[TaskSelection],
 ) -> str:
     config = largest.experiment.config
-    single_task_dice = {
-        row["task"]: row["single"]
+    compared = {
+        row["task"]: row
         for row in comparison["rows"]
         if row["class"] == "all" and row["network"] == largest.experiment.name
     }
     reached = []
     for task in (selection.task.name for selection in selections):
-        means = [
-            mean
-            for name, mean in largest.evaluation.mean_dice().items()
-            if mean is not None and name.split("/")[0] == task
-        ]
-        if means:
-            single = single_task_dice.get(task)
+        row = compared.get(task, {"multiple": mean_dice_of_scans(largest, task), "single": None})
+        if row["multiple"] is not None:
             reached.append(
-                f"{task} {np.mean(means):.3f}"
-                + (f" (single-task network {single:.3f})" if single is not None else "")
+                f"{task} {row['multiple']:.3f}"
+                + (
+                    f" (single-task network {row['single']:.3f})"
+                    if row["single"] is not None
+                    else ""
+                )
             )
     count = f"{len(results)} networks were" if len(results) > 1 else "1 network was"
     return (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from mtseg.errors import InputError
 from mtseg.system.devices import num_cards
+from mtseg.system.hardware import can_import
 
 ENGINES = ("tensorflow", "openvino")
 """Names of the engines. TensorFlow is the reference, which computes every kind of model on every
@@ -47,6 +46,11 @@ def choose_engine(
                 "--precision int8: only OpenVINO computes in int8, on the processor. Leave out "
                 "--engine and --devices, or give another precision."
             )
+        if form != "weights":
+            raise InputError(
+                "--precision int8: is for models that were exported with --format weights; this "
+                f"one is a {form}. Export it so, or give another precision."
+            )
         wanted = "openvino"
     if wanted is not None:
         _require(wanted)
@@ -80,21 +84,13 @@ def choose_engine(
 
 def _require(engine: str) -> None:
     """Raises an InputError if an engine is not installed."""
-    missing = [name for name in _PACKAGES[engine] if not _can_import(name)]
+    missing = [name for name in _PACKAGES[engine] if not can_import(name)]
     if missing:
         raise InputError(
-            f"--engine {engine}: needs packages that are not installed: pip install "
+            f"the engine {engine} needs packages that are not installed: pip install "
             f"{' '.join(missing)}"
         )
 
 
 def _is_installed(engine: str) -> bool:
-    return all(map(_can_import, _PACKAGES[engine]))
-
-
-def _can_import(package: str) -> bool:
-    """Whether a package can be imported, as far as can be said without doing so."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ValueError:  # its import is blocked
-        return False
+    return all(map(can_import, _PACKAGES[engine]))
