@@ -97,7 +97,9 @@ def weights_of(workdir):
 
 
 @pytest.mark.promise("exact resume")
-def test_a_run_that_is_killed_five_times_has_the_weights_of_one_that_is_not(tiny_data, tmp_path):
+def test_a_run_that_is_killed_again_and_again_has_the_weights_of_one_that_is_not(
+    tiny_data, tmp_path, pytestconfig
+):
     def command(name):
         return [*flags(tiny_data, tmp_path / name), "--deterministic"]
 
@@ -105,7 +107,7 @@ def test_a_run_that_is_killed_five_times_has_the_weights_of_one_that_is_not(tiny
     rng = np.random.default_rng()
     for kill in (WHILE_A_CHECKPOINT_IS_WRITTEN, DURING_AN_EVALUATION, WHILE_AN_OLD_ONE_IS_DELETED):
         assert Command(command("killed"), kill).finish()[0] == -signal.SIGKILL
-    for _ in range(2):
+    for _ in range(2 if pytestconfig.getoption("--thorough") else 0):
         killed = Command(command("killed"))
         time.sleep(rng.uniform(1, 8))
         killed.kill()
@@ -134,6 +136,7 @@ mount -o remount,rw,size=100m "$0"; "$@"; echo "room again: $?"
 """
 
 
+@pytest.mark.thorough  # a disk that is full is in tests/training
 @pytest.mark.promise("scarcity is one line")
 def test_a_full_disk_and_one_that_cannot_be_written_are_one_line_and_the_run_goes_on(
     tiny_data, tmp_path
@@ -206,8 +209,9 @@ def test_two_workers_are_one_device(tiny_data, tmp_path):
         assert one[step] == pytest.approx(two[step], abs=1e-5)
 
 
+@pytest.mark.thorough  # the message is that of the full disk below
 @pytest.mark.promise("goes on after a kill")
-@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.thorough), 1])
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
     tiny_data, tmp_path, lost
 ):

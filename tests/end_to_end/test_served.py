@@ -170,11 +170,12 @@ def assert_parity(front, local, scans, scheme, out):
 
 
 @pytest.mark.parametrize("scheme", ["grpc", pytest.param("http", marks=pytest.mark.thorough)])
-def test_served_in_tiles_the_labels_are_the_local_models(front, local, scans, scheme, tmp_path):
-    # Tiles do not depend on the protocol: over HTTP one scan, of several tiles, is enough. The
-    # command below has the scans of the other tasks.
-    few = {"grpc": scans[2:], "http": scans[2:3]}
-    assert_parity(front, local, few[scheme], scheme, tmp_path)
+def test_served_in_tiles_the_labels_are_the_local_models(
+    front, local, scans, scheme, tmp_path, pytestconfig
+):
+    # One scan of several tiles is enough. The command below has the scans of the other tasks.
+    few = scans[2:] if pytestconfig.getoption("--thorough") else scans[2:3]
+    assert_parity(front, local, few, scheme, tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])

@@ -105,10 +105,10 @@ def let_be(forked_for, places, tmp_path_factory):
     return run
 
 
-IN_BRIEF = "prepare", "evaluate", "predict"
+IN_BRIEF = "prepare", "predict"
 """Killed in every run of the tests. The rest is left to a thorough run: training and experiments
 are killed in `tests/end_to_end` too; many scans, and those that a server computes, are written as
-one is; what is exported appears by one rename."""
+one is; figures appear by one rename, and so does what is exported."""
 
 
 @pytest.mark.parametrize(

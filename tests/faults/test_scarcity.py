@@ -162,6 +162,7 @@ def test_a_help_that_nobody_reads(command):
     assert result.stderr == ""
 
 
+@pytest.mark.thorough
 def test_little_memory_is_what_a_scan_is_divided_for(places, tmp_path):
     """The address space is limited as `ulimit -v` and batch systems do it."""
     import nibabel as nib

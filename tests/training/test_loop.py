@@ -244,7 +244,9 @@ def test_a_run_starts_from_the_weights_of_another(
     assert train_and_evaluate(config, workdir) is not None
 
 
-@pytest.mark.parametrize("class_priors", ["drawn", "natural"])
+@pytest.mark.parametrize(
+    "class_priors", [pytest.param("drawn", marks=pytest.mark.thorough), "natural"]
+)
 def test_a_run_that_starts_from_natural_frequencies_gets_them_once(
     tiny_data, tmp_path, without_evaluation, class_priors
 ):
@@ -363,7 +365,6 @@ def test_a_shard_that_shrinks_during_training_is_one_clear_line(
             train_and_evaluate(config, tmp_path / "run")
 
 
-@pytest.mark.thorough  # a disk that is full is in tests/end_to_end
 def test_a_full_disk_is_one_clear_line_and_the_run_resumes_when_there_is_room(
     tiny_data, tmp_path, without_evaluation
 ):
