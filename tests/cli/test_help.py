@@ -1,5 +1,6 @@
 """The help of the commands: complete, true and at once."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import sys
 import pytest
 
 from mtseg.cli import predict, prepare
+from mtseg.errors import InputError
+from mtseg.prediction.options import Options
 from mtseg.serving.address import ServerOptions
 from mtseg.serving.flags import read_server_options
 
@@ -65,6 +68,43 @@ def test_without_server_flags_the_options_are_the_defaults(monkeypatch):
     given = make_parser("predict").parse_args(["scan.nii", "-o", "out", *more])
     expected = ServerOptions(message_bytes=2_000_000, retries=0, in_flight=1)
     assert read_server_options(given) == expected
+
+
+def test_a_token_is_that_of_the_file_or_else_of_the_environment(monkeypatch, tmp_path):
+    def read(*flags):
+        return read_server_options(make_parser("predict").parse_args(["scan.nii", *flags])).token
+
+    file = tmp_path / "token"
+    file.write_text("of-the-file\n")
+    monkeypatch.setenv("MTSEG_TOKEN", " of-the-environment\n")
+    assert read() == "of-the-environment"
+    assert read("--token-file", str(file)) == "of-the-file"
+    monkeypatch.setenv("MTSEG_TOKEN", "two words")
+    with pytest.raises(InputError, match="is not one word") as caught:
+        read()
+    assert "two" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "field", "value"),
+    [
+        (["--modality", "ct"], "is_ct", True),
+        (["--modality", "mr"], "is_ct", False),
+        (["--no-postprocessing"], "use_postprocessing", False),
+        (["--dicom-seg"], "use_dicom_seg", True),
+        (["--probabilities"], "use_probabilities", True),
+        (["--preview"], "use_preview", True),
+        (["--strict"], "is_strict", True),
+        (["--tta", "flip"], "use_flips", True),
+        (["--task", "brain"], "task", "brain"),
+        (["--spacing-mm", "1.5"], "spacing_mm", 1.5),
+        (["--memory-gb", "2"], "memory_bytes", 2e9),
+    ],
+)
+def test_a_flag_of_predict_changes_its_option_alone(flags, field, value):
+    read = predict._read_options(make_parser("predict").parse_args(["scan.nii", *flags]))
+    assert read == dataclasses.replace(Options(), **{field: value})
+    assert read != predict._read_options(make_parser("predict").parse_args(["scan.nii"]))
 
 
 @pytest.mark.promise("refused input")

@@ -108,13 +108,14 @@ def test_strict_withholds_what_is_warned_of_and_exits_with_4(model, tmp_path, ca
     good, odd = save_scan(tmp_path / "good.nii", 4), save_scan(tmp_path / "odd.nii", 11)
     command = [good, odd, "-o", str(out), "--probabilities"]
     strict = [*command, "--strict"]
-    assert predict.main(strict) == 4
+    assert predict.main([*strict, "--preview"]) == 4
     printed = capsys.readouterr()
     assert f"WARNING {odd}: labels withheld (--strict): unlike the reference scans" in printed.out
     assert f"1 of 2 scans have no label file, because of a warning (--strict): {odd}" in printed.err
     assert files_of(out, "odd") == ["odd_verdict.json"]
-    written = ["good_labels.nii.gz", "good_probabilities.nii.gz", "good_verdict.json"]
-    assert files_of(out, "good") == written
+    assert files_of(out, "good") == [
+        "good_labels.nii.gz", "good_preview.png", "good_probabilities.nii.gz", "good_verdict.json"
+    ]  # fmt: skip
     verdict = json.loads((out / "odd_verdict.json").read_text())
     assert verdict["labels_withheld"] == f"--strict: {verdict['warning']}"
     assert verdict["volumes_ml"] == {}

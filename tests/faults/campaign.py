@@ -1,4 +1,4 @@
-"""The fault campaign: every test of a promise is run, and the tally written.
+"""The fault campaign: every test of a promise is run, every thorough one, and the tally written.
 
     python -m tests.faults.campaign --out docs/reliability.md
 
@@ -37,8 +37,8 @@ PROMISES = {
     "of one that was let be; no temporary file, lock or process is left.",
     "exact resume": "A training run that was killed and goes on has the weights of one that was "
     "not, to the bit.",
-    "damage is noticed": "Flipped, missing or additional bytes of records, checkpoints and models "
-    "are noticed before they are used.",
+    "damage is noticed": "Flipped, missing or additional bytes of records and models are noticed "
+    "before they are used; so are flipped or missing ones of checkpoints.",
     "scarcity is one line": "A full disk, little memory, no home folder, a closed output and the "
     "like end in one line or do not matter.",
     "one at a time": "Of two commands that prepare, train or export to one folder the second is "
@@ -114,9 +114,11 @@ def pytest_addoption(parser):
 
 @functools.cache
 def code_of(file):
-    """What the outcomes of a file's tests depend on: it and the package."""
+    """What the outcomes of a file's tests depend on: it, the package, and what tests share."""
     digest = hashlib.sha256()
-    for path in [*sorted(ROOT.glob("mtseg/**/*.py")), ROOT / file]:
+    shared = [*ROOT.glob("mtseg/**/*.py"), *ROOT.glob("mtseg/**/*.toml")]
+    shared += [path for path in ROOT.glob("tests/**/*.py") if not path.name.startswith("test_")]
+    for path in [*sorted(shared), ROOT / file]:
         digest.update(path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()[:16]
 
@@ -205,7 +207,7 @@ def run_tests(arguments):
     """Runs what has not passed yet; the exit code of pytest."""
     return subprocess.run(
         [
-            sys.executable, "-m", "pytest", "-m", "promise", "--thorough", "-q",
+            sys.executable, "-m", "pytest", "-m", "promise or thorough", "--thorough", "-q",
             "--scale", str(arguments.scale),
             "-n", str(arguments.processes), "--dist", "load",
             "-p", "tests.faults.campaign", "--journal", arguments.journal.absolute(),

@@ -220,6 +220,24 @@ def test_files_that_could_run_code_are_no_models(models, tmp_path, name, capsys)
 
 
 @no_code
+def test_pickles_in_the_place_of_weights_are_not_read(models, trained, tmp_path):
+    ran = tmp_path / "ran"
+    pickled = f"cbuiltins\nexec\n(V{EVIL.format(str(ran))}\ntR.".encode()
+    folder = models / "weights"
+    (folder / WEIGHTS).write_bytes(pickled)
+    (folder / CHECKSUMS).unlink()  # as models of before, which have none
+    refused(folder, folder)
+    last = workdir_files.weights_path(trained, "last")
+    last.write_bytes(pickled)
+    path = trained / workdir_files.EVALUATION
+    known = {"weights_sha256": file_checksum(last)}
+    atomic_files.write_json(path, json.loads(path.read_text()) | known)
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        load_trained(trained)
+    assert not ran.exists()
+
+
+@no_code
 def test_label_maps_of_a_run_are_read_without_pickle(tmp_path):
     path = workdir_files.labels_path(tmp_path, "breast", "1")
     path.parent.mkdir(parents=True)

@@ -18,7 +18,9 @@ import pydicom
 import pytest
 
 from mtseg.gateway import command
+from mtseg.gateway.serving import Settings
 from mtseg.models.export import export_weights
+from mtseg.prediction.options import Options
 from tests.dicom_files import write_series
 from tests.gateway.associations import Archive, associate
 from tests.gateway.test_delivery import wait_for
@@ -33,6 +35,19 @@ def test_every_argument_is_explained():
     for action in command.make_parser()._actions:
         assert action.help, action.option_strings
         assert not action.help.endswith(".")
+
+
+@pytest.mark.parametrize("flags", [[], ["--send-warned"]])
+def test_labels_with_a_warning_go_out_only_if_asked_for(flags):
+    arguments = ["spool", "--allow", "A", "--out", "o", "--task", "cta", "--memory-gb", "2", *flags]
+    options = command._read_options(command.make_parser().parse_args(arguments))
+    assert options == Options(task="cta", use_dicom_seg=True, is_strict=not flags, memory_bytes=2e9)
+
+
+@pytest.mark.promise("loopback only")
+def test_it_listens_to_this_machine_alone_unless_told_otherwise():
+    bind = command.make_parser().parse_args(["spool", "--allow", "A"]).bind
+    assert bind == Settings(Path("spool"), ()).address == "127.0.0.1"
 
 
 @pytest.mark.promise("refused input")

@@ -110,9 +110,13 @@ def test_a_full_archive_is_asked_again_and_one_that_refuses_is_not(spool, segmen
     assert reason == f"A@127.0.0.1:{archive.port} refused it with status 0xC123\n"
 
 
-def test_an_archive_that_has_the_object_already_is_content(spool, segmented):
+@pytest.mark.parametrize("answer", [0x0111, 0xB000, 0xB007])
+def test_an_archive_that_has_the_object_already_or_stores_it_with_a_warning_is_content(
+    spool, segmented, answer
+):
+    """0x0111 is a duplicate SOP instance; from 0xB000 on are warnings of an object that is kept."""
     with Archive() as archive:
-        archive.answer = 0x0111  # duplicate SOP instance
+        archive.answer = answer
         delivery = Delivery(spool, None, Destination("A", "127.0.0.1", archive.port), "MTSEG")
         assert delivery.deliver_all() == ""
     assert spool.read_done(segmented[0])["objects"]

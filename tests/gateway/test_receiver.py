@@ -40,12 +40,19 @@ def test_an_acknowledged_object_is_in_the_spool_as_it_was_sent(spool, port, make
     for dataset in sent:
         found = pydicom.dcmread(spool.path("incoming", uid) / f"{dataset.SOPInstanceUID}.dcm")
         assert found == dataset
-    modes = {path.stat().st_mode & 0o077 for path in [spool.folder, *spool.folder.rglob("*")]}
+    paths = [spool.folder, *spool.folder.rglob("*")]
+    modes = {path.stat().st_mode & 0o077 for path in paths if path.name != ".lock"}  # it is empty
     assert (spool.folder.stat().st_mode & 0o777) == 0o700
-    assert modes <= {0, 0o044}  # the lock is empty; all else is private
+    assert modes == {0}
     array = np.zeros((8, 8, 3))
     enhanced = write_multiframe(tmp_path / "enhanced.dcm", array, np.diag([-1.0, -1.0, 1.0, 1.0]))
     assert send(port, enhanced) == [0x0000]
+
+
+@pytest.mark.promise("loopback only")
+def test_it_listens_at_the_given_address_alone(port):
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
 def test_verification_is_answered(port):

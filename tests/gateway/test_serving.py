@@ -265,6 +265,7 @@ def test_labels_with_a_warning_are_withheld(settings, model, make_series, monkey
     reason = (settings.spool / "failed" / uid / "reason.txt").read_text()
     assert reason == "the labels are withheld: unlike all\n"
     assert not settings.out_dir.exists()
+    assert not list(settings.spool.rglob("*_labels*"))
 
 
 @pytest.mark.promise("refused input")

@@ -16,6 +16,7 @@ from mtseg.models.export import export_model, export_weights
 from mtseg.models.loading import load
 from mtseg.runs import workdir as workdir_files
 from mtseg.runs.manifest import versions
+from mtseg.system.atomic_files import lock_folder
 from mtseg.system.checksums import CHECKSUMS
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 
@@ -182,3 +183,9 @@ def test_post_processing_is_part_of_a_models_identifier_and_models_without_keep_
     assert identifier() == of_earlier_version
     found = {identifier(), identifier(fill_holes=True), identifier(largest_component=True)}
     assert len(found) == 3
+
+
+@pytest.mark.promise("one at a time")
+def test_a_second_export_to_a_folder_is_refused(random_run, tmp_path):
+    with lock_folder(tmp_path), pytest.raises(InputError, match="is exporting to here"):
+        export_weights(random_run[0], tmp_path)

@@ -210,6 +210,28 @@ def test_a_normalisation_is_saved_and_reloaded_in_safe_mode(tmp_path):
     np.testing.assert_array_equal(loaded(maps), model(maps))
 
 
+def normalised(maps, num_replicas):
+    """Outputs of a synchronised layer in training, and its weights afterwards."""
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(num_replicas)])
+    with strategy.scope():
+        layer = FusedBatchNormalization(synchronized=True)
+        layer.build((None, *maps.shape[1:]))
+    parts = np.split(maps, num_replicas)
+    given = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+    )
+    run = tf.function(lambda: strategy.run(lambda x: layer(x, training=True), (given,)))
+    outputs = np.concatenate(strategy.experimental_local_results(run()))
+    return [outputs, *layer.get_weights()]
+
+
+def test_two_replicas_normalise_and_average_as_one():
+    maps = random_maps(shape=(4, 5, 3, 6))
+    maps[2:] += 10  # so that neither half has the mean of both
+    for one, two in zip(normalised(maps, 1), normalised(maps, 2), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
 # Dropout.
 
 

@@ -305,13 +305,22 @@ def test_a_preview_is_drawn_if_asked_for_and_never_left_behind(model, tmp_path):
     assert Options(use_preview=True).deciding() == Options().deciding()
 
 
-def test_statistics_do_not_depend_on_how_the_scan_is_divided(model, tmp_path):
-    path = save_scan(tmp_path / "scan.nii")
-    ((_, whole),) = segment(model, [path], tmp_path, Options(spacing_mm=1.1))
-    ((_, parts),) = segment(model, [path], tmp_path, Options(spacing_mm=1.1, memory_bytes=0.23e9))
-    np.testing.assert_array_equal(
-        whole.statistics.num_voxels.sum(), parts.statistics.num_voxels.sum()
-    )
+def test_statistics_do_not_depend_on_how_the_scan_is_divided(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(tile_cost, "_FIXED_BYTES", 0)
+    path, works = save_scan(tmp_path / "scan.nii"), []
+
+    def count(memory_bytes=None):
+        options = Options(spacing_mm=1.1, memory_bytes=memory_bytes)
+        ((_, outcome),) = segment(
+            model, [path], tmp_path, options, on_start=lambda _, work: works.append(work)
+        )
+        return outcome
+
+    whole = count()
+    parts = count(0.7 * works[0].peak_bytes)
+    assert len(works[0].plan.tiles) == 1 < len(works[1].plan.tiles)
+    num_voxels = [outcome.statistics.num_voxels.sum() for outcome in (whole, parts)]
+    assert num_voxels[0] == num_voxels[1]
     np.testing.assert_allclose(whole.statistics.shares, parts.statistics.shares, atol=1e-3)
     assert whole.verdict.mean_confidence == pytest.approx(parts.verdict.mean_confidence, abs=1e-4)
 

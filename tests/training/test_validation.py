@@ -106,7 +106,7 @@ def test_test_scans_are_opened_at_the_end_alone(run):
 def test_in_the_papers_way_test_scans_are_opened_during_training(three_splits, tmp_path):
     shutil.copytree(three_splits, tmp_path / "data")
     HiddenTestScans(tmp_path / "data", tmp_path / "hidden")
-    with pytest.raises((InputError, OSError)):
+    with pytest.raises((InputError, OSError), match="-test"):
         train_and_evaluate(make_config(tmp_path / "data", curves_on="test"), tmp_path / "run")
     assert not (tmp_path / "run" / LEARNING_CURVE).exists()
 
