@@ -35,6 +35,7 @@ from mtseg.system.quiet_tensorflow import import_tensorflow
 from mtseg.tasks.label_space import parse_tasks
 
 if TYPE_CHECKING:
+    from mtseg.provenance.fingerprint import Fingerprint
     from mtseg.runs.weights import TrainedModel
 
 
@@ -76,6 +77,16 @@ def weights_as_in(start: TrainedModel, end: TrainedModel) -> list[npt.NDArray[np
     *_, all_kernels, all_biases = start.model.get_weights()
     all_kernels[..., places], all_biases[places] = kernel, bias
     return [*inner, all_kernels, all_biases]
+
+
+def find_training_data(names: Sequence[str]) -> list[Fingerprint] | None:
+    """What several networks were trained on; None if not all of it is known."""
+    from mtseg.runs.growing import read_initial_data
+
+    of_each = [read_initial_data(name) for name in names]
+    if any(known is None for known in of_each):
+        return None
+    return [print_ for known in of_each for print_ in known or ()]
 
 
 def to_share(text: str) -> float:
@@ -129,6 +140,7 @@ def main() -> None:
             *(config, label_space, start.model, num_minibatches, arguments.workdir, command),
             seconds=0.0,
             device=describe_devices(),
+            earlier=find_training_data([arguments.start, *arguments.ends]),
         )
     evaluate_network(arguments.workdir, arguments.data_dir)
     evaluation = Evaluation.from_json(read_evaluation(arguments.workdir) or {})

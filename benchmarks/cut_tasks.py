@@ -96,6 +96,7 @@ def main() -> None:
             *(config, kept_space, model, num_minibatches, arguments.workdir, command),
             seconds=settings.settings["train_seconds"],
             device=settings.settings["device"],
+            earlier=None,  # the scans of the tasks that are cut off
         )
     evaluate_network(arguments.workdir, arguments.data_dir)
     evaluation = Evaluation.from_json(read_evaluation(arguments.workdir) or {})

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from mtseg.evaluation.results import Evaluation
     from mtseg.experiments.plan import Experiment
+    from mtseg.provenance.fingerprint import Fingerprint
     from mtseg.runs.config import TrainConfig
 
 AUGMENT = "flip,intensity,rotation,scaling,gamma"
@@ -285,6 +286,7 @@ def write_run(
     *,
     seconds: float,
     device: str,
+    earlier: Sequence[Fingerprint] | None = (),
 ) -> None:
     """Writes a run that is trained, and not evaluated.
 
@@ -297,6 +299,7 @@ def write_run(
         command: the command line, stored with its figures.
         seconds: of its training.
         device: what trained it.
+        earlier: what it was trained on beside the records of its tasks; None if that is not known.
 
     Raises:
         InputError: if the records of its training scans are not prepared.
@@ -310,7 +313,7 @@ def write_run(
     print(*lines, sep="\n", end="\n" if lines else "")
     workdir.mkdir(parents=True, exist_ok=True)
     run_files.write_config(workdir, config, label_space)
-    write_training_data(workdir, trained)
+    write_training_data(workdir, trained, earlier)
     members = read_members(config.data_dir, label_space)
     write_json(workdir / run_files.SPLITS, {"curves_on": "test", "sources": members})
     write_unevaluated(workdir, model, num_minibatches, seconds, command, device)

@@ -42,7 +42,7 @@ def main() -> None:
     if len(selections) > 1 or len(selections[0].sources) > 1 or selections[0].is_default:
         raise InputError(f"--task: give one task with one source, not {arguments.task}.")
     task, (source,) = selections[0].task, selections[0].sources
-    found = find_subjects(task, source, arguments.brains)
+    found = find_subjects(task, source, arguments.brains).require_sound()
     make_folders(arguments.out)
     rows = []
     for subject in found.subjects:

@@ -45,6 +45,8 @@ def main() -> None:
             mapped = task.map_labels(reference, source, str(arguments.labels))
             ((_, outcome),) = segment_files(model, [path], Path(folder) / "out")
             if isinstance(outcome, Exception):
+                if name == "plain":
+                    raise outcome
                 print(f"{name:<24}{outcome}", flush=True)
                 scores[name] = 0.0
                 continue

@@ -231,8 +231,10 @@ def _check_and_stage_on_beam(
     subjects = plan.found.subjects
     jobs = _remaining_jobs(plan, [SubjectReport(subject, ()) for subject in subjects])
     run_on_beam(check_and_stage, jobs, beam_runner, beam_options)
+    checked = {job.report.subject.name for job in jobs}  # findings on others are of an earlier call
     reports = [
-        checked_report(plan.folder, subject) or staged_report(plan.folder, subject, plan.configs)
+        (checked_report(plan.folder, subject) if subject.name in checked else None)
+        or staged_report(plan.folder, subject, plan.configs)
         for subject in subjects
     ]
     known = [report for report in reports if report is not None]

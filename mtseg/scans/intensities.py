@@ -26,6 +26,10 @@ CT_SHARE = 0.005
 """A scan with a larger share of voxels below `CT_BELOW_HU` is CT. One voxel is not enough: a spline
 or a padding value can produce one in an MR scan."""
 
+NARROW_HU = 20.0
+"""Intensities that span less are not in Hounsfield units, whoever says so, but scaled to 0 … 1,
+z-scored, or uptake values of PET. Shifted as CT, all of the scan would have one intensity."""
+
 _FAT_HU, _SOFT_TISSUE_HU, _BONE_HU = (-150.0, -30.0), (0.0, 100.0), 200.0
 """Ranges by which a CT is recognised after its air was clipped or cropped away."""
 
@@ -88,7 +92,16 @@ def shift_to_positive(array: npt.NDArray[np.float32], is_told_ct: bool | None = 
         return _shift_mr(array, lowest, note)
     if is_told_ct is None and not _has_air(array):
         note = _join(note, "read as CT without air (--modality mr if it is MR)")
+    if is_told_ct and (span := _measure_span(array)) < NARROW_HU:
+        note = _join(note, f"its values span {span:.3g}, too few for Hounsfield units")
     return _shift_ct(array, lowest, note)
+
+
+def _measure_span(array: npt.NDArray[np.float32]) -> float:
+    """From the 1st to the 99th percentile of about 64 voxels along each axis."""
+    sample = array[tuple(slice(None, None, max(size // 64, 1)) for size in array.shape)]
+    first, last = np.percentile(sample, (1, 99))
+    return float(last - first)
 
 
 def _find_padding(array: npt.NDArray[Any]) -> list[float]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtseg.errors import InputError
+from mtseg.scans.intensities import NARROW_HU
 from mtseg.scans.label_files import whole_labels
 from mtseg.scans.reading import read_voxels, require_finite
 from mtseg.scans.volume import Volume, match_grid
@@ -114,6 +115,7 @@ def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectR
             issues.append(Issue("blank", subject.name, message))
         else:
             issues += _check_outside(figures, subject)
+            issues += _check_scale(figures, subject, is_told_ct)
     return SubjectReport(subject, tuple(issues), checksum, num_voxels, figures)
 
 
@@ -130,6 +132,20 @@ def _check_outside(figures: ScanFigures, subject: Subject) -> Iterator[Issue]:
             "label map, or the scan."
         )
         yield Issue("outside", subject.name, message, is_error=share > OUTSIDE_REFUSED)
+
+
+def _check_scale(
+    figures: ScanFigures, subject: Subject, is_told_ct: bool | None
+) -> Iterator[Issue]:
+    """Reports a scan that is CT by its task or file, and has values of another scale."""
+    span = figures.percentiles[-1] - figures.percentiles[0]
+    if is_told_ct and span < NARROW_HU:
+        message = (
+            f"{subject.image_path}: is CT by its task or header, but its values span {span:.3g}, "
+            "too few for Hounsfield units. Use the scan as the scanner wrote it, or correct the "
+            "modality in the task file."
+        )
+        yield Issue("blank", subject.name, message)
 
 
 def _check_image(image: Volume, subject: str, path: str) -> Iterator[Issue]:

@@ -93,7 +93,8 @@ def _draw_plane(
 ) -> npt.NDArray[np.uint8]:
     """The slice across an axis that has most labelled voxels, on a square of `_PANEL_PIXELS`."""
     others = tuple(other for other in range(3) if other != axis)
-    labelled = np.count_nonzero(class_index_map, axis=others)
+    has_label = (class_index_map > 0) & (class_index_map != IGNORED)
+    labelled = np.count_nonzero(has_label, axis=others)
     index = int(labelled.argmax()) if labelled.any() else grey.shape[axis] // 2
     planes = [np.take(array, index, axis).T[::-1] for array in (grey, class_index_map)]
     extent_mm = [grey.shape[other] * spacing_mm[other] for other in reversed(others)]

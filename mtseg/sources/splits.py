@@ -121,7 +121,11 @@ def choose_split(
     if (folder / SPLIT_FILE).exists():
         path, origin = folder / SPLIT_FILE, SPLIT_FILE
         split = read_split(path, split)
-    elif not split.train and any(files.split == "test" for files in used):
+    elif (
+        not split.train
+        and split.test_share is None
+        and any(files.split == "test" for files in used)
+    ):
         train, test = (
             tuple(files.name for files in used if files.split == side) for side in ("train", "test")
         )
@@ -189,10 +193,20 @@ def person_in(name: str, labels: LabelSource) -> str:
 
 
 def group_by_name(names: Sequence[str], labels: LabelSource) -> tuple[tuple[str, ...], ...]:
-    """The subjects that are one person by their names; see `person_in`."""
+    """The subjects that are one person by their names; see `person_in`.
+
+    FreeSurfer's longitudinal stream makes three kinds of folders of a person: a time point TP, a
+    base of all of them, and TP.long.BASE.
+    """
     names_of: dict[str, list[str]] = {}
     for name in names:
         names_of.setdefault(person_in(name, labels), []).append(name)
+    if labels.layout == "freesurfer":
+        for name in names:
+            time_point, is_long, base = name.partition(".long.")
+            if is_long:
+                there = [other for other in (time_point, base) if other in names]
+                names_of.setdefault(f"base {base}", []).extend([name, *there])
     return tuple(tuple(of_person) for of_person in names_of.values() if len(of_person) > 1)
 
 
@@ -304,7 +318,8 @@ def read_fold(path: Path, rule: ValidationRule, default: Split) -> Split:
     Args:
         path: the file. nnU-Net counts folds from 0: its fold 0 is `1/N`.
         rule: the fold, of as many as the file has.
-        default: has the test subjects, and the subjects that are the same person.
+        default: has the test subjects, the subjects that are the same person, and those to leave
+            out.
 
     Raises:
         InputError: if the file is of another form, or has another number of folds.
@@ -327,5 +342,7 @@ def read_fold(path: Path, rule: ValidationRule, default: Split) -> Split:
             f"Give mtseg-prepare --fold K/{len(folds)}, or remove the file.",
             kind="split",
         )
-    train, validation = (tuple(side) for side in folds[number - 1])
+    train, validation = (
+        tuple(name for name in side if name not in default.leave_out) for side in folds[number - 1]
+    )
     return replace(default, train=train, validation=validation)

@@ -24,7 +24,7 @@ IssueKind = Literal[
     "unreadable",  # a file that cannot be read
     "grid",  # scan and label map are on different grids
     "not_finite",  # voxels that are NaN or infinite
-    "blank",  # a scan without foreground
+    "blank",  # a scan without foreground, or without contrast as it is read
     "labels",  # labels that are not whole numbers, not listed, or of several classes
     "empty",  # a label map without any class of the task
     "absent",  # a class that a subject, or every training subject, does not have

@@ -35,6 +35,9 @@ _CT_WORDS = {"CT", "CTA", "CCTA", "NCCT"}
 _MR_WORDS = {"MR", "MRI", "MRA", "CMR"}
 """Words of a task's modality by which its scans are CT, in Hounsfield units, or MR."""
 
+_NUCLEAR_WORDS = {"PET", "SPECT", "NM"}
+"""Words by which they are neither, although CT or MR may stand beside them."""
+
 _UNLISTED = -1
 """Class index of a label that is not listed, while a label map is turned into class indices."""
 
@@ -239,6 +242,8 @@ class Task:
             True
         """
         words = set(re.findall("[A-Z]+", self.modality.upper()))
+        if words & _NUCLEAR_WORDS:
+            return None
         if words & _MR_WORDS:
             return None if words & _CT_WORDS else False
         return True if words & _CT_WORDS else None

@@ -95,7 +95,6 @@ class ScanList:
 
     def to_json(self) -> dict[str, Any]:
         """The state of everything, as the page gets it."""
-        self._remove_abandoned()
         with self._changed:
             queue = [scan.number for scan, _ in self._waiting]
             scans = [
@@ -281,7 +280,7 @@ class ScanList:
         with self._changed:
             return self._uploads.pop(number)
 
-    def _remove_abandoned(self) -> None:
+    def remove_abandoned(self) -> None:
         """Removes uploads whose browser was closed before it had sent all their files."""
         with self._changed:
             left = [n for n, upload in self._uploads.items() if upload.idle_s > ABANDONED_S]
@@ -302,6 +301,8 @@ class ScanList:
             return
         except Cancelled:
             pass  # also by the user, who cancelled the first scan before the model was loaded
+        except Exception:  # the first order begins again, and has the error
+            traceback.print_exc()
         while True:
             with self._changed:
                 while not self._waiting and not self._is_closed:

@@ -73,6 +73,21 @@ def test_every_weight_is_between_those_of_the_two(networks, average, tmp_path, c
     assert "mean_dice_cta: " in capsys.readouterr().out
 
 
+def test_an_average_remembers_what_its_networks_were_trained_on(networks, average, tmp_path):
+    from mtseg.provenance.training_data import TRAINING_DATA, read_all_training_data
+
+    both, cta = networks["breast,cta"], networks["cta"]
+    average([both, cta], [0.25], tmp_path / "run")
+    known, is_all = read_all_training_data(tmp_path / "run")
+    assert is_all
+    # As records of the run, those of the first network, and that of the second.
+    specs = ["breast:phantom", "cta:phantom"]
+    assert [print_.spec for print_ in known] == [*specs, *specs, "cta:phantom"]
+    (cta / TRAINING_DATA).unlink()
+    average([both, cta], [0.25], tmp_path / "other")
+    assert not read_all_training_data(tmp_path / "other")[1]
+
+
 def test_a_network_with_other_tasks_is_refused(networks, average, tmp_path):
     with pytest.raises(InputError, match="END: has outputs that START lacks, such as breast/"):
         average([networks["cta"], networks["breast,cta"]], [0.5], tmp_path / "run")

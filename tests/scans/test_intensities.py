@@ -127,6 +127,13 @@ def test_what_the_caller_says_decides(brain, heart):
     assert not read(heart, told=False)[1].is_ct
 
 
+def test_a_ct_of_another_scale_is_noted(heart):
+    scaled = (heart - heart.min()) / np.ptp(heart)
+    assert "too few for Hounsfield units" in read(scaled, told=True)[1].note
+    assert "Hounsfield" not in read(heart, told=True)[1].note
+    assert "Hounsfield" not in read(np.maximum(heart, -100), told=True)[1].note
+
+
 def test_a_share_of_voxels_decides_not_one():
     scan = np.zeros(1000, np.float32)
     scan[:5] = -600

@@ -287,6 +287,16 @@ def test_a_constant_ct_is_an_error_before_it_is_prepared(task, data, capsys):
     assert (code, issues) == (2, {("blank", "s03", True)})
 
 
+def test_a_ct_whose_values_are_no_hounsfield_units_is_an_error(task, data, capsys):
+    """Shifted by 1024, all of a scan that is scaled to 0 … 1 would have one intensity."""
+    task.write_text(task.read_text().replace('modality = "MR"', 'modality = "CT"'))
+    array = np.random.default_rng(0).random(SHAPE, np.float32)
+    write(data / "images" / "s03.nii.gz", array)
+    code, issues, result = issues_of(capsys, task, data)
+    assert (code, issues) == (2, {("blank", "s03", True)})
+    assert "too few for Hounsfield units" in result["flaws"][0]["message"]
+
+
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_without_a_modality_of_the_task_that_of_a_dicom_series_counts(tmp_path, modality):
     """As when the scan is prepared; the values alone look like MR."""

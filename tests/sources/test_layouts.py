@@ -93,6 +93,30 @@ def test_nnunets_ignore_label_and_regions(task, tmp_path):
     assert found.labels.ignore == (6,)
 
 
+def test_two_scans_of_one_name_are_not_taken_for_each_other(task, tmp_path):
+    """Whatever `split.csv` says of the name."""
+    folder = write_nnunet(tmp_path / "data")
+    write(folder / "imagesTs" / f"{NAMES[0]}_0000.nii.gz", subject(9)[0])
+    write(folder / "labelsTs" / f"{NAMES[0]}.nii.gz", subject(9)[1])
+    (folder / "split.csv").write_text(f"subject,split\n{NAMES[0]},train\n{NAMES[1]},test\n")
+    message = refused(find_subjects, task, "nnunet", folder)
+    assert all(f"{folder / of}" in message for of in ("imagesTr", "imagesTs"))
+    assert "has the same name" in message
+
+
+def test_freesurfers_time_points_of_a_person_stay_on_one_side(task, tmp_path):
+    folder = tmp_path / "data"
+    names = ["p_1", "p_2", "p", "p_1.long.p", "p_2.long.p", "q", "r"]
+    for number, name in enumerate(names):
+        image, labels = subject(number)
+        write(folder / name / "mri" / "orig.mgz", image)
+        write(folder / name / "mri" / "aseg.mgz", labels)
+    sides = {s.name: s.split for s in find_subjects(task, "freesurfer", folder).subjects}
+    assert len({sides[name] for name in names if name.startswith("p")}) == 1
+    (folder / "split.csv").write_text("subject,split\np_1.long.p,train\np_2,test\nq,train\n")
+    assert "are one person" in refused(list_subjects, task, "freesurfer", folder)
+
+
 def test_nnunets_test_scans_are_used_where_they_have_label_maps(task, tmp_path):
     folder = write_nnunet(tmp_path / "data")
     write(folder / "imagesTs" / "t1_0000.nii.gz", subject(9)[0])

@@ -49,6 +49,25 @@ def test_each_class_has_its_colour_and_ignored_voxels_are_white():
     assert colours[255].tolist() == [255, 255, 255]
 
 
+def test_the_planes_are_chosen_by_what_is_annotated(tmp_path):
+    """Where a source has one class alone, all other voxels may be of another."""
+    task = write_task(
+        tmp_path / "renal.toml",
+        '[sources.folder]\nlabels = { background = [0], kidney = [1] }\nnot_annotated = ["cyst"]\n',
+    )
+    image = np.arange(20 * 30 * 10, dtype=np.int16).reshape(20, 30, 10)
+    labels = np.zeros(image.shape, np.uint8)
+    labels[17, 4, 8] = 1
+    for name in "ab":
+        write(tmp_path / f"data/images/{name}.nii.gz", image + ord(name))
+        write(tmp_path / f"data/labels/{name}.nii.gz", labels)
+    found = find_subjects(task, "folder", tmp_path / "data")
+    report = check_subject(task, found.labels, found.subjects[0])
+    picture = draw_subject(task, found.labels, class_colours(COLOURS), report)
+    for panel in np.split(picture.rgb, 3, axis=1):
+        assert (panel == COLOURS[0]).all(-1).any()
+
+
 def test_planes_are_upright_and_show_the_label_map_where_it_is(task, tmp_path):
     """One labelled voxel: left, front and top of a scan that is stored in another order."""
     image = np.ones((20, 30, 10), np.int16)

@@ -9,7 +9,7 @@ from mtseg.errors import InputError
 from mtseg.sources.find import find_subjects, list_subjects
 from mtseg.sources.splits import ValidationRule, hold_out_test_subjects, set_validation_aside
 from mtseg.tasks.task import Split, join_groups
-from tests.layout_files import NAMES, write_folder, write_task
+from tests.layout_files import NAMES, subject, write, write_folder, write_nnunet, write_task
 from tests.sources.test_find import refused, write_three
 
 
@@ -114,6 +114,17 @@ def test_the_share_of_test_subjects_may_be_chosen(tmp_path):
     task = write_task(tmp_path / "t.toml", "[sources.folder]\nsplit = { test_share = 0.4 }\n")
     found = find_subjects(task, "folder", write_folder(tmp_path / "data"))
     assert sum(s.split == "test" for s in found.subjects) == 2
+
+
+def test_a_share_of_the_task_file_comes_before_the_test_folder_of_the_layout(tmp_path):
+    folder = write_nnunet(tmp_path / "data")
+    image, label_map = subject(9)
+    write(folder / "imagesTs" / "t1_0000.nii.gz", image)
+    write(folder / "labelsTs" / "t1.nii.gz", label_map)
+    task = write_task(tmp_path / "t.toml", "[sources.nnunet]\nsplit = { test_share = 0 }\n")
+    found = find_subjects(task, "nnunet", folder).require_sound()
+    assert {s.split for s in found.subjects} == {"train"}
+    assert "t1" in found.names_of_split("train")
 
 
 FRAMES = ["p1_frame01", "p1_frame12", "p2_frame01", "p2_frame09", "p3_frame01", "p3_frame05"]
@@ -279,6 +290,13 @@ def test_a_fold_of_nnunets_file_is_read(task, with_folds):
     assert "(splits_final.json, fold 1/2)" in found.describe_split()
     found = find_subjects(task, "folder", with_folds, validation=ValidationRule(fold="2/2"))
     assert found.names_of_split("validation") == ["a1", "a2", "a3"]
+
+
+def test_a_subject_that_is_left_out_is_in_no_fold(with_folds, tmp_path):
+    text = '[sources.folder.split]\nleave_out = ["a2"]\n'
+    task = write_task(tmp_path / "without.toml", text)
+    found = find_subjects(task, "folder", with_folds, validation=ValidationRule(fold="1/2"))
+    assert sides_of(found) == {"train": ["a1", "a3"], "validation": ["a4", "a5"], "test": []}
 
 
 def test_nnunets_folds_are_not_used_without_the_flag_and_that_is_said(task, with_folds):

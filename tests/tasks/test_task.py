@@ -125,6 +125,8 @@ def test_examples_in_docstrings_are_right(module):
         ("T1-weighted MRI", False),
         ("ultrasound", None),
         ("PET/CT and MR", None),
+        ("PET/CT", None),
+        ("SPECT-CT", None),
     ],
 )
 def test_the_words_of_a_modality_say_whether_it_is_ct(modality, expected):

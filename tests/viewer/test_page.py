@@ -103,10 +103,17 @@ def test_a_letter_does_not_change_the_view_that_is_chosen(page, scan_file):
     page.wait_for(SHOWN)
     page.run("document.getElementById('canvas').focus()")
     before = settled(page)
-    for letter in "vcp":
+    for letter in "vcpmm":
         page.press(letter, f"Key{letter.upper()}", ord(letter.upper()))
         time.sleep(0.2)  # a second key would be left out
     assert settled(page) == before
+    wheel = "new WheelEvent('wheel', {deltaY: 120, clientX: x, clientY: y, bubbles: true})"
+    place = "const b = canvas.getBoundingClientRect(), x = b.x + 40, y = b.y + 40;"
+    slices = "[...document.querySelectorAll('#sliders input')].map(slider => slider.value).join()"
+    at = page.run(slices)
+    page.run(f"(() => {{ const canvas = document.getElementById('canvas'); {place} "
+             f"canvas.dispatchEvent({wheel}); }})()")  # fmt: skip
+    page.wait_for(f"{slices} !== '{at}'")  # it turns slices, and does not zoom
 
 
 def picture(page):
@@ -227,6 +234,33 @@ def test_what_is_no_scan_is_said_in_one_line(page, tmp_path, scans):
     # The browser itself notes that the server has refused: a fetch with status 422.
     noted = [json.loads(line) for line in page.logged]
     assert all("422" in entry["text"] for entry in noted)
+    page.logged.clear()
+
+
+def test_one_folder_without_scans_does_not_keep_others_from_being_read(page, scan_file, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "letter.txt").write_text("no scan")
+    page.drop(tmp_path / "notes", scan_file)
+    page.wait_for("!document.getElementById('problem').hidden")
+    assert "notes" in page.text("#problem")
+    page.wait_for(DONE)
+    page.logged.clear()  # the browser notes the refusal
+
+
+def test_a_scan_that_cannot_be_loaded_is_asked_for_once(page, scan_file, server, monkeypatch):
+    page.run(
+        "window.asked = 0; const get = window.fetch; window.fetch = (url, ...more) => { "
+        "if (!String(url?.url ?? url).includes('/scan.nii')) return get(url, ...more); "
+        "asked += 1; return Promise.reject(new TypeError('no memory')); }"
+    )
+    page.drop(scan_file)
+    page.wait_for(DONE)
+    message = "document.getElementById('stage-message').textContent"
+    page.wait_for(f"{message}.startsWith('The scan cannot be shown here')")
+    before = page.run("asked")
+    time.sleep(5)  # two polls of an idle page and more
+    assert page.run("asked") == before
+    assert page.run(f"{message}.startsWith('The scan cannot be shown here')")
     page.logged.clear()
 
 

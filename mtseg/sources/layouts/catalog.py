@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mtseg.errors import InputError
 from mtseg.sources.layouts.acdc import find_acdc
 from mtseg.sources.layouts.bids import find_bids
-from mtseg.sources.layouts.dataset_files import DatasetFiles
+from mtseg.sources.layouts.dataset_files import DatasetFiles, SubjectFiles
 from mtseg.sources.layouts.decathlon import find_msd, find_nnunet
 from mtseg.sources.layouts.folders import (
     find_asoca,
@@ -104,4 +104,13 @@ def find_files(labels: LabelSource, folder: Path, where: str) -> DatasetFiles:
         ) from error
     if not found.subjects:
         raise InputError(f"{folder}: has no scans of {where}. Give a folder with {expected}.")
+    of_name: dict[str, SubjectFiles] = {}
+    for files in found.subjects:
+        other = of_name.setdefault(files.name, files)
+        if other is not files:
+            paths = [str((each.images + each.label_maps)[0]) for each in (other, files)]
+            raise InputError(
+                f"{paths[1]}: has the same name as {paths[0]}, so one would be taken for the "
+                "other. Rename one subject."
+            )
     return found

@@ -90,7 +90,7 @@ export function showLegend(table, rows, hidden, hasDice, onChange) {
     label.append(box, swatch, element("span", row.title));
     const first = document.createElement("td");
     first.append(label);
-    line.append(first, element("td", inMl(row.volume_ml)));
+    line.append(first, element("td", inMl(row)));
     if (hasConfidence) line.append(element("td", inDigits(row.confidence)));
     if (hasDice) line.append(element("td", inDigits(row.dice)));
     return line;
@@ -156,10 +156,20 @@ export function sentence(text) {
   return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }
 
-function inMl(volume) {
-  return volume >= 1 || volume === 0 ? volume.toFixed(1) : volume.toPrecision(2);
+/** Writes a text that is read aloud where it changes, only if it does. */
+export function setText(place, text) {
+  if (place.textContent !== text) place.textContent = text;
 }
 
+/** The volume of a class, which the server rounds to 0.001 ml. */
+function inMl({ volume_ml: volume, num_voxels: voxels }) {
+  if (volume >= 1) return volume.toFixed(1);
+  if (volume === 0) return voxels > 0 ? "< 0.001" : "0.0";
+  return String(Number(volume.toPrecision(2)));
+}
+
+/** With two digits, but nothing short of 1 as 1.00. */
 function inDigits(value) {
-  return value === null ? "–" : value.toFixed(2);
+  if (value === null) return "–";
+  return value < 1 && value >= 0.995 ? "> 0.99" : value.toFixed(2);
 }

@@ -1,7 +1,7 @@
 // The page: asks the server for its state again and again, and shows it.
 
 import {
-  describeMissing, element, foundClasses, sentence, showAssessment, showChoices, showDownloads, showLegend,
+  describeMissing, element, foundClasses, sentence, setText, showAssessment, showChoices, showDownloads, showLegend,
 } from "./details.js";
 import { isActive, showList, showNetworks } from "./list.js";
 import { readDrop, readInput, send } from "./uploading.js";
@@ -47,17 +47,17 @@ async function follow() {
   get("ended").hidden = !problem;
   if (!problem) return show();
   // A TypeError: nobody answers. Otherwise another mtseg-view does, at the same port.
-  get("ended").textContent = problem instanceof TypeError
+  setText(get("ended"), problem instanceof TypeError
     ? "mtseg-view has ended. Start it again; scans that were dropped here are removed."
-    : problem.message;
+    : problem.message);
 }
 
 function show() {
   const { model, scans } = state;
   const networks = model?.networks;
-  get("model").textContent = model
+  setText(get("model"), model
     ? `${networks ? "Experiments" : "Network"}: ${model.tasks.map((task) => task.title).join(" · ")}`
-    : "Loading the network…";
+    : "Loading the network…");
   get("drop").hidden = Boolean(networks);
   get("networks").hidden = !networks;
   if (networks && !get("networks").tHead.rows.length) showNetworks(get("networks"), model);
@@ -87,12 +87,11 @@ function showScan(scan) {
   if (!scan?.shown) {
     viewer.show(null, null, []);
     message.hidden = false;
-    message.textContent = !scan
+    setText(message, !scan
       ? "The scan and its labels appear here."
-      : scan.state === "failed" ? "This scan cannot be shown." : "The scan appears here when it is read.";
+      : scan.state === "failed" ? "This scan cannot be shown." : "The scan appears here when it is read.");
     canvas.setAttribute("aria-label", "No scan yet");
-    get("sliders").hidden = true;
-    get("place").textContent = "\u00a0";
+    hidePlace();
     return;
   }
   const key = labelsChoice(scan);
@@ -104,20 +103,36 @@ function showScan(scan) {
     // The first labels of a scan choose the slices; the others are shown in the same place.
     centre: centred === scan.id ? null : scan.result.centre,
   };
+  const image = { url: address("scan"), ...scan.shown };
+  const failure = viewer.errorOf(image, labels);
+  message.hidden = !failure && viewer.shown.scan === image.url;
+  if (failure) {
+    setText(message, `The scan cannot be shown here (${failure.message}). Its results can be downloaded.`);
+    return;
+  }
   if (labels) centred = scan.id;
-  message.hidden = true;
+  if (!message.hidden) {
+    setText(message, "Loading…");
+    hidePlace();
+  }
   canvas.setAttribute(
     "aria-label",
     `Three planes and a 3-D view of ${scan.name}${labels ? " with its labels" : ""}. ` +
       "The sliders below choose the slices.",
   );
-  viewer
-    .show({ url: address("scan"), ...scan.shown }, labels, state.model.classes)
-    .then(showSlices)
-    .catch((error) => {
-      message.hidden = false;
-      message.textContent = `The scan cannot be shown here (${error.message}). Its results can be downloaded.`;
-    });
+  viewer.show(image, labels, state.model.classes).then(() => {
+    if (chosen !== scan.id) return;
+    const error = viewer.errorOf(image, labels);
+    message.hidden = !error && viewer.shown.scan === image.url;
+    if (error) showScan(scan);
+    else if (message.hidden) showSlices();
+  });
+}
+
+/** Hides what is said of a place in a scan, while none is shown. */
+function hidePlace() {
+  get("sliders").hidden = true;
+  get("place").textContent = "\u00a0";
 }
 
 /** The key of the labels of a scan that are shown; the first if it has not the chosen ones. */
@@ -153,7 +168,7 @@ function showDetails(scan) {
   get("reference-text").textContent = scan.reference_waits
     ? "Comparing…"
     : scan.reference
-      ? `${scan.reference.name}: ${scan.reference.numbering}. Dice is 1 where both agree.`
+      ? `${scan.reference.name}: ${scan.reference.numbering}. Dice is 1 where both agree; the other figures are the network's.`
       : "Compare with a label map of the same scan.";
   get("reference-problem").hidden = !scan.reference_message;
   get("reference-problem").textContent = sentence(scan.reference_message || " ");
@@ -171,8 +186,12 @@ function showPlace(place) {
   const number = Math.round(place.values[1]?.value ?? 0);
   const found = state.model?.classes.find((one) => one.label === number);
   const of = found ? ` · ${found.title}` : "";
-  get("place").textContent = `${mm.join(", ")} mm · intensity ${Number(scan.value.toPrecision(4))}${of}`;
+  get("place").textContent = `${mm.join(", ")} mm · intensity ${inFull(scan.value)}${of}`;
   showSlices();
+}
+
+function inFull(value) {
+  return Number.isInteger(value) ? value : Number(value.toPrecision(6));
 }
 
 function showSlices() {
@@ -193,22 +212,24 @@ async function sendAll(groups, onSent) {
   sending = new AbortController();
   const signal = sending.signal;
   get("sending").hidden = false;
-  try {
-    for (const group of groups) {
-      get("sending-text").textContent = `Sending ${group.name}…`;
-      get("sending-progress").value = 0;
-      const onShare = (share) => { get("sending-progress").value = share; };
+  const problems = new Set();
+  for (const group of groups) {
+    if (signal.aborted) break;
+    get("sending-text").textContent = `Sending ${group.name}…`;
+    get("sending-progress").value = 0;
+    const onShare = (share) => { get("sending-progress").value = share; };
+    try {
       const id = await send(group, state.limits, ask, onShare, signal);
       get("sending-text").textContent = `Looking for scans in ${group.name}…`;
       await onSent(id);
       await follow();
+    } catch (error) { // the other groups are sent all the same
+      if (error.name !== "AbortError") problems.add(sentence(error.message));
     }
-  } catch (error) {
-    if (error.name !== "AbortError") showProblem(error);
-  } finally {
-    sending = null;
-    get("sending").hidden = true;
   }
+  sending = null;
+  get("sending").hidden = true;
+  if (problems.size) showProblem(new Error([...problems].join(" ")));
 }
 
 function sendScans(groups) {

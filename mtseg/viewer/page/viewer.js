@@ -7,6 +7,11 @@ const PLANES = { sagittal: 0, coronal: 1, axial: 2 }; // axis of the slices, lef
 const FAST_VOXELS = 120e6;
 const SLOW_VOXELS = 12e6;
 
+/** What tells a scan with its labels from others. */
+function keyOf(scan, labels) {
+  return JSON.stringify([scan?.url, labels?.url, labels?.version]);
+}
+
 export class Viewer {
   /**
    * @param canvas where to draw
@@ -21,6 +26,8 @@ export class Viewer {
     this.opacity = 0.5;
     this.isScanHidden = false;
     this.queue = Promise.resolve();
+    this.calls = 0;
+    this.failure = null; // key and error of what could not be shown last
   }
 
   /** Begins to draw; throws if the browser has no WebGL 2. */
@@ -53,6 +60,11 @@ export class Viewer {
       tileMargin: 2,
       scrollRequiresFocus: true,
     });
+    // Further keys of NiiVue's, which change what the mouse does or need a volume.
+    const keys = ["KeyM", "Slash", "ArrowLeft", "ArrowRight"];
+    this.canvas.addEventListener("keydown", (event) => {
+      if (keys.includes(event.code)) event.stopImmediatePropagation();
+    }, { capture: true });
     await this.nv.attachToCanvas(this.canvas);
     this.nv.onLocationChange = (place) => this.onPlace(place);
   }
@@ -73,23 +85,32 @@ export class Viewer {
     return step;
   }
 
-  /** Shows a scan and labels; either may be null. Calls are done one after the other. */
+  /** Shows a scan and labels; either may be null. Of several calls that wait only the last is done. */
   show(scan, labels, classes) {
-    const done = this.queue.then(() => this.#show(scan, labels, classes));
-    this.queue = done.catch(() => {}); // one that fails does not stop the next
-    return done;
+    this.calls += 1;
+    const call = this.calls;
+    const key = keyOf(scan, labels);
+    if (this.failure?.key !== key) this.failure = null;
+    const done = this.queue.then(() => (call === this.calls ? this.#show(scan, labels, classes) : undefined));
+    this.queue = done.catch((error) => {
+      this.failure = { key, error };
+    }); // one that fails does not stop the next
+    return this.queue;
+  }
+
+  /** Why a scan and labels could not be shown; null if they were not tried, or could. */
+  errorOf(scan, labels) {
+    return this.failure?.key === keyOf(scan, labels) ? this.failure.error : null;
   }
 
   async #show(scan, labels, classes) {
     this.classes = classes;
     if (!scan) {
-      this.shown = { scan: null, labels: null };
-      while (this.nv.volumes.length) this.nv.removeVolumeByIndex(0);
-      this.nv.drawScene();
+      this.#clear();
       return;
     }
     if (this.shown.scan !== scan.url) {
-      this.shown = { scan: null, labels: null };
+      this.#clear(); // or the scan before would be seen while this one is loaded
       const { url, black, white } = scan;
       await this.nv.loadVolumes([{ url, name: "scan.nii", colormap: "gray", cal_min: black, cal_max: white }]);
       this.shown.scan = url;
@@ -107,6 +128,13 @@ export class Viewer {
       }
       this.moveTo(labels?.centre ?? this.nv.scene.crosshairPos);
     }
+  }
+
+  /** Removes what is shown, and NiiVue's memory of it. */
+  #clear() {
+    this.shown = { scan: null, labels: null };
+    while (this.nv.volumes.length) this.nv.removeVolumeByIndex(this.nv.volumes.length - 1);
+    this.nv.drawScene();
   }
 
   /** Colours the labels that are not hidden. */
@@ -166,6 +194,7 @@ export class Viewer {
   }
 
   setSlice(plane, at) {
+    if (!this.nv?.volumes.length) return;
     const axis = PLANES[plane];
     const place = [...this.nv.scene.crosshairPos];
     place[axis] = (at - 0.5) / this.nv.volumes[0].dimsRAS[axis + 1];

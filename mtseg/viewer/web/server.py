@@ -84,6 +84,7 @@ class Server(http.server.ThreadingHTTPServer):
     def service_actions(self) -> None:
         """Is called twice a second."""
         self.connections.end_late()
+        self.scans.remove_abandoned()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of connections that a browser closed."""
