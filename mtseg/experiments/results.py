@@ -11,12 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan
-from mtseg.runs.workdir import read_config, read_curve, read_evaluation
+from mtseg.provenance.training_data import list_record_changes, read_training_data
+from mtseg.records.reading import read_fingerprints
+from mtseg.runs.workdir import read_config, read_curve, read_evaluation, read_labels
+from mtseg.sources.subject import PreparedSubject
 from mtseg.system.text_table import format_csv
-from mtseg.tasks.label_space import LabelSpace
+from mtseg.tasks.label_space import LabelSpace, parse_tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +74,37 @@ def read_results(path: Path, data_dir: str | None = None) -> list[Result]:
         if evaluation.is_complete and has_last_point:
             results.append(Result(experiment, workdir, evaluation, curve))
     return results
+
+
+def read_labels_of(result: Result, task: str, scan: PreparedSubject) -> npt.NDArray[np.uint8]:
+    """Reads the labels that a network gave a test scan, which its records still must have.
+
+    Args:
+        result: of the network.
+        task: name of the scan's task.
+        scan: the scan, from the records as they are.
+
+    Returns:
+        uint8, on the grid of the scan, the network's combined class indices.
+
+    Raises:
+        InputError: if the label map is missing or damaged, or the scan was prepared otherwise
+            since.
+    """
+    config = result.experiment.config
+    stored = read_training_data(result.workdir)
+    now, _ = read_fingerprints(config.data_dir, parse_tasks(config.tasks), config.records)
+    texts = [] if stored is None else list_record_changes(stored, now, ["test"])
+    labels = read_labels(result.workdir, task, scan.name)
+    if labels.shape != scan.image.shape:
+        texts.append(f"{scan.name} has another size")
+    if texts:
+        raise InputError(
+            f"{config.data_dir}: test scans were prepared again after the experiments in "
+            f"{result.workdir.parent}: {'; '.join(texts)}. Prepare them as they were, give the "
+            "--data-dir of before, or run the experiments again."
+        )
+    return labels
 
 
 def largest_network(results: Sequence[Result]) -> Result:

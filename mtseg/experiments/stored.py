@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mtseg.errors import InputError
 from mtseg.evaluation.tables import known_values
 from mtseg.experiments.plan import label_of
-from mtseg.experiments.results import Result, read_results
+from mtseg.experiments.results import Result, read_labels_of, read_results
 from mtseg.scans.volume import Volume
 from mtseg.tasks.label_space import LabelSpace, TaskSelection, parse_tasks
 from mtseg.tasks.task import IGNORED
@@ -129,10 +129,10 @@ class StoredExperiments:
             subject: its name.
 
         Raises:
-            InputError: if its record or a label map is missing or damaged.
+            InputError: if its record or a label map is missing or damaged, or it was prepared
+                otherwise since.
         """
         from mtseg.records.reading import read_selection
-        from mtseg.runs.workdir import read_labels
 
         networks = self._networks(task)
         selection = next(s for s in self._label_space.selections if s.task.name == task)
@@ -153,7 +153,7 @@ class StoredExperiments:
                     result.experiment.number,
                     label_of(result.experiment.name),
                     Volume(
-                        self._labels_of(result)[read_labels(result.workdir, task, subject)],
+                        self._labels_of(result)[read_labels_of(result, task, scan)],
                         scan.affine,
                     ),
                     {

@@ -231,13 +231,13 @@ def _check_and_stage_on_beam(
     subjects = plan.found.subjects
     jobs = _remaining_jobs(plan, [SubjectReport(subject, ()) for subject in subjects])
     run_on_beam(check_and_stage, jobs, beam_runner, beam_options)
-    checked = {job.report.subject.name for job in jobs}  # findings on others are of an earlier call
-    reports = [
-        (checked_report(plan.folder, subject) if subject.name in checked else None)
-        or staged_report(plan.folder, subject, plan.configs)
+    checked = {job.report.subject for job in jobs}  # findings on others are of an earlier call
+    known = [
+        report
         for subject in subjects
+        if (report := checked_report(plan.folder, subject) if subject in checked else None)
+        or (report := staged_report(plan.folder, subject, plan.configs))
     ]
-    known = [report for report in reports if report is not None]
     if len(known) < len(subjects):
         raise InputError(
             f"{plan.folder}: the workers of {beam_runner} left nothing here. They must see the "

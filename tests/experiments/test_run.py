@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -16,10 +17,13 @@ from mtseg.experiments import budget, run
 from mtseg.experiments.budget import Costs, fit_budget
 from mtseg.experiments.compare import compare_networks, comparison_table
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan, write_plan
+from mtseg.experiments.report.contents import make_report
 from mtseg.experiments.results import Result, read_results
+from mtseg.experiments.stored import StoredExperiments
 from mtseg.provenance.training_data import TRAINING_DATA, write_training_data
 from mtseg.records.reading import read_fingerprints
 from mtseg.runs.config import configure
+from mtseg.runs.workdir import labels_path
 from mtseg.system.atomic_files import lock_folder
 from mtseg.system.progress import Progress
 from mtseg.tasks.label_space import parse_tasks
@@ -231,6 +235,23 @@ def test_networks_that_were_made_from_other_data_are_not_compared(recorded, tiny
     write_training_data(path / "brain", [dataclasses.replace(print_, subjects=subjects)])
     with pytest.raises(InputError, match=r"other data .*: brain \(.*phantom phantom1000 chang"):
         run.run_experiments(config, path)
+    # Nor is the scan that it is now shown with the labels of before.
+    with pytest.raises(
+        InputError, match=r"prepared again after the experiments .*phantom1000 chan"
+    ):
+        StoredExperiments(path).read("brain", "phantom1000")
+    with pytest.raises(InputError, match=r"prepared again after the experiments"):
+        make_report(read_results(path), path)
+
+
+def test_labels_of_another_size_than_the_scan_are_not_shown(recorded, tmp_path):
+    """Of networks of an earlier version, which do not say what they were made from."""
+    path = tmp_path / "out"
+    shutil.copytree(recorded[0], path)
+    labels_file = labels_path(path / "brain", "brain", "phantom1000")
+    np.savez(labels_file, labels=np.zeros((3, 3, 3), np.uint8))
+    with pytest.raises(InputError, match="phantom1000 has another size"):
+        StoredExperiments(path).read("brain", "phantom1000")
 
 
 def test_two_commands_do_not_share_a_folder(recorded, tmp_path):

@@ -15,9 +15,8 @@ from mtseg.experiments.plan import label_of
 from mtseg.experiments.report.figures import segmentations
 from mtseg.experiments.report.page import Block, Heading, Interactive, Picture
 from mtseg.experiments.report.slice_viewer import slice_viewer, viewer_script
-from mtseg.experiments.results import Result
+from mtseg.experiments.results import Result, read_labels_of
 from mtseg.records.reading import read_selection
-from mtseg.runs.workdir import read_labels
 from mtseg.tasks.label_space import TaskSelection
 from mtseg.tasks.task import IGNORED
 
@@ -51,7 +50,8 @@ def read_example(results: Sequence[Result], largest: Result, selection: TaskSele
     largest network does not have: their classes have no colour.
 
     Raises:
-        InputError: if the records or a label map are missing or damaged.
+        InputError: if the records or a label map are missing or damaged, or the scan was prepared
+            otherwise since.
     """
     task = selection.task.name
     subject = next(read_selection(largest.experiment.config.data_dir, selection, "test"))
@@ -66,7 +66,7 @@ def read_example(results: Sequence[Result], largest: Result, selection: TaskSele
         tasks = set(result.experiment.task_names)
         is_shown = task in tasks and tasks <= set(largest.experiment.task_names)
         if is_shown and not result.experiment.is_repeat:
-            labels = read_labels(result.workdir, task, subject.name)
+            labels = read_labels_of(result, task, subject)
             places = [names.index(name) for name in result.label_space.class_names]
             predicted.append((result.experiment.name, np.array(places, np.uint8)[labels]))
     return Example(
