@@ -283,10 +283,7 @@ def _refuse_same_scans(plan: Plan, reports: Sequence[SubjectReport], also: Seque
 
 
 def _stage_subjects(
-    plan: Plan,
-    reports: Sequence[SubjectReport],
-    num_processes: int,
-    num_kept: int,
+    plan: Plan, reports: Sequence[SubjectReport], num_processes: int, num_kept: int
 ) -> None:
     """Prepares every subject that is not staged yet."""
     jobs = _remaining_jobs(plan, reports)

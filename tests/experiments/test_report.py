@@ -218,7 +218,7 @@ def test_one_finished_experiment_makes_a_report(recorded, results):
 
 
 def test_without_a_finished_experiment_the_command_is_named(tmp_path):
-    with pytest.raises(InputError, match=f"Run: mtseg-experiments --out {tmp_path}"):
+    with pytest.raises(InputError, match=f"{tmp_path}: no experiment is finished. Rerun the"):
         make_report([], tmp_path)
 
 
