@@ -1,11 +1,13 @@
 """One subject's files: kept while nothing has changed, and replaced as a whole."""
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.records import staging
+from mtseg.records import staging, writing
 from mtseg.records.builder import RecordConfig
 from mtseg.records.prepared import staging_dir
 from mtseg.records.writing import prepare
@@ -35,6 +37,28 @@ def test_a_staged_subject_is_known_until_its_scan_changes(job):
     assert staging.staged_report(job.folder, job.report.subject, job.configs) == job.report
     change_scan(job)
     assert staging.staged_report(job.folder, job.report.subject, job.configs) is None
+
+
+def test_what_beam_found_in_an_earlier_call_is_not_said_of_a_subject_that_is_staged(
+    job, monkeypatch
+):
+    """Its label map was damaged, has been restored, and was taken from the records since."""
+    staging.stage(job)
+    name = job.report.subject.name
+    issue = {"kind": "unreadable", "subject": name, "message": "Damaged.", "is_error": True}
+    found = {"issues": [issue], "checksum": None, "num_voxels": []}
+    (job.folder / f"{name}.checked.json").write_text(json.dumps(found))
+    (report,) = [staging.checked_report(job.folder, job.report.subject)]
+    assert report.issues
+    monkeypatch.setattr(writing, "run_on_beam", lambda *_: None)
+    plan = SimpleNamespace(
+        task=job.task,
+        configs=job.configs,
+        folder=job.folder,
+        found=SimpleNamespace(subjects=(job.report.subject,), labels=job.labels),
+        request=SimpleNamespace(manual_dir=None),
+    )
+    assert writing._check_and_stage_on_beam(plan, "DirectRunner", []) == [job.report]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
