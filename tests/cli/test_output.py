@@ -3,7 +3,7 @@
 import io
 import sys
 
-from mtseg.cli.command import DONE, run, start_tensorflow
+from mtseg.cli.command import DONE, INTERRUPTED, run, start_tensorflow
 from mtseg.system.devices import describe_devices
 
 
@@ -17,6 +17,14 @@ def test_a_name_that_the_terminal_cannot_show_does_not_end_the_command(monkeypat
 
     assert run(command, ["müller.nii.gz"]) == DONE
     assert raw.getvalue() == b"m\\xfcller.nii.gz: done\n"
+
+
+def test_a_command_that_is_interrupted_says_how_to_go_on(capsys):
+    def command(argv):
+        raise KeyboardInterrupt
+
+    assert run(command, []) == INTERRUPTED == 130
+    assert capsys.readouterr().err == "interrupted: rerun the command to resume.\n"
 
 
 def test_a_command_that_computes_names_its_device(capsys):
