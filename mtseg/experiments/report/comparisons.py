@@ -106,15 +106,14 @@ def learning_curve_section(results: Sequence[Result]) -> list[Block]:
     # All networks are trained on the same records. Curves from before say nothing: test scans.
     split = results[0].curve[-1].get("split", "test")
     is_final = split == results[0].evaluation.split
+    last = " The last values are in the table of classes." if is_final else ""
     return [
         Heading("Learning curves"),
         Picture(
             "learning_curves",
             learning_curves(results),
             f"Line charts, one for each class: Dice on the {split} scans against mini-batches per "
-            "task, one line for each network."
-            + " The last values are in the table of classes."
-            * is_final,
+            f"task, one line for each network.{last}",
             f"Dice on the {split} scans during training, laid out as Fig. 2 of the paper. Open "
             "circles are the repeat of the first experiment with another seed.",
         ),

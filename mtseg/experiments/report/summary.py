@@ -60,14 +60,9 @@ def _dice_sentence(
     for task in (selection.task.name for selection in selections):
         row = compared.get(task, {"multiple": mean_dice_of_scans(largest, task), "single": None})
         if row["multiple"] is not None:
-            reached.append(
-                f"{task} {row['multiple']:.3f}"
-                + (
-                    f" (single-task network {row['single']:.3f})"
-                    if row["single"] is not None
-                    else ""
-                )
-            )
+            single = row["single"]
+            beside = "" if single is None else f" (single-task network {single:.3f})"
+            reached.append(f"{task} {row['multiple']:.3f}{beside}")
     count = f"{len(results)} networks were" if len(results) > 1 else "1 network was"
     return (
         f"**{count} trained with {config.minibatches_per_task:,} mini-batches of "
