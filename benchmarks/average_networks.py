@@ -79,11 +79,16 @@ def weights_as_in(start: TrainedModel, end: TrainedModel) -> list[npt.NDArray[np
     return [*inner, all_kernels, all_biases]
 
 
-def find_training_data(names: Sequence[str]) -> list[Fingerprint] | None:
+def find_training_data(
+    names: Sequence[str], networks: Sequence[TrainedModel]
+) -> list[Fingerprint] | None:
     """What several networks were trained on; None if not all of it is known."""
     from mtseg.runs.growing import read_initial_data
 
-    of_each = [read_initial_data(name) for name in names]
+    of_each = [
+        read_initial_data(name, network.config)
+        for name, network in zip(names, networks, strict=True)
+    ]
     if any(known is None for known in of_each):
         return None
     return [print_ for known in of_each for print_ in known or ()]
@@ -140,7 +145,7 @@ def main() -> None:
             *(config, label_space, start.model, num_minibatches, arguments.workdir, command),
             seconds=0.0,
             device=describe_devices(),
-            earlier=find_training_data([arguments.start, *arguments.ends]),
+            earlier=find_training_data([arguments.start, *arguments.ends], [start, *ends]),
         )
     evaluate_network(arguments.workdir, arguments.data_dir)
     evaluation = Evaluation.from_json(read_evaluation(arguments.workdir) or {})

@@ -72,7 +72,8 @@ def evaluate_trained(
     trained = [load_trained(path, which) for path in paths]
     label_space = trained[0].label_space
     if use_flips:
-        require_symmetric(_tasks(trained[0]))
+        for each in trained:
+            require_symmetric(_tasks(each))
     for path, other in zip(paths[1:], trained[1:], strict=True):
         require_same_classes(paths[0], _tasks(trained[0]), path, _tasks(other))
     data_dir = data_dir or trained[0].config.data_dir
@@ -83,11 +84,11 @@ def evaluate_trained(
         # Without any other scans, a run is meant to be scored on those that it was trained on.
         splits |= {held_out.curves, held_out.final} - {"train"}
     scored, lines = read_fingerprints(data_dir, label_space, "volumes")
-    for path in paths:
+    for path, of_path in zip(paths, trained, strict=True):
         lines += list_changes(path, read_training_data(path) or [], scored)
         if may_score_training_scans:
             continue
-        known, is_all = read_all_training_data(path)
+        known, is_all = read_all_training_data(path, of_path.config.init_from)
         refuse_training_scans(path, known, scored, sorted(splits))
         if not is_all:
             it = "the network that it started from" if known else "it"
@@ -95,6 +96,8 @@ def evaluate_trained(
                 f"{path}: does not say what {it} was trained on, as a run does. If it was trained "
                 "on scans that are scored, their figures are too good."
             )
+    if data_dir != trained[0].config.data_dir and any(each.operating_points for each in trained):
+        lines.append("Operating points are those of the network, from its own evaluation.")
     for line in dict.fromkeys(lines):
         on_note(line)
     evaluation = None

@@ -12,7 +12,7 @@ from mtseg.cli.command import (
     run,
 )
 from mtseg.errors import InputError
-from mtseg.runs.manifest import WEIGHTS, packaged_models, require_trained
+from mtseg.runs.manifest import MANIFEST, packaged_models, require_trained, versions
 from mtseg.serving.address import MODEL_NAME
 from mtseg.system.devices import choose_devices
 from mtseg.system.quiet_tensorflow import import_tensorflow
@@ -98,7 +98,8 @@ def _export(argv: list[str]) -> int:
     if arguments.int8 and arguments.format != "weights":
         raise InputError("--int8 goes with --format weights: OpenVINO computes no other.")
     workdir = Path(arguments.workdir)
-    if arguments.workdir in packaged_models() or (workdir / WEIGHTS).is_file():
+    is_model = workdir.is_dir() and ((workdir / MANIFEST).is_file() or bool(versions(workdir)))
+    if arguments.workdir in packaged_models() or is_model:
         raise InputError(
             f"{arguments.workdir}: is a model, not a run. Give the --workdir of mtseg-train: only "
             "a run can be exported."

@@ -22,7 +22,7 @@ from mtseg.cli.command import (
 )
 from mtseg.errors import InputError
 from mtseg.system.devices import choose_devices
-from mtseg.system.quiet_tensorflow import import_tensorflow
+from mtseg.system.quiet_tensorflow import import_tensorflow, require_package
 
 if TYPE_CHECKING:
     from mtseg.tasks.label_space import LabelSpace
@@ -172,6 +172,8 @@ def _prepare(argv: list[str]) -> int:
             raise InputError(f"{folder}: no such folder. Give the folder of the scans.")
     require_named_sources(label_space, arguments.data_dir)
     print_doubts(label_space)
+    for package in ("tensorflow", "tensorflow_datasets"):
+        require_package(package)
     if arguments.num_processes != 1:
         begin_workers(WORKER_IMPORTS)  # imports TensorFlow in the background
     import_tensorflow()

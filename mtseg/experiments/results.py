@@ -94,7 +94,10 @@ def read_labels_of(result: Result, task: str, scan: PreparedSubject) -> npt.NDAr
     config = result.experiment.config
     stored = read_training_data(result.workdir)
     now, _ = read_fingerprints(config.data_dir, parse_tasks(config.tasks), config.records)
-    texts = [] if stored is None else list_record_changes(stored, now, ["test"])
+    # Runs and records of earlier versions do not say what they were made from.
+    known = [print_ for print_ in stored or () if print_.task["name"] == task]
+    specs = {print_.spec for print_ in known}
+    texts = list_record_changes(known, [print_ for print_ in now if print_.spec in specs], ["test"])
     labels = read_labels(result.workdir, task, scan.name)
     if labels.shape != scan.image.shape:
         texts.append(f"{scan.name} has another size")

@@ -148,13 +148,14 @@ def write_training_data(
         workdir: folder of the run.
         prints: of the records that it is trained on; those without a fingerprint are left out.
         earlier: of those that the network was trained on from which a new run starts; None if
-            that is not known, empty if it starts at random. A run there keeps its own.
+            that is not known, empty if it starts at random. A run there that knows it keeps its
+            own.
 
     Raises:
         InputError: if the run began with other training subjects, or they were prepared otherwise.
         OSError: if the file cannot be written.
     """
-    content = _read(workdir) or _Content([], None if earlier is None else list(earlier))
+    content = _read(workdir, earlier) or _Content([], earlier)
     stored = content.records
     before = {print_.spec: print_ for print_ in stored}
     texts = [
@@ -191,7 +192,7 @@ class _Content:
     """What the file has; the arguments of `write_training_data` say more."""
 
     records: list[Fingerprint]
-    earlier: list[Fingerprint] | None
+    earlier: Sequence[Fingerprint] | None
 
 
 def read_training_data(workdir: Path) -> list[Fingerprint] | None:
@@ -200,12 +201,17 @@ def read_training_data(workdir: Path) -> list[Fingerprint] | None:
     Raises:
         InputError: if the file cannot be read.
     """
-    content = _read(workdir)
+    content = _read(workdir, ())
     return None if content is None else content.records
 
 
-def read_all_training_data(workdir: Path) -> tuple[list[Fingerprint], bool]:
+def read_all_training_data(workdir: Path, init_from: str) -> tuple[list[Fingerprint], bool]:
     """What a run, and the networks that it started from, were trained on.
+
+    Args:
+        workdir: folder of the run.
+        init_from: the network that it started from; empty for none. Runs of earlier versions do not
+            remember what that was trained on.
 
     Returns:
         What is known of it, and whether that is all.
@@ -213,13 +219,14 @@ def read_all_training_data(workdir: Path) -> tuple[list[Fingerprint], bool]:
     Raises:
         InputError: if the file cannot be read.
     """
-    content = _read(workdir)
+    content = _read(workdir, None if init_from else ())
     if content is None:
         return [], False
     return [*content.records, *(content.earlier or [])], content.earlier is not None
 
 
-def _read(workdir: Path) -> _Content | None:
+def _read(workdir: Path, default: Sequence[Fingerprint] | None) -> _Content | None:
+    """What the file has, with a default for `earlier`, which earlier versions did not write."""
     path = workdir / TRAINING_DATA
 
     def parse(prints: Any) -> list[Fingerprint]:
@@ -227,13 +234,16 @@ def _read(workdir: Path) -> _Content | None:
 
     try:
         stored = parse_json(path.read_text(encoding="utf-8"))
-        earlier = stored.get("started_from", [])
-        return _Content(parse(stored["records"]), None if earlier is None else parse(earlier))
+        records = parse(stored["records"])
+        if "started_from" not in stored:
+            return _Content(records, default)
+        earlier = stored["started_from"]
+        return _Content(records, None if earlier is None else parse(earlier))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be read, so it is not known what the run was trained on. Restore it, "
             "or remove it to go on without."
@@ -292,9 +302,9 @@ def refuse_training_scans(
     """
     if found := find_same_scans(trained, scored, splits):
         raise InputError(
-            f"{workdir}: was trained on scans that would be scored: {show_same_scans(found)}. "
-            "Prepare the split that it was trained with, or give mtseg-evaluate "
-            "--allow-training-scans to score them all the same."
+            f"{workdir}: it, or a network that it started from, was trained on scans that would be "
+            f"scored: {show_same_scans(found)}. Prepare the split that both were trained with, or "
+            "give mtseg-evaluate --allow-training-scans to score them all the same."
         )
 
 

@@ -46,9 +46,14 @@ def load_initial(config: TrainConfig) -> TrainedModel | None:
         raise InputError(f"--init-from: {error}") from error
 
 
-def read_initial_data(name: str) -> list[Fingerprint] | None:
-    """What the network that `--init-from` names was trained on; None if not all of it is known."""
-    known, is_all = read_all_training_data(Path(locate_model(name)))
+def read_initial_data(name: str, config: TrainConfig) -> list[Fingerprint] | None:
+    """What the network that `--init-from` names was trained on; None if not all of it is known.
+
+    Args:
+        name: of the network, or its folder.
+        config: its own.
+    """
+    known, is_all = read_all_training_data(Path(locate_model(name)), config.init_from)
     return known if is_all else None
 
 

@@ -123,7 +123,7 @@ def choose_split(
         split = read_split(path, split)
     elif (
         not split.train
-        and split.test_share is None
+        and (split.test_share is None or (rule.fold and folds.exists()))
         and any(files.split == "test" for files in used)
     ):
         train, test = (

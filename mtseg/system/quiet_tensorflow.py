@@ -8,6 +8,24 @@ from mtseg.errors import InputError
 from mtseg.system.hardware import can_import
 
 
+def require_package(name: str) -> None:
+    """Refuses to go on without a package of TensorFlow's, before anything is begun.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    if not can_import(name):
+        raise _explain_missing(name)
+
+
+def _explain_missing(name: str | None) -> InputError:
+    return InputError(
+        f"{name} cannot be imported, and this command needs it. Install mtseg with all that it "
+        "needs (pip install . in its checkout); mtseg-train can also compute with JAX "
+        "(KERAS_BACKEND=jax)."
+    )
+
+
 def import_tensorflow() -> None:
     """Imports TensorFlow without its log lines, which would hide what a command prints.
 
@@ -18,13 +36,9 @@ def import_tensorflow() -> None:
     `TF_CPP_MIN_LOG_LEVEL` asks for information or warnings (0 or 1), the lines are shown.
 
     Raises:
-        InputError: if it is not installed.
+        InputError: if it, or a package that it needs, is not installed.
     """
-    if not can_import("tensorflow"):
-        raise InputError(
-            "TensorFlow is not installed, and this command needs it. Install it: pip install "
-            "tensorflow"
-        )
+    require_package("tensorflow")
     if "KERAS_BACKEND" in os.environ:
         os.environ["KERAS_BACKEND"] = "tensorflow"
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):
@@ -41,6 +55,8 @@ def import_tensorflow() -> None:
 
         tf.config.list_physical_devices()
         logging.set_verbosity(logging.ERROR)
+    except ModuleNotFoundError as error:
+        raise _explain_missing(error.name) from error
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -155,7 +155,8 @@ class _Run:
         )
         # A run that is resumed does not need the network that it started from.
         self._initial = None if self._checkpoints.steps() else load_initial(config)
-        earlier = self._check_initial(lines) if self._initial else []
+        # A run that is resumed keeps what it knows of it, if it does.
+        earlier = self._check_initial(lines) if self._initial else None if config.init_from else []
         self._samples = open_balanced_samples(
             config.data_dir,
             label_space,
@@ -206,7 +207,7 @@ class _Run:
     def _check_initial(self, lines: list[str]) -> list[Fingerprint] | None:
         """What the network that is started from was trained on; adds a line if that is scored."""
         name, held_out = self._config.init_from, self._held_out
-        earlier = read_initial_data(name)
+        earlier = None if self._initial is None else read_initial_data(name, self._initial.config)
         scored, _ = read_fingerprints(self._config.data_dir, self._label_space, "volumes")
         splits = sorted({held_out.curves, held_out.final} - {"train"})
         lines += check_earlier_data(name, earlier, scored, splits)

@@ -285,8 +285,8 @@ class ScanList:
         with self._changed:
             left = [n for n, upload in self._uploads.items() if upload.idle_s > ABANDONED_S]
             uploads = [self._uploads.pop(number) for number in left]
-        for upload in uploads:
-            upload.remove()
+        for upload in uploads:  # gigabytes, perhaps, and the server asks for it between requests
+            threading.Thread(target=upload.remove, daemon=True).start()
 
     def _next_number(self) -> int:
         self._number += 1

@@ -78,14 +78,14 @@ def test_an_average_remembers_what_its_networks_were_trained_on(networks, averag
 
     both, cta = networks["breast,cta"], networks["cta"]
     average([both, cta], [0.25], tmp_path / "run")
-    known, is_all = read_all_training_data(tmp_path / "run")
+    known, is_all = read_all_training_data(tmp_path / "run", "")
     assert is_all
     # As records of the run, those of the first network, and that of the second.
     specs = ["breast:phantom", "cta:phantom"]
     assert [print_.spec for print_ in known] == [*specs, *specs, "cta:phantom"]
     (cta / TRAINING_DATA).unlink()
     average([both, cta], [0.25], tmp_path / "other")
-    assert not read_all_training_data(tmp_path / "other")[1]
+    assert not read_all_training_data(tmp_path / "other", "")[1]
 
 
 def test_a_network_with_other_tasks_is_refused(networks, average, tmp_path):

@@ -337,6 +337,7 @@ def test_verdict_files_keep_their_names():
         "not_assessed": None,
         "task": "brain",
         "given_task": None,
+        "likeliest_task": "brain",
         "task_shares": pytest.approx({"brain": 0.45, "vessels": 0.05}),
         "mean_confidence": pytest.approx(0.9),
         "confidence": {},

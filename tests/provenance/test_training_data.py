@@ -13,6 +13,7 @@ from mtseg.provenance.fingerprint import (
     make_fingerprint,
 )
 from mtseg.provenance.training_data import (
+    TRAINING_DATA,
     check_earlier_data,
     check_training_data,
     list_changes,
@@ -111,25 +112,33 @@ def test_a_run_remembers_what_the_networks_were_trained_on_that_it_started_from(
     of_first = with_subjects(subject("s0"), subject("s1", "test"))
     of_second = with_subjects(subject("s1"), subject("s0", "test"))
     write_training_data(first, [of_first])
-    earlier, is_all = read_all_training_data(first)
+    earlier, is_all = read_all_training_data(first, "")
     assert is_all
     assert check_earlier_data("1", earlier, [of_first], ["test"]) == []
     (line,) = check_earlier_data("1", earlier, [of_second], ["test"])
     assert line.startswith("Warning: --init-from: 1 was trained on scans that are scored here: s0")
     write_training_data(second, [of_second], earlier)
     for _ in range(2):
-        known, is_all = read_all_training_data(second)
+        known, is_all = read_all_training_data(second, "")
         assert is_all
         with pytest.raises(InputError, match="was trained on scans that would be scored: s0"):
             refuse_training_scans(second, known, [of_second], ["test"])
         write_training_data(second, [of_second])  # as a resumed run does
 
 
+def test_a_run_of_an_earlier_version_does_not_know_what_it_started_from(tmp_path):
+    write_training_data(tmp_path, [BEFORE])
+    path = tmp_path / TRAINING_DATA
+    path.write_text(json.dumps({"records": json.loads(path.read_text())["records"]}))
+    assert read_all_training_data(tmp_path, "") == ([BEFORE], True)
+    assert read_all_training_data(tmp_path, "packaged") == ([BEFORE], False)
+
+
 def test_what_a_start_does_not_know_is_not_taken_for_nothing(tmp_path):
-    assert read_all_training_data(tmp_path) == ([], False)
+    assert read_all_training_data(tmp_path, "") == ([], False)
     assert "does not say what it was trained on" in check_earlier_data("x", None, [BEFORE], [])[0]
     write_training_data(tmp_path, [BEFORE], None)
-    assert read_all_training_data(tmp_path) == ([BEFORE], False)
+    assert read_all_training_data(tmp_path, "") == ([BEFORE], False)
 
 
 def test_records_of_another_version_are_named_where_the_scans_are_gone(tmp_path):

@@ -235,8 +235,8 @@ def test_a_run_starts_from_the_weights_of_another(
     printed = capsys.readouterr().out
     assert "Starting from the trained network breast:phantom." in printed
     assert f"--init-from: {start} does not say what it was trained on." in printed
-    assert read_all_training_data(finished)[1]
-    assert not read_all_training_data(workdir)[1]
+    assert read_all_training_data(finished, "")[1]
+    assert not read_all_training_data(workdir, "")[1]
     started, trained = (load_trained(path).model for path in (workdir, finished))
     for one, other in zip(started.trainable_weights, trained.trainable_weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)

@@ -122,6 +122,7 @@ class Assessment:
             "not_assessed": self.not_assessed or None,
             "task": self.task,
             "given_task": self.given_task,
+            "likeliest_task": self.likeliest_task,
             "task_shares": self.task_shares,
             "mean_confidence": self.mean_confidence,
             "confidence": {name: round(value, 4) for name, value in self.confidence.items()},

@@ -108,9 +108,10 @@ function showScan(scan) {
   message.hidden = !failure && viewer.shown.scan === image.url;
   if (failure) {
     setText(message, `The scan cannot be shown here (${failure.message}). Its results can be downloaded.`);
+    canvas.setAttribute("aria-label", `${scan.name} cannot be shown`);
+    if (viewer.shown.scan !== image.url) hidePlace();
     return;
   }
-  if (labels) centred = scan.id;
   if (!message.hidden) {
     setText(message, "Loading…");
     hidePlace();
@@ -121,6 +122,7 @@ function showScan(scan) {
       "The sliders below choose the slices.",
   );
   viewer.show(image, labels, state.model.classes).then(() => {
+    if (labels && viewer.shown.labels === `${labels.url} ${labels.version}`) centred = scan.id;
     if (chosen !== scan.id) return;
     const error = viewer.errorOf(image, labels);
     message.hidden = !error && viewer.shown.scan === image.url;

@@ -27,6 +27,7 @@ export class Viewer {
     this.isScanHidden = false;
     this.queue = Promise.resolve();
     this.calls = 0;
+    this.wanted = undefined; // the scan of the last call
     this.failure = null; // key and error of what could not be shown last
   }
 
@@ -88,6 +89,7 @@ export class Viewer {
   /** Shows a scan and labels; either may be null. Of several calls that wait only the last is done. */
   show(scan, labels, classes) {
     this.calls += 1;
+    this.wanted = scan?.url;
     const call = this.calls;
     const key = keyOf(scan, labels);
     if (this.failure?.key !== key) this.failure = null;
@@ -113,6 +115,7 @@ export class Viewer {
       this.#clear(); // or the scan before would be seen while this one is loaded
       const { url, black, white } = scan;
       await this.nv.loadVolumes([{ url, name: "scan.nii", colormap: "gray", cal_min: black, cal_max: white }]);
+      if (this.wanted !== url) return this.#clear(); // another was chosen meanwhile
       this.shown.scan = url;
       this.#showScan();
       this.moveTo([0.5, 0.5, 0.5]);
@@ -123,6 +126,7 @@ export class Viewer {
       this.shown.labels = null;
       if (labels) {
         await this.nv.addVolumeFromUrl({ url: labels.url, name: "labels.nii", opacity: this.opacity });
+        if (this.wanted !== scan.url) return this.#clear();
         this.shown.labels = wanted;
         this.paint();
       }
