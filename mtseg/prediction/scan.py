@@ -224,6 +224,8 @@ def excluded_classes(model: ExportedModel, scan: LoadedScan, options: Options) -
     of_modality = [task for task in wanted if known is None or task.is_ct in (None, known)]
     # Without a task of that modality, all that are wanted stay; the check warns of the scan.
     allowed = {task.name for task in of_modality or wanted}
+    if not allowed:  # of a model that does not say what its tasks are
+        return []
     return [
         index
         for index, task in enumerate(model.class_task)
