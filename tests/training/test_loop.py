@@ -175,7 +175,6 @@ def train_mirrored(config, workdir):
 import tensorflow as tf
 from mtseg.evaluation.results import Evaluation
 from mtseg.training import reporting
-from mtseg.provenance.training_data import TRAINING_DATA, read_all_training_data
 from mtseg.runs.config import TrainConfig
 from mtseg.training.loop import train_and_evaluate
 

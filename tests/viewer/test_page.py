@@ -107,13 +107,19 @@ def test_a_letter_does_not_change_the_view_that_is_chosen(page, scan_file):
         page.press(letter, f"Key{letter.upper()}", ord(letter.upper()))
         time.sleep(0.2)  # a second key would be left out
     assert settled(page) == before
-    wheel = "new WheelEvent('wheel', {deltaY: 120, clientX: x, clientY: y, bubbles: true})"
-    place = "const b = canvas.getBoundingClientRect(), x = b.x + 40, y = b.y + 40;"
+    turn_wheel(page)
+
+
+def turn_wheel(page):
+    """Turns the wheel on a plane, and waits for another slice: it does not zoom."""
     slices = "[...document.querySelectorAll('#sliders input')].map(slider => slider.value).join()"
-    at = page.run(slices)
-    page.run(f"(() => {{ const canvas = document.getElementById('canvas'); {place} "
-             f"canvas.dispatchEvent({wheel}); }})()")  # fmt: skip
-    page.wait_for(f"{slices} !== '{at}'")  # it turns slices, and does not zoom
+    before = page.run(slices)
+    box = page.run("(({x, y, width, height}) => [x + 0.3 * width, y + height / 2])"
+                   "(document.getElementById('canvas').getBoundingClientRect())")  # fmt: skip
+    place = dict(zip("xy", box, strict=True))
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
+    page.call("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=120, **place)
+    page.wait_for(f"{slices} !== '{before}'", 20)
 
 
 def picture(page):
@@ -242,7 +248,7 @@ def test_one_folder_without_scans_does_not_keep_others_from_being_read(page, sca
     (tmp_path / "notes" / "letter.txt").write_text("no scan")
     page.drop(tmp_path / "notes", scan_file)
     page.wait_for("!document.getElementById('problem').hidden")
-    assert "notes" in page.text("#problem")
+    assert "Notes: has no scan" in page.text("#problem")
     page.wait_for(DONE)
     page.logged.clear()  # the browser notes the refusal
 

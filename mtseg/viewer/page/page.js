@@ -5,7 +5,7 @@ import {
 } from "./details.js";
 import { isActive, showList, showNetworks } from "./list.js";
 import { readDrop, readInput, send } from "./uploading.js";
-import { Viewer } from "./viewer.js";
+import { labelsKey, Viewer } from "./viewer.js";
 
 const get = (id) => document.getElementById(id);
 const BUSY_MS = 500;
@@ -122,7 +122,7 @@ function showScan(scan) {
       "The sliders below choose the slices.",
   );
   viewer.show(image, labels, state.model.classes).then(() => {
-    if (labels && viewer.shown.labels === `${labels.url} ${labels.version}`) centred = scan.id;
+    if (labels && viewer.shown.labels === labelsKey(labels)) centred = scan.id;
     if (chosen !== scan.id) return;
     const error = viewer.errorOf(image, labels);
     message.hidden = !error && viewer.shown.scan === image.url;

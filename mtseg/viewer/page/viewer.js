@@ -7,9 +7,14 @@ const PLANES = { sagittal: 0, coronal: 1, axial: 2 }; // axis of the slices, lef
 const FAST_VOXELS = 120e6;
 const SLOW_VOXELS = 12e6;
 
+/** What tells labels from others, also from later ones at the same address. */
+export function labelsKey(labels) {
+  return labels ? `${labels.url} ${labels.version}` : null;
+}
+
 /** What tells a scan with its labels from others. */
 function keyOf(scan, labels) {
-  return JSON.stringify([scan?.url, labels?.url, labels?.version]);
+  return JSON.stringify([scan?.url, labelsKey(labels)]);
 }
 
 export class Viewer {
@@ -120,7 +125,7 @@ export class Viewer {
       this.#showScan();
       this.moveTo([0.5, 0.5, 0.5]);
     }
-    const wanted = labels ? `${labels.url} ${labels.version}` : null;
+    const wanted = labelsKey(labels);
     if (this.shown.labels !== wanted) {
       while (this.nv.volumes.length > 1) this.nv.removeVolumeByIndex(1);
       this.shown.labels = null;
