@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -127,8 +128,8 @@ def make_dataset(
     if is_placed:
         tensors[:1] = [(tf.int64, (4,)), (tf.float16, ())]
 
-    def compute(element: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
-        start, stop, rows = of_element[int(element)]
+    def compute(element: int) -> tuple[npt.NDArray[Any], ...]:
+        start, stop, rows = of_element[element]
         try:
             patches, score_index = _read_call(samples, global_batch_size, (start, stop), rows)
         except InputError as error:
@@ -136,19 +137,28 @@ def make_dataset(
             raise
         return (*patches, score_index) if isinstance(patches, Places) else (patches, score_index)
 
+    # TensorFlow keeps what it calls for ever. Held by the dataset alone, the volumes go with it.
+    held = weakref.ref(compute)
+
     def read(element: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        read = tf.numpy_function(compute, [element], [dtype for dtype, _ in tensors])
+        read = tf.numpy_function(
+            lambda element: held()(int(element)),  # type: ignore[misc]  # not None: see above
+            [element],
+            [dtype for dtype, _ in tensors],
+        )
         for tensor, (_, shape) in zip(read, tensors, strict=True):
             # With shapes that are not known, the training step would be traced twice.
             tensor.set_shape([None, num_rows, *shape])
         *patches, score_index = read
         return Places(*patches) if is_placed else patches[0], score_index
 
-    return (
+    dataset = (
         tf.data.Dataset.range(len(of_element))
         .map(read, num_parallel_calls=_NUM_READERS, deterministic=True)
         .prefetch(_NUM_READY)
     )
+    dataset.compute = compute
+    return dataset
 
 
 def read_ahead(

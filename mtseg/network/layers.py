@@ -92,7 +92,9 @@ def _compiled_elu() -> Any:
         y = forward(x)
         return y, lambda gradient: backward(gradient, y)
 
-    return elu
+    # TensorFlow keeps what a gradient is defined in for ever: here one graph for each shape, in
+    # place of every training step of the process.
+    return tf.function(elu, autograph=False)
 
 
 _FUSED_DTYPES = ("float16", "bfloat16", "float32")

@@ -42,6 +42,20 @@ class _UpdatesTogether:
         else:
             self.update_together(grads, trainable_variables, learning_rate)
 
+    def _all_reduce_sum_gradients(
+        self, grads_and_vars: list[tuple[Any, Any]]
+    ) -> list[tuple[Any, Any]]:
+        """The gradients as they are where there is one replica, which has nothing to sum.
+
+        The sum has a gradient that TensorFlow registers and never forgets. With it, the graph of
+        every training step of this process would stay in memory.
+        """
+        import tensorflow as tf
+
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return grads_and_vars
+        return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc,no-any-return]
+
     def _distributed_tf_update_step(
         self, distribution: Any, grads_and_vars: Sequence[tuple[Any, Any]], learning_rate: Any
     ) -> None:

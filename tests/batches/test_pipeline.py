@@ -1,6 +1,8 @@
 """From prepared data to the tensors that reach the training step."""
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -115,6 +117,21 @@ def test_an_error_while_reading_is_kept_for_the_training_loop(tiny_data, monkeyp
     with pytest.raises(tf.errors.OpError):
         next(iter(make_dataset(samples, 6, [(0, 1)])))
     assert str(samples.read_error) == "a shard was changed"
+
+
+@pytest.mark.promise("bounded memory")
+def test_the_volumes_of_a_run_go_with_it(tiny_data):
+    """TensorFlow keeps the functions that it calls: the next run would find less memory."""
+    samples = tiny_data.balanced(kind="volumes")
+    elements = make_dataset(samples, 6, [(0, 1), (1, 2)]).as_numpy_iterator()
+    assert len(next(elements)) == 2
+    held = weakref.ref(samples)
+    del samples
+    gc.collect()
+    assert len(next(elements)) == 2  # as long as somebody reads, they stay
+    del elements
+    gc.collect()
+    assert held() is None
 
 
 def test_read_ahead_gives_the_same_minibatches_without_tensorflow(tiny_data):

@@ -79,6 +79,7 @@ class Tally:
 
     def pytest_runtest_logreport(self, report):
         properties = dict(report.user_properties)
+        shown = [text for name, text in report.user_properties if name == "shown"]
         if (
             not self._is_first
             or "promise" not in properties
@@ -92,7 +93,7 @@ class Tally:
             "test": report.nodeid, "code": code_of(report.nodeid.split("::")[0]),
             "promise": promise, "kind": kind,
             "cases": properties.get("cases", 1), "passed": report.passed,
-            "seconds": round(report.duration, 1), "shown": properties.get("shown"),
+            "seconds": round(report.duration, 1), "shown": shown,
         }  # fmt: skip
         with self._journal.open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -174,7 +175,7 @@ def document(entries, minutes, how):
     for entry in entries:
         file, _, test = entry["test"].partition("::")
         by_promise[entry["promise"]][file, test.split("[")[0]].append(entry)
-    shown = [e["shown"] for e in entries if e["shown"]]
+    shown = [line for entry in entries for line in entry["shown"]]
     lines = [
         "# Reliability", "",
         "What happens when things go wrong, tried. Every figure here was written by", "",

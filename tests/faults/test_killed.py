@@ -214,11 +214,11 @@ def workers_of(forked):
     return found
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=120, pause_seconds=0.2):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "not in time"
-        time.sleep(0.2)
+        time.sleep(pause_seconds)
     return found
 
 

@@ -1,14 +1,19 @@
 """The optimisers of a run: Adam against Keras's, and Muon against a reference in NumPy."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from mtseg.network.model import build_patch_model
-from mtseg.runs.building import make_optimizer
+from mtseg.runs.building import build_model, make_optimizer
 from mtseg.runs.config import configure
 from mtseg.runs.optimizers import KernelMuon
+from mtseg.scans.patches import PLANES
+from mtseg.tasks.label_space import parse_tasks
 
 MOMENTUM = 0.95
 
@@ -95,6 +100,33 @@ def test_an_update_of_all_weights_takes_few_operations(kind):
 
     operations = update.get_concrete_function().graph.get_operations()
     assert len(operations) < 12 * len(model.trainable_variables)
+
+
+@pytest.mark.promise("bounded memory")
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_graph_of_a_training_step_goes_with_its_run(precision):
+    """TensorFlow keeps every gradient that a graph defines, and with it the graph."""
+
+    def traced():
+        model = build_model(
+            configure("paper", "breast", "data"), parse_tasks("breast"), precision=precision
+        )
+        optimizer = make_optimizer(configure("paper", "breast", "data"), 1e-3)
+        optimizer.build(model.trainable_variables)
+
+        @tf.function
+        def step():
+            planes = {plane: tf.ones((2, 51, 51, 1)) for plane in PLANES}
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(planes, training=True))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+        return weakref.ref(step.get_concrete_function().graph)
+
+    graph = traced()
+    gc.collect()
+    assert graph() is None
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 8, 4), (1, 1, 6, 10)])
