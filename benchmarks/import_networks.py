@@ -305,7 +305,8 @@ def write_run(
         InputError: if the records of its training scans are not prepared.
     """
     from mtseg.provenance.training_data import write_training_data
-    from mtseg.records.reading import check_training_records, read_members
+    from mtseg.records.prepared import check_training_records
+    from mtseg.records.reading import read_members
     from mtseg.runs import workdir as run_files
     from mtseg.runs.unevaluated import write_unevaluated
 

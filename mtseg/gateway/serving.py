@@ -17,6 +17,7 @@ from mtseg.gateway.spool import Spool, open_spool
 from mtseg.models.loading import ExportedModel
 from mtseg.prediction.options import Options
 from mtseg.prediction.scan import wanted_tasks
+from mtseg.serving.connection import ServerError
 from mtseg.system.signals import Stopped, StopRequest
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def run_gateway(
 
     Args:
         settings: what the gateway does.
-        load_model: loads the model; called once, when objects can be received already.
+        load_model: loads the model; called once, when objects can be received already. Of a served
+            model whose version was not given, each series is segmented by the newest one.
         options: how series are segmented, with `use_dicom_seg`.
         stop: ends the gateway.
         on_listening: called with the port when objects can be received.
@@ -98,14 +100,33 @@ def run_gateway(
                         time.sleep(_POLL_SECONDS)
                         continue
                     try:
+                        model = _newest(model, options)
                         segment_series(spool, series, model, options, stop.raise_if_made)
                         wait_s = settings.first_wait_s
                     except Stopped:
                         break
-                    except (NotNowError, OSError) as error:
+                    except (NotNowError, ServerError, OSError) as error:
                         _LOG.info(f"series {series}: tries again in {wait_s:.0f} s: {error}")
                         _wait(wait_s, stop)
                         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def _newest(model: ExportedModel, options: Options) -> ExportedModel:
+    """The newest version of a served model whose version was not given; any other as it is.
+
+    Raises:
+        InputError: if the newest version does not have the task of the options.
+        ServerError: if the server does not answer as it should.
+    """
+    if model.renewal is None:
+        return model
+    newest = model.renewal.load()
+    if newest.path == model.path:
+        return model
+    wanted_tasks(newest, options)
+    _LOG.info(f"{newest.path}: segments from now on, in place of {model.path}")
+    model.renewal.newest = newest
+    return newest
 
 
 def _take_quiet(spool: Spool, quiet_s: float) -> str | None:

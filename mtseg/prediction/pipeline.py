@@ -199,7 +199,11 @@ def _renew(model: ExportedModel, options: Options, error: ModelGoneError) -> Exp
     if model.renewal is None:
         raise error
     newest = model.renewal.load()
-    if newest.label_table != model.label_table:
+    ours, theirs = (
+        [(entry.label, entry.name, entry.task) for entry in each.label_table]
+        for each in (model, newest)
+    )
+    if ours != theirs:
         raise ServerError(
             f"{newest.path}: this version has other labels than the one before. Use another folder "
             "for its results."

@@ -141,6 +141,8 @@ def write_training_data(
     workdir: Path,
     prints: Sequence[Fingerprint],
     earlier: Sequence[Fingerprint] | None = (),
+    *,
+    is_new: bool = True,
 ) -> None:
     """Writes what a run is trained on, or compares it with what the run there was trained on.
 
@@ -148,8 +150,9 @@ def write_training_data(
         workdir: folder of the run.
         prints: of the records that it is trained on; those without a fingerprint are left out.
         earlier: of those that the network was trained on from which a new run starts; None if
-            that is not known, empty if it starts at random. A run there that knows it keeps its
-            own.
+            that is not known, empty if it starts at random.
+        is_new: whether the run begins with this, and not with a checkpoint; one that is resumed
+            keeps what it knows.
 
     Raises:
         InputError: if the run began with other training subjects, or they were prepared otherwise.
@@ -168,9 +171,11 @@ def write_training_data(
             f"{workdir}: this run was trained on other data: {'; '.join(texts)}. Prepare that data "
             "again to resume the run, or use another --workdir."
         )
-    if new := [print_ for print_ in prints if print_.spec not in before]:
-        known = None if content.earlier is None else [p.to_json() for p in content.earlier]
-        records = [p.to_json() for p in [*stored, *new]]
+    kept = earlier if is_new else content.earlier
+    new = [print_ for print_ in prints if print_.spec not in before]
+    if new or kept != content.earlier:
+        known = None if kept is None else [print_.to_json() for print_ in kept]
+        records = [print_.to_json() for print_ in [*stored, *new]]
         write_json(workdir / TRAINING_DATA, {"records": records, "started_from": known})
 
 

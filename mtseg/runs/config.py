@@ -60,6 +60,7 @@ _ABOVE_ZERO = (
     "steps_per_call",
 )
 _NOT_NEGATIVE = ("warmup_minibatches", "seed", "num_threads")
+_MOST_SEEDS = 2**32
 _BELOW_ONE = ("dropout_rate", "batch_norm_momentum", "adam_beta_2")
 
 
@@ -177,6 +178,8 @@ class TrainConfig:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: must not be negative, not {getattr(self, name)}.")
+        if self.seed >= _MOST_SEEDS:
+            raise InputError(f"seed: must be below 2**32 = {_MOST_SEEDS}, not {self.seed}.")
         for name in _BELOW_ONE:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: must be in [0, 1), not {getattr(self, name)}.")

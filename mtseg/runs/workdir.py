@@ -285,7 +285,7 @@ def write_evaluation(
 ) -> None:
     """Writes the weights that were evaluated, the figures, and a point of the learning curve.
 
-    Figures of training scans are no point of it, and weights are not compared by them.
+    Weights are compared by figures of the same scans. Those of training scans are no point of it.
 
     Args:
         workdir: folder of the run.
@@ -301,9 +301,10 @@ def write_evaluation(
         OSError: if the folder cannot be written.
     """
     score = evaluation.overall_dice()
-    # A run that resumed from an earlier checkpoint comes here a second time.
+    # A run that resumes from an earlier checkpoint comes here again.
     curve = [point for point in read_curve(workdir) if point["minibatch"] < minibatch]
-    is_best = all(score > point["mean_dice"] for point in curve)
+    of_these = [p for p in curve if p.get("scored_sha256", scored_sha256) == scored_sha256]
+    is_best = all(score > point["mean_dice"] for point in of_these)
     curve.append(
         {
             "minibatch": minibatch,
@@ -311,6 +312,7 @@ def write_evaluation(
             "split": evaluation.split,
             "mean_dice": score,
             "dice": evaluation.mean_dice(),
+            "scored_sha256": scored_sha256,
         }
     )
     last = weights_path(workdir, "last")

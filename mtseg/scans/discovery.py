@@ -46,7 +46,11 @@ class ListedScan(NamedTuple):
 
 
 def list_scans(
-    named: Iterable[Path], results: Path | None = None, *, is_beside: bool = False
+    named: Iterable[Path],
+    results: Path | None = None,
+    *,
+    is_beside: bool = False,
+    may_share_names: bool = False,
 ) -> list[ListedScan]:
     """Lists the scans that files, folders and lists name.
 
@@ -57,6 +61,7 @@ def list_scans(
         named: files, folders and lists.
         results: the folder of all results, which is not searched; None if there is none.
         is_beside: whether the results of a scan go beside it, so that its folder is its own.
+        may_share_names: whether the results of each scan go to a folder of its own.
 
     Returns:
         Each scan once, where it was named first, in the order of `named`, and sorted within a
@@ -81,7 +86,7 @@ def list_scans(
     places: dict[Path, Path] = {}
     for scan in once.values():
         other = places.setdefault(scan.stem, scan.path)
-        if other != scan.path:
+        if other != scan.path and not may_share_names:
             raise InputError(
                 f"{scan.path}: would share its results, {scan.stem}_labels.nii.gz, with {other}. "
                 "Segment them one at a time, with different -o folders."

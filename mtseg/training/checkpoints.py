@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mtseg.errors import InputError
-from mtseg.system.atomic_files import atomic_write
+from mtseg.system.atomic_files import atomic_write, sync_to_disk
 
 _RULES = "rules.json"
 """In each checkpoint: version of each rule of training that has had several."""
@@ -117,10 +117,10 @@ class Checkpoints:
             self._state.write_state(temporary)
             (temporary / _RULES).write_text(json.dumps(self._rules))
             for path in temporary.iterdir():
-                _flush(path)
+                sync_to_disk(path)
             # A run that resumed from an earlier checkpoint may find a damaged one here.
             self._delete(self._path(step))
-        _flush(self._folder)
+        sync_to_disk(self._folder)
         self._delete_beyond_keep(step)
 
     def clean(self, restored: int) -> None:
@@ -146,12 +146,3 @@ class Checkpoints:
             hidden = path.with_name(f"{_HIDDEN}{os.getpid()}.old.{path.name}")
             path.rename(hidden)
             shutil.rmtree(hidden)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or folder is on the disk, so that it survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,7 +24,8 @@ from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
 from mtseg.provenance.fingerprint import Fingerprint
 from mtseg.provenance.training_data import check_earlier_data, write_training_data
-from mtseg.records.reading import check_training_records, read_fingerprints, read_members
+from mtseg.records.prepared import check_training_records, read_fingerprints, require_unchanged
+from mtseg.records.reading import read_members
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.growing import load_initial, read_initial_data, start_from
 from mtseg.runs.optimizers import MUON_RULE
@@ -85,12 +86,13 @@ def train_and_evaluate(
     workdir = Path(workdir)
     engine = open_engine(config)
     with contextlib.ExitStack() as stack, catch_sigterm() as stop:
-        run = _Run(config, workdir, engine, command, is_complete, callbacks, stack)
+        run = None
         try:
+            run = _Run(config, workdir, engine, command, is_complete, callbacks, stack)
             return run.train(stop, is_profiling=is_profiling)
         except engine.errors as error:
             explained = engine.explain(error, workdir)
-            if explained is None or error is run.callbacks.error:
+            if explained is None or (run is not None and error is run.callbacks.error):
                 raise
             raise explained from error
 
@@ -144,7 +146,9 @@ class _Run:
         stack: contextlib.ExitStack,
     ) -> None:
         label_space = parse_tasks(config.tasks)
-        # Read before the folder is made, so that data that is not prepared leaves no folder.
+        # Before the folder is made, which data that is not prepared does not leave, and before the
+        # records are read, so that a change of them meanwhile is noticed.
+        self._scored, _ = read_fingerprints(config.data_dir, label_space, "volumes")
         trained, lines = check_training_records(config.data_dir, label_space, config.records)
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
@@ -167,6 +171,7 @@ class _Run:
             source_weights=config.source_weights,
             task_weights=config.task_weights,
         )
+        require_unchanged(config.data_dir, label_space, [*trained, *self._scored])
         self._total = config.minibatches_per_task * (num_tasks := len(label_space.selections))
         size, kind = config.global_batch_size, config.records
         lines += self._samples.describe_draws(self._total, size, kind)
@@ -182,7 +187,8 @@ class _Run:
                 )
                 if changed := write_config(workdir, config, label_space):
                     self.say(changed)
-                write_training_data(workdir, trained, earlier)
+                is_new = not self._checkpoints.steps()
+                write_training_data(workdir, trained, earlier, is_new=is_new)
                 self._write_splits(label_space)
         else:
             print("The first worker reports on the run and writes to its folder.", flush=True)
@@ -199,6 +205,7 @@ class _Run:
                 workdir,
                 command=command,
                 held_out=self._held_out,
+                scored=self._scored,
                 logit_adjustment=self._adjustment if is_adjusted else np.zeros(1, np.float32),
                 is_complete=is_complete,
                 callbacks=self.callbacks,
@@ -208,9 +215,8 @@ class _Run:
         """What the network that is started from was trained on; adds a line if that is scored."""
         name, held_out = self._config.init_from, self._held_out
         earlier = None if self._initial is None else read_initial_data(name, self._initial.config)
-        scored, _ = read_fingerprints(self._config.data_dir, self._label_space, "volumes")
         splits = sorted({held_out.curves, held_out.final} - {"train"})
-        lines += check_earlier_data(name, earlier, scored, splits)
+        lines += check_earlier_data(name, earlier, self._scored, splits)
         return earlier
 
     @functools.cached_property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -22,8 +22,9 @@ from mtseg.evaluation.results import Evaluation
 from mtseg.evaluation.scoring import evaluate_model
 from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
+from mtseg.provenance.fingerprint import Fingerprint
 from mtseg.provenance.training_data import list_record_changes, scored_checksum
-from mtseg.records.reading import read_fingerprints
+from mtseg.records.prepared import read_fingerprints
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.unevaluated import UNEVALUATED, read_unevaluated
@@ -70,6 +71,7 @@ class Evaluator:
         *,
         command: str,
         held_out: HeldOut,
+        scored: Sequence[Fingerprint],
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
         callbacks: Callback,
@@ -78,7 +80,7 @@ class Evaluator:
         self._command, self._held_out = command, held_out
         self._logit_adjustment, self._is_complete = logit_adjustment, is_complete
         self._callbacks = callbacks
-        self._scored, _ = read_fingerprints(config.data_dir, label_space, "volumes")
+        self._scored = scored
         self._model = build_model(config, label_space)
         self._dense = make_dense_network(self._model)
 
@@ -294,6 +296,7 @@ def evaluate_run(workdir: Path, trained: TrainedModel, data_dir: str) -> Evaluat
             workdir,
             command=(read_unevaluated(workdir) or {}).get("command", ""),
             held_out=choose_held_out(data_dir, trained.label_space, config.curves_on),
+            scored=read_fingerprints(data_dir, trained.label_space, "volumes")[0],
             logit_adjustment=np.zeros(1, np.float32),  # the weights that are written have it
             is_complete=True,
             callbacks=TensorBoard(config, workdir),

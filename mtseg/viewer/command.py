@@ -118,7 +118,9 @@ def _view(argv: list[str]) -> int:
         raise InputError(f"--port: {arguments.port} is not a port. Give 0 to 65535.")
     if arguments.model is not None:
         arguments.model = str(locate_model(arguments.model))
-        find_model(Path(arguments.model))
+        found = find_model(Path(arguments.model))
+        if not arguments.shortcut:  # the page keeps this version; a shortcut takes the newest
+            arguments.model = str(found)
     if arguments.shortcut:
         for path in _write_shortcuts(arguments):
             print(f"Wrote {path}. It opens the page; nobody needs a terminal for it.")
@@ -137,8 +139,8 @@ def _view(argv: list[str]) -> int:
         return DONE
     if arguments.data_dir is not None:
         raise InputError("--data-dir: is for a folder of experiments. Leave it out.")
-    # One by one: each scan has a folder of its own here, so two may have the same name.
-    listed = [list_scans([Path(named)]) for named in arguments.scans]
+    # Each scan has a folder of its own here. One by one, so that the same may be named twice.
+    listed = [list_scans([Path(named)], may_share_names=True) for named in arguments.scans]
     paths = [scan.path for scans in listed for scan in scans]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise InputError(

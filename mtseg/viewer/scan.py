@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.viewer.display import REFERENCE_COPY, SCAN_COPY, coarse_copy
-from mtseg.viewer.uploads import Upload
+from mtseg.viewer.uploads.upload import Upload
 
 WAITING, READING, COMPUTING, WRITING = "waiting", "reading", "computing", "writing"
 DONE, FAILED, CANCELLED, STORED = "done", "failed", "cancelled", "stored"

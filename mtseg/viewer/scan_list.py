@@ -23,13 +23,11 @@ from mtseg.viewer.scan import (
     Scan,
     StoredScan,
 )
-from mtseg.viewer.uploads import Limits, Upload
+from mtseg.viewer.uploads.open_uploads import OpenUploads
+from mtseg.viewer.uploads.upload import Limits, Upload
 
 _MOST_SCANS = 500
 """Scans and uploads that a page keeps; the user removes some to have room."""
-
-ABANDONED_S = 600.0
-"""An upload to which nothing has come for so long is removed: its browser has been closed."""
 
 
 class Computes(Protocol):
@@ -68,7 +66,7 @@ class ScanList:
         self._computer, self._folder, self._options = computer, folder, dict(options)
         self._on_refusal = on_refusal
         self._scans: dict[int, Scan] = {}
-        self._uploads: dict[int, Upload] = {}
+        self._uploads = OpenUploads(folder / "uploads", self.limits)
         self._waiting: deque[tuple[Scan, str]] = deque()
         self._in_work: Scan | None = None
         self._model: dict[str, Any] | None = None
@@ -86,9 +84,7 @@ class ScanList:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            uploads = list(self._uploads.values())
-        for upload in uploads:  # or a file that still arrives would be left behind
-            upload.remove()
+        self._uploads.close()
         self._computer.stop()
         if self._thread.is_alive():
             self._thread.join()
@@ -108,8 +104,8 @@ class ScanList:
         """Makes room for a drop; returns the number of the upload.
 
         Raises:
-            InputError: if the page shows experiments, it keeps too much already, or the disk is
-                full.
+            InputError: if the page shows experiments, keeps too much already, or is being closed;
+                or if the disk is full.
         """
         with self._changed:
             if any(scan.stored is not None for scan in self._scans.values()):
@@ -119,9 +115,7 @@ class ScanList:
             if len(self._scans) + len(self._uploads) >= _MOST_SCANS:
                 raise InputError(f"There are {_MOST_SCANS} scans. Remove some first.")
             number = self._next_number()
-            self._uploads[number] = Upload(
-                self._folder / "uploads" / str(number), name, self.limits
-            )
+            self._uploads.begin(number, name)
             return number
 
     def upload(self, number: int) -> Upload:
@@ -130,8 +124,7 @@ class ScanList:
         Raises:
             KeyError: if there is none.
         """
-        with self._changed:
-            return self._uploads[number]
+        return self._uploads.get(number)
 
     def finish_upload(self, number: int) -> list[int]:
         """Finds the scans of an upload and puts them into the queue; returns their numbers.
@@ -141,9 +134,7 @@ class ScanList:
                 its files are removed.
             KeyError: if there is no such upload.
         """
-        self.upload(number).complete()
-        upload = self._take_upload(number)
-        paths = upload.find_scans()
+        upload, paths = self._uploads.find_scans(number)
         with self._changed:
             if len(self._scans) + len(paths) <= _MOST_SCANS:
                 return self.add(paths, upload)
@@ -156,7 +147,7 @@ class ScanList:
         Raises:
             KeyError: if there is none.
         """
-        self._take_upload(number).remove()
+        self._uploads.take(number).remove()
 
     def add(
         self, paths: list[Path], upload: Upload | None = None, reference: Path | None = None
@@ -254,9 +245,7 @@ class ScanList:
             InputError: if the scan has no labels yet or is gone, or the upload is not one file.
             KeyError: if there is no such upload.
         """
-        self.upload(upload_number).complete()
-        upload = self._take_upload(upload_number)
-        paths = upload.find_scans()
+        upload, paths = self._uploads.find_scans(upload_number)
         with self._changed:
             scan = self._scans.get(number)
             refusal = ""
@@ -276,17 +265,9 @@ class ScanList:
             self._waiting.append((scan, "compare"))
             self._changed.notify_all()
 
-    def _take_upload(self, number: int) -> Upload:
-        with self._changed:
-            return self._uploads.pop(number)
-
     def remove_abandoned(self) -> None:
         """Removes uploads whose browser was closed before it had sent all their files."""
-        with self._changed:
-            left = [n for n, upload in self._uploads.items() if upload.idle_s > ABANDONED_S]
-            uploads = [self._uploads.pop(number) for number in left]
-        for upload in uploads:  # gigabytes, perhaps, and the server asks for it between requests
-            threading.Thread(target=upload.remove, daemon=True).start()
+        self._uploads.remove_abandoned()
 
     def _next_number(self) -> int:
         self._number += 1

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _WARM_UP_VOXELS = 24
 """Side of the cube that is computed first, to know the speed of this machine."""
 
+_FEWEST_FLOP = 1e11
+"""Scans with fewer operations, as those with hardly any foreground, say nothing about the speed."""
+
 
 class Worker:
     """Answers orders with a model.
@@ -76,13 +79,18 @@ class Worker:
 
         out.mkdir(parents=True, exist_ok=True)
         self.say("shown", **write_display_copy(out / SCAN_COPY, scan))
-        start = time.monotonic()
+        start = end = time.monotonic()
         flop = 0
 
         def on_start(_: Path, work: Work) -> None:
             nonlocal start, flop
             start, flop = time.monotonic(), work.plan.flop
             self.say("computing", flop=flop, flop_per_second=self._flop_per_second)
+
+        def on_flop(of_tile: int) -> None:
+            nonlocal end
+            end = time.monotonic()
+            self.say("computed", flop=of_tile)
 
         results = out / "results"
         ((_, outcome),) = segment_files(
@@ -91,12 +99,13 @@ class Worker:
             results,
             Options(**options, use_unprocessed=True),
             on_start=on_start,
-            on_flop=lambda flop: self.say("computed", flop=flop),
+            on_flop=on_flop,
         )
         if isinstance(outcome, InputError):
             raise outcome
         assert outcome.label_path is not None  # only --strict withholds labels
-        self._flop_per_second = flop / max(time.monotonic() - start, 1e-3)
+        if flop >= _FEWEST_FLOP:
+            self._flop_per_second = flop / max(end - start, 1e-3)
         write_folder_results(results, [Path(scan_stem(scan))], self._model.label_table)
         labels = read_label_map(outcome.label_path)
         maps = {"labels": ("Network", outcome.label_path, labels)}

@@ -15,7 +15,7 @@ def networks(tiny_data, tmp_path):
     import keras
 
     from mtseg.provenance.training_data import write_training_data
-    from mtseg.records.reading import check_training_records
+    from mtseg.records.prepared import check_training_records
     from mtseg.runs import workdir as run_files
     from mtseg.runs.building import build_model
     from mtseg.runs.config import TrainConfig

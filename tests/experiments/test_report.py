@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import re
+import shlex
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
 from mtseg.experiments.compare import _find_persons, compare_networks
 from mtseg.experiments.plan import label_of
+from mtseg.experiments.report import details
 from mtseg.experiments.report.comparisons import learning_curve_section
 from mtseg.experiments.report.contents import TITLE, make_report
 from mtseg.experiments.report.cross_task import unlabelled_blocks
@@ -38,6 +40,7 @@ from mtseg.experiments.report.slice_viewer import slice_viewer
 from mtseg.experiments.report.summary import summary_section
 from mtseg.experiments.results import read_results, to_csv
 from mtseg.experiments.unlabelled import UnlabelledScan
+from mtseg.provenance.fingerprint import read_fingerprint
 from mtseg.provenance.software import source_commit
 from mtseg.tasks.task_file import shipped_path
 
@@ -211,8 +214,24 @@ def test_the_commands_prepare_and_run_everything_again(blocks, recorded):
     assert commands[3:] == ["mtseg-experiments --preset demo"]
 
 
-def test_one_finished_experiment_makes_a_report(recorded, results):
-    page = to_html(TITLE, make_report(results[:1], recorded[0]))
+def test_the_commands_choose_the_files_and_shards_of_the_records(recorded, results, monkeypatch):
+    def read(folder):
+        made_of = read_fingerprint(folder)
+        source = made_of.source | {"filter": {"run": "1", "desc": "a b"}}
+        settings = made_of.settings | {"num_shards": 3}
+        return dataclasses.replace(made_of, source=source, settings=settings)
+
+    monkeypatch.setattr(details, "read_fingerprint", read)
+    report = make_report(results, recorded[0])
+    command = shlex.split(next(b.text for b in report if isinstance(b, Code)).splitlines()[0])
+    assert command[command.index("--bids-filter") + 1] == "run=1,desc=a b"
+    assert command[command.index("--num-shards") + 1] == "3"
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_finished_experiment_makes_a_report(recorded, results, place):
+    """The first, and the repeat."""
+    page = to_html(TITLE, make_report([results[place]], recorded[0]))
     assert "no multi-task network yet" in page
     assert "no two networks for the same task" in page
 

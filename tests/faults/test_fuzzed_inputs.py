@@ -27,7 +27,7 @@ from mtseg.serving.messages import decode_response, encode_request
 from mtseg.sources.find import find_subjects
 from mtseg.system.checksums import CHECKSUMS
 from mtseg.tasks.task_file import read_task, shipped_path, shipped_tasks
-from mtseg.viewer.uploads import Limits, Upload
+from mtseg.viewer.uploads.upload import Limits, Upload
 from tests.dicom_files import encode, write_multiframe, write_series
 from tests.faults.damage import VALUES, damage_bytes, damage_json, damage_text
 from tests.layout_files import write, write_msd, write_nnunet, write_task

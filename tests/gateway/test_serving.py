@@ -15,6 +15,7 @@ import pytest
 from mtseg.errors import InputError
 from mtseg.gateway.peers import parse_caller
 from mtseg.gateway.serving import Settings, run_gateway
+from mtseg.models.loading import Renewal
 from mtseg.prediction.options import Options
 from mtseg.serving.connection import RequestError, ServerError
 from mtseg.system.signals import StopRequest
@@ -253,6 +254,40 @@ def test_a_server_that_is_away_is_waited_for(settings, model, make_series, monke
     with running(settings, lambda: model) as port:
         send(port, *files)
         wait_for(lambda: states(settings)["done"] == [f"{uid}.json"])
+    assert states(settings)["failed"] == []
+
+
+def test_each_series_is_segmented_by_the_newest_version_that_is_served(
+    settings, model, make_series, monkeypatch, caplog
+):
+    from mtseg.gateway import serving
+
+    served, errors, used = ["grpc://here/mtseg:1"], [], []
+    segment_series = serving.segment_series
+
+    def load():
+        if errors:
+            raise errors.pop()
+        return dataclasses.replace(model, path=served[-1], renewal=renewal)
+
+    def note(spool, series, newest, *others):
+        used.append(newest.path)
+        segment_series(spool, series, newest, *others)
+
+    renewal = Renewal(load)
+    monkeypatch.setattr(serving, "segment_series", note)
+    caplog.set_level(logging.INFO, "mtseg.gateway")
+    (_, first), (_, second), (_, third) = (make_series(number) for number in range(3))
+    with running(settings, load) as port:
+        for number, files in enumerate((first, second, third), start=1):
+            if number == 3:
+                served.append("grpc://here/mtseg:2")
+                errors.append(ServerError("does not answer."))  # for a while
+            send(port, *files)
+            wait_for(lambda number=number: len(states(settings)["done"]) == number)
+    assert used == ["grpc://here/mtseg:1"] * 2 + ["grpc://here/mtseg:2"]
+    lines = [r.getMessage() for r in caplog.records if "in place of" in r.getMessage()]
+    assert lines == ["grpc://here/mtseg:2: segments from now on, in place of grpc://here/mtseg:1"]
     assert states(settings)["failed"] == []
 
 

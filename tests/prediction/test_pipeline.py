@@ -390,11 +390,13 @@ def test_a_version_with_other_labels_does_not_take_the_place_of_the_one_before(m
     nib.save(nib.Nifti1Image(image, np.eye(4)), scan)
     given = Options(spacing_mm=1.0)
     others = dataclasses.replace(model, label_table=model.label_table[::-1])
-    for newest, is_taken in ((others, False), (model, True)):
+    titles = [dataclasses.replace(entry, title="Corrected") for entry in model.label_table]
+    corrected = dataclasses.replace(model, label_table=tuple(titles))
+    for newest, is_taken in ((others, False), (model, True), (corrected, True)):
         renewal = Renewal(lambda newest=newest: newest)
         old = dataclasses.replace(model, network=Gone(model.network), renewal=renewal)
         for number in range(2):
-            out = tmp_path / f"{is_taken}{number}"
+            out = tmp_path / f"{id(newest)}{number}"
             if is_taken:
                 ((_, outcome),) = segment_files(old, [scan], out, given)
                 assert outcome.label_path.exists()

@@ -123,7 +123,19 @@ def test_a_run_remembers_what_the_networks_were_trained_on_that_it_started_from(
         assert is_all
         with pytest.raises(InputError, match="was trained on scans that would be scored: s0"):
             refuse_training_scans(second, known, [of_second], ["test"])
-        write_training_data(second, [of_second])  # as a resumed run does
+        write_training_data(second, [of_second], is_new=False)  # as a resumed run does
+
+
+def test_a_run_that_begins_again_remembers_what_it_starts_from_now(tmp_path):
+    """Its initial network was trained anew before the run had a checkpoint."""
+    old, new = with_subjects(subject("s0")), with_subjects(subject("s1"))
+    own = with_subjects(subject("s2"), subject("s1", "test"))
+    write_training_data(tmp_path, [own], [old])
+    write_training_data(tmp_path, [own], [new])
+    known, _ = read_all_training_data(tmp_path, "initial")
+    assert known == [own, new]
+    with pytest.raises(InputError, match="was trained on scans that would be scored: s1"):
+        refuse_training_scans(tmp_path, known, [own], ["test"])
 
 
 def test_a_run_of_an_earlier_version_does_not_know_what_it_started_from(tmp_path):

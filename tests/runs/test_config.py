@@ -56,6 +56,7 @@ def test_who_cuts_patches_of_volumes_makes_no_other_run(here, there):
         ("learning_rate", float("inf")),
         ("dropout_rate", 1.0),
         ("seed", -1),
+        ("seed", 2**32),
         ("schedule", "step"),
         ("strategy", "many"),
         ("preset", "tiny"),

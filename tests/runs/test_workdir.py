@@ -1,12 +1,20 @@
 """The configuration in a run's folder: what may differ when the run is resumed."""
 
 import dataclasses
+import json
 
 import pytest
 
 from mtseg.errors import InputError
+from mtseg.evaluation.results import Evaluation, Row
 from mtseg.runs.config import TrainConfig
-from mtseg.runs.workdir import read_config, write_config
+from mtseg.runs.workdir import (
+    BEST_EVALUATION,
+    read_config,
+    weights_path,
+    write_config,
+    write_evaluation,
+)
 from mtseg.tasks.label_space import LabelSpace, parse_tasks
 
 
@@ -101,3 +109,14 @@ def test_a_damaged_file_of_a_run_is_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=str(tmp_path)):
         read_config(tmp_path)
+
+
+def test_best_weights_are_best_on_the_scans_as_they_are(tmp_path):
+    """After the first evaluation a label map is corrected, and its scan is harder now."""
+    write(tmp_path)
+    for minibatch, dice, scans in ((1, 0.95, "old"), (2, 0.7, "new"), (3, 0.6, "new")):
+        weights_path(tmp_path, "last").write_bytes(b"weights" + bytes([minibatch]))
+        rows = (Row("breast", "pectoral_muscle", "a", "dice", dice),)
+        write_evaluation(tmp_path, Evaluation(rows, {}), None, minibatch, 0.0, "", "", scans)
+    assert weights_path(tmp_path, "best").read_bytes() == b"weights\x02"
+    assert json.loads((tmp_path / BEST_EVALUATION).read_text())["minibatch"] == 2

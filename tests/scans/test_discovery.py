@@ -63,6 +63,8 @@ def test_two_links_to_one_file_are_two_scans(archive):
 
 def test_two_scans_of_one_name_are_refused(archive):
     (archive / "zero.nii.gz").write_bytes(b"")
+    paths = [scan.path.name for scan in list_scans([archive], may_share_names=True)]
+    assert {"zero.nii", "zero.nii.gz"} <= set(paths)  # each has a folder of its own there
     with pytest.raises(InputError, match="would share its results"):
         list_scans([archive])
 

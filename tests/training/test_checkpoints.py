@@ -146,7 +146,7 @@ def test_a_write_that_fails_leaves_the_ones_before(saved, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mtseg.training.checkpoints._flush", fail)
+    monkeypatch.setattr("mtseg.training.checkpoints.sync_to_disk", fail)
     with pytest.raises(OSError, match="No space"):
         checkpoints.save(40)
     assert sorted(path.name for path in folder.iterdir()) == ["step-10", "step-20", "step-30"]

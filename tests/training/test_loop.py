@@ -12,6 +12,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation, Row
@@ -22,6 +23,7 @@ from mtseg.runs.manifest import read_manifest
 from mtseg.runs.weights import load_trained
 from mtseg.runs.workdir import LEARNING_CURVE, weights_path
 from mtseg.training.checkpoints import Checkpoints
+from mtseg.training.engines.tensorflow_engine import TensorFlowEngine
 from mtseg.training.engines.tensorflow_step import TrainingStep
 from mtseg.training.loop import plan_calls, train_and_evaluate
 from tests.event_files import scalars_of
@@ -522,3 +524,14 @@ def test_mixed_precision_keeps_float32_weights(tiny_data, tmp_path, without_eval
     assert keras.config.dtype_policy().name == "float32"
     assert {w.dtype.name for w in weights_of(tmp_path)} == {"float32"}
     assert np.isfinite(list(scalars_of(tmp_path, "loss").values())).all()
+
+
+def test_a_device_whose_memory_ends_while_a_run_is_set_up_is_one_clear_line(
+    tiny_data, tmp_path, monkeypatch
+):
+    def build(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(TensorFlowEngine, "build", build)
+    with pytest.raises(InputError, match="memory"):
+        train_and_evaluate(make_config(tiny_data), tmp_path)

@@ -23,7 +23,7 @@ from mtseg.runs.workdir import (
     SPLITS,
     VALIDATION,
 )
-from mtseg.training import reporting
+from mtseg.training import loop, reporting
 from mtseg.training.callbacks import Callback
 from mtseg.training.loop import train_and_evaluate
 from tests.conftest import ONE_OF_THREE, prepare_breast
@@ -227,6 +227,34 @@ def test_scans_that_are_prepared_again_meanwhile_are_not_scored(
     assert [point["minibatch"] for point in read_json(tmp_path / "run" / LEARNING_CURVE)] == [2]
     with pytest.raises(InputError, match="trained on other data"):
         train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.promise("refused input")
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("open_balanced_samples", "records were prepared again while this command read them"),
+        ("hold_volumes", "the validation scans were prepared again"),
+    ],
+)
+def test_scans_that_are_prepared_again_while_a_run_begins_are_not_scored(
+    three_splits, tmp_path, monkeypatch, step, words
+):
+    """It may have read them as training scans."""
+    data_dir = shutil.copytree(three_splits, tmp_path / "data")
+    do = getattr(loop, step)
+
+    def prepare_and_do(*arguments, **settings):
+        changed = ONE_OF_THREE | {"split_seed": 2}
+        prepare_breast(data_dir, num_test=2, is_update=True, **changed)
+        return do(*arguments, **settings)
+
+    monkeypatch.setattr(loop, step, prepare_and_do)
+    monkeypatch.setattr(reporting, "evaluate_model", lambda *_, split, **__: scores_of(split))
+    with pytest.raises(InputError, match=words):
+        train_and_evaluate(make_config(data_dir), tmp_path / "run")
+    assert (tmp_path / "run").exists() == (step == "hold_volumes")
 
 
 @pytest.mark.slow

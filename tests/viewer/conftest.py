@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtseg.viewer.scan_list import ScanList
-from mtseg.viewer.uploads import Limits
+from mtseg.viewer.uploads.upload import Limits
 from mtseg.viewer.web.server import Server
 from tests.viewer.threshold_computer import ThresholdComputer
 

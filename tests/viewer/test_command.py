@@ -83,6 +83,19 @@ def test_a_shortcut_starts_the_page_with_its_options(has_desktop, tmp_path, monk
     assert done.stdout.splitlines() == [*flags, "a scan", "Press Enter to close."]
 
 
+def test_a_page_keeps_the_version_that_is_the_newest_when_it_begins(tmp_path, monkeypatch):
+    """Its finished scans are shown with the classes of the network that labelled them."""
+    for version in "12":
+        (tmp_path / "model" / version).mkdir(parents=True)
+        (tmp_path / "model" / version / "manifest.json").touch()
+    given = []
+    monkeypatch.setattr(
+        command, "_serve", lambda arguments, *_, **__: given.append(arguments.model)
+    )
+    assert command.main(["--model", str(tmp_path / "model"), "--no-browser"]) == 0
+    assert given == [str(tmp_path / "model" / "2")]
+
+
 class Page:
     """The command in a process of its own."""
 

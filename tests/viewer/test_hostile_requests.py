@@ -10,6 +10,7 @@ import zipfile
 import pytest
 
 from mtseg.viewer import scan_list
+from mtseg.viewer.uploads import open_uploads
 from mtseg.viewer.web.connections import Connections
 from mtseg.viewer.web.server import list_hosts
 from tests.viewer.conftest import write_ball
@@ -210,7 +211,7 @@ def test_an_upload_whose_browser_was_closed_is_removed(server, tmp_path, scan_fi
     upload(server, scan_file)
     ask_json(server, "GET", "state")
     assert files_of(tmp_path)
-    monkeypatch.setattr(scan_list, "ABANDONED_S", -1.0)
+    monkeypatch.setattr(open_uploads, "ABANDONED_S", -1.0)
     wait_until(lambda: not files_of(tmp_path))  # though no page asks any more
 
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mtseg.viewer.uploads import Limits
+from mtseg.viewer.uploads.upload import Limits
 from tests.browser import Browser
 from tests.dicom_files import write_series
 from tests.viewer.conftest import write_ball

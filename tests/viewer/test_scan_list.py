@@ -1,6 +1,8 @@
 """The queue of a page: one scan at a time, cancelling, removing, references."""
 
 import io
+import threading
+import zipfile
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +12,7 @@ from pydicom.uid import BasicTextSRStorage
 
 from mtseg.errors import InputError
 from mtseg.viewer.scan import CANCELLED, COMPUTING, DONE, FAILED, WAITING
+from mtseg.viewer.uploads.upload import Upload
 from tests.dicom_files import write_series
 from tests.viewer.conftest import write_ball
 from tests.viewer.threshold_computer import wait_until
@@ -25,6 +28,42 @@ def send(scans, *paths, name="drop"):
         content = path.read_bytes()
         scans.upload(number).receive(path.name, io.BytesIO(content), len(content))
     return number
+
+
+def test_nothing_is_left_of_an_upload_that_is_unpacked_when_the_page_ends(
+    scans, tmp_path, monkeypatch
+):
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in range(15):
+            archive.writestr(f"{name}.dcm", bytes(100))
+    number = send(scans, path)
+    begun, may_go_on = threading.Event(), threading.Event()
+    copy = Upload._copy_counted
+
+    def copy_slowly(*arguments):
+        begun.set()
+        assert may_go_on.wait(20)
+        copy(*arguments)
+
+    monkeypatch.setattr(Upload, "_copy_counted", copy_slowly)
+    refusals = []
+
+    def finish():
+        with pytest.raises(InputError, match="was removed"):
+            scans.finish_upload(number)
+        refusals.append(number)
+
+    finishing = threading.Thread(target=finish)
+    finishing.start()
+    assert begun.wait(20)
+    threading.Timer(0.2, may_go_on.set).start()
+    scans.close()
+    assert not [file for file in (tmp_path / "private").rglob("*") if file.is_file()]
+    with pytest.raises(InputError, match="is being closed"):
+        scans.begin_upload("another")
+    finishing.join(20)
+    assert refusals == [number]
 
 
 def test_one_scan_is_computed_at_a_time_in_the_order_they_came(scans, computer, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
-from mtseg.viewer.uploads import Limits, Upload, safe_name
+from mtseg.viewer.uploads.upload import Limits, Upload, safe_name
 from tests.dicom_files import change, write_disc, write_series
 
 LIMITS = Limits(num_bytes=1_000_000, num_files=20)

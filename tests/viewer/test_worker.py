@@ -57,3 +57,19 @@ def test_a_scan_whose_folder_is_gone_is_one_line_and_the_process_goes_on(model, 
     order = {"do": "segment", "folder": str(tmp_path / "gone"), "scan": "scan.nii", "options": {}}
     with pytest.raises(InputError, match="gone: cannot be opened any more"):
         Worker(model, io.StringIO()).obey(order | {"out": str(tmp_path / "out")})
+
+
+def test_a_scan_without_foreground_says_nothing_of_the_speed(model, tmp_path, monkeypatch):  # noqa: F811
+    """The next scan's progress is a share of its operations, and their speed must not be 0."""
+    monkeypatch.chdir(tmp_path)
+    image = np.zeros((9, 8, 7), np.int16)
+    image[4, 4, 4] = 100
+    nib.save(nib.Nifti1Image(image, np.diag([0.4, 0.4, 0.4, 1])), "scan.nii")
+    answers = io.StringIO()
+    worker = Worker(model, answers)
+    order = {"do": "segment", "folder": str(tmp_path), "scan": "scan.nii", "options": {}}
+    for name in ("first", "second"):
+        worker.obey(order | {"out": str(tmp_path / name)})
+    events = [json.loads(line) for line in answers.getvalue().splitlines()]
+    first, second = (e["flop_per_second"] for e in events if e["event"] == "computing")
+    assert first == second > 0

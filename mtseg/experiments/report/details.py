@@ -17,6 +17,7 @@ from mtseg.experiments.report.cross_task import median_cross_task_percent
 from mtseg.experiments.report.page import Block, Code, Heading, Paragraph, Table
 from mtseg.experiments.report.summary import count_scans
 from mtseg.experiments.results import Result, largest_network
+from mtseg.provenance.fingerprint import read_fingerprint
 from mtseg.records.prepared import prepared_dir, prepared_settings, records_dir
 from mtseg.runs.workdir import read_evaluation
 from mtseg.system.hardware import format_machine
@@ -158,13 +159,13 @@ def _prepare_commands(tasks: str, data_dir: str) -> list[str]:
     for selection in parse_tasks(tasks).selections:
         for source in selection.sources:
             task = selection.task
-            settings = prepared_settings(
-                prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
-            )
+            folder = prepared_dir(data_dir, task.name, source, "volumes", task.own_file)
+            settings, made_of = prepared_settings(folder), read_fingerprint(folder)
             patches = records_dir(data_dir, task.name, source, "patches")
             has_patches = (patches / "dataset_info.json").is_file()
             if has_patches:
                 settings |= prepared_settings(patches)
+                made_of = read_fingerprint(patches)
             # A task that comes with mtseg is given by name, another by the path of its file.
             spec = dataclasses.replace(selection, sources=(source,)).spec
             command = ["mtseg-prepare", spec, "--data-dir", data_dir]
@@ -172,7 +173,12 @@ def _prepare_commands(tasks: str, data_dir: str) -> list[str]:
                 command += ["--manual-dir", "SCANS"]
             if has_patches:
                 command += ["--kinds", "patches,volumes"]
-            names = ["size", "num_train", "num_test", "patches_per_class", "seed"]
+            if made_of is not None:
+                entities = made_of.source["filter"] or {}
+                filters = [f"{entity}={value}" for entity, value in entities.items()]
+                command += ["--bids-filter", ",".join(filters)] if filters else []
+                settings["num_shards"] = made_of.settings.get("num_shards")
+            names = ["size", "num_train", "num_test", "patches_per_class", "num_shards", "seed"]
             for name in (*names, "validation_share", "fold", "split_seed"):
                 if settings.get(name) is not None:
                     command += [f"--{name.replace('_', '-')}", str(settings[name])]

@@ -65,7 +65,8 @@ def read_example(results: Sequence[Result], largest: Result, selection: TaskSele
     for result in results:
         tasks = set(result.experiment.task_names)
         is_shown = task in tasks and tasks <= set(largest.experiment.task_names)
-        if is_shown and not result.experiment.is_repeat:
+        # The repeat alone: where nothing else is finished yet.
+        if is_shown and (result is largest or not result.experiment.is_repeat):
             labels = read_labels_of(result, task, subject)
             places = [names.index(name) for name in result.label_space.class_names]
             predicted.append((result.experiment.name, np.array(places, np.uint8)[labels]))

@@ -134,7 +134,7 @@ class MeanNetwork:
     def with_smaller_chunks(self) -> MeanNetwork:
         """The same mean, with fewer voxels passing the convolutions at once."""
         members = tuple(
-            each.with_smaller_chunks() if isinstance(each, DenseNetwork) else each
+            each.with_smaller_chunks() if isinstance(each, DenseNetwork | MeanNetwork) else each
             for each in self.members
         )
         return dataclasses.replace(self, members=members)

@@ -20,6 +20,7 @@ from mtseg.batches.placed_samples import PlacedSamples
 from mtseg.errors import InputError
 from mtseg.evaluation.held_out import HeldOut
 from mtseg.evaluation.results import Evaluation
+from mtseg.provenance.fingerprint import Fingerprint
 from mtseg.runs.config import TrainConfig
 from mtseg.system.signals import StopRequest
 from mtseg.tasks.label_space import LabelSpace
@@ -149,6 +150,7 @@ class Engine(Protocol):
         *,
         command: str,
         held_out: HeldOut,
+        scored: Sequence[Fingerprint],
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
         callbacks: Callback,
@@ -160,6 +162,7 @@ class Engine(Protocol):
             workdir: folder of the run.
             command: the command line, stored with figures.
             held_out: which scans the run scores.
+            scored: fingerprints of their volumes, read before the run read any records.
             logit_adjustment: float32 (logits,), or of length 1 for all; added to the logits' bias
                 of the network that is evaluated and written.
             is_complete: whether the last evaluation also measures surfaces and volumes, and keeps

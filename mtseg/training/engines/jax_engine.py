@@ -21,6 +21,7 @@ from mtseg.batches.pipeline import read_ahead
 from mtseg.batches.placed_samples import PlacedSamples
 from mtseg.errors import InputError
 from mtseg.evaluation.held_out import HeldOut
+from mtseg.provenance.fingerprint import Fingerprint
 from mtseg.runs.config import TrainConfig
 from mtseg.system.hardware import num_cores
 from mtseg.tasks.label_space import LabelSpace
@@ -138,6 +139,7 @@ class JaxEngine:
         *,
         command: str,
         held_out: HeldOut,
+        scored: Sequence[Fingerprint],
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
         callbacks: Callback,

@@ -20,6 +20,7 @@ from mtseg.batches.pipeline import make_dataset
 from mtseg.batches.placed_samples import PlacedSamples
 from mtseg.errors import WorkerLostError
 from mtseg.evaluation.held_out import HeldOut
+from mtseg.provenance.fingerprint import Fingerprint
 from mtseg.runs.config import TrainConfig
 from mtseg.tasks.label_space import LabelSpace
 from mtseg.training.callbacks import Callback
@@ -144,6 +145,7 @@ class TensorFlowEngine:
         *,
         command: str,
         held_out: HeldOut,
+        scored: Sequence[Fingerprint],
         logit_adjustment: npt.NDArray[np.float32],
         is_complete: bool,
         callbacks: Callback,
@@ -155,6 +157,7 @@ class TensorFlowEngine:
             workdir,
             command=command,
             held_out=held_out,
+            scored=scored,
             logit_adjustment=logit_adjustment,
             is_complete=is_complete,
             callbacks=callbacks,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtseg.errors import InputError
+from mtseg.inference.dense import DenseNetwork
 from mtseg.inference.engines.averaging import MeanNetwork, require_symmetric
 from mtseg.inference.tiling import Plan, Tile
 from mtseg.network.architecture import HALO
@@ -116,3 +117,11 @@ def test_flips_need_the_leave_of_every_task_that_a_scan_may_be_for():
         require_symmetric(tasks)
     with pytest.raises(InputError, match=r"cta does not allow .* Leave it out\."):
         require_symmetric(tasks, "cta")
+
+
+def test_smaller_chunks_reach_the_networks_of_an_ensemble_that_is_mirrored():
+    networks = tuple(DenseNetwork(None, 3, "float32", 1000) for _ in range(2))
+    smaller = MeanNetwork((MeanNetwork(networks),), is_mirrored=True).with_smaller_chunks()
+    expected = networks[0].with_smaller_chunks()
+    assert expected.chunk_positions < 1000
+    assert smaller.members[0].members == (expected, expected)

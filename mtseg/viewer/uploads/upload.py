@@ -143,7 +143,7 @@ class Upload:
         try:
             self.unpack()
             self.separate_series()
-            return [scan.path for scan in list_scans([self.folder])]
+            return [scan.path for scan in list_scans([self.folder], may_share_names=True)]
         except InputError as error:
             self.remove()
             text = str(error).replace(f"{self.folder}/", "").replace(str(self.folder), self.name)
