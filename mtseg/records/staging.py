@@ -24,6 +24,7 @@ from typing import Any
 import tensorflow as tf
 
 from mtseg.errors import InputError
+from mtseg.provenance.file_state import FileState
 from mtseg.provenance.fingerprint import (
     Fingerprint,
     SubjectPrint,
@@ -71,6 +72,14 @@ class Job:
     folder: Path
 
 
+def check_files(task: Task, labels: LabelSource, subject: Subject) -> SubjectReport:
+    """As `check_subject`; notes the states of the files: `stage` prepares only what was checked."""
+    files: tuple[FileState | None, ...] = ()
+    with contextlib.suppress(InputError):  # if one is missing, the report says it
+        files = describe_subject(subject).files
+    return dataclasses.replace(check_subject(task, labels, subject), files=files)
+
+
 def check_and_stage(job: Job) -> None:
     """Checks a subject and, if its files have no error, stages it.
 
@@ -81,7 +90,7 @@ def check_and_stage(job: Job) -> None:
     """
     subject = job.report.subject
     if subject.seed is None:  # a phantom has no files
-        job = dataclasses.replace(job, report=check_subject(job.task, job.labels, subject))
+        job = dataclasses.replace(job, report=check_files(job.task, job.labels, subject))
     found = {
         "issues": [dataclasses.asdict(issue) for issue in job.report.issues],
         "checksum": job.report.checksum,
@@ -109,11 +118,15 @@ def stage(job: Job) -> str:
         The subject's name.
 
     Raises:
-        InputError: if one of its files cannot be used, or the disk is full.
+        InputError: if one of its files cannot be used or was changed since it was checked, or the
+            disk is full.
     """
     subject = job.report.subject
     # Before they are read, so that a later change is noticed.
     described = describe_subject(subject)
+    for checked, now in zip(job.report.files, described.files, strict=False):
+        if checked and now and not checked.looks_like(now):
+            raise InputError(f"{now.path}: was changed since it was checked. Rerun the command.")
     files = [state and state.with_checksum() for state in described.files]
     prepared = prepare_subject(job.task, job.labels, subject, size=job.configs[0].size)
     with _writing_staged(job.folder):

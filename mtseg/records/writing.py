@@ -42,6 +42,7 @@ from mtseg.records.shards import count_records, link_shards, shuffle_rng, write_
 from mtseg.records.staging import (
     Job,
     check_and_stage,
+    check_files,
     checked_report,
     discard_staging,
     lock_staging,
@@ -51,7 +52,7 @@ from mtseg.records.staging import (
     staged_report,
     staged_subject,
 )
-from mtseg.sources.checks import SubjectReport, check_reports, check_subject, format_issues
+from mtseg.sources.checks import SubjectReport, check_reports, format_issues
 from mtseg.sources.find import find_subjects
 from mtseg.system.atomic_files import empty_folder, lock_folder, remove_path
 from mtseg.system.processes import run_all, run_on_beam
@@ -204,7 +205,7 @@ def _check_subjects(plan: Plan, num_processes: int) -> list[SubjectReport]:
             reports[subject.name] = report
     unread = [subject for subject in subjects if subject.name not in reports]
     if unread:
-        read = functools.partial(check_subject, plan.task, plan.found.labels)
+        read = functools.partial(check_files, plan.task, plan.found.labels)
         title, done = f"{plan.spec}, checking", len(subjects) - len(unread)
         with Progress(title, len(subjects), "subjects", done) as progress:
             for report in run_all(read, unread, num_processes, WORKER_IMPORTS):

@@ -51,6 +51,8 @@ class SubjectReport:
         num_voxels: of each of the task's classes in the label map; empty if it is unreadable.
         figures: of the scan, for the summary; None if it is unreadable, has no foreground, or was
             not measured.
+        files: what `mtseg.records.staging` knows the files by, as they were when they were read;
+            empty if that was not noted.
     """
 
     subject: Subject
@@ -58,6 +60,7 @@ class SubjectReport:
     checksum: str = ""
     num_voxels: tuple[int, ...] = ()
     figures: ScanFigures | None = None
+    files: tuple[Any, ...] = ()
 
 
 def check_subject(task: Task, labels: LabelSource, subject: Subject) -> SubjectReport:

@@ -51,7 +51,7 @@ def read_subjects(monkeypatch):
     """The names of subjects in the order in which their scans were read, or prepared."""
     names = {"check_subject": [], "stage": []}
 
-    def check_subject(task, labels, subject, original=writing.check_subject):
+    def check_subject(task, labels, subject, original=writing.check_files):
         names["check_subject"].append(subject.name)
         return original(task, labels, subject)
 
@@ -59,7 +59,7 @@ def read_subjects(monkeypatch):
         names["stage"].append(job.report.subject.name)
         return original(job)
 
-    monkeypatch.setattr(writing, "check_subject", check_subject)
+    monkeypatch.setattr(writing, "check_files", check_subject)
     monkeypatch.setattr(writing, "stage", stage)
     return names
 

@@ -50,7 +50,7 @@ def test_beam_workers_check_the_scans_and_write_the_same_files(
     def fail(*_):
         raise AssertionError("the first process reads a scan")
 
-    for name in ("writing.check_subject", "staging.check_subject", "staging.prepare_subject"):
+    for name in ("writing.check_files", "staging.check_subject", "staging.prepare_subject"):
         monkeypatch.setattr(f"mtseg.records.{name}", fail)  # workers are other processes
     settings = {
         "patches_per_class": 20, "beam_runner": "DirectRunner",
@@ -106,6 +106,26 @@ def test_tfds_reads_the_records(whole):
 
 
 # Records that exist already.
+
+
+@pytest.mark.promise("refused input")
+def test_a_scan_that_is_replaced_after_it_was_checked_is_not_prepared(
+    prepare_scans, scans, whole, tmp_path, monkeypatch
+):
+    """Nobody has checked the new one, nor looked whether it is on the other side of the split."""
+    path = scans / "images" / "a1.nii.gz"
+    refuse = writing._refuse_same_scans
+
+    def replace(*arguments):
+        path.write_bytes(path.read_bytes())
+        refuse(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "_refuse_same_scans", replace)
+        with pytest.raises(InputError, match=r"a1\.nii\.gz: was changed since it was checked"):
+            prepare_scans(tmp_path, patches_per_class=5)
+    prepare_scans(tmp_path, patches_per_class=5)
+    assert len(encoded_records(tmp_path, "volumes")) == 5
 
 
 def test_records_with_other_settings_are_refused_or_replaced(prepare_scans, tmp_path):
