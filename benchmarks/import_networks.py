@@ -305,12 +305,11 @@ def write_run(
         InputError: if the records of its training scans are not prepared.
     """
     from mtseg.provenance.training_data import write_training_data
-    from mtseg.records.prepared import check_training_records
-    from mtseg.records.reading import read_members
+    from mtseg.records.reading import check_training_records, read_members
     from mtseg.runs import workdir as run_files
     from mtseg.runs.unevaluated import write_unevaluated
 
-    trained, lines = check_training_records(config.data_dir, label_space, "volumes")
+    trained, _, lines = check_training_records(config.data_dir, label_space, "volumes")
     print(*lines, sep="\n", end="\n" if lines else "")
     workdir.mkdir(parents=True, exist_ok=True)
     run_files.write_config(workdir, config, label_space)

@@ -20,8 +20,7 @@ from mtseg.provenance.training_data import (
     read_training_data,
     refuse_training_scans,
 )
-from mtseg.records.prepared import read_fingerprints
-from mtseg.records.reading import count_scans
+from mtseg.records.reading import count_scans, read_fingerprints
 from mtseg.runs.manifest import PACKAGED, WEIGHTS
 from mtseg.runs.unevaluated import read_unevaluated
 from mtseg.runs.weights import TrainedModel, load_trained

@@ -18,7 +18,7 @@ from mtseg.errors import InputError
 from mtseg.evaluation.results import Evaluation
 from mtseg.experiments.plan import Experiment, plan_experiments, read_plan
 from mtseg.provenance.training_data import list_record_changes, read_training_data
-from mtseg.records.prepared import read_fingerprints
+from mtseg.records.reading import read_fingerprints
 from mtseg.runs.workdir import read_config, read_curve, read_evaluation, read_labels
 from mtseg.sources.subject import PreparedSubject
 from mtseg.system.text_table import format_csv

@@ -23,8 +23,7 @@ from mtseg.experiments.plan import (
 )
 from mtseg.experiments.results import Result, read_results
 from mtseg.provenance.training_data import list_record_changes, read_training_data
-from mtseg.records.prepared import read_fingerprints
-from mtseg.records.reading import require_scans
+from mtseg.records.reading import read_fingerprints, require_scans
 from mtseg.runs.config import TrainConfig
 from mtseg.system.atomic_files import lock_folder, write_json, writing_to
 from mtseg.system.progress import Progress

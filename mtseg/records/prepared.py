@@ -1,23 +1,19 @@
-"""Where prepared records are, whether they are there, and what they were made from.
+"""Where prepared records are, and whether they are there.
 
 Every module that opens records begins here. Records that a killed command was about to replace are
 put in their places first. The folder of the records of one kind is
-`DATA_DIR/mtseg_TASK/SOURCE_KIND/VERSION`.
+`DATA_DIR/mtseg_TASK/SOURCE_KIND/VERSION`. `mtseg.records.reading` says what they were made from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mtseg.errors import InputError
-from mtseg.provenance.fingerprint import Fingerprint, read_fingerprint
-from mtseg.provenance.training_data import check_training_data, list_record_changes, list_stale
-from mtseg.records.schema import DEFAULT_KINDS, SPLITS, VERSION
+from mtseg.records.schema import DEFAULT_KINDS, VERSION
 from mtseg.system.atomic_files import lock_folder, parse_json, writing_to
 from mtseg.system.replacing import finish_replacing
-from mtseg.tasks.label_space import LabelSpace
 from mtseg.tasks.task_file import GENERATED, shipped_tasks
 
 
@@ -122,88 +118,3 @@ def prepared_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise damaged_records(file)
     return settings
-
-
-def read_fingerprints(
-    data_dir: str | Path, label_space: LabelSpace, kind: str
-) -> tuple[list[Fingerprint], list[str]]:
-    """What the prepared records of all tasks were made from.
-
-    Args:
-        data_dir: folder of prepared records.
-        label_space: the tasks and their sources.
-        kind: `patches` or `volumes`.
-
-    Returns:
-        The fingerprints, and a line for records that have none.
-
-    Raises:
-        InputError: if records are not prepared, or a fingerprint cannot be read.
-    """
-    prints, without = [], []
-    for selection in label_space.selections:
-        task = selection.task
-        for source in selection.sources:
-            folder = prepared_dir(data_dir, task.name, source, kind, task.own_file)
-            stored = read_fingerprint(folder)
-            if stored is None:
-                without.append(f"{task.name}:{source}")
-            else:
-                prints.append(stored)
-    lines = []
-    if without:
-        lines.append(
-            f"{', '.join(without)}: these {kind} carry no fingerprint, so it is not known what "
-            "they were made from. mtseg-prepare with --update gives them one."
-        )
-    return prints, lines
-
-
-def require_unchanged(
-    data_dir: str | Path, label_space: LabelSpace, before: Sequence[Fingerprint]
-) -> None:
-    """Checks that nobody has prepared records again since their fingerprints were read.
-
-    Args:
-        data_dir: folder of prepared records.
-        label_space: the tasks and their sources.
-        before: the fingerprints as they were.
-
-    Raises:
-        InputError: if somebody has.
-    """
-    for kind in sorted({print_.kind for print_ in before}):
-        of_kind = [print_ for print_ in before if print_.kind == kind]
-        now, _ = read_fingerprints(data_dir, label_space, kind)
-        if texts := list_record_changes(of_kind, now, SPLITS[kind]):
-            raise InputError(
-                f"{data_dir}: records were prepared again while this command read them: "
-                f"{'; '.join(texts)}. Rerun the command."
-            )
-
-
-def check_training_records(
-    data_dir: str | Path, label_space: LabelSpace, kind: str
-) -> tuple[list[Fingerprint], list[str]]:
-    """Checks the records of a run before it is trained.
-
-    Args:
-        data_dir: folder of prepared records.
-        label_space: the tasks and their sources.
-        kind: what the run is trained on, `patches` or `volumes`.
-
-    Returns:
-        The fingerprints of the records that it is trained on, and lines to print: records without a
-        fingerprint, and scans that have changed since they were prepared.
-
-    Raises:
-        InputError: if records are not prepared, patches and volumes were made from different
-            subjects, or a scan of a task is on both sides of the split.
-    """
-    trained, lines = read_fingerprints(data_dir, label_space, kind)
-    scored = trained
-    if kind != "volumes":
-        scored, _ = read_fingerprints(data_dir, label_space, "volumes")
-    lines += check_training_data(trained, scored)
-    lines += list_stale(trained, [selection.task for selection in label_space.selections])
-    return trained, lines

@@ -1,4 +1,4 @@
-"""Reading prepared records, and finding out what has been prepared.
+"""Reading prepared records, and finding out what has been prepared, and from what.
 
 Volumes are read one after the other, without TensorFlow. Patches are read at random by
 `mtseg.batches.patch_records`; `index_patches` tells it where they are in a shard.
@@ -7,7 +7,7 @@ Volumes are read one after the other, without TensorFlow. Patches are read at ra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from mtseg.errors import InputError
 from mtseg.provenance.differences import list_task_differences
-from mtseg.provenance.fingerprint import read_fingerprint
+from mtseg.provenance.fingerprint import Fingerprint, read_fingerprint
+from mtseg.provenance.training_data import check_training_data, list_record_changes, list_stale
 from mtseg.records.prepared import (
     damaged_records,
     finish_replacing_records,
@@ -29,6 +30,7 @@ from mtseg.records.prepared import (
 from mtseg.records.schema import (
     CLASS_NAMES_FILE,
     DEFAULT_KINDS,
+    SPLITS,
     parse_patch_records,
     parse_volume_record,
 )
@@ -313,3 +315,84 @@ def _class_differences(folder: Path, task: Task) -> list[str]:
     if stored == list(task.class_names):
         return []
     return [f"classes are {', '.join(task.class_names)}, were {', '.join(stored)}"]
+
+
+def read_fingerprints(
+    data_dir: str | Path, label_space: LabelSpace, kind: str
+) -> tuple[list[Fingerprint], list[str]]:
+    """What the prepared records of all tasks were made from.
+
+    Args:
+        data_dir: folder of prepared records.
+        label_space: the tasks and their sources.
+        kind: `patches` or `volumes`.
+
+    Returns:
+        The fingerprints, and a line for records that have none.
+
+    Raises:
+        InputError: if records are not prepared, or a fingerprint cannot be read.
+    """
+    prints, without = [], []
+    for selection in label_space.selections:
+        task = selection.task
+        for source in selection.sources:
+            folder = prepared_dir(data_dir, task.name, source, kind, task.own_file)
+            stored = read_fingerprint(folder)
+            if stored is None:
+                without.append(f"{task.name}:{source}")
+            else:
+                prints.append(stored)
+    lines = []
+    if without:
+        lines.append(
+            f"{', '.join(without)}: these {kind} carry no fingerprint, so it is not known what "
+            "they were made from. mtseg-prepare with --update gives them one."
+        )
+    return prints, lines
+
+
+def require_unchanged(
+    data_dir: str | Path, label_space: LabelSpace, before: Sequence[Fingerprint]
+) -> None:
+    """Checks that records have the fingerprints that they had before.
+
+    Raises:
+        InputError: if somebody has prepared them again.
+    """
+    for kind in sorted({print_.kind for print_ in before}):
+        of_kind = [print_ for print_ in before if print_.kind == kind]
+        now, _ = read_fingerprints(data_dir, label_space, kind)
+        if texts := list_record_changes(of_kind, now, SPLITS[kind]):
+            raise InputError(
+                f"{data_dir}: records were prepared again while this command read them: "
+                f"{'; '.join(texts)}. Rerun the command."
+            )
+
+
+def check_training_records(
+    data_dir: str | Path, label_space: LabelSpace, kind: str
+) -> tuple[list[Fingerprint], list[Fingerprint], list[str]]:
+    """Checks the records of a run before it is trained.
+
+    Args:
+        data_dir: folder of prepared records.
+        label_space: the tasks and their sources.
+        kind: what the run is trained on, `patches` or `volumes`.
+
+    Returns:
+        The fingerprints of the records that it is trained on, those of the volumes that it scores,
+        and lines to print: records without a fingerprint, and scans that have changed since they
+        were prepared.
+
+    Raises:
+        InputError: if records are not prepared, patches and volumes were made from different
+            subjects, or a scan of a task is on both sides of the split.
+    """
+    trained, lines = read_fingerprints(data_dir, label_space, kind)
+    scored = trained
+    if kind != "volumes":
+        scored, _ = read_fingerprints(data_dir, label_space, "volumes")
+    lines += check_training_data(trained, scored)
+    lines += list_stale(trained, [selection.task for selection in label_space.selections])
+    return trained, scored, lines

@@ -24,8 +24,7 @@ from mtseg.evaluation.held_out import choose_held_out
 from mtseg.evaluation.results import Evaluation
 from mtseg.provenance.fingerprint import Fingerprint
 from mtseg.provenance.training_data import check_earlier_data, write_training_data
-from mtseg.records.prepared import check_training_records, read_fingerprints, require_unchanged
-from mtseg.records.reading import read_members
+from mtseg.records.reading import check_training_records, read_members, require_unchanged
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.growing import load_initial, read_initial_data, start_from
 from mtseg.runs.optimizers import MUON_RULE
@@ -148,8 +147,8 @@ class _Run:
         label_space = parse_tasks(config.tasks)
         # Before the folder is made, which data that is not prepared does not leave, and before the
         # records are read, so that a change of them meanwhile is noticed.
-        self._scored, _ = read_fingerprints(config.data_dir, label_space, "volumes")
-        trained, lines = check_training_records(config.data_dir, label_space, config.records)
+        found = check_training_records(config.data_dir, label_space, config.records)
+        trained, self._scored, lines = found
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
         self._config, self._workdir, self._engine = config, workdir, engine

@@ -24,7 +24,7 @@ from mtseg.evaluation.stored_scan import StoredScan
 from mtseg.inference.dense import make_dense_network
 from mtseg.provenance.fingerprint import Fingerprint
 from mtseg.provenance.training_data import list_record_changes, scored_checksum
-from mtseg.records.prepared import read_fingerprints
+from mtseg.records.reading import read_fingerprints
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.unevaluated import UNEVALUATED, read_unevaluated

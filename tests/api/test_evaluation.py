@@ -11,7 +11,7 @@ from mtseg.inference.dense import DenseNetwork
 from mtseg.network.architecture import HALO
 from mtseg.provenance.file_state import FileState
 from mtseg.provenance.training_data import write_training_data
-from mtseg.records.prepared import read_fingerprints
+from mtseg.records.reading import read_fingerprints
 from mtseg.runs.building import build_model
 from mtseg.runs.config import TrainConfig
 from mtseg.runs.unevaluated import write_unevaluated

@@ -15,7 +15,7 @@ def networks(tiny_data, tmp_path):
     import keras
 
     from mtseg.provenance.training_data import write_training_data
-    from mtseg.records.prepared import check_training_records
+    from mtseg.records.reading import check_training_records
     from mtseg.runs import workdir as run_files
     from mtseg.runs.building import build_model
     from mtseg.runs.config import TrainConfig
@@ -34,7 +34,7 @@ def networks(tiny_data, tmp_path):
         folder = folders[tasks] = tmp_path / tasks
         folder.mkdir()
         run_files.write_config(folder, config, label_space)
-        trained, _ = check_training_records(tiny_data.data_dir, label_space, "volumes")
+        trained, *_ = check_training_records(tiny_data.data_dir, label_space, "volumes")
         write_training_data(folder, trained)
         write_unevaluated(folder, model, 1, 1.0, "none", "none")
     return folders

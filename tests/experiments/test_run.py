@@ -21,7 +21,7 @@ from mtseg.experiments.report.contents import make_report
 from mtseg.experiments.results import Result, read_results
 from mtseg.experiments.stored import StoredExperiments
 from mtseg.provenance.training_data import TRAINING_DATA, write_training_data
-from mtseg.records.prepared import read_fingerprints
+from mtseg.records.reading import read_fingerprints
 from mtseg.runs.config import configure
 from mtseg.runs.workdir import labels_path
 from mtseg.system.atomic_files import lock_folder
