@@ -27,8 +27,8 @@ DIE = "import os, signal\ndef die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
 
 WHILE_A_CHECKPOINT_IS_WRITTEN = """
 from mtseg.training import checkpoints
-flush = checkpoints._flush
-checkpoints._flush = lambda path: die() if ".step-4" in str(path.parent) else flush(path)
+flush = checkpoints.sync_to_disk
+checkpoints.sync_to_disk = lambda path: die() if ".step-4" in str(path.parent) else flush(path)
 """
 
 WHILE_AN_OLD_ONE_IS_DELETED = """
@@ -242,7 +242,7 @@ def test_a_full_disk_of_the_first_worker_does_not_leave_the_other_waiting(tiny_d
     full = """
 from mtseg.training import checkpoints
 def fail(path): raise OSError(28, "No space left on device")
-checkpoints._flush = fail
+checkpoints.sync_to_disk = fail
 """
     first, second = start_workers(tiny_data, tmp_path, full, by_slurm)
     code, _, err = first.finish()

@@ -374,7 +374,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_resumes_when_there_is_room(
 
     config = make_config(tiny_data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtseg.training.checkpoints._flush", fail)
+        patch.setattr("mtseg.training.checkpoints.sync_to_disk", fail)
         with pytest.raises(InputError, match=r"No space left on device.*Make room"):
             train_and_evaluate(config, tmp_path)
     assert train_and_evaluate(config, tmp_path) is not None
