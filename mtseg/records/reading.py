@@ -355,7 +355,7 @@ def read_fingerprints(
 def require_unchanged(
     data_dir: str | Path, label_space: LabelSpace, before: Sequence[Fingerprint]
 ) -> None:
-    """Checks that records have the fingerprints that they had before.
+    """Checks that the records in a data folder still have the fingerprints `before`.
 
     Raises:
         InputError: if somebody has prepared them again.

@@ -145,10 +145,11 @@ class _Run:
         stack: contextlib.ExitStack,
     ) -> None:
         label_space = parse_tasks(config.tasks)
-        # Before the folder is made, which data that is not prepared does not leave, and before the
-        # records are read, so that a change of them meanwhile is noticed.
-        found = check_training_records(config.data_dir, label_space, config.records)
-        trained, self._scored, lines = found
+        # First, so that data that is not prepared leaves no folder, and a change of the records
+        # while they are read is noticed.
+        trained, self._scored, lines = check_training_records(
+            config.data_dir, label_space, config.records
+        )
         self._held_out = choose_held_out(config.data_dir, label_space, config.curves_on)
         config = dataclasses.replace(config, curves_on=self._held_out.curves_on)
         self._config, self._workdir, self._engine = config, workdir, engine

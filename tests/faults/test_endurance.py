@@ -30,7 +30,7 @@ MOST_MB_A_THOUSAND = 60.0
 what they have had for a while."""
 
 MOST_MB_A_TRAINING = 1.0
-"""The same of a run that is resumed: TensorFlow keeps something of every graph it has traced."""
+"""Likewise, each time that a run is resumed. The graph of its step alone would be 18 MB."""
 
 MEASURED = """
 import json, os, sys

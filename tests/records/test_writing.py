@@ -110,7 +110,7 @@ def test_tfds_reads_the_records(whole):
 
 @pytest.mark.promise("refused input")
 def test_a_scan_that_is_replaced_after_it_was_checked_is_not_prepared(
-    prepare_scans, scans, whole, tmp_path, monkeypatch
+    prepare_scans, scans, tmp_path, monkeypatch
 ):
     """Nobody has checked the new one, nor looked whether it is on the other side of the split."""
     path = scans / "images" / "a1.nii.gz"
